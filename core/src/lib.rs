@@ -1,0 +1,18 @@
+//! The mesh's nouns and its pure decisions.
+//!
+//! Nothing here waits, opens a socket or reads a clock: time and randomness come in as arguments, so that
+//! every decision can be tested as a value and explained offline by the code that takes it at run time.
+#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod balance;
+pub mod detect;
+pub mod failure;
+pub mod identity;
+pub mod policy;
+pub mod protocol;
+pub mod service;
+pub mod version;
+pub mod wellknown;
+
+pub use identity::{Name, Namespace, ServiceAccount, SpiffeId, TrustDomain};

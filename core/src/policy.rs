@@ -1,0 +1,179 @@
+//! Whether a connection may come in, and why not.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::identity::SpiffeId;
+use crate::protocol::{AppProtocol, MeshProtocol};
+
+/// Whether plaintext from outside the mesh is let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum MtlsMode {
+    /// Only mesh peers that prove an identity.
+    Strict,
+    /// Mesh peers and plaintext.
+    Permissive,
+}
+
+/// A word that is no mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("mTLS mode {0:?} is not valid: it must be \"strict\" or \"permissive\"")]
+pub struct InvalidMode(String);
+
+impl FromStr for MtlsMode {
+    type Err = InvalidMode;
+    fn from_str(s: &str) -> Result<Self, InvalidMode> {
+        match s {
+            "strict" => Ok(Self::Strict),
+            "permissive" => Ok(Self::Permissive),
+            _ => Err(InvalidMode(s.chars().take(40).collect())),
+        }
+    }
+}
+
+impl fmt::Display for MtlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Permissive => "permissive",
+        })
+    }
+}
+
+/// What a sidecar must know before it lets anything in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InboundPolicy {
+    /// The mode where no port says otherwise.
+    pub mode: MtlsMode,
+    /// Modes of single ports.
+    pub port_modes: Vec<(u16, MtlsMode)>,
+    /// Declared protocols by port.
+    pub protocols: Vec<(u16, AppProtocol)>,
+    /// Features without which this policy cannot be enforced. One that this version lacks denies everything.
+    pub required_features: Vec<String>,
+}
+
+/// The features that this version has, told to the control plane when a sidecar subscribes.
+pub const FEATURES: &[&str] = &["mtls-mode/v1"];
+
+/// Who is at the other end of an inbound connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A mesh peer that proved its identity, and the framing that it claims.
+    Mesh(SpiffeId, MeshProtocol),
+    /// Anything else.
+    Plaintext,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Denial {
+    /// Plaintext where the mode is strict.
+    MtlsRequired {
+        /// The port.
+        port: u16,
+        /// Whether the port's own mode says so, rather than the workload's.
+        by_port: bool,
+    },
+    /// A mesh peer sends opaque bytes on a port that is declared as HTTP.
+    ProtocolMismatch {
+        /// The port.
+        port: u16,
+        /// What it is declared to speak.
+        declared: AppProtocol,
+    },
+    /// The policy needs what this version does not have.
+    FeatureMissing(String),
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MtlsRequired { port, by_port: true } => write!(f, "port {port} is strict and the caller spoke plaintext"),
+            Self::MtlsRequired { port, by_port: false } => {
+                write!(f, "the workload is strict and the caller spoke plaintext to port {port}")
+            }
+            Self::ProtocolMismatch { port, declared } => {
+                write!(f, "port {port} is declared as {declared:?} and the caller sent opaque bytes")
+            }
+            Self::FeatureMissing(feature) => {
+                write!(f, "the policy needs {feature:?}, which this sidecar does not have: upgrade it")
+            }
+        }
+    }
+}
+
+impl InboundPolicy {
+    /// The mode of one port, and whether the port itself sets it.
+    pub fn mode_of(&self, port: u16) -> (MtlsMode, bool) {
+        match self.port_modes.iter().find(|(p, _)| *p == port) {
+            Some((_, mode)) => (*mode, true),
+            None => (self.mode, false),
+        }
+    }
+
+    /// What a port is declared to speak.
+    pub fn protocol_of(&self, port: u16) -> AppProtocol {
+        self.protocols.iter().find(|(p, _)| *p == port).map_or(AppProtocol::Detect, |(_, proto)| *proto)
+    }
+
+    /// Decides whether `caller` may open a connection to `port`.
+    pub fn decide(&self, port: u16, caller: &Caller) -> Result<(), Denial> {
+        if let Some(missing) = self.required_features.iter().find(|f| !FEATURES.contains(&f.as_str())) {
+            return Err(Denial::FeatureMissing(missing.clone()));
+        }
+        match caller {
+            Caller::Plaintext => match self.mode_of(port) {
+                (MtlsMode::Permissive, _) => Ok(()),
+                (MtlsMode::Strict, by_port) => Err(Denial::MtlsRequired { port, by_port }),
+            },
+            Caller::Mesh(_, MeshProtocol::Tcp) if self.protocol_of(port).is_http() => {
+                Err(Denial::ProtocolMismatch { port, declared: self.protocol_of(port) })
+            }
+            Caller::Mesh(..) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(mode: MtlsMode) -> InboundPolicy {
+        InboundPolicy { mode, port_modes: vec![], protocols: vec![], required_features: vec![] }
+    }
+
+    fn peer(protocol: MeshProtocol) -> Caller {
+        Caller::Mesh("spiffe://td/ns/a/sa/b".parse().expect("valid"), protocol)
+    }
+
+    #[test]
+    fn strict_refuses_plaintext_and_a_port_overrides() {
+        let mut p = policy(MtlsMode::Strict);
+        p.port_modes.push((9000, MtlsMode::Permissive));
+        assert_eq!(p.decide(80, &Caller::Plaintext), Err(Denial::MtlsRequired { port: 80, by_port: false }));
+        assert_eq!(p.decide(9000, &Caller::Plaintext), Ok(()));
+        assert_eq!(p.decide(80, &peer(MeshProtocol::Http1)), Ok(()));
+        let mut p = policy(MtlsMode::Permissive);
+        p.port_modes.push((80, MtlsMode::Strict));
+        assert_eq!(p.decide(80, &Caller::Plaintext), Err(Denial::MtlsRequired { port: 80, by_port: true }));
+    }
+
+    #[test]
+    fn opaque_bytes_are_refused_where_http_is_declared() {
+        let mut p = policy(MtlsMode::Permissive);
+        p.protocols.push((80, AppProtocol::Http));
+        assert!(matches!(p.decide(80, &peer(MeshProtocol::Tcp)), Err(Denial::ProtocolMismatch { .. })));
+        assert_eq!(p.decide(81, &peer(MeshProtocol::Tcp)), Ok(()));
+        assert_eq!(p.decide(80, &peer(MeshProtocol::Http2)), Ok(()));
+    }
+
+    #[test]
+    fn a_feature_that_is_missing_denies_everything() {
+        let mut p = policy(MtlsMode::Permissive);
+        p.required_features.push("time-travel/v9".into());
+        for caller in [Caller::Plaintext, peer(MeshProtocol::Http1)] {
+            assert_eq!(p.decide(80, &caller), Err(Denial::FeatureMissing("time-travel/v9".into())));
+        }
+    }
+}

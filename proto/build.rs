@@ -1,0 +1,13 @@
+//! Compiles the `.proto` files without a system `protoc`.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["weft/v1/issue.proto", "weft/v1/discovery.proto", "weft/v1/operator.proto", "weft/v1/state.proto"];
+    println!("cargo:rerun-if-changed=weft/v1");
+    let descriptors = protox::compile(files, ["."])?;
+    let out = std::env::var("OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

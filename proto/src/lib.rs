@@ -1,0 +1,17 @@
+//! The wire, `weft.v1`, and its conversion to and from `weft_core`: once, at the boundary, and nowhere else.
+#![warn(missing_docs)]
+
+/// Generated from `weft/v1/*.proto`, where everything is documented.
+#[allow(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("weft.v1");
+}
+
+mod convert;
+pub mod name;
+
+pub use convert::{WireError, address_bytes, address_from, endpoint_from};
+pub use name::ResourceName;
+
+/// The compiled descriptors, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,75 @@
+//! Names of resources on a discovery stream.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use weft_core::service::ObjectRef;
+
+/// A resource's name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ResourceName {
+    /// The trust bundle.
+    Trust,
+    /// Facts about the whole mesh.
+    Mesh,
+    /// The sidecar's own inbound policy.
+    Inbound,
+    /// What an address stands for.
+    Address(IpAddr),
+    /// A service.
+    Service(ObjectRef),
+    /// A service's endpoints.
+    Endpoints(ObjectRef),
+}
+
+/// A text that names no resource.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("resource name {0:?} is not known: use trust, mesh, inbound, address/IP, service/NS/NAME or endpoints/NS/NAME")]
+pub struct UnknownName(String);
+
+impl FromStr for ResourceName {
+    type Err = UnknownName;
+    fn from_str(s: &str) -> Result<Self, UnknownName> {
+        let bad = || UnknownName(s.chars().take(80).collect());
+        match s.split_once('/') {
+            None if s == "trust" => Ok(Self::Trust),
+            None if s == "mesh" => Ok(Self::Mesh),
+            None if s == "inbound" => Ok(Self::Inbound),
+            Some(("address", ip)) => ip.parse().map(Self::Address).map_err(|_| bad()),
+            Some(("service", id)) => id.parse().map(Self::Service).map_err(|_| bad()),
+            Some(("endpoints", id)) => id.parse().map(Self::Endpoints).map_err(|_| bad()),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trust => f.write_str("trust"),
+            Self::Mesh => f.write_str("mesh"),
+            Self::Inbound => f.write_str("inbound"),
+            Self::Address(ip) => write!(f, "address/{ip}"),
+            Self::Service(id) => write!(f, "service/{id}"),
+            Self::Endpoints(id) => write!(f, "endpoints/{id}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_the_round_trip_and_others_are_refused() {
+        for name in
+            ["trust", "mesh", "inbound", "address/10.0.0.1", "address/fd47::1", "service/shop/web", "endpoints/shop/web.v2"]
+        {
+            assert_eq!(name.parse::<ResourceName>().expect("known").to_string(), name);
+        }
+        for name in ["", "trust/", "address/", "address/web", "service/shop", "service/shop/Web", "secret/a/b", "service/a/b/c"] {
+            assert!(name.parse::<ResourceName>().is_err(), "{name} was accepted");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Which anchors vouch for which trust domain.
+
+use std::collections::BTreeMap;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use weft_core::TrustDomain;
+use weft_proto::v1;
+
+/// Why a bundle cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BundleError {
+    /// The trust domain's name is malformed.
+    #[error("trust bundle: {0}")]
+    Name(#[from] weft_core::identity::InvalidName),
+    /// An anchor is no certificate.
+    #[error("trust bundle: an anchor of {domain} is not a certificate: {why}")]
+    Anchor {
+        /// The trust domain.
+        domain: TrustDomain,
+        /// What the parser says.
+        why: String,
+    },
+    /// A domain has no anchors, so that nothing of it could be trusted.
+    #[error("trust bundle: {0} has no anchors")]
+    Empty(TrustDomain),
+}
+
+/// Each trust domain's anchors.
+#[derive(Clone, Debug, Default)]
+pub struct TrustBundle {
+    domains: BTreeMap<TrustDomain, Vec<(TrustAnchor<'static>, CertificateDer<'static>)>>,
+}
+
+impl TrustBundle {
+    /// A bundle of one domain.
+    pub fn new(domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        let mut bundle = Self::default();
+        bundle.insert(domain, anchors)?;
+        Ok(bundle)
+    }
+
+    fn insert(&mut self, domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<(), BundleError> {
+        if anchors.is_empty() {
+            return Err(BundleError::Empty(domain));
+        }
+        let mut parsed = Vec::with_capacity(anchors.len());
+        for der in anchors {
+            let anchor = webpki::anchor_from_trusted_cert(&der)
+                .map_err(|e| BundleError::Anchor { domain: domain.clone(), why: e.to_string() })?
+                .to_owned();
+            parsed.push((anchor, der));
+        }
+        self.domains.insert(domain, parsed);
+        Ok(())
+    }
+
+    /// The anchors of one domain; none if the domain is not trusted.
+    pub fn anchors(&self, domain: &TrustDomain) -> impl Iterator<Item = &TrustAnchor<'static>> {
+        self.domains.get(domain).into_iter().flatten().map(|(anchor, _)| anchor)
+    }
+
+    /// The domains, with their anchors as certificates.
+    pub fn domains(&self) -> impl Iterator<Item = (&TrustDomain, Vec<&CertificateDer<'static>>)> {
+        self.domains.iter().map(|(domain, anchors)| (domain, anchors.iter().map(|(_, der)| der).collect()))
+    }
+}
+
+impl From<&TrustBundle> for v1::TrustBundle {
+    fn from(bundle: &TrustBundle) -> Self {
+        Self {
+            domains: bundle
+                .domains()
+                .map(|(domain, anchors)| v1::TrustDomainAnchors {
+                    trust_domain: domain.to_string(),
+                    anchors: anchors.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<&v1::TrustBundle> for TrustBundle {
+    type Error = BundleError;
+    fn try_from(wire: &v1::TrustBundle) -> Result<Self, BundleError> {
+        let mut bundle = Self::default();
+        for d in &wire.domains {
+            let anchors = d.anchors.iter().map(|a| CertificateDer::from(a.to_vec())).collect();
+            bundle.insert(d.trust_domain.parse()?, anchors)?;
+        }
+        Ok(bundle)
+    }
+}
+
+/// SHA-256 of an anchor's DER, hexadecimal: what a join token pins.
+pub fn anchor_hash(der: &CertificateDer<'_>) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der.as_ref());
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
