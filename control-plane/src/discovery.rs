@@ -1,0 +1,300 @@
+//! `weft.v1.Discovery`: one task per sidecar's stream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::version::{SetHash, Version};
+use weft_proto::v1::discovery_server::Discovery;
+use weft_proto::v1::resource::Body;
+use weft_proto::v1::watch_request::Message;
+use weft_proto::{ResourceName, v1};
+use weft_tls::LeafInfo;
+
+use crate::hub::{Hub, Subscription};
+use crate::server::{Peer, unix_now};
+use crate::snapshot::{EndpointsEntry, View};
+
+/// The most names that one message may carry.
+const MAX_NAMES: usize = 1_000;
+/// The most names that one stream may hold.
+const MAX_HELD: usize = 10_000;
+/// New subscriptions a second that a stream is served without waiting, after a first burst of [`MAX_NAMES`].
+const NAMES_PER_SECOND: u32 = 500;
+/// Updates that may be unacknowledged at once.
+const WINDOW: u64 = 16;
+/// Resources in one update.
+const MAX_RESOURCES: usize = 500;
+
+pub struct DiscoveryService {
+    pub hub: Arc<Hub>,
+    pub heartbeat: Duration,
+}
+
+#[tonic::async_trait]
+impl Discovery for DiscoveryService {
+    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let Peer::Workload(info) = Peer::of(&request) else {
+            return Err(Status::unauthenticated("discovery needs an SVID as the connection's client certificate"));
+        };
+        let (tx, rx) = mpsc::channel(4);
+        let status = v1::SidecarStatus {
+            namespace: info.id.namespace().to_string(),
+            pod: info.pod.as_ref().map(|p| p.name.to_string()).unwrap_or_default(),
+            identity: info.id.to_string(),
+            connected_at: unix_now(),
+            ..Default::default()
+        };
+        let session = Session {
+            sub: self.hub.join(info.pod.clone(), status),
+            out: tx.clone(),
+            held: HashMap::new(),
+            bases: HashMap::new(),
+            set_hash: SetHash::default(),
+            sent: 0,
+            acknowledged: 0,
+            heartbeat: self.heartbeat,
+            budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
+        };
+        let inbound = request.into_inner();
+        // The stream's own life bounds the task: it ends when the sidecar goes, misbehaves, or its certificate expires.
+        tokio::spawn(async move {
+            if let Err(status) = session.run(inbound, &info).await {
+                tracing::info!(id = %info.id, reason = status.message(), "discovery stream ended");
+                let _ = tx.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+struct Budget {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Budget {
+    /// Takes `n` and says until when the stream must wait before it is read again.
+    fn take(&mut self, n: usize) -> Instant {
+        let now = Instant::now();
+        let rate = f64::from(NAMES_PER_SECOND);
+        self.tokens = (self.tokens + now.duration_since(self.at).as_secs_f64() * rate).min(MAX_NAMES as f64) - n as f64;
+        self.at = now;
+        now + Duration::from_secs_f64((-self.tokens / rate).max(0.0))
+    }
+}
+
+struct Session {
+    sub: Subscription,
+    out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    /// What the sidecar holds: names with versions.
+    held: HashMap<ResourceName, Version>,
+    /// What it holds of endpoint sets, shared with the snapshot that it came from: the base of deltas.
+    bases: HashMap<ResourceName, Arc<EndpointsEntry>>,
+    set_hash: SetHash,
+    sent: u64,
+    acknowledged: u64,
+    heartbeat: Duration,
+    budget: Budget,
+}
+
+impl Session {
+    async fn run(mut self, mut inbound: Streaming<v1::WatchRequest>, info: &LeafInfo) -> Result<(), Status> {
+        let life = Duration::from_secs((info.not_after - unix_now()).max(0) as u64);
+        let expiry = tokio::time::sleep(life);
+        tokio::pin!(expiry);
+        let mut beat = tokio::time::interval(self.heartbeat);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut read_after = Instant::now();
+        loop {
+            let window_open = self.sent - self.acknowledged < WINDOW;
+            tokio::select! {
+                biased;
+                () = &mut expiry => return Err(Status::unauthenticated("the certificate that this stream was opened with has expired: connect with the renewed one")),
+                message = async { tokio::time::sleep_until(read_after).await; inbound.message().await } => match message? {
+                    None => return Ok(()),
+                    Some(m) => read_after = self.hear(m)?,
+                },
+                () = self.sub.wait(), if window_open => self.flush().await?,
+                _ = beat.tick() => {
+                    let heartbeat = v1::Heartbeat { set_hash: self.set_hash.0, interval_millis: self.heartbeat.as_millis() as u32 };
+                    self.send(v1::watch_response::Message::Heartbeat(heartbeat)).await?;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, message: v1::watch_response::Message) -> Result<(), Status> {
+        self.out
+            .send(Ok(v1::WatchResponse { message: Some(message) }))
+            .await
+            .map_err(|_| Status::cancelled("the sidecar went away"))
+    }
+
+    fn hear(&mut self, message: v1::WatchRequest) -> Result<Instant, Status> {
+        let mut cost = 0;
+        match message.message {
+            None => return Err(Status::invalid_argument("the message is empty, or of a kind that this version does not know")),
+            Some(Message::Hello(hello)) => {
+                cost = hello.held.len();
+                self.hello(hello)?;
+            }
+            Some(Message::Subscribe(s)) => {
+                cost = s.names.len();
+                self.check_count(cost)?;
+                for name in &s.names {
+                    let name = parse(name)?;
+                    if !self.sub.add(name.clone()) {
+                        // Asked again: answered again, whatever was sent before.
+                        self.drop_held(&name);
+                        self.sub.mark(name);
+                    }
+                }
+            }
+            Some(Message::Unsubscribe(u)) => {
+                for name in &u.names {
+                    let name = parse(name)?;
+                    if self.sub.remove(&name) {
+                        self.drop_held(&name);
+                    }
+                }
+            }
+            Some(Message::Ack(ack)) => {
+                if ack.nonce > self.sent {
+                    return Err(Status::invalid_argument(format!("update {} was never sent", ack.nonce)));
+                }
+                self.acknowledged = self.acknowledged.max(ack.nonce);
+                let mut status = self.sub.status();
+                for r in &ack.rejected {
+                    tracing::warn!(pod = %status.pod, resource = %r.name, reason = %r.reason, "a sidecar rejected a resource");
+                    status.rejected.retain(|p| p.place != r.name);
+                    if status.rejected.len() < 100 {
+                        status.rejected.push(v1::Problem {
+                            place: r.name.clone(),
+                            field: String::new(),
+                            message: r.reason.clone(),
+                        });
+                    }
+                }
+                if let Some(c) = ack.serving {
+                    (status.serial, status.not_after) = (c.serial, c.not_after);
+                }
+                drop(status);
+                // The window may have been shut with names waiting.
+                self.sub.mark_nothing();
+            }
+        }
+        let mut status = self.sub.status();
+        status.subscriptions = self.sub.len() as u32;
+        status.unacknowledged = (self.sent - self.acknowledged) as u32;
+        drop(status);
+        Ok(self.budget.take(cost))
+    }
+
+    fn check_count(&self, more: usize) -> Result<(), Status> {
+        if more > MAX_NAMES {
+            return Err(Status::resource_exhausted(format!("{more} names in one message; at most {MAX_NAMES} are read")));
+        }
+        if self.sub.len() + more > MAX_HELD {
+            return Err(Status::resource_exhausted(format!(
+                "the stream holds {} names; at most {MAX_HELD}: unsubscribe from what is idle",
+                self.sub.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The first message of a stream, or another one when the sidecar doubts what it holds.
+    fn hello(&mut self, hello: v1::Hello) -> Result<(), Status> {
+        if hello.held.len() > MAX_HELD {
+            return Err(Status::resource_exhausted(format!("{} held names; at most {MAX_HELD}", hello.held.len())));
+        }
+        {
+            let mut status = self.sub.status();
+            status.version = hello.version.chars().take(40).collect();
+            if let Some(c) = hello.serving {
+                (status.serial, status.not_after) = (c.serial, c.not_after);
+            }
+        }
+        let known: Vec<_> = self.held.keys().cloned().collect();
+        for name in known {
+            self.drop_held(&name);
+        }
+        for h in hello.held {
+            let name = parse(&h.name)?;
+            self.hold(name.clone(), Version(h.version));
+            if !self.sub.add(name.clone()) {
+                self.sub.mark(name);
+            }
+        }
+        for name in [ResourceName::Trust, ResourceName::Mesh, ResourceName::Inbound] {
+            self.sub.add(name);
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, name: ResourceName, version: Version) {
+        let text = name.to_string();
+        if let Some(old) = self.held.insert(name, version) {
+            self.set_hash.remove(&text, old);
+        }
+        self.set_hash.add(&text, version);
+    }
+
+    fn drop_held(&mut self, name: &ResourceName) {
+        self.bases.remove(name);
+        if let Some(old) = self.held.remove(name) {
+            self.set_hash.remove(&name.to_string(), old);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Status> {
+        let snapshot = self.sub.snapshot();
+        let mut resources = Vec::new();
+        for name in self.sub.take(MAX_RESOURCES) {
+            let view = snapshot.view(&name, self.sub.pod());
+            let version = view.version();
+            if self.held.get(&name) == Some(&version) {
+                if let View::Endpoints(entry) = view {
+                    self.bases.insert(name, entry);
+                }
+                continue;
+            }
+            let body = match &view {
+                // A pod that the model does not have yet has no policy yet: its sidecar waits.
+                View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
+                View::Absent => None,
+                View::Plain(entry) => Some(entry.body.clone()),
+                View::Endpoints(entry) => {
+                    let base = self.bases.insert(name.clone(), entry.clone());
+                    Some(base.map_or_else(|| entry.full(), |base| entry.since(&base)))
+                }
+            };
+            if let Some(Body::Address(v1::Address { kind: Some(v1::address::Kind::Service(id)) })) = &body {
+                // Whoever dials a service needs the service and its endpoints: one round trip less.
+                if let Ok(id) = weft_core::service::ObjectRef::try_from(id) {
+                    self.sub.add(ResourceName::Service(id.clone()));
+                    self.sub.add(ResourceName::Endpoints(id));
+                }
+            }
+            resources.push(v1::Resource { name: name.to_string(), version: version.0, body });
+            self.hold(name, version);
+        }
+        if resources.is_empty() {
+            return Ok(());
+        }
+        self.sent += 1;
+        self.sub.status().unacknowledged = (self.sent - self.acknowledged) as u32;
+        self.send(v1::watch_response::Message::Update(v1::Update { nonce: self.sent, resources })).await
+    }
+}
+
+fn parse(name: &str) -> Result<ResourceName, Status> {
+    name.parse().map_err(|e: weft_proto::name::UnknownName| Status::invalid_argument(e.to_string()))
+}

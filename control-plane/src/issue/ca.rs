@@ -1,0 +1,241 @@
+//! The certificate authority: a root that signs an issuer, and the issuer that signs leaves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use time::{Duration, OffsetDateTime};
+use weft_core::service::ObjectRef;
+use weft_core::{SpiffeId, TrustDomain, wellknown};
+use weft_tls::{PendingKey, Svid, TrustBundle};
+use zeroize::Zeroizing;
+
+use super::{private_dir, write_private};
+
+/// Why the CA cannot start or sign.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    #[error("{path}: {why}")]
+    Io { path: PathBuf, why: std::io::Error },
+    #[error(
+        "{path} is not usable as a CA: {why}: give a PEM certificate with its PKCS#8 key, or remove the state directory to start anew"
+    )]
+    Pem { path: PathBuf, why: String },
+    #[error("could not sign: {0}")]
+    Sign(#[from] rcgen::Error),
+    #[error(transparent)]
+    Svid(#[from] weft_tls::SvidError),
+    #[error(transparent)]
+    Bundle(#[from] weft_tls::BundleError),
+}
+
+/// Where the CA's keys come from.
+pub enum Source<'a> {
+    /// Made on first start in this directory, and kept.
+    Kept(&'a Path),
+    /// Given: the issuer's certificate followed by its chain up to the root, and its key.
+    Given { chain: &'a Path, key: &'a Path },
+}
+
+/// Signs leaves for one trust domain.
+pub struct Ca {
+    domain: TrustDomain,
+    issuer: Issuer<'static, KeyPair>,
+    /// The issuer's certificate and whatever stands between it and the root, which is last.
+    chain: Vec<CertificateDer<'static>>,
+    bundle: Arc<TrustBundle>,
+}
+
+impl Ca {
+    pub fn open(domain: TrustDomain, source: &Source<'_>) -> Result<Self, CaError> {
+        match source {
+            Source::Given { chain, key } => Self::load(domain, chain, key),
+            Source::Kept(dir) => {
+                let io = |path: &Path| {
+                    let path = path.to_owned();
+                    move |why| CaError::Io { path, why }
+                };
+                private_dir(dir).map_err(io(dir))?;
+                let (chain, key) = (dir.join("chain.pem"), dir.join("issuer.key"));
+                if !chain.exists() || !key.exists() {
+                    let made = make(&domain)?;
+                    // The key first: a chain without a key would be in the way at the next start.
+                    for (name, content) in
+                        [("root.key", &made.root_key), ("issuer.key", &made.issuer_key), ("chain.pem", &made.chain)]
+                    {
+                        let path = dir.join(name);
+                        write_private(&path, content.as_bytes()).map_err(io(&path))?;
+                    }
+                }
+                Self::load(domain, &chain, &key)
+            }
+        }
+    }
+
+    fn load(domain: TrustDomain, chain_path: &Path, key_path: &Path) -> Result<Self, CaError> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|why| CaError::Io { path: path.to_owned(), why });
+        let bad = |path: &Path, why: String| CaError::Pem { path: path.to_owned(), why };
+        let chain_pem = read(chain_path)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| bad(chain_path, e.to_string()))?;
+        let Some(root) = chain.last() else { return Err(bad(chain_path, "it holds no certificate".into())) };
+        let key_pem = Zeroizing::new(read(key_path)?);
+        let key = KeyPair::from_pem(&key_pem).map_err(|e| bad(key_path, e.to_string()))?;
+        let first = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| bad(chain_path, e.to_string()))?.1;
+        if first.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
+            return Err(bad(key_path, "the key is not that of the first certificate in the chain".into()));
+        }
+        if !first.is_ca() {
+            return Err(bad(chain_path, "the first certificate is not a CA".into()));
+        }
+        let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![root.clone()])?);
+        let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
+        Ok(Self { domain, issuer, chain, bundle })
+    }
+
+    pub fn domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    pub fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
+    }
+
+    /// SHA-256 of the anchor, for join tokens.
+    pub fn anchor_hash(&self) -> String {
+        weft_tls::anchor_hash(self.chain.last().expect("checked when it was opened"))
+    }
+
+    /// Signs a leaf for `id` over a public key that was proved to be the requester's; leaf first, then the
+    /// intermediates, without the root.
+    pub fn sign(
+        &self,
+        id: &SpiffeId,
+        pod: Option<&ObjectRef>,
+        key: &impl PublicKeyData,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.serial_number = Some(serial());
+        params.not_before = now - Duration::seconds(wellknown::BACKDATE_SECS);
+        params.not_after = now + Duration::seconds(wellknown::LEAF_LIFETIME_SECS);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        if let Some(pod) = pod {
+            params.custom_extensions =
+                vec![CustomExtension::from_oid_content(&wellknown::OID_ATTESTED_POD, utf8_string(&pod.to_string()))];
+        }
+        let leaf = params.signed_by(key, &self.issuer)?;
+        let between = self.chain.len() - 1;
+        Ok(std::iter::once(leaf.der().clone()).chain(self.chain.iter().take(between).cloned()).collect())
+    }
+
+    /// The control plane's own SVID. Its chain ends with the root, so that a joiner can compare the root's hash.
+    pub fn own_svid(&self) -> Result<Svid, CaError> {
+        let key = PendingKey::generate()?;
+        let id = SpiffeId::control_plane(self.domain.clone());
+        let request =
+            super::csr::check(&key.request(&id)?).map_err(|e| CaError::Pem { path: PathBuf::new(), why: e.to_string() })?;
+        let mut chain = self.sign(&id, None, &request.public_key)?;
+        chain.push(self.chain.last().expect("checked when it was opened").clone());
+        Ok(key.with_chain(chain)?)
+    }
+}
+
+struct Made {
+    root_key: Zeroizing<String>,
+    issuer_key: Zeroizing<String>,
+    chain: Zeroizing<String>,
+}
+
+fn make(domain: &TrustDomain) -> Result<Made, CaError> {
+    let now = OffsetDateTime::now_utc();
+    let authority = |name: &str, path: u8, days: i64| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, domain.as_str());
+        params.serial_number = Some(serial());
+        params.not_before = now - Duration::seconds(wellknown::BACKDATE_SECS);
+        params.not_after = now + Duration::days(days);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.use_authority_key_identifier_extension = path == 0;
+        params.name_constraints = None::<NameConstraints>;
+        params
+    };
+    let root_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let root_params = authority("weft root", 1, 3650);
+    let root = root_params.self_signed(&root_key)?;
+    let issuer_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let root_key_pem = Zeroizing::new(root_key.serialize_pem());
+    let issuer = authority("weft issuer", 0, 365).signed_by(&issuer_key, &Issuer::new(root_params, root_key))?;
+    Ok(Made {
+        root_key: root_key_pem,
+        issuer_key: Zeroizing::new(issuer_key.serialize_pem()),
+        chain: Zeroizing::new(issuer.pem() + &root.pem()),
+    })
+}
+
+/// 126 random bits: positive, and never short enough to be padded (CA/B baseline, section 7.1, asks for 64).
+fn serial() -> SerialNumber {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random number generator works");
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn utf8_string(text: &str) -> Vec<u8> {
+    let n = text.len();
+    let mut der = match n {
+        0..=0x7f => vec![0x0c, n as u8],
+        0x80..=0xff => vec![0x0c, 0x81, n as u8],
+        _ => vec![0x0c, 0x82, (n >> 8) as u8, n as u8],
+    };
+    der.extend_from_slice(text.as_bytes());
+    der
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn keys_are_made_once_kept_private_and_used_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("ca");
+        let domain: TrustDomain = "cluster.local".parse().expect("valid");
+        let first = Ca::open(domain.clone(), &Source::Kept(&path)).expect("made");
+        let second = Ca::open(domain, &Source::Kept(&path)).expect("read again");
+        assert_eq!(first.anchor_hash(), second.anchor_hash());
+        for file in std::fs::read_dir(&path).expect("there").flatten() {
+            let mode = file.metadata().expect("there").permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", file.path());
+        }
+        let svid = second.own_svid().expect("signed");
+        assert!(svid.info().id.is_control_plane());
+        assert_eq!(svid.chain().len(), 3);
+        assert!(!format!("{svid:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let domain: TrustDomain = "cluster.local".parse().expect("valid");
+        Ca::open(domain.clone(), &Source::Kept(dir.path())).expect("made");
+        let chain = dir.path().join("chain.pem");
+        let e = Ca::open(domain, &Source::Given { chain: &chain, key: &dir.path().join("root.key") }).err().expect("refused");
+        assert!(e.to_string().contains("not that of the first certificate"), "{e}");
+    }
+}

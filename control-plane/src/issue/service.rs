@@ -1,0 +1,99 @@
+//! `weft.v1.Certificates`: the attestation decides who asks; the request only proves a key.
+
+use std::sync::Arc;
+
+use rcgen::PublicKeyData;
+use tonic::{Code, Request, Response, Status};
+use weft_core::SpiffeId;
+use weft_core::service::ObjectRef;
+use weft_proto::v1;
+use weft_proto::v1::certificates_server::Certificates;
+use weft_proto::v1::issue_request::Attestation;
+
+use super::ca::Ca;
+use super::csr;
+use super::token::{TokenError, Tokens};
+use crate::server::{Peer, unix_now};
+
+/// Whether the model has a pod of a service account: asked at renewal.
+pub type HasPod = Arc<dyn Fn(&ObjectRef, &str) -> bool + Send + Sync>;
+
+pub struct CertificatesService {
+    pub ca: Arc<Ca>,
+    pub tokens: Arc<Tokens>,
+    pub has_pod: HasPod,
+}
+
+#[tonic::async_trait]
+impl Certificates for CertificatesService {
+    async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
+        let peer = Peer::of(&request);
+        let message = request.into_inner();
+        let csr = csr::check(&message.csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let (id, pod) = match message.attestation {
+            Some(Attestation::JoinToken(token)) => self.join(&token, csr.public_key.der_bytes())?,
+            Some(Attestation::Renewal(v1::Renewal {})) => self.renew(&peer)?,
+            None => {
+                return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
+            }
+        };
+        if csr.id != id {
+            tracing::warn!(asked = %csr.id, attested = %id, %pod, "a workload asked for an identity that is not its own");
+            return Err(Status::permission_denied(format!("the request asks for {}, and the attestation is for {id}", csr.id)));
+        }
+        let chain = self.ca.sign(&id, Some(&pod), &csr.public_key).map_err(|e| {
+            tracing::error!(error = %e, "signing failed");
+            Status::internal("the certificate could not be signed; the control plane's log says why")
+        })?;
+        tracing::info!(%id, %pod, "certificate issued");
+        Ok(Response::new(v1::IssueResponse {
+            chain: chain.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
+            trust_bundle: Some((&**self.ca.bundle()).into()),
+        }))
+    }
+}
+
+impl CertificatesService {
+    fn join(&self, token: &str, public_key: &[u8]) -> Result<(SpiffeId, ObjectRef), Status> {
+        let attested = self.tokens.redeem(token, public_key, unix_now()).map_err(|e| {
+            let code = match e {
+                TokenError::Record(_) => Code::FailedPrecondition,
+                TokenError::Malformed => Code::InvalidArgument,
+                TokenError::Unknown | TokenError::Expired { .. } | TokenError::Used => Code::Unauthenticated,
+            };
+            tracing::warn!(error = %e, "a join token was refused");
+            Status::new(code, e.to_string())
+        })?;
+        let id = self.identity(&attested.pod, &attested.service_account)?;
+        Ok((id, attested.pod))
+    }
+
+    /// Renewal by SVID: the pod that was attested first must still be in the model, under the same service account.
+    fn renew(&self, peer: &Peer) -> Result<(SpiffeId, ObjectRef), Status> {
+        let Peer::Workload(info) = peer else {
+            return Err(Status::unauthenticated("renewal needs the current SVID as the connection's client certificate"));
+        };
+        let Some(pod) = info.pod.clone() else {
+            return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
+        };
+        if !(self.has_pod)(&pod, info.id.service_account().as_str()) {
+            return Err(Status::permission_denied(format!(
+                "pod {pod} with service account {} is not in the mesh any more, so its certificate is not renewed",
+                info.id.service_account()
+            )));
+        }
+        Ok((info.id.clone(), pod))
+    }
+
+    fn identity(&self, pod: &ObjectRef, service_account: &str) -> Result<SpiffeId, Status> {
+        let sa =
+            service_account.parse().map_err(|e: weft_core::identity::InvalidName| Status::invalid_argument(e.to_string()))?;
+        let id = SpiffeId::new(self.ca.domain().clone(), pod.namespace.clone(), sa);
+        if id.is_control_plane() {
+            return Err(Status::permission_denied(format!(
+                "{id} is reserved for the control plane and never issued to a workload"
+            )));
+        }
+        Ok(id)
+    }
+}

@@ -1,0 +1,351 @@
+//! The parts of Kubernetes objects that the mesh reads, with the API server's own field names. What is not named
+//! here is ignored, so that real manifests pass unchanged.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use weft_core::service::ObjectRef;
+use weft_core::{Name, Namespace};
+
+/// An object of a kind that the mesh reads.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    Namespace(Arc<NamespaceObject>),
+    Service(Arc<ServiceObject>),
+    Pod(Arc<PodObject>),
+    EndpointSlice(Arc<EndpointSliceObject>),
+}
+
+/// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    pub id: ObjectRef,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    Namespace,
+    Service,
+    Pod,
+    EndpointSlice,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            Kind::Namespace => write!(f, "Namespace {}", self.id.name),
+            kind => write!(f, "{kind:?} {}", self.id),
+        }
+    }
+}
+
+impl Object {
+    pub fn key(&self) -> ObjectKey {
+        let (kind, id) = match self {
+            Self::Namespace(o) => (Kind::Namespace, &o.id),
+            Self::Service(o) => (Kind::Service, &o.id),
+            Self::Pod(o) => (Kind::Pod, &o.id),
+            Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.id),
+        };
+        ObjectKey { kind, id: id.clone() }
+    }
+}
+
+pub type Labels = BTreeMap<String, String>;
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    pub name: String,
+    pub namespace: Option<String>,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub annotations: Labels,
+    pub deletion_timestamp: Option<String>,
+}
+
+impl Metadata {
+    /// Namespace and name, validated; `default` where no namespace is given, as `kubectl` does.
+    pub fn id(&self) -> Result<ObjectRef, weft_core::identity::InvalidName> {
+        Ok(ObjectRef { namespace: self.namespace.as_deref().unwrap_or("default").parse()?, name: self.name.parse()? })
+    }
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct NamespaceObject {
+    pub id: ObjectRef,
+    pub name: Namespace,
+    pub annotations: Labels,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct ServiceObject {
+    pub id: ObjectRef,
+    pub spec: ServiceSpec,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    #[serde(rename = "type", default)]
+    pub kind: ServiceType,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<ClusterIp>,
+    #[serde(rename = "clusterIPs", default)]
+    pub cluster_ips: Vec<ClusterIp>,
+    #[serde(default)]
+    pub selector: Labels,
+    #[serde(default)]
+    pub ports: Vec<ServicePortSpec>,
+    #[serde(default)]
+    pub session_affinity: SessionAffinity,
+    #[serde(default)]
+    pub internal_traffic_policy: TrafficPolicy,
+    #[serde(default)]
+    pub publish_not_ready_addresses: bool,
+    pub external_name: Option<String>,
+}
+
+impl ServiceSpec {
+    /// The service's own addresses; none for a headless one.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut list: Vec<IpAddr> = self.cluster_ips.iter().chain(&self.cluster_ip).filter_map(|c| c.0).collect();
+        list.sort_unstable();
+        list.dedup();
+        list
+    }
+
+    pub fn selects(&self, labels: &Labels) -> bool {
+        !self.selector.is_empty() && self.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+    }
+}
+
+/// A cluster IP; `None` and the empty string are headless or not assigned.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ClusterIp(pub Option<IpAddr>);
+
+impl<'de> Deserialize<'de> for ClusterIp {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        match text.as_str() {
+            "" | "None" => Ok(Self(None)),
+            ip => ip.parse().map(|ip| Self(Some(ip))).map_err(|_| {
+                serde::de::Error::custom(format!("{ip:?} is not an IP address (write an address, None for headless, or nothing)"))
+            }),
+        }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+pub enum SessionAffinity {
+    #[default]
+    None,
+    ClientIP,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Transport {
+    #[default]
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePortSpec {
+    pub name: Option<String>,
+    pub port: u16,
+    #[serde(default)]
+    pub protocol: Transport,
+    pub app_protocol: Option<String>,
+    pub target_port: Option<IntOrString>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(untagged)]
+pub enum IntOrString {
+    Int(u16),
+    Name(String),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct PodObject {
+    pub id: ObjectRef,
+    pub labels: Labels,
+    pub annotations: Labels,
+    pub terminating: bool,
+    pub spec: PodSpec,
+    pub status: PodStatus,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    pub service_account_name: Option<String>,
+    pub node_name: Option<String>,
+    #[serde(default)]
+    pub host_network: bool,
+    #[serde(default)]
+    pub containers: Vec<Container>,
+    #[serde(default)]
+    pub init_containers: Vec<Container>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+pub struct Container {
+    pub name: String,
+    #[serde(default)]
+    pub ports: Vec<ContainerPort>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: u16,
+    #[serde(default)]
+    pub protocol: Transport,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    pub phase: Option<Phase>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<IpAddr>,
+    #[serde(rename = "podIPs", default)]
+    pub pod_ips: Vec<PodIp>,
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+pub enum Phase {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+pub struct PodIp {
+    pub ip: IpAddr,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
+}
+
+impl PodObject {
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut list: Vec<IpAddr> = self.status.pod_ips.iter().map(|p| p.ip).chain(self.status.pod_ip).collect();
+        list.sort_unstable();
+        list.dedup();
+        list
+    }
+
+    /// Whether it has ended; its address may belong to another pod by now.
+    pub fn ended(&self) -> bool {
+        matches!(self.status.phase, Some(Phase::Succeeded | Phase::Failed))
+    }
+
+    /// The `Ready` condition; a manifest without conditions, as a person writes it, is taken as ready.
+    pub fn ready(&self) -> bool {
+        if self.terminating || self.ended() {
+            return false;
+        }
+        match self.status.conditions.iter().find(|c| c.kind == "Ready") {
+            Some(c) => c.status == "True",
+            None => self.status.conditions.is_empty() && self.status.phase != Some(Phase::Pending),
+        }
+    }
+
+    pub fn service_account(&self) -> &str {
+        self.spec.service_account_name.as_deref().unwrap_or("default")
+    }
+
+    pub fn has_sidecar(&self) -> bool {
+        !self.spec.host_network
+            && self
+                .spec
+                .containers
+                .iter()
+                .chain(&self.spec.init_containers)
+                .any(|c| c.name == weft_core::wellknown::SIDECAR_CONTAINER)
+    }
+
+    pub fn port_named(&self, name: &str) -> Option<u16> {
+        self.spec
+            .containers
+            .iter()
+            .chain(&self.spec.init_containers)
+            .flat_map(|c| &c.ports)
+            .find(|p| p.name.as_deref() == Some(name) && p.protocol == Transport::Tcp)
+            .map(|p| p.container_port)
+    }
+}
+
+/// The label by which a slice names its service.
+pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct EndpointSliceObject {
+    pub id: ObjectRef,
+    /// The service that it belongs to, from the label.
+    pub service: Option<Name>,
+    pub endpoints: Vec<SliceEndpoint>,
+    pub ports: Vec<SlicePort>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct SliceEndpoint {
+    pub addresses: Vec<IpAddr>,
+    #[serde(default)]
+    pub conditions: SliceConditions,
+    pub node_name: Option<String>,
+    pub zone: Option<String>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+pub struct SliceConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct SlicePort {
+    pub name: Option<String>,
+    pub port: Option<u16>,
+    #[serde(default)]
+    pub protocol: Transport,
+    pub app_protocol: Option<String>,
+}

@@ -1,0 +1,65 @@
+//! `weft.v1.Operator`, on an owner-only Unix socket: whoever can open the socket is the owner.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use weft_core::service::ObjectRef;
+use weft_core::{ServiceAccount, SpiffeId};
+use weft_proto::v1;
+use weft_proto::v1::operator_server::Operator;
+
+use crate::hub::Hub;
+use crate::issue::ca::Ca;
+use crate::issue::token::Tokens;
+use crate::server::unix_now;
+
+pub struct OperatorService {
+    pub ca: Arc<Ca>,
+    pub tokens: Arc<Tokens>,
+    pub hub: Arc<Hub>,
+}
+
+const DEFAULT_TTL: u32 = 600;
+const MAX_TTL: u32 = 86_400;
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let r = request.into_inner();
+        let invalid = |e: weft_core::identity::InvalidName| Status::invalid_argument(e.to_string());
+        let pod = ObjectRef { namespace: r.namespace.parse().map_err(invalid)?, name: r.pod.parse().map_err(invalid)? };
+        let account: ServiceAccount = r.service_account.parse().map_err(invalid)?;
+        let id = SpiffeId::new(self.ca.domain().clone(), pod.namespace.clone(), account.clone());
+        if id.is_control_plane() {
+            return Err(Status::permission_denied(format!("{id} is reserved for the control plane")));
+        }
+        let ttl = if r.ttl_seconds == 0 { DEFAULT_TTL } else { r.ttl_seconds };
+        if ttl > MAX_TTL {
+            return Err(Status::invalid_argument(format!("a token lives at most {MAX_TTL} s, and {ttl} s were asked for")));
+        }
+        let (token, expires_at) = self
+            .tokens
+            .create(&pod, account.as_str(), &self.ca.anchor_hash(), unix_now(), i64::from(ttl))
+            .map_err(|e| Status::failed_precondition(format!("the token cannot be recorded: {e}: mend the state directory")))?;
+        Ok(Response::new(v1::CreateTokenResponse { token: token.to_string(), identity: id.to_string(), expires_at }))
+    }
+
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let snapshot = self.hub.snapshot();
+        let problem = |p: &crate::watch::Problem| v1::Problem {
+            place: p.place.clone(),
+            field: p.field.clone(),
+            message: p.message.clone(),
+        };
+        Ok(Response::new(v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            trust_domain: self.ca.domain().to_string(),
+            anchors: vec![self.ca.anchor_hash()],
+            generation: snapshot.generation,
+            sidecars: self.hub.statuses(),
+            problems: self.hub.problems().iter().map(problem).collect(),
+            services: snapshot.services.len() as u32,
+            workloads: snapshot.inbound.len() as u32,
+        }))
+    }
+}

@@ -1,0 +1,190 @@
+//! The gRPC API: over TLS with the control plane's own SVID for workloads, on a Unix socket for operators.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use weft_core::backoff::renewal_delay;
+use weft_core::wellknown;
+use weft_proto::v1;
+use weft_tls::{ClientVerifier, LeafInfo};
+
+use crate::issue::ca::Ca;
+
+/// Handshakes under way at once; more wait in the kernel's queue.
+const MAX_HANDSHAKES: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds since the Unix epoch.
+pub fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// Nobody that proved anything: may join, and no more.
+    Anonymous,
+    /// A workload that proved its SVID.
+    Workload(Arc<LeafInfo>),
+}
+
+impl Peer {
+    /// The peer of a request's connection; on the operator socket there is none.
+    pub fn of<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or(Self::Anonymous)
+    }
+}
+
+/// A connection whose handshake is done.
+pub struct Conn {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for Conn {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+/// Listens on `addr` and yields connections whose handshake succeeded.
+pub async fn listen(addr: SocketAddr, ca: Arc<Ca>) -> anyhow::Result<(SocketAddr, ReceiverStream<std::io::Result<Conn>>)> {
+    let config = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
+    let listener = TcpListener::bind(addr)
+        .await
+        .map_err(|e| anyhow::anyhow!("cannot listen on {addr}: {e}: another process may have the port"))?;
+    let addr = listener.local_addr()?;
+    tokio::spawn(renew_own(config.clone(), ca));
+    let (tx, rx) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let socket = match listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(e) => {
+                    // Out of descriptors, most likely: others may end meanwhile.
+                    tracing::warn!(error = %e, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            if tx.is_closed() {
+                return;
+            }
+            let (acceptor, tx) = (tokio_rustls::TlsAcceptor::from(config.load_full()), tx.clone());
+            tokio::spawn(async move {
+                let _ = socket.set_nodelay(true);
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+                    Ok(Ok(tls)) => {
+                        drop(slot);
+                        let peer = peer_of(&tls);
+                        let _ = tx.send(Ok(Conn { tls, peer })).await;
+                    }
+                    Ok(Err(e)) => tracing::info!(error = %e, "TLS handshake failed"),
+                    Err(_) => tracing::info!("TLS handshake timed out"),
+                }
+            });
+        }
+    });
+    Ok((addr, ReceiverStream::new(rx)))
+}
+
+fn peer_of(tls: &TlsStream<TcpStream>) -> Peer {
+    let leaf: Option<&CertificateDer<'_>> = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    // The verifier has read it already, so that it reads again.
+    leaf.and_then(|der| LeafInfo::read(der).ok()).map_or(Peer::Anonymous, |info| Peer::Workload(Arc::new(info)))
+}
+
+fn tls_config(ca: &Ca) -> anyhow::Result<rustls::ServerConfig> {
+    let provider = weft_tls::provider();
+    let verifier = Arc::new(ClientVerifier::optional(provider.clone(), ca.bundle().clone()));
+    Ok(weft_tls::server_config(&provider, verifier, &ca.own_svid()?, &[b"h2"]))
+}
+
+/// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone.
+async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
+    let life = Duration::from_secs(wellknown::LEAF_LIFETIME_SECS as u64);
+    loop {
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).expect("the system's random number generator works");
+        tokio::time::sleep(renewal_delay(life, u64::from_le_bytes(random))).await;
+        match tls_config(&ca) {
+            Ok(fresh) => config.store(Arc::new(fresh)),
+            Err(e) => tracing::error!(error = %e, "the control plane's own certificate was not renewed"),
+        }
+    }
+}
+
+/// What the network is served.
+pub fn workload_server() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(16 * 1024)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(128 * 1024)
+        .max_concurrent_streams(16)
+}
+
+/// gRPC reflection for the whole API.
+pub fn reflection()
+-> anyhow::Result<tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>> {
+    Ok(tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(weft_proto::DESCRIPTORS).build_v1()?)
+}
+
+/// The operator's socket: made anew, owner-only before anyone can connect.
+pub fn operator_socket(path: &Path) -> anyhow::Result<UnixListenerStream> {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(|e| {
+        anyhow::anyhow!(
+            "cannot make the operator socket {}: {e}: use a shorter --state path on a local file system",
+            path.display()
+        )
+    })?;
+    // Its directory is 0700 already; this holds even where somebody opened that up.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(UnixListenerStream::new(listener))
+}
+
+/// Names of the services whose health is told.
+pub const HEALTH_SERVICES: [&str; 2] = ["weft.v1.Certificates", "weft.v1.Discovery"];
+
+/// The generated servers, so that `main` reads as a list.
+pub use v1::certificates_server::CertificatesServer;
+pub use v1::discovery_server::DiscoveryServer;
+pub use v1::operator_server::OperatorServer;
