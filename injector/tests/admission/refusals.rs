@@ -1,0 +1,180 @@
+//! What is refused, and that the message names what, where, and how to mend it.
+
+use serde_json::{Value, json};
+use weft_injector::{InjectorOptions, NamespaceFacts, admit};
+
+use crate::{bare_pod, injected, namespace, options, patch_of, pod_with_security, refusal, refusal_with, response, review};
+
+/// Options under which the namespace `shop` has these annotations.
+fn options_with(annotations: &Value) -> InjectorOptions {
+    let manifest =
+        json!({ "metadata": { "name": "shop", "labels": { "weft.dev/inject": "enabled" }, "annotations": annotations } });
+    let facts = NamespaceFacts::from_manifest(&manifest).expect("a namespace");
+    let mut options = options();
+    options.namespaces.insert(namespace("shop"), facts);
+    options
+}
+
+#[track_caller]
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn the_sidecars_user_is_its_own() {
+    let container = pod_with_security(&json!({ "runAsUser": 4747 }));
+    assert_says(&refusal(&container), &["4747", "\"app\"", "spec.containers[0]", "namespace shop", "weft.dev/allow-sidecar-uid"]);
+
+    let mut pod = bare_pod();
+    pod["spec"]["securityContext"] = json!({ "runAsUser": 4747 });
+    assert_says(&refusal(&pod), &["4747", "spec.securityContext.runAsUser", "weft.dev/allow-sidecar-uid"]);
+
+    let mut init = bare_pod();
+    init["spec"]["initContainers"] = json!([{ "name": "prepare", "securityContext": { "runAsUser": 4747 } }]);
+    assert_says(&refusal(&init), &["\"prepare\"", "spec.initContainers[0]"]);
+
+    let allowing = options_with(&json!({ "weft.dev/allow-sidecar-uid": "true" }));
+    for pod in [&container, &pod, &init] {
+        patch_of(&response(pod, &allowing));
+    }
+    refusal_with(&container, &options_with(&json!({ "weft.dev/allow-sidecar-uid": "yes" })));
+}
+
+#[test]
+fn power_over_the_network_is_refused() {
+    let powers = [
+        (json!({ "privileged": true }), "privileged"),
+        (json!({ "capabilities": { "add": ["NET_ADMIN"] } }), "NET_ADMIN"),
+        (json!({ "capabilities": { "add": ["CHOWN", "NET_RAW"] } }), "NET_RAW"),
+        (json!({ "capabilities": { "add": ["cap_net_admin"] } }), "cap_net_admin"),
+        (json!({ "capabilities": { "add": ["ALL"] } }), "ALL"),
+    ];
+    let allowing = options_with(&json!({ "weft.dev/allow-net-admin": "true" }));
+    for (security, power) in powers {
+        let pod = pod_with_security(&security);
+        let message = refusal(&pod);
+        assert_says(&message, &[power, "\"app\"", "spec.containers[0]", "namespace shop", "weft.dev/allow-net-admin: \"true\""]);
+        patch_of(&response(&pod, &allowing));
+    }
+    let dropped = json!({ "privileged": false, "capabilities": { "drop": ["NET_ADMIN", "NET_RAW"] } });
+    patch_of(&response(&pod_with_security(&dropped), &options()));
+}
+
+#[test]
+fn shared_process_namespaces_are_refused() {
+    let allowing = options_with(&json!({ "weft.dev/allow-shared-process-namespace": "true" }));
+    for key in ["shareProcessNamespace", "hostPID"] {
+        let mut pod = bare_pod();
+        pod["spec"][key] = json!(true);
+        assert_says(&refusal(&pod), &[key, "namespace shop", "weft.dev/allow-shared-process-namespace"]);
+        patch_of(&response(&pod, &allowing));
+    }
+}
+
+#[test]
+fn one_allowance_does_not_stand_for_another() {
+    let pod = pod_with_security(&json!({ "privileged": true }));
+    refusal_with(&pod, &options_with(&json!({ "weft.dev/allow-sidecar-uid": "true" })));
+}
+
+#[test]
+fn what_is_left_alone_may_have_any_power() {
+    let mut pod = pod_with_security(&json!({ "privileged": true, "runAsUser": 4747 }));
+    pod["metadata"]["labels"] = json!({ "weft.dev/inject": "disabled" });
+    assert_eq!(response(&pod, &options())["allowed"], true);
+}
+
+#[test]
+fn what_is_added_between_two_calls_is_seen() {
+    let mut pod = injected(&bare_pod(), &options());
+    let late = json!({ "name": "late", "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } } });
+    pod["spec"]["containers"].as_array_mut().expect("a list").push(late);
+    assert_says(&refusal(&pod), &["\"late\"", "spec.containers[1]"]);
+
+    let mut pod = injected(&bare_pod(), &options());
+    pod["spec"]["initContainers"][1]["securityContext"]["privileged"] = json!(true);
+    assert_says(&refusal(&pod), &["\"weft-sidecar\"", "privileged"]);
+}
+
+#[test]
+fn our_names_are_free_or_the_pod_is_refused() {
+    let mut pod = bare_pod();
+    pod["spec"]["containers"][0]["name"] = json!("weft-redirect");
+    assert_says(&refusal(&pod), &["spec.containers[0]", "weft-redirect", "rename"]);
+
+    let mut pod = bare_pod();
+    pod["spec"]["volumes"] = json!([{ "name": "data" }, { "name": "weft-state" }]);
+    assert_says(&refusal(&pod), &["spec.volumes[1]", "weft-state", "rename"]);
+}
+
+#[test]
+fn annotations_with_bad_values_are_refused() {
+    for (name, value, hint) in [
+        ("weft.dev/skip-inbound-ports", "80,http", "\"http\""),
+        ("weft.dev/skip-inbound-ports", "80,,81", "\"\""),
+        ("weft.dev/skip-outbound-ports", "70000", "65535"),
+        ("weft.dev/skip-outbound-ports", "3306\" --no-verify", "no port"),
+        ("weft.dev/skip-subnets", "10.1.2.3/8", "10.0.0.0/8"),
+        ("weft.dev/skip-subnets", "db.example.com", "no subnet"),
+        ("weft.dev/sidecar-cpu-request", "lots", "digit"),
+        ("weft.dev/sidecar-cpu-limit", "0", "above zero"),
+        ("weft.dev/sidecar-memory-request", "64mb", "suffix"),
+        ("weft.dev/sidecar-memory-limit", "1e9", "suffix"),
+    ] {
+        let mut pod = bare_pod();
+        pod["metadata"]["annotations"] = json!({ name: value });
+        assert_says(&refusal(&pod), &[name, hint]);
+    }
+
+    let mut pod = bare_pod();
+    pod["metadata"]["annotations"] = json!({ "weft.dev/sidecar-cpu-request": "2", "weft.dev/sidecar-cpu-limit": "1500m" });
+    assert_says(&refusal(&pod), &["weft.dev/sidecar-cpu-request (2)", "weft.dev/sidecar-cpu-limit (1500m)"]);
+
+    let mut pod = bare_pod();
+    pod["metadata"]["annotations"] = json!({ "weft.dev/sidecar-cpu-request": "x".repeat(100_000) });
+    assert!(refusal(&pod).len() < 500, "a message repeats no more than an excerpt");
+}
+
+#[test]
+fn a_label_with_another_value_is_refused() {
+    let mut pod = bare_pod();
+    pod["metadata"]["labels"] = json!({ "weft.dev/inject": "true" });
+    assert_says(&refusal(&pod), &["the pod", "weft.dev/inject: \"true\"", "\"enabled\"", "\"disabled\""]);
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_its_place() {
+    for (pod, place) in [
+        (json!([]), "the pod"),
+        (json!({}), "spec"),
+        (json!({ "spec": {} }), "spec.containers"),
+        (json!({ "spec": { "containers": [7] } }), "spec.containers[0]"),
+        (json!({ "spec": { "containers": [{ "securityContext": [] }] } }), "spec.containers[0].securityContext"),
+        (json!({ "spec": { "containers": [], "initContainers": {} } }), "spec.initContainers"),
+        (json!({ "spec": { "containers": [], "volumes": "none" } }), "spec.volumes"),
+        (json!({ "spec": { "containers": [], "hostNetwork": "true" } }), "spec.hostNetwork"),
+        (json!({ "metadata": { "annotations": [] }, "spec": { "containers": [] } }), "metadata.annotations"),
+        (pod_with_security(&json!({ "runAsUser": "4747" })), "spec.containers[0].securityContext.runAsUser"),
+    ] {
+        assert_says(&refusal(&pod), &[place]);
+    }
+}
+
+#[test]
+fn what_is_no_review_is_refused() {
+    let good = review("shop", &bare_pod());
+    for pointer in ["/apiVersion", "/kind", "/request", "/request/uid", "/request/kind", "/request/namespace", "/request/object"]
+    {
+        let mut review = good.clone();
+        *review.pointer_mut(pointer).expect("it is there") = Value::Null;
+        let answer = admit(&review, &options());
+        assert_eq!(answer["response"]["allowed"], false, "{pointer}: {answer}");
+        assert!(answer["response"]["uid"].is_string(), "{pointer}: {answer}");
+    }
+    let mut older = good;
+    older["apiVersion"] = json!("admission.k8s.io/v1beta1");
+    let answer = admit(&older, &options());
+    assert_says(answer["response"]["status"]["message"].as_str().expect("a message"), &["admission.k8s.io/v1"]);
+}
