@@ -1,0 +1,197 @@
+//! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, and nothing that reveals or changes
+//! (Invariant 6). On its own Unix socket also `/config`, `/edges` and `/drain`.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::unix_now;
+use crate::mesh::Target;
+use crate::worker::Shared;
+
+/// Admin connections at once, so that a flood of them costs nothing else.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Binds both, then serves until the process ends.
+pub fn serve(shared: Arc<Shared>, drain: CancellationToken) -> anyhow::Result<()> {
+    let port = shared.config.admin.admin_port;
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    for addr in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))] {
+        let listener = match crate::io::listen(addr) {
+            Ok(listener) => listener,
+            Err(_) if addr.is_ipv6() => continue,
+            Err(e) => return Err(e).with_context(|| format!("cannot listen on {addr}: another process may have the port")),
+        };
+        let (shared, slots, drain) = (shared.clone(), slots.clone(), drain.clone());
+        tokio::spawn(async move {
+            while let Ok(slot) = slots.clone().acquire_owned().await {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let (shared, drain) = (shared.clone(), drain.clone());
+                        tokio::spawn(async move {
+                            connection(stream, shared, drain, false).await;
+                            drop(slot);
+                        });
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+    }
+    if let Some(path) = &shared.config.admin.admin_socket {
+        let listener = owner_only(path)?;
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        tokio::spawn(connection(stream, shared.clone(), drain.clone(), true));
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+fn owner_only(path: &Path) -> anyhow::Result<UnixListener> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot make the admin socket {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn connection(
+    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    shared: Arc<Shared>,
+    drain: CancellationToken,
+    owner: bool,
+) {
+    let service = service_fn(move |request| {
+        let response = answer(&request, &shared, &drain, owner);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(5))
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(io), service);
+    let _ = tokio::time::timeout(Duration::from_secs(60), serving).await;
+}
+
+fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToken, owner: bool) -> Response<Full<Bytes>> {
+    let reply = |status: StatusCode, kind: &str, text: String| {
+        let mut r = Response::new(Full::new(Bytes::from(text)));
+        *r.status_mut() = status;
+        if let Ok(kind) = kind.parse() {
+            r.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+        }
+        r
+    };
+    let plain = |status, text: &str| reply(status, "text/plain; charset=utf-8", format!("{text}\n"));
+    match (request.method(), request.uri().path(), owner) {
+        (&Method::GET, "/live", _) => plain(StatusCode::OK, "live"),
+        (&Method::GET, "/ready", _) if shared.draining.is_cancelled() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (&Method::GET, "/ready", _) if shared.mesh.is_ready() => plain(StatusCode::OK, "ready"),
+        (&Method::GET, "/ready", _) => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("waiting for: {}", shared.mesh.missing().join(", ")))
+        }
+        (&Method::GET, "/metrics", _) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared)),
+        (&Method::GET, "/config", true) => reply(StatusCode::OK, "application/json", format!("{:#}\n", config(shared))),
+        (&Method::GET, "/edges", true) => {
+            reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.metrics.edges())))
+        }
+        (&Method::POST, "/drain", true) => {
+            drain.cancel();
+            plain(StatusCode::ACCEPTED, "draining")
+        }
+        (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+        (_, _, true) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /config, /edges and POST /drain"),
+        (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics"),
+    }
+}
+
+fn metrics(shared: &Shared) -> String {
+    let identity = shared.mesh.identity.load();
+    let left = identity.as_ref().map_or(0, |i| i.svid.info().not_after - unix_now());
+    let flag = |b: bool| f64::from(u8::from(b));
+    shared.metrics.render(&[
+        ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
+        ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
+        (
+            "weft_discovery_connected",
+            "Whether the discovery stream is up.",
+            flag(shared.mesh.connected.load(std::sync::atomic::Ordering::Relaxed)),
+        ),
+        ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
+    ])
+}
+
+/// What it knows, with versions, without secrets.
+fn config(shared: &Shared) -> serde_json::Value {
+    let mesh = &shared.mesh;
+    let identity = mesh.identity.load();
+    let addresses: serde_json::Map<String, serde_json::Value> = mesh
+        .addresses
+        .load()
+        .iter()
+        .map(|(ip, target)| {
+            let value = match target {
+                Target::Unknown(_) => json!("unknown"),
+                Target::Workload(w) => json!({"workload": w.workload.id.to_string(), "reach": format!("{:?}", w.workload.reach)}),
+                Target::Service(s) => json!({
+                    "service": s.id.to_string(),
+                    "ports": s.service.load().ports.iter().map(|p| json!({"port": p.port, "protocol": format!("{:?}", p.protocol)})).collect::<Vec<_>>(),
+                    "endpoints": s.endpoints.load().iter().map(|e| json!({
+                        "address": e.endpoint.address,
+                        "workload": e.endpoint.workload.as_ref().map(ToString::to_string),
+                        "reach": format!("{:?}", e.endpoint.reach),
+                        "ready": e.endpoint.ready,
+                        "in_flight": e.load.in_flight(),
+                        "failures_in_a_row": e.load.failures(),
+                        "load": e.load.load(mesh.now()),
+                    })).collect::<Vec<_>>(),
+                }),
+            };
+            (ip.to_string(), value)
+        })
+        .collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": mesh.is_ready(),
+        "waiting_for": mesh.missing(),
+        "discovery_connected": mesh.connected.load(std::sync::atomic::Ordering::Relaxed),
+        "certificate": identity.as_ref().map(|i| {
+            let info = i.svid.info();
+            json!({"id": info.id.to_string(), "pod": info.pod.as_ref().map(ToString::to_string), "serial": info.serial,
+                   "not_before": info.not_before, "not_after": info.not_after, "generation": i.generation})
+        }),
+        "anchors": identity.as_ref().map(|i| i.bundle.domains()
+            .map(|(domain, anchors)| (domain.to_string(), json!(anchors.iter().map(|a| weft_tls::anchor_hash(a)).collect::<Vec<_>>())))
+            .collect::<serde_json::Map<_, _>>()),
+        "inbound": mesh.inbound.load().as_ref().map(|p| json!({
+            "mode": p.mode.to_string(),
+            "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),
+            "protocols": p.protocols.iter().map(|(port, p)| json!({"port": port, "protocol": format!("{p:?}")})).collect::<Vec<_>>(),
+            "required_features": p.required_features,
+        })),
+        "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        "addresses": addresses,
+    })
+}

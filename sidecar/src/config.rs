@@ -1,0 +1,138 @@
+//! Everything that can be set, in one table.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use weft_core::wellknown;
+
+/// weft's sidecar: takes in a pod's redirected traffic, puts it on mutual TLS, balances it, and tells what it did.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "weft-sidecar", version)]
+pub struct Config {
+    #[command(flatten)]
+    pub identity: IdentityConfig,
+    #[command(flatten)]
+    pub net: NetConfig,
+    #[command(flatten)]
+    pub timeouts: Timeouts,
+    #[command(flatten)]
+    pub admin: AdminConfig,
+
+    /// Worker threads; 0 follows the cgroup's CPU quota, at most one per core
+    #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+
+    /// What is logged (tracing filter), to standard error
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct IdentityConfig {
+    /// The control plane's gRPC address
+    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "ADDR:PORT")]
+    pub control_plane: SocketAddr,
+
+    /// Service account and namespace that this sidecar asks a certificate for; the attestation decides
+    #[arg(long, env = "WEFT_IDENTITY", value_name = "NS/SERVICE-ACCOUNT")]
+    pub identity: weft_core::service::ObjectRef,
+
+    /// Trust domain of the mesh
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "DOMAIN", default_value = wellknown::DEFAULT_TRUST_DOMAIN)]
+    pub trust_domain: weft_core::TrustDomain,
+
+    /// File that holds a join token (`weft token create`); read when the sidecar has no certificate yet
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+
+    /// Private directory (0700, best memory-backed) for the last good state, so that a restart with the control plane away still
+    /// serves; nothing is kept without it
+    #[arg(long, env = "WEFT_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct NetConfig {
+    /// The pod's own addresses: inbound dials these and nothing else
+    #[arg(long, env = "WEFT_POD_IPS", value_name = "IP,…", value_delimiter = ',', required = true)]
+    pub pod_ips: Vec<IpAddr>,
+
+    /// Port that the redirect sends the pod's own connections to; listens on loopback only
+    #[arg(long, env = "WEFT_OUTBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_OUTBOUND)]
+    pub outbound_port: u16,
+
+    /// Port that the redirect sends other pods' connections to
+    #[arg(long, env = "WEFT_INBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_INBOUND)]
+    pub inbound_port: u16,
+
+    /// Mark on the sidecar's own sockets, for a redirect that exempts by mark (needs NET_ADMIN); 0 for a redirect that exempts by uid
+    #[arg(long, env = "WEFT_MARK", value_name = "MARK", default_value_t = 0)]
+    pub mark: u32,
+}
+
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// How long an endpoint may take to accept a connection, TLS handshake included
+    #[arg(long = "connect-timeout", env = "WEFT_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub connect: Duration,
+
+    /// How long a client may take to send a whole header section
+    #[arg(long = "header-timeout", env = "WEFT_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub header: Duration,
+
+    /// How long a stalled peer may block a write before its connection is reset
+    #[arg(long = "write-timeout", env = "WEFT_WRITE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub write: Duration,
+
+    /// How long a kept-alive HTTP/1 connection may idle, on either side
+    #[arg(long = "idle-timeout", env = "WEFT_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub idle: Duration,
+
+    /// First phase of a drain: still accepting, while endpoints learn that the pod goes
+    #[arg(long, env = "WEFT_DRAIN_GRACE", value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub drain_grace: Duration,
+
+    /// Second phase of a drain: what is under way may end; then it is cut
+    #[arg(long, env = "WEFT_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub drain_timeout: Duration,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct AdminConfig {
+    /// Port for /live, /ready and /metrics, on every address of the pod
+    #[arg(long, env = "WEFT_ADMIN_PORT", value_name = "PORT", default_value_t = wellknown::PORT_ADMIN)]
+    pub admin_port: u16,
+
+    /// Unix socket (0600) for /config and /drain; none without it
+    #[arg(long, env = "WEFT_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+}
+
+/// Reads `250ms`, `2s`, `5m` or `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a duration: write 250ms, 2s, 5m or 1h"))?;
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(format!("{text:?} is not a duration: write 250ms, 2s, 5m or 1h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit_and_never_without() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "5", "s", "-1s", "1.5s", "5d", "5 s"] {
+            assert!(duration(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

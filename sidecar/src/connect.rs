@@ -1,0 +1,241 @@
+//! The seam: from an endpoint to an exchange or to bytes. Nothing above names a socket or a TLS type; behind it stand pooled
+//! connections, one exchange each over HTTP/1 and many over HTTP/2.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+use weft_core::SpiffeId;
+use weft_core::failure::{Failure, Reason, Retryable, Side};
+use weft_core::protocol::MeshProtocol;
+use weft_tls::{ServerVerifier, VerifyError, verify_error};
+
+use crate::http::h1::{Reader, Writer};
+use crate::http::h2;
+use crate::io::{Socket, TcpSocket};
+use crate::stream::{Shared, Stream, as_tls_error};
+use crate::worker::{Worker, spawn};
+
+/// Where to, and how.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Destination {
+    /// A peer's sidecar, which must prove this identity. `name` goes into SNI: a routing hint.
+    Mesh { address: SocketAddr, identity: SpiffeId, name: Arc<str> },
+    /// In the clear: an endpoint without a sidecar, or the pod's own application.
+    Plain { address: SocketAddr },
+}
+
+impl Destination {
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mesh { address, .. } | Self::Plain { address } => *address,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Key {
+    destination: Destination,
+    protocol: MeshProtocol,
+    generation: u64,
+}
+
+/// An idle HTTP/1 connection.
+pub struct Http1 {
+    pub stream: Rc<Stream>,
+    pub reader: Reader,
+    pub writer: Writer,
+    key: Key,
+    since: Instant,
+}
+
+/// One exchange with an endpoint.
+pub enum Exchange {
+    Http1(Box<Http1>),
+    Http2(h2::Sender),
+}
+
+/// A worker's connections that may be used again.
+#[derive(Default)]
+pub struct Pools {
+    http1: RefCell<HashMap<Key, Vec<Http1>>>,
+    http2: RefCell<HashMap<Key, Vec<h2::Sender>>>,
+    tls: RefCell<HashMap<(SpiffeId, MeshProtocol), (u64, Arc<rustls::ClientConfig>)>>,
+}
+
+/// Idle connections that are kept for each endpoint.
+const MAX_IDLE: usize = 64;
+/// Streams on one HTTP/2 connection before another is opened.
+const MAX_STREAMS: usize = 100;
+
+impl Pools {
+    fn take_http1(&self, key: &Key) -> Option<Http1> {
+        let mut pools = self.http1.borrow_mut();
+        let idle = pools.get_mut(key)?;
+        while let Some(connection) = idle.pop() {
+            // A server that closed or spoke out of turn meanwhile shows as readable.
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            if connection.stream.poll_readable(&mut cx).is_pending() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back whose exchange ended cleanly.
+    pub fn keep_http1(&self, mut connection: Http1) {
+        if connection.reader.has_rest() {
+            return;
+        }
+        connection.since = Instant::now();
+        let mut pools = self.http1.borrow_mut();
+        let idle = pools.entry(connection.key.clone()).or_default();
+        if idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+
+    /// Drops what idles for longer than `idle` or was made under another generation of the identity.
+    pub fn sweep(&self, generation: u64, idle: Duration) {
+        let now = Instant::now();
+        let current = |key: &Key| matches!(key.destination, Destination::Plain { .. }) || key.generation == generation;
+        self.http1.borrow_mut().retain(|key, list| {
+            list.retain(|c| current(key) && now.duration_since(c.since) < idle);
+            !list.is_empty()
+        });
+        self.http2.borrow_mut().retain(|key, list| {
+            list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() > idle));
+            !list.is_empty()
+        });
+    }
+}
+
+impl Worker {
+    /// Opens bytes to a destination.
+    pub async fn open_bytes(&self, to: &Destination) -> Result<Stream, Failure> {
+        let stream = self.open(to, MeshProtocol::Tcp).await?;
+        Ok(stream)
+    }
+
+    /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was.
+    pub async fn open_http1(self: &Rc<Self>, to: &Destination) -> Result<(Exchange, bool), Failure> {
+        let key = self.key(to, MeshProtocol::Http1);
+        if let Some(connection) = self.pools.take_http1(&key) {
+            return Ok((Exchange::Http1(Box::new(connection)), true));
+        }
+        let stream = self.open(to, MeshProtocol::Http1).await?;
+        let stream = Rc::new(stream);
+        let connection = Http1 {
+            reader: Reader::new(Rc::clone(&stream), Side::Upstream),
+            writer: Writer::new(Rc::clone(&stream), Side::Upstream, self.shared.config.timeouts.write),
+            stream,
+            key,
+            since: Instant::now(),
+        };
+        Ok((Exchange::Http1(Box::new(connection)), false))
+    }
+
+    /// See [`Self::open_http1`].
+    pub async fn open_http2(self: &Rc<Self>, to: &Destination) -> Result<(Exchange, bool), Failure> {
+        let key = self.key(to, MeshProtocol::Http2);
+        if let Some(list) = self.pools.http2.borrow_mut().get_mut(&key) {
+            list.retain(|s| !s.is_closed());
+            if let Some(sender) = list.iter().find(|s| s.in_flight() < MAX_STREAMS) {
+                return Ok((Exchange::Http2(sender.clone()), true));
+            }
+        }
+        let stream = self.open(to, MeshProtocol::Http2).await?;
+        let handshake = h2::connect(Shared(Rc::new(stream)));
+        let (sender, driver) = tokio::time::timeout(self.shared.config.timeouts.connect, handshake)
+            .await
+            .map_err(|_| Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed))??;
+        spawn(self, driver);
+        self.pools.http2.borrow_mut().entry(key).or_default().push(sender.clone());
+        Ok((Exchange::Http2(sender), false))
+    }
+
+    fn key(&self, to: &Destination, protocol: MeshProtocol) -> Key {
+        let generation = match to {
+            Destination::Mesh { .. } => self.mesh().identity.load().as_ref().map_or(0, |i| i.generation),
+            Destination::Plain { .. } => 0,
+        };
+        Key { destination: to.clone(), protocol, generation }
+    }
+
+    async fn open(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
+        let timeout = self.shared.config.timeouts.connect;
+        match tokio::time::timeout(timeout, self.open_unbounded(to, protocol)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed)
+                .detail(format!("{} took longer than {timeout:?}", to.address()))),
+        }
+    }
+
+    async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
+        let address = to.address();
+        let tcp = self.dialer.connect(address).await.map_err(|e| connect_failure(&e, address))?;
+        let stream = Stream::plain(Socket::Tcp(TcpSocket::new(tcp, address)), self.buffers.clone());
+        let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
+        let config = self.client_config(identity, protocol)?;
+        let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;
+        let stream = stream.connect_tls(config, name).await.map_err(|e| tls_failure(&e, address))?;
+        self.metrics.handshake();
+        // Without this the peer would read our first byte as something else.
+        match stream.tls_facts().and_then(|f| f.alpn) {
+            Some(alpn) if alpn == protocol.alpn() => Ok(stream),
+            other => Err(Failure::upstream(Reason::UpstreamTls, Retryable::Unprocessed)
+                .detail(format!("{address} does not speak {protocol}: it chose {other:?}"))),
+        }
+    }
+
+    fn client_config(&self, identity: &SpiffeId, protocol: MeshProtocol) -> Result<Arc<rustls::ClientConfig>, Failure> {
+        let own = self.mesh().identity.load();
+        let Some(own) = own.as_ref() else { return Err(Failure::mesh(Reason::NotReady)) };
+        let mut cache = self.pools.tls.borrow_mut();
+        let key = (identity.clone(), protocol);
+        if let Some((generation, config)) = cache.get(&key) {
+            if *generation == own.generation {
+                return Ok(config.clone());
+            }
+        }
+        let verifier = Arc::new(ServerVerifier::new(own.provider.clone(), own.bundle.clone(), vec![identity.clone()]));
+        let config = Arc::new(weft_tls::client_config(&own.provider, verifier, Some(&own.svid), &[protocol.alpn()]));
+        cache.retain(|_, (generation, _)| *generation == own.generation);
+        cache.insert(key, (own.generation, config.clone()));
+        Ok(config)
+    }
+}
+
+fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
+    use std::io::ErrorKind;
+    let reason = match e.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Reason::UpstreamConnectRefused,
+        ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,
+        ErrorKind::PermissionDenied => Reason::Internal,
+        _ => Reason::UpstreamUnreachable,
+    };
+    Failure::upstream(reason, Retryable::Unprocessed).detail(format!("{address}: {e}"))
+}
+
+fn tls_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
+    let verify = as_tls_error(e).and_then(verify_error);
+    let reason =
+        if matches!(verify, Some(VerifyError::Identity { .. })) { Reason::UpstreamIdentity } else { Reason::UpstreamTls };
+    let text = verify.map_or_else(|| e.to_string(), ToString::to_string);
+    Failure::upstream(reason, Retryable::Unprocessed).detail(format!("{address}: {text}"))
+}
+
+/// Polls a future once: what is ready at once need not be waited for.
+pub async fn now_or_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(v) => Poll::Ready(Some(v)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}

@@ -1,0 +1,99 @@
+//! The way to the control plane: gRPC over TLS, which only its one identity may answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tonic::transport::{Channel, Endpoint};
+use weft_tls::{PinnedAnchor, ServerVerifier, Svid, TrustBundle};
+
+use crate::config::Config;
+use crate::io::Dialer;
+
+/// What the control plane is checked by, and who asks.
+pub enum Trust<'a> {
+    /// Before there is a bundle: the anchor's hash, from the join token.
+    Pinned(&'a str),
+    /// With a bundle and a certificate.
+    Bundle(&'a Svid, &'a Arc<TrustBundle>),
+}
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Connects anew. A new certificate needs a new connection.
+pub async fn connect(config: &Config, trust: Trust<'_>) -> anyhow::Result<Channel> {
+    let provider = weft_tls::provider();
+    let tls = match trust {
+        Trust::Pinned(hash) => {
+            let verifier = Arc::new(PinnedAnchor::new(provider.clone(), hash.to_owned()));
+            weft_tls::client_config(&provider, verifier, None, &[b"h2"])
+        }
+        Trust::Bundle(svid, bundle) => {
+            let domain = config.identity.trust_domain.clone();
+            let verifier = Arc::new(ServerVerifier::control_plane(provider.clone(), bundle.clone(), domain));
+            weft_tls::client_config(&provider, verifier, Some(svid), &[b"h2"])
+        }
+    };
+    let address = config.identity.control_plane;
+    let dialer = Dialer { mark: config.net.mark };
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    let name = ServerName::try_from("weft-control-plane.weft-system.svc").context("a constant name")?;
+    let connect = move || {
+        let (connector, name) = (connector.clone(), name.clone());
+        async move {
+            let tcp = dialer.connect(address).await?;
+            tcp.set_nodelay(true)?;
+            connector.connect(name, tcp).await.map(TokioIo::new)
+        }
+    };
+    let connector = tower_service_fn(move |_: tonic::transport::Uri| connect());
+    Endpoint::from_static("http://weft-control-plane")
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| anyhow::anyhow!("cannot reach the control plane at {address}: {}", chain(&e)))
+}
+
+/// An error with its causes, on one line.
+pub fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn tower_service_fn<F>(f: F) -> ServiceFn<F> {
+    ServiceFn(f)
+}
+
+/// A function as a tower service, for tonic's edge.
+#[derive(Clone)]
+struct ServiceFn<F>(F);
+
+impl<F, R, T, E> tower_service::Service<tonic::transport::Uri> for ServiceFn<F>
+where
+    F: FnMut(tonic::transport::Uri) -> R,
+    R: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = E;
+    type Future = R;
+    fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), E>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, uri: tonic::transport::Uri) -> R {
+        (self.0)(uri)
+    }
+}

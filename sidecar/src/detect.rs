@@ -1,0 +1,88 @@
+//! What a connection speaks, without making it wait: the first bytes decide, and silence is raced.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+use weft_core::detect::{Detection, detect};
+
+use crate::stream::Stream;
+
+/// How long "the server speaks first" is remembered for a destination.
+const REMEMBER: Duration = Duration::from_secs(600);
+/// Destinations that are remembered.
+const MAX_REMEMBERED: usize = 4096;
+
+/// Destinations whose server was seen to speak first: learned from server bytes only, never from a client's silence.
+#[derive(Default)]
+pub struct ServerFirst(HashMap<SocketAddr, Instant>);
+
+impl ServerFirst {
+    pub fn knows(&self, destination: SocketAddr) -> bool {
+        self.0.get(&destination).is_some_and(|until| *until > Instant::now())
+    }
+
+    pub fn learn(&mut self, destination: SocketAddr) {
+        if self.0.len() < MAX_REMEMBERED || self.0.contains_key(&destination) {
+            self.0.insert(destination, Instant::now() + REMEMBER);
+        }
+    }
+
+    /// A client that spoke first is evidence to the contrary.
+    pub fn forget(&mut self, destination: SocketAddr) {
+        self.0.remove(&destination);
+    }
+
+    pub fn sweep(&mut self) {
+        let now = Instant::now();
+        self.0.retain(|_, until| *until > now);
+    }
+}
+
+/// The first bytes of a connection, and what they are.
+pub struct FirstBytes {
+    pub bytes: BytesMut,
+    pub what: Detection,
+}
+
+/// Why detection ended without bytes.
+pub enum NoBytes {
+    /// The client was silent for the quiet time.
+    Silent,
+    /// The client ended or failed without a byte.
+    Gone,
+}
+
+/// A client that began to speak may take this long until it is clear what it speaks; then it is opaque.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever.
+pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<FirstBytes, NoBytes> {
+    let readable = stream.readable();
+    match quiet {
+        Some(quiet) => match tokio::time::timeout(quiet, readable).await {
+            Err(_) => return Err(NoBytes::Silent),
+            Ok(r) => r.map_err(|_| NoBytes::Gone)?,
+        },
+        None => readable.await.map_err(|_| NoBytes::Gone)?,
+    }
+    let mut bytes = BytesMut::with_capacity(4096);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut chunk = [0; 4096];
+        match tokio::time::timeout_at(deadline, stream.read(&mut chunk)).await {
+            Err(_) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
+            Ok(Err(_)) => return Err(NoBytes::Gone),
+            Ok(Ok(0)) if bytes.is_empty() => return Err(NoBytes::Gone),
+            // It ended its half after some bytes: they are all that there is.
+            Ok(Ok(0)) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
+            Ok(Ok(n)) => bytes.extend_from_slice(&chunk[..n]),
+        }
+        match detect(&bytes) {
+            Detection::More => {}
+            what => return Ok(FirstBytes { bytes, what }),
+        }
+    }
+}

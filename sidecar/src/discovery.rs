@@ -1,0 +1,465 @@
+//! The discovery stream: asks for what workers dial, applies what is pushed, and notices when it is behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use weft_core::backoff::Backoff;
+use weft_core::balance::PeakEwma;
+use weft_core::policy::{FEATURES, InboundPolicy};
+use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
+use weft_core::version::{SetHash, Version};
+use weft_proto::v1::discovery_client::DiscoveryClient;
+use weft_proto::v1::resource::Body;
+use weft_proto::v1::watch_request::Message as Request;
+use weft_proto::v1::watch_response::Message as Response;
+use weft_proto::{ResourceName, address_from, endpoint_from, v1};
+use weft_tls::TrustBundle;
+
+use crate::config::Config;
+use crate::control::{self, Trust};
+use crate::identity::{Current, describe, random, serving};
+use crate::mesh::{EndpointState, Identity, Lookup, Mesh, ServiceState, Target};
+
+/// An address that nobody dialled for this long is unsubscribed from.
+const IDLE: Duration = Duration::from_secs(300);
+/// An unknown address that nobody dialled for this long.
+const IDLE_UNKNOWN: Duration = Duration::from_secs(30);
+
+/// What the sidecar holds, by name: the last good body of each resource and its version.
+#[derive(Default)]
+pub struct Held {
+    resources: BTreeMap<ResourceName, v1::Resource>,
+    set_hash: SetHash,
+}
+
+impl Held {
+    fn put(&mut self, name: ResourceName, resource: v1::Resource) {
+        self.remove(&name);
+        self.set_hash.add(&name.to_string(), Version(resource.version));
+        self.resources.insert(name, resource);
+    }
+
+    fn remove(&mut self, name: &ResourceName) {
+        if let Some(old) = self.resources.remove(name) {
+            self.set_hash.remove(&name.to_string(), Version(old.version));
+        }
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &v1::Resource> {
+        self.resources.values()
+    }
+}
+
+/// The control thread's side of the mesh state.
+pub struct Discovery {
+    config: Config,
+    mesh: Arc<Mesh>,
+    bundles: watch::Sender<Option<Arc<TrustBundle>>>,
+    held: Held,
+    services: HashMap<ObjectRef, Service>,
+    endpoints: HashMap<ObjectRef, BTreeMap<IpAddr, Endpoint>>,
+    states: HashMap<ObjectRef, Arc<ServiceState>>,
+    kinds: HashMap<IpAddr, AddressKind>,
+    waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
+    /// Told whenever something was applied, for the saved state.
+    pub changed: Arc<tokio::sync::Notify>,
+}
+
+/// Why a resource could not be applied: the earlier one stays in force.
+type Rejection = String;
+
+impl Discovery {
+    pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, watch::Receiver<Option<Arc<TrustBundle>>>) {
+        let (bundles, watched) = watch::channel(None);
+        let discovery = Self {
+            config,
+            mesh,
+            bundles,
+            held: Held::default(),
+            services: HashMap::new(),
+            endpoints: HashMap::new(),
+            states: HashMap::new(),
+            kinds: HashMap::new(),
+            waiting: HashMap::new(),
+            changed: Arc::default(),
+        };
+        (discovery, watched)
+    }
+
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Takes over what was saved. What does not apply is left out.
+    pub fn restore(&mut self, resources: Vec<v1::Resource>) {
+        for resource in resources {
+            if let Err(reason) = self.apply(resource) {
+                tracing::warn!(reason, "a saved resource cannot be used");
+            }
+        }
+        self.publish();
+    }
+
+    /// Runs until the process ends, over one stream after another.
+    pub async fn run(
+        mut self,
+        mut identity: Current,
+        mut lookups: mpsc::Receiver<Lookup>,
+        saver: mpsc::Sender<Vec<v1::Resource>>,
+    ) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let Some(current) = identity.borrow_and_update().clone() else {
+                tokio::select! {
+                    r = identity.changed() => if r.is_err() { return },
+                    Some(lookup) = lookups.recv() => self.ask(lookup),
+                }
+                continue;
+            };
+            let began = Instant::now();
+            let ended = self.stream(&current, &mut identity, &mut lookups, &saver).await;
+            self.mesh.connected.store(false, Relaxed);
+            match ended {
+                Ok(()) => backoff.reset(),
+                Err(e) => {
+                    if began.elapsed() > Duration::from_secs(30) {
+                        backoff.reset();
+                    }
+                    tracing::warn!("discovery: {e:#}; the last good state stays in force");
+                    let wait = tokio::time::sleep(backoff.next_wait(random()).max(Duration::from_millis(20)));
+                    tokio::pin!(wait);
+                    loop {
+                        tokio::select! {
+                            () = &mut wait => break,
+                            Some(lookup) = lookups.recv() => self.ask(lookup),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes a question; it is answered when the stream brings the answer.
+    fn ask(&mut self, lookup: Lookup) {
+        self.waiting.retain(|_, list| {
+            list.retain(|w| !w.is_closed());
+            !list.is_empty()
+        });
+        self.waiting.entry(lookup.address).or_default().push(lookup.answer);
+    }
+
+    /// One stream, until it breaks or the certificate that it was made with is replaced.
+    async fn stream(
+        &mut self,
+        current: &Identity,
+        identity: &mut Current,
+        lookups: &mut mpsc::Receiver<Lookup>,
+        saver: &mpsc::Sender<Vec<v1::Resource>>,
+    ) -> anyhow::Result<()> {
+        let channel = control::connect(&self.config, Trust::Bundle(&current.svid, &current.bundle)).await?;
+        let (tx, rx) = mpsc::channel(64);
+        let send = |m: Request| tx.try_send(v1::WatchRequest { message: Some(m) }).context("the control plane does not read");
+        send(self.hello(current))?;
+        if !self.waiting.is_empty() {
+            send(subscribe(self.waiting.keys().copied()))?;
+        }
+        let mut client = DiscoveryClient::new(channel).max_decoding_message_size(64 << 20);
+        let mut updates = client
+            .watch(tokio_stream::wrappers::ReceiverStream::new(rx))
+            .await
+            .map_err(|s| anyhow::anyhow!("the control plane refused: {}", describe(&s)))?
+            .into_inner();
+        self.mesh.connected.store(true, Relaxed);
+        let mut silence = Duration::from_secs(30);
+        let mut doubts = 0;
+        let mut idle = tokio::time::interval(Duration::from_secs(5));
+        let deadline = tokio::time::sleep(silence);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                changed = identity.changed() => {
+                    changed.context("the identity ended")?;
+                    let same = identity.borrow().as_ref().is_some_and(|i| i.svid.info().serial == current.svid.info().serial);
+                    if !same {
+                        return Ok(());
+                    }
+                }
+                message = updates.message() => {
+                    let message = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))?.context("the control plane ended the stream")?;
+                    deadline.as_mut().reset(Instant::now() + silence);
+                    match message.message {
+                        Some(Response::Update(update)) => {
+                            let (ack, resync) = self.update(update, current);
+                            send(Request::Ack(ack))?;
+                            if resync {
+                                send(self.hello(current))?;
+                            }
+                            let _ = saver.try_send(self.held.resources().cloned().collect());
+                        }
+                        Some(Response::Heartbeat(beat)) => {
+                            silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
+                            deadline.as_mut().reset(Instant::now() + silence);
+                            doubts = if beat.set_hash == self.held.set_hash.0 { 0 } else { doubts + 1 };
+                            // An unsubscription may be on its way: only the second time it is a difference.
+                            if doubts >= 2 {
+                                tracing::warn!("held state differs from the control plane's: asking anew");
+                                doubts = 0;
+                                send(self.hello(current))?;
+                            }
+                        }
+                        None => {}
+                    }
+                }
+                Some(lookup) = lookups.recv() => {
+                    let address = lookup.address;
+                    if let Some(target) = self.mesh.addresses.load().get(&address) {
+                        let _ = lookup.answer.send(target.clone());
+                        continue;
+                    }
+                    let first = !self.waiting.contains_key(&address);
+                    self.ask(lookup);
+                    if first {
+                        send(subscribe([address]))?;
+                    }
+                }
+                _ = idle.tick() => {
+                    let names = self.expire();
+                    if !names.is_empty() {
+                        send(Request::Unsubscribe(v1::Unsubscribe { names }))?;
+                    }
+                }
+                () = &mut deadline => anyhow::bail!("nothing was heard for {silence:?}"),
+            }
+        }
+    }
+
+    fn hello(&self, current: &Identity) -> Request {
+        Request::Hello(v1::Hello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: FEATURES.iter().map(ToString::to_string).collect(),
+            held: self.held.resources.iter().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
+            serving: Some(serving(current)),
+        })
+    }
+
+    fn update(&mut self, update: v1::Update, current: &Identity) -> (v1::Ack, bool) {
+        let mut rejected = Vec::new();
+        let mut resync = false;
+        for resource in update.resources {
+            let (name, version) = (resource.name.clone(), resource.version);
+            if let Err(reason) = self.apply(resource) {
+                resync |= reason == MISSING_BASE;
+                rejected.push(v1::Rejected { name, version, reason });
+            }
+        }
+        self.publish();
+        (v1::Ack { nonce: update.nonce, rejected, serving: Some(serving(current)) }, resync)
+    }
+
+    /// Applies one resource, or says why not.
+    fn apply(&mut self, mut resource: v1::Resource) -> Result<(), Rejection> {
+        let name: ResourceName = resource.name.parse().map_err(|e: weft_proto::name::UnknownName| e.to_string())?;
+        let result = self.apply_body(&name, &mut resource);
+        if result.as_ref().is_err_and(|r| r == MISSING_BASE) {
+            self.held.remove(&name);
+            return result;
+        }
+        // Held even if it was rejected: the version is what the control plane sent, and it was told.
+        self.held.put(name, resource);
+        result
+    }
+
+    fn apply_body(&mut self, name: &ResourceName, resource: &mut v1::Resource) -> Result<(), Rejection> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        match (name, resource.body.as_ref()) {
+            (ResourceName::Trust, Some(Body::Trust(wire))) => {
+                let bundle = TrustBundle::try_from(wire).map_err(|e| text(&e))?;
+                self.bundles.send_replace(Some(Arc::new(bundle)));
+            }
+            (ResourceName::Mesh, Some(Body::Mesh(mesh))) => {
+                let ranges = mesh
+                    .ranges
+                    .iter()
+                    .map(|r| r.parse())
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|e: ipnet::AddrParseError| text(&e))?;
+                self.mesh.ranges.store(Some(Arc::new(ranges)));
+            }
+            (ResourceName::Inbound, Some(Body::Inbound(policy))) => {
+                let policy = InboundPolicy::try_from(policy).map_err(|e| text(&e))?;
+                self.mesh.inbound.store(Some(Arc::new(policy)));
+            }
+            // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
+            (ResourceName::Inbound, None) => {}
+            (ResourceName::Address(ip), Some(Body::Address(address))) => {
+                let kind = AddressKind::try_from(address).map_err(|e| text(&e))?;
+                self.kinds.insert(*ip, kind);
+            }
+            (ResourceName::Service(id), Some(Body::Service(service))) => {
+                let service = Service::try_from(service).map_err(|e| text(&e))?;
+                self.services.insert(id.clone(), service);
+            }
+            (ResourceName::Service(id), None) => {
+                self.services.remove(id);
+                self.states.remove(id);
+            }
+            (ResourceName::Endpoints(id), Some(Body::Endpoints(list))) => {
+                let list = list.endpoints.iter().map(|e| endpoint_from(e).map(|e| (e.address, e))).collect::<Result<_, _>>();
+                self.endpoints.insert(id.clone(), list.map_err(|e| text(&e))?);
+                self.refresh(id);
+            }
+            (ResourceName::Endpoints(id), Some(Body::EndpointsDelta(delta))) => {
+                let known = self.held.resources.get(name).is_some_and(|r| r.version == delta.base);
+                let Some(list) = self.endpoints.get_mut(id).filter(|_| known) else { return Err(MISSING_BASE.into()) };
+                let upserted = delta.upserted.iter().map(endpoint_from).collect::<Result<Vec<_>, _>>().map_err(|e| text(&e))?;
+                let removed =
+                    delta.removed.iter().map(|a| address_from(a)).collect::<Result<Vec<_>, _>>().map_err(|e| text(&e))?;
+                for address in removed {
+                    list.remove(&address);
+                }
+                list.extend(upserted.into_iter().map(|e| (e.address, e)));
+                // Kept whole, so that saved state stands alone.
+                let all = list.values().map(Into::into).collect();
+                resource.body = Some(Body::Endpoints(v1::Endpoints { endpoints: all }));
+                self.refresh(id);
+            }
+            (ResourceName::Endpoints(id), None) => {
+                self.endpoints.remove(id);
+            }
+            _ => return Err("the body is missing, or of a kind that does not belong to the name or to this version".into()),
+        }
+        Ok(())
+    }
+
+    /// Gives a service's state its endpoints; those that stay keep their load.
+    fn refresh(&mut self, id: &ObjectRef) {
+        let Some(state) = self.states.get(id) else { return };
+        state.endpoints.store(Arc::new(self.endpoint_states(id, &state.endpoints.load())));
+    }
+
+    fn endpoint_states(&self, id: &ObjectRef, before: &[Arc<EndpointState>]) -> Vec<Arc<EndpointState>> {
+        let now = self.mesh.now();
+        let known: HashMap<IpAddr, &Arc<EndpointState>> = before.iter().map(|e| (e.endpoint.address, e)).collect();
+        let list = self.endpoints.get(id).into_iter().flat_map(BTreeMap::values);
+        list.map(|e| match known.get(&e.address) {
+            Some(same) if same.endpoint == *e => (*same).clone(),
+            Some(other) if other.endpoint.reach == e.reach && other.endpoint.workload == e.workload => {
+                Arc::new(EndpointState { endpoint: e.clone(), load: other.load.clone() })
+            }
+            _ => Arc::new(EndpointState { endpoint: e.clone(), load: Arc::new(PeakEwma::new(now)) }),
+        })
+        .collect()
+    }
+
+    /// Has workers see what was applied, and answers who waits.
+    fn publish(&mut self) {
+        let now = self.mesh.now();
+        let current = self.mesh.addresses.load_full();
+        let mut next = (*current).clone();
+        let kinds: Vec<_> = self.kinds.iter().map(|(ip, kind)| (*ip, kind.clone())).collect();
+        for (ip, kind) in kinds {
+            let before = current.get(&ip);
+            let target = match (kind, before) {
+                (AddressKind::Unknown, Some(Target::Unknown(_))) => continue,
+                (AddressKind::Unknown, _) => Some(Target::Unknown(Arc::new(AtomicU64::new(now)))),
+                (AddressKind::Workload(w), Some(Target::Workload(b))) if b.workload == w => continue,
+                (AddressKind::Workload(w), before) => {
+                    let load = match before {
+                        Some(Target::Workload(b)) if b.workload.id == w.id => b.endpoint.load.clone(),
+                        _ => Arc::new(PeakEwma::new(now)),
+                    };
+                    Some(Target::workload(w, load, now))
+                }
+                (AddressKind::Service(id), before) => match self.service_state(&id, now) {
+                    Some(state) => match before {
+                        Some(Target::Service(b)) if Arc::ptr_eq(b, &state) => continue,
+                        _ => Some(Target::Service(state)),
+                    },
+                    None => None,
+                },
+            };
+            match target {
+                Some(target) => {
+                    next.insert(ip, target);
+                }
+                None => {
+                    next.remove(&ip);
+                }
+            }
+        }
+        for ip in current.keys().filter(|ip| !self.kinds.contains_key(ip)) {
+            next.remove(ip);
+        }
+        for (ip, target) in &next {
+            for answer in self.waiting.remove(ip).into_iter().flatten() {
+                let _ = answer.send(target.clone());
+            }
+        }
+        self.mesh.addresses.store(Arc::new(next));
+        self.changed.notify_one();
+    }
+
+    /// A service that can be dialled: both its facts and its endpoints are there.
+    fn service_state(&mut self, id: &ObjectRef, now: u64) -> Option<Arc<ServiceState>> {
+        let service = self.services.get(id)?.clone();
+        if !self.endpoints.contains_key(id) {
+            return None;
+        }
+        if let Some(state) = self.states.get(id) {
+            if **state.service.load() != service {
+                state.service.store(Arc::new(service));
+            }
+            return Some(state.clone());
+        }
+        let state = Target::service(service, self.endpoint_states(id, &[]), now);
+        self.states.insert(id.clone(), state.clone());
+        Some(state)
+    }
+
+    /// Forgets what nobody dials any more; gives the names to unsubscribe from.
+    fn expire(&mut self) -> Vec<String> {
+        let now = self.mesh.now();
+        let mut gone = Vec::new();
+        for (ip, target) in self.mesh.addresses.load().iter() {
+            let limit = if matches!(target, Target::Unknown(_)) { IDLE_UNKNOWN } else { IDLE };
+            if now.saturating_sub(target.last_used()) > limit.as_nanos() as u64 {
+                gone.push(*ip);
+            }
+        }
+        let mut names = Vec::new();
+        for ip in gone.into_iter().take(500) {
+            let kind = self.kinds.remove(&ip);
+            names.push(ResourceName::Address(ip));
+            if let Some(AddressKind::Service(id)) = kind {
+                // A service may have an address of each family.
+                if !self.kinds.values().any(|k| matches!(k, AddressKind::Service(other) if *other == id)) {
+                    self.services.remove(&id);
+                    self.endpoints.remove(&id);
+                    self.states.remove(&id);
+                    names.push(ResourceName::Service(id.clone()));
+                    names.push(ResourceName::Endpoints(id));
+                }
+            }
+        }
+        if !names.is_empty() {
+            for name in &names {
+                self.held.remove(name);
+            }
+            self.publish();
+        }
+        names.iter().map(ToString::to_string).collect()
+    }
+}
+
+const MISSING_BASE: &str = "the endpoints that the change builds on are not held";
+
+fn subscribe(addresses: impl IntoIterator<Item = IpAddr>) -> Request {
+    Request::Subscribe(v1::Subscribe { names: addresses.into_iter().map(|ip| ResourceName::Address(ip).to_string()).collect() })
+}

@@ -1,0 +1,13 @@
+//! HTTP between codec and forwarder: our own head and body, whatever the version on the wire.
+
+pub mod body;
+pub mod fields;
+pub mod forward;
+pub mod h1;
+pub mod h2;
+pub mod head;
+pub mod hop;
+
+pub use body::{Body, Chunk};
+pub use fields::{Fields, Known};
+pub use head::{RequestHead, ResponseHead};

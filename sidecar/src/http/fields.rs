@@ -1,0 +1,182 @@
+//! Header fields: order, case and duplicates kept, as ranges into one buffer.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// The fields that the forwarder itself looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    Connection,
+    ContentLength,
+    ContentType,
+    Expect,
+    ForwardedFor,
+    Host,
+    Http2Settings,
+    KeepAlive,
+    ProxyConnection,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    /// Any `weft-…`, however it is spelled.
+    Weft,
+    Other,
+}
+
+impl Known {
+    /// Recognises a field by name, whatever its case.
+    pub fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            2 if is("te") => Self::Te,
+            4 if is("host") => Self::Host,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Trailer,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::KeepAlive,
+            12 if is("content-type") => Self::ContentType,
+            14 if is("content-length") => Self::ContentLength,
+            14 if is("http2-settings") => Self::Http2Settings,
+            15 if is("x-forwarded-for") => Self::ForwardedFor,
+            16 if is("proxy-connection") => Self::ProxyConnection,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            // Servers that map fields to variables read `_` as `-`.
+            5.. if name[..4].eq_ignore_ascii_case(b"weft") && matches!(name[4], b'-' | b'_') => Self::Weft,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
+    known: Known,
+    /// Whether the spans lie in `own` rather than in `wire`.
+    own: bool,
+}
+
+/// A field section.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    wire: Bytes,
+    own: Vec<u8>,
+    list: SmallVec<[Field; 16]>,
+}
+
+impl Fields {
+    /// An empty section over a buffer that [`Self::push_wire`] refers to.
+    pub fn over(wire: Bytes) -> Self {
+        Self { wire, own: Vec::new(), list: SmallVec::new() }
+    }
+
+    /// Adds a field that stands in the buffer.
+    ///
+    /// # Panics
+    /// If the slices are not part of the buffer.
+    pub fn push_wire(&mut self, name: &[u8], value: &[u8]) {
+        let span = |part: &[u8]| {
+            let start = if part.is_empty() { 0 } else { part.as_ptr() as usize - self.wire.as_ptr() as usize };
+            assert!(start + part.len() <= self.wire.len(), "a field lies outside of its buffer");
+            Span { start: start as u32, len: part.len() as u32 }
+        };
+        let (n, v) = (span(name), span(value));
+        self.list.push(Field { name: n, value: v, known: Known::of(name), own: false });
+    }
+
+    /// Adds a field.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        let mut span = |part: &[u8]| {
+            let start = self.own.len() as u32;
+            self.own.extend_from_slice(part);
+            Span { start, len: part.len() as u32 }
+        };
+        let (n, v) = (span(name), span(value));
+        self.list.push(Field { name: n, value: v, known: Known::of(name), own: true });
+    }
+
+    fn text(&self, own: bool, span: Span) -> &[u8] {
+        let from: &[u8] = if own { &self.own } else { &self.wire };
+        &from[span.start as usize..(span.start + span.len) as usize]
+    }
+
+    /// Every field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.list.iter().map(|f| (f.known, self.text(f.own, f.name), self.text(f.own, f.value)))
+    }
+
+    /// The values of a known field, in order.
+    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(move |(k, _, _)| *k == known).map(|(_, _, v)| v)
+    }
+
+    /// The first value of a known field.
+    pub fn first(&self, known: Known) -> Option<&[u8]> {
+        self.all(known).next()
+    }
+
+    /// Keeps the fields for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(Known, &[u8], &[u8]) -> bool) {
+        let (wire, own) = (&self.wire, &self.own);
+        self.list.retain(|f| {
+            let from: &[u8] = if f.own { own } else { wire };
+            let text = |s: Span| &from[s.start as usize..(s.start + s.len) as usize];
+            keep(f.known, text(f.name), text(f.value))
+        });
+    }
+
+    /// Takes every field of a kind out.
+    pub fn remove(&mut self, known: Known) {
+        self.list.retain(|f| f.known != known);
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// The elements of a comma-separated list, trimmed, without the empty ones (RFC 9110, section 5.6.1).
+pub fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|e| !e.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_case_and_duplicates_are_kept() {
+        let wire = Bytes::from_static(b"X-A: 1\r\nx-a: 2\r\n");
+        let mut f = Fields::over(wire.clone());
+        f.push_wire(&wire[0..3], &wire[5..6]);
+        f.push(b"Own", b"value");
+        f.push_wire(&wire[8..11], &wire[13..14]);
+        let all: Vec<_> = f.iter().map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect();
+        assert_eq!(
+            all,
+            [(b"X-A".to_vec(), b"1".to_vec()), (b"Own".to_vec(), b"value".to_vec()), (b"x-a".to_vec(), b"2".to_vec())]
+        );
+    }
+
+    #[test]
+    fn weft_fields_are_known_by_any_spelling() {
+        for name in ["weft-client-id", "WEFT-Client-ID", "weft_client_id", "Weft_x"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::Weft, "{name}");
+        }
+        for name in ["weft", "weftx-a", "x-weft-a"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
+        }
+    }
+}

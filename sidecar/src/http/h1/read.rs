@@ -1,0 +1,218 @@
+//! Heads and bodies from a stream.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use weft_core::failure::{Failure, Reason, Retryable, Side};
+
+use super::{Framing, Limits, parse};
+use crate::http::Chunk;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::hop;
+use crate::stream::{Shared, Stream};
+
+/// Bytes asked for in one read while a head is awaited.
+const READ: usize = 8 * 1024;
+/// Bytes asked for in one read while a body streams.
+const READ_BODY: usize = 64 * 1024;
+
+/// The receiving half of an HTTP/1 connection.
+pub struct Reader {
+    stream: Rc<Stream>,
+    buf: BytesMut,
+    /// How much of `buf` was looked at for the end of a head.
+    seen: usize,
+    limits: Limits,
+    /// Whether it reads what a client sends, or what a server answers.
+    side: Side,
+}
+
+impl Reader {
+    pub fn new(stream: Rc<Stream>, side: Side) -> Self {
+        Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side }
+    }
+
+    /// Bytes that were read beyond what was asked for.
+    pub fn take_rest(&mut self) -> Bytes {
+        self.seen = 0;
+        std::mem::take(&mut self.buf).freeze()
+    }
+
+    pub fn has_rest(&self) -> bool {
+        !self.buf.is_empty()
+    }
+
+    /// Waits for more bytes; 0 is the end. An idle reader owns no buffer while it waits. Cancel-safe.
+    async fn fill(&mut self, want: usize) -> std::io::Result<usize> {
+        if self.buf.is_empty() {
+            self.buf = BytesMut::new();
+            self.stream.readable().await?;
+        }
+        self.buf.reserve(want);
+        let (stream, buf) = (&self.stream, &mut self.buf);
+        let mut shared = Shared(Rc::clone(stream));
+        poll_fn(|cx| tokio_util::io::poll_read_buf(Pin::new(&mut shared), cx, buf)).await
+    }
+
+    fn broken(&self, e: &std::io::Error) -> Failure {
+        match self.side {
+            Side::Upstream => Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent).detail(e),
+            _ => Failure::downstream(Reason::DownstreamGone).detail(e),
+        }
+    }
+
+    fn malformed(&self, why: &'static str) -> Failure {
+        match self.side {
+            Side::Upstream => Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail(why),
+            _ => Failure::downstream(Reason::BadRequest).detail(why),
+        }
+    }
+
+    /// The next request head; none if the client ends between requests or idles for `idle`.
+    pub async fn request(&mut self, idle: Duration, whole: Duration) -> Result<Option<RequestHead>, Failure> {
+        if self.buf.is_empty() {
+            self.buf = BytesMut::new();
+            match tokio::time::timeout(idle, self.stream.readable()).await {
+                Err(_) => return Ok(None),
+                Ok(r) => r.map_err(|e| self.broken(&e))?,
+            }
+        }
+        let deadline = tokio::time::Instant::now() + whole;
+        loop {
+            if let Some(head) = parse::request(&mut self.buf, &mut self.seen, &self.limits)? {
+                return Ok(Some(head));
+            }
+            match tokio::time::timeout_at(deadline, self.fill(READ)).await {
+                Err(_) => return Err(Failure::downstream(Reason::RequestTimeout)),
+                Ok(Ok(0)) if self.buf.is_empty() => return Ok(None),
+                Ok(Ok(0)) => return Err(Failure::downstream(Reason::DownstreamGone)),
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => return Err(self.broken(&e)),
+            }
+        }
+    }
+
+    /// The next response head. Cancel-safe.
+    pub async fn response(&mut self) -> Result<ResponseHead, Failure> {
+        loop {
+            if let Some(head) = parse::response(&mut self.buf, &mut self.seen, &self.limits)? {
+                return Ok(head);
+            }
+            match self.fill(READ).await {
+                Ok(0) => return Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent)),
+                Ok(_) => {}
+                Err(e) => return Err(self.broken(&e)),
+            }
+        }
+    }
+
+    /// The body that follows a head.
+    pub fn body(&mut self, framing: Framing) -> IncomingBody<'_> {
+        let state = match framing {
+            Framing::None | Framing::Length(0) => State::Done,
+            Framing::Length(n) => State::Length(n),
+            Framing::Chunked => State::ChunkSize,
+            Framing::UntilClose => State::UntilClose,
+        };
+        let length = match framing {
+            Framing::None => Some(0),
+            Framing::Length(n) => Some(n),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        IncomingBody { reader: self, state, length, touched: false }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Done,
+    Length(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    UntilClose,
+}
+
+/// A body that is being received.
+pub struct IncomingBody<'a> {
+    reader: &'a mut Reader,
+    state: State,
+    length: Option<u64>,
+    touched: bool,
+}
+
+impl IncomingBody<'_> {
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    pub fn is_untouched(&self) -> bool {
+        !self.touched
+    }
+
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next piece. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
+        loop {
+            let r = &mut *self.reader;
+            match self.state {
+                State::Done => return Ok(None),
+                State::Length(left) | State::ChunkData(left) if !r.buf.is_empty() => {
+                    let n = left.min(r.buf.len() as u64);
+                    let data = r.buf.split_to(n as usize).freeze();
+                    self.touched = true;
+                    self.state = match (self.state, left - n) {
+                        (State::Length(_), 0) => State::Done,
+                        (State::Length(_), left) => State::Length(left),
+                        (_, 0) => State::ChunkEnd,
+                        (_, left) => State::ChunkData(left),
+                    };
+                    return Ok(Some(Chunk::Data(data)));
+                }
+                State::UntilClose if !r.buf.is_empty() => return Ok(Some(Chunk::Data(r.buf.split().freeze()))),
+                State::ChunkSize => {
+                    if let Some(size) = parse::chunk_size(&mut r.buf).map_err(|why| r.malformed(why))? {
+                        self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
+                        continue;
+                    }
+                }
+                State::ChunkEnd if r.buf.len() >= 2 => {
+                    if r.buf.split_to(2) != b"\r\n"[..] {
+                        return Err(r.malformed("a chunk does not end with an empty line"));
+                    }
+                    self.state = State::ChunkSize;
+                    continue;
+                }
+                State::Trailers => {
+                    if let Some(mut fields) =
+                        parse::trailers(&mut r.buf, &mut r.seen, &r.limits).map_err(|why| r.malformed(why))?
+                    {
+                        self.state = State::Done;
+                        hop::strip_trailers(&mut fields);
+                        return Ok((!fields.is_empty()).then_some(Chunk::Trailers(fields)));
+                    }
+                }
+                State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
+            }
+            match r.fill(READ_BODY).await {
+                Ok(0) if self.state == State::UntilClose => {
+                    self.state = State::Done;
+                    return Ok(None);
+                }
+                Ok(0) => {
+                    let e = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                    return Err(Failure { retryable: Retryable::No, ..r.broken(&e) });
+                }
+                Ok(_) => {}
+                Err(e) => return Err(Failure { retryable: Retryable::No, ..r.broken(&e) }),
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The head of a request or response.
+
+use bytes::Bytes;
+
+use super::fields::{Fields, Known};
+
+/// A request's head.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    pub method: Bytes,
+    /// HTTP/1: the request target as it was sent. HTTP/2: `:path`.
+    pub target: Bytes,
+    /// HTTP/2: `:authority`, and `:scheme`.
+    pub authority: Option<Bytes>,
+    pub scheme: Option<Bytes>,
+    /// Extended CONNECT (RFC 8441): `:protocol`.
+    pub protocol: Option<Bytes>,
+    /// HTTP/1.0, which has no chunks and keeps no connection by default.
+    pub http10: bool,
+    pub fields: Fields,
+}
+
+impl RequestHead {
+    pub fn is_head(&self) -> bool {
+        &self.method[..] == b"HEAD"
+    }
+
+    pub fn is_connect(&self) -> bool {
+        &self.method[..] == b"CONNECT"
+    }
+
+    /// Whether it may be sent again (RFC 9110, section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(&self.method[..], b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    }
+
+    /// Whether the caller speaks gRPC, and wants errors as it does.
+    pub fn is_grpc(&self) -> bool {
+        self.fields.first(Known::ContentType).is_some_and(|t| {
+            t.len() >= 16
+                && t[..16].eq_ignore_ascii_case(b"application/grpc")
+                && matches!(t.get(16), None | Some(b'+' | b';' | b' '))
+        })
+    }
+
+    /// The one protocol that the caller wants to switch to, if it asks properly.
+    pub fn wants_upgrade(&self) -> bool {
+        self.fields.first(Known::Upgrade).is_some() && super::hop::connection_has(&self.fields, b"upgrade")
+    }
+}
+
+/// A response's head.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    pub status: u16,
+    /// HTTP/1: the reason phrase.
+    pub reason: Bytes,
+    pub fields: Fields,
+}
+
+impl ResponseHead {
+    pub fn new(status: u16) -> Self {
+        let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
+        Self { status, reason: Bytes::from_static(reason.as_bytes()), fields: Fields::default() }
+    }
+
+    pub fn is_informational(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}

@@ -1,0 +1,211 @@
+//! What other pods dial: accept → identify → authorize → detect → the pod's own application.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use weft_core::detect::Detection;
+use weft_core::failure::{Failure, Reason};
+use weft_core::policy::{Caller, MtlsMode};
+use weft_core::protocol::MeshProtocol;
+use weft_core::wellknown;
+use weft_tls::{LeafInfo, verify_error};
+
+use crate::detect::{FirstBytes, NoBytes, first_bytes};
+use crate::http::forward::HttpCaller;
+use crate::io::Socket;
+use crate::metrics::Direction;
+use crate::route::Route;
+use crate::serve::{self, Http};
+use crate::stream::{Stream, as_tls_error};
+use crate::worker::Worker;
+
+/// How long a caller may be silent before it is taken for one that waits for the server to speak. A mesh peer speaks first, but
+/// a round trip late.
+const QUIET: Duration = Duration::from_millis(100);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves one connection.
+pub async fn serve(worker: Rc<Worker>, socket: Socket) {
+    let destination = socket.original_destination();
+    let stream = Stream::plain(socket, worker.buffers.clone());
+    let Some(destination) = destination else {
+        return serve::refuse(&worker, &stream, None, &Failure::mesh(Reason::NotRedirected));
+    };
+    if let Err(failure) = may_dial(&worker, destination) {
+        return serve::refuse(&worker, &stream, Some(destination), &failure);
+    }
+    let port = destination.port();
+    let Some(policy) = worker.mesh().inbound.load_full() else {
+        return serve::refuse(&worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
+    };
+    // Where plaintext is refused anyway, there is nothing to race for: a mesh peer will speak.
+    let quiet = if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { HANDSHAKE } else { QUIET };
+    match first_bytes(&stream, Some(quiet)).await {
+        Ok(first) => classified(&worker, stream, first, destination).await,
+        Err(NoBytes::Silent) => silent(&worker, stream, destination).await,
+        Err(NoBytes::Gone) => {}
+    }
+}
+
+/// The pod's own addresses, never loopback, never a port of the sidecar's own (Invariant 3).
+fn may_dial(worker: &Worker, destination: SocketAddr) -> Result<(), Failure> {
+    let net = &worker.shared.config.net;
+    let forbidden = |why: &str| Err(Failure::mesh(Reason::ForbiddenDestination).detail(why));
+    if destination.ip().is_loopback() || !net.pod_ips.contains(&destination.ip()) {
+        return forbidden("it is not one of the pod's own addresses");
+    }
+    let own = [net.inbound_port, net.outbound_port, worker.shared.config.admin.admin_port];
+    if own.contains(&destination.port()) || wellknown::SIDECAR_PORTS.contains(&destination.port()) {
+        return forbidden("it is a port of the sidecar's own");
+    }
+    Ok(())
+}
+
+async fn classified(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {
+    match &first.what {
+        Detection::Tls(hello) if hello.is_weft() => {
+            stream.unread(first.bytes.freeze());
+            mesh_peer(worker, stream, destination).await;
+        }
+        _ => plaintext(worker, stream, first, destination).await,
+    }
+}
+
+fn app(destination: SocketAddr) -> Route {
+    Route::App { address: destination, name: Arc::from(format!("port {}", destination.port())) }
+}
+
+async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
+    let client = stream.peer();
+    let Some(identity) = worker.mesh().identity.load_full() else {
+        return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE, stream.accept_tls(identity.server.clone())).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => {
+            let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
+            tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
+            return worker.metrics.refused(Reason::UpstreamTls);
+        }
+        Err(_) => {
+            tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {HANDSHAKE:?}");
+            return worker.metrics.refused(Reason::RequestTimeout);
+        }
+    };
+    let facts = stream.tls_facts();
+    let protocol = facts.as_ref().and_then(|f| f.alpn.as_deref()).and_then(MeshProtocol::from_alpn);
+    let leaf = facts.and_then(|f| f.peer).and_then(|der| LeafInfo::read(&der).ok());
+    let (Some(protocol), Some(leaf)) = (protocol, leaf) else {
+        return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::ProtocolMismatch));
+    };
+    // A connection ends by the earlier of the two certificates.
+    let until = leaf.not_after.min(identity.svid.info().not_after);
+    let life = Duration::from_secs((until - unix_now()).max(0) as u64);
+    let caller = Caller::Mesh(leaf.id.clone(), protocol);
+    let stream = Rc::new(stream);
+    let served = async {
+        let tls = stream.tls_names();
+        let caller_facts =
+            HttpCaller { identity: Some(leaf.id.clone()), address: client.ip(), direction: Direction::Inbound, tls };
+        let http = Http { route: app(destination), caller: caller_facts, guard: Some((destination.port(), caller.clone())) };
+        match protocol {
+            MeshProtocol::Http1 => serve::http1(worker, Rc::clone(&stream), &http).await,
+            MeshProtocol::Http2 => serve::http2(worker, Rc::clone(&stream), Rc::new(http)).await,
+            MeshProtocol::Tcp => bytes(worker, &stream, destination, &caller).await,
+        }
+    };
+    if tokio::time::timeout(life, served).await.is_err() {
+        tracing::info!(%client, id = %leaf.id, "connection ended: a certificate it was made with has expired");
+        stream.reset();
+    }
+}
+
+async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {
+    let port = destination.port();
+    match first.what {
+        Detection::Http1 | Detection::Http2 => {
+            let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Inbound, tls: ("", "") };
+            let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)) };
+            stream.unread(first.bytes.freeze());
+            if first.what == Detection::Http2 {
+                serve::http2(worker, Rc::new(stream), Rc::new(http)).await;
+            } else {
+                serve::http1(worker, Rc::new(stream), &http).await;
+            }
+        }
+        Detection::Tls(_) | Detection::Opaque | Detection::More => {
+            stream.unread(first.bytes.freeze());
+            bytes(worker, &stream, destination, &Caller::Plaintext).await;
+        }
+    }
+}
+
+/// Opaque bytes to the application, if the policy lets them.
+async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, caller: &Caller) {
+    let Some(policy) = worker.mesh().inbound.load_full() else {
+        return serve::refuse(worker, stream, Some(destination), &Failure::mesh(Reason::NotReady));
+    };
+    let port = destination.port();
+    if let Err(denial) = policy.decide(port, caller) {
+        return serve::refuse(worker, stream, Some(destination), &serve::denied(&denial));
+    }
+    // Plaintext that is not HTTP on a port that is declared as HTTP could carry a forged `weft-client-id` past us.
+    if *caller == Caller::Plaintext && policy.protocol_of(port).is_http() {
+        let failure = Failure::mesh(Reason::ProtocolMismatch).detail("the port is declared as HTTP, and the bytes are not");
+        return serve::refuse(worker, stream, Some(destination), &failure);
+    }
+    let route = app(destination);
+    match serve::open_bytes(worker, &route).await {
+        Ok((upstream, _lease)) => {
+            let peer: Arc<str> = match caller {
+                Caller::Mesh(id, _) => id.to_string().into(),
+                Caller::Plaintext => "plaintext".into(),
+            };
+            let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
+            serve::opaque(worker, stream, &upstream, key).await;
+        }
+        Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
+    }
+}
+
+/// A caller that says nothing: the server may have to speak first. If the caller speaks after all, it is looked at then.
+async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
+    let port = destination.port();
+    let Some(policy) = worker.mesh().inbound.load_full() else {
+        return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
+    };
+    if let Err(denial) = policy.decide(port, &Caller::Plaintext) {
+        return serve::refuse(worker, &stream, Some(destination), &serve::denied(&denial));
+    }
+    if policy.protocol_of(port).is_http() {
+        return serve::refuse(worker, &stream, Some(destination), &Failure::downstream(Reason::RequestTimeout));
+    }
+    let route = app(destination);
+    let (upstream, lease) = match serve::open_bytes(worker, &route).await {
+        Ok(opened) => opened,
+        Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
+    };
+    let server_spoke = tokio::select! {
+        biased;
+        _ = upstream.readable() => true,
+        _ = stream.readable() => false,
+    };
+    if !server_spoke {
+        match first_bytes(&stream, None).await {
+            Ok(first) if matches!(first.what, Detection::Opaque) => stream.unread(first.bytes.freeze()),
+            Ok(first) => {
+                drop((upstream, lease));
+                return classified(worker, stream, first, destination).await;
+            }
+            Err(_) => return,
+        }
+    }
+    let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
+    serve::opaque(worker, &stream, &upstream, key).await;
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}

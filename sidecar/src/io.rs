@@ -1,0 +1,83 @@
+//! Sockets, as the rest of the sidecar sees them: readiness, reading, writing, shutdown, reset, original destination.
+//!
+//! An enum rather than a trait: production has TCP, simulation an in-memory pipe, and nothing above names either.
+
+mod memory;
+mod tcp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use tokio::io::ReadBuf;
+
+pub use memory::{MemorySocket, pair};
+pub use tcp::{Dialer, TcpSocket, listen};
+
+/// One connection. Methods take `&self`: one future may read while another writes.
+#[derive(Debug)]
+pub enum Socket {
+    Tcp(TcpSocket),
+    Memory(MemorySocket),
+}
+
+impl Socket {
+    /// Ready as soon as a read would give bytes, the end, or an error. May be ready in vain.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_readable(cx),
+            Self::Memory(s) => s.poll_readable(cx),
+        }
+    }
+
+    /// Reads into the buffer; nothing read means the end.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_read(cx, buf),
+            Self::Memory(s) => s.poll_read(cx, buf),
+        }
+    }
+
+    /// Writes some of the slices.
+    pub fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => s.poll_write_vectored(cx, bufs),
+            Self::Memory(s) => s.poll_write_vectored(cx, bufs),
+        }
+    }
+
+    /// Ends the writing half.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_shutdown(cx),
+            Self::Memory(s) => {
+                s.shutdown();
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Makes the peer see a reset rather than an end when this socket is dropped.
+    pub fn reset_on_drop(&self) {
+        match self {
+            Self::Tcp(s) => s.reset_on_drop(),
+            Self::Memory(s) => s.reset(),
+        }
+    }
+
+    /// The address at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(s) => s.peer,
+            Self::Memory(s) => s.peer,
+        }
+    }
+
+    /// Where the connection was going before the redirect caught it; none if it was not redirected.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(s) => s.original_destination(),
+            Self::Memory(s) => s.original_destination,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The real network.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A TCP connection. The cell is borrowed within one poll only.
+#[derive(Debug)]
+pub struct TcpSocket {
+    stream: RefCell<TcpStream>,
+    pub(super) peer: SocketAddr,
+}
+
+impl TcpSocket {
+    /// Takes a connection over: no delay, and a bound on unacknowledged data.
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        Self { stream: RefCell::new(stream), peer }
+    }
+
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow().poll_read_ready(cx)
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)
+    }
+
+    pub(super) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+
+    pub(super) fn reset_on_drop(&self) {
+        let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(Duration::ZERO));
+    }
+
+    pub(super) fn original_destination(&self) -> Option<SocketAddr> {
+        let stream = self.stream.borrow();
+        let socket = SockRef::from(&*stream);
+        let original = match self.peer {
+            SocketAddr::V4(_) => socket.original_dst_v4(),
+            SocketAddr::V6(_) => socket.original_dst_v6(),
+        };
+        // Without a redirect the kernel has no entry, or gives the address that was dialled: the listener's own.
+        let original = original.ok()?.as_socket()?;
+        let local = stream.local_addr().ok()?;
+        (original != local).then_some(original)
+    }
+}
+
+/// Data that stays unacknowledged this long ends the connection (as Linkerd does).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+const BACKLOG: i32 = 4096;
+
+/// Opens connections of the sidecar's own, which the redirect lets pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialer {
+    /// Socket mark; 0 where the redirect exempts by uid.
+    pub mark: u32,
+}
+
+impl Dialer {
+    /// Connects.
+    pub async fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        let raw = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        raw.set_nonblocking(true)?;
+        if self.mark != 0 {
+            raw.set_mark(self.mark).map_err(|e| {
+                io::Error::new(
+                    e.kind(),
+                    format!("cannot mark a socket: {e}: the sidecar needs NET_ADMIN where the redirect exempts by mark"),
+                )
+            })?;
+        }
+        tokio::net::TcpSocket::from_std_stream(raw.into()).connect(to).await
+    }
+}
+
+/// A listener that shares its port with the other workers'.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let raw = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    raw.set_reuse_address(true)?;
+    raw.set_reuse_port(true)?;
+    if addr.is_ipv6() {
+        raw.set_only_v6(true)?;
+    }
+    raw.set_nonblocking(true)?;
+    raw.bind(&addr.into())?;
+    raw.listen(BACKLOG)?;
+    TcpListener::from_std(raw.into())
+}

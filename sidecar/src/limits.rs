@@ -1,0 +1,25 @@
+//! What the machine grants: descriptors and processors.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the soft limit of open files to the hard one: each proxied connection takes two.
+pub fn raise_open_files() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            if let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                tracing::warn!(error = %e, soft, hard, "the limit of open files cannot be raised");
+            }
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!(error = %e, "the limit of open files cannot be read"),
+    }
+}
+
+/// How many workers to run: as asked, or as many processors as the cgroup's quota and the affinity mask give.
+pub fn workers(asked: usize) -> usize {
+    if asked > 0 {
+        return asked;
+    }
+    // The standard library reads affinity and cgroup quota.
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -1,0 +1,130 @@
+//! `weft-sidecar`: trace → config → bind → workers → identity and discovery → wait for a signal → bounded drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use weft_proto::v1;
+use weft_sidecar::config::Config;
+use weft_sidecar::discovery::Discovery;
+use weft_sidecar::identity::{Current, Keeper, random};
+use weft_sidecar::mesh::Mesh;
+use weft_sidecar::metrics::Registry;
+use weft_sidecar::saved::Store;
+use weft_sidecar::worker::{Listeners, Shared, Worker};
+use weft_sidecar::{admin, worker};
+
+fn main() -> anyhow::Result<()> {
+    let config = Config::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
+        .with_writer(std::io::stderr)
+        .init();
+    weft_sidecar::limits::raise_open_files();
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    control.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let (mesh, lookups) = Mesh::new();
+    let shared = Arc::new(Shared {
+        config: config.clone(),
+        mesh: mesh.clone(),
+        metrics: Registry::new(),
+        draining: CancellationToken::new(),
+        closing: CancellationToken::new(),
+        cut: CancellationToken::new(),
+    });
+    let workers = start_workers(&shared)?;
+    let asked_to_drain = CancellationToken::new();
+    admin::serve(shared.clone(), asked_to_drain.clone())?;
+
+    let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
+    let (mut discovery, bundles) = Discovery::new(config.clone(), mesh.clone());
+    let (saver, to_save) = mpsc::channel(1);
+    if let Some(dir) = &config.identity.state {
+        let store = Store::open(dir)?;
+        match store.load() {
+            Ok(Some(saved)) => {
+                tracing::info!(resources = saved.resources.len(), "last good state taken over");
+                keeper.adopt(saved.svid, Arc::new(saved.bundle));
+                discovery.restore(saved.resources);
+            }
+            Ok(None) => {}
+            Err(e) => tracing::warn!("saved state is not used: {e:#}"),
+        }
+        tokio::spawn(save(store, identity.clone(), to_save));
+    }
+    tokio::spawn(keeper.run(bundles));
+    tokio::spawn(discovery.run(identity, lookups, saver));
+    tokio::spawn(tell_when_ready(mesh));
+
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = asked_to_drain.cancelled() => {}
+    }
+    drain(&shared, workers).await;
+    Ok(())
+}
+
+/// One thread for each worker. All sockets are bound before the first is served.
+fn start_workers(shared: &Arc<Shared>) -> anyhow::Result<watch::Receiver<usize>> {
+    let count = weft_sidecar::limits::workers(shared.config.workers);
+    let (done, running) = watch::channel(count);
+    let done = Arc::new(done);
+    for i in 0..count {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listeners = {
+            let _guard = runtime.enter();
+            Listeners::bind(&shared.config)?
+        };
+        let (shared, done) = (shared.clone(), done.clone());
+        std::thread::Builder::new().name(format!("weft-worker-{i}")).spawn(move || {
+            let worker = Worker::new(shared, random());
+            runtime.block_on(worker::run(worker, listeners));
+            done.send_modify(|n| *n -= 1);
+        })?;
+    }
+    Ok(running)
+}
+
+async fn tell_when_ready(mesh: Arc<Mesh>) {
+    while !mesh.is_ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tracing::info!("ready");
+}
+
+/// Keeps the last good state, at most once a second.
+async fn save(store: Store, identity: Current, mut to_save: mpsc::Receiver<Vec<v1::Resource>>) {
+    while let Some(resources) = to_save.recv().await {
+        let current = identity.borrow().clone();
+        if let Some(current) = current {
+            if let Err(e) = store.save(&current.svid, &current.bundle, resources) {
+                tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Two phases, both bounded: first still accepting while others learn that the pod goes, then what is under way may end.
+async fn drain(shared: &Shared, mut running: watch::Receiver<usize>) {
+    let timeouts = shared.config.timeouts;
+    tracing::info!("draining");
+    shared.draining.cancel();
+    tokio::time::sleep(timeouts.drain_grace).await;
+    shared.closing.cancel();
+    if tokio::time::timeout(timeouts.drain_timeout, running.wait_for(|n| *n == 0)).await.is_err() {
+        tracing::info!("cutting what is left");
+        shared.cut.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), running.wait_for(|n| *n == 0)).await;
+    }
+    tracing::info!("stopped");
+}

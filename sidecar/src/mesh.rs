@@ -1,0 +1,206 @@
+//! What the sidecar knows of the mesh: written by the control thread, read by workers without locks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
+use rustls::crypto::CryptoProvider;
+use tokio::sync::{mpsc, oneshot};
+use weft_core::balance::PeakEwma;
+use weft_core::failure::{Failure, Reason};
+use weft_core::policy::InboundPolicy;
+use weft_core::protocol::{AppProtocol, MeshProtocol};
+use weft_core::service::{Endpoint, ObjectRef, Service, Workload};
+use weft_core::wellknown;
+use weft_tls::{ClientVerifier, Svid, TrustBundle};
+
+/// The certificate in use, the bundle, and what follows from them.
+pub struct Identity {
+    /// Counts renewals and bundle changes: connections that were made under another generation are not reused.
+    pub generation: u64,
+    pub svid: Svid,
+    pub bundle: Arc<TrustBundle>,
+    pub provider: Arc<CryptoProvider>,
+    /// For mesh peers that come in.
+    pub server: Arc<rustls::ServerConfig>,
+}
+
+impl Identity {
+    pub fn new(generation: u64, svid: Svid, bundle: Arc<TrustBundle>) -> Self {
+        let provider = weft_tls::provider();
+        let verifier = Arc::new(ClientVerifier::mandatory(provider.clone(), bundle.clone()));
+        let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
+        let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
+        Self { generation, svid, bundle, provider, server }
+    }
+}
+
+/// An endpoint with its load, which outlives changes of its facts.
+#[derive(Debug)]
+pub struct EndpointState {
+    pub endpoint: Endpoint,
+    pub load: Arc<PeakEwma>,
+}
+
+/// A service with its endpoints.
+#[derive(Debug)]
+pub struct ServiceState {
+    pub id: ObjectRef,
+    pub service: ArcSwap<Service>,
+    pub endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    used: AtomicU64,
+}
+
+/// A workload that is dialled by its own address.
+#[derive(Debug)]
+pub struct WorkloadState {
+    pub workload: Workload,
+    pub endpoint: Arc<EndpointState>,
+    used: AtomicU64,
+}
+
+/// What an address stands for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    Service(Arc<ServiceState>),
+    Workload(Arc<WorkloadState>),
+    Unknown(Arc<AtomicU64>),
+}
+
+impl Target {
+    pub fn service(service: Service, endpoints: Vec<Arc<EndpointState>>, now: u64) -> Arc<ServiceState> {
+        Arc::new(ServiceState {
+            id: service.id.clone(),
+            service: ArcSwap::from_pointee(service),
+            endpoints: ArcSwap::from_pointee(endpoints),
+            used: AtomicU64::new(now),
+        })
+    }
+
+    pub fn workload(workload: Workload, load: Arc<PeakEwma>, now: u64) -> Self {
+        let endpoint = Endpoint {
+            address: workload.address,
+            workload: Some(workload.id.clone()),
+            reach: workload.reach.clone(),
+            ready: true,
+            zone: "".into(),
+            node: "".into(),
+            ports: vec![],
+        };
+        let endpoint = Arc::new(EndpointState { endpoint, load });
+        Self::Workload(Arc::new(WorkloadState { workload, endpoint, used: AtomicU64::new(now) }))
+    }
+
+    fn used(&self) -> &AtomicU64 {
+        match self {
+            Self::Service(s) => &s.used,
+            Self::Workload(w) => &w.used,
+            Self::Unknown(u) => u,
+        }
+    }
+
+    /// When it was last asked for, in nanoseconds of [`Mesh::now`].
+    pub fn last_used(&self) -> u64 {
+        self.used().load(Relaxed)
+    }
+
+    /// What the port is declared to speak.
+    pub fn protocol(&self, port: u16) -> AppProtocol {
+        match self {
+            Self::Service(s) => s.service.load().port(port).map_or(AppProtocol::Detect, |p| p.protocol),
+            Self::Workload(w) => {
+                w.workload.protocols.iter().find(|(p, _)| *p == port).map_or(AppProtocol::Detect, |(_, protocol)| *protocol)
+            }
+            Self::Unknown(_) => AppProtocol::Opaque,
+        }
+    }
+}
+
+/// A question to the control thread.
+pub struct Lookup {
+    pub address: IpAddr,
+    pub answer: oneshot::Sender<Target>,
+}
+
+/// Everything that workers read.
+pub struct Mesh {
+    pub addresses: ArcSwap<imbl::HashMap<IpAddr, Target>>,
+    pub inbound: ArcSwapOption<InboundPolicy>,
+    pub ranges: ArcSwapOption<Vec<IpNet>>,
+    pub identity: ArcSwapOption<Identity>,
+    /// Whether a discovery stream is up.
+    pub connected: AtomicBool,
+    lookups: mpsc::Sender<Lookup>,
+    started: Instant,
+}
+
+/// Lookups that may wait for the control thread; more are shed.
+const MAX_LOOKUPS: usize = 1024;
+
+impl Mesh {
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<Lookup>) {
+        let (lookups, asked) = mpsc::channel(MAX_LOOKUPS);
+        let mesh = Self {
+            addresses: ArcSwap::default(),
+            inbound: ArcSwapOption::empty(),
+            ranges: ArcSwapOption::empty(),
+            identity: ArcSwapOption::empty(),
+            connected: AtomicBool::new(false),
+            lookups,
+            started: Instant::now(),
+        };
+        (Arc::new(mesh), asked)
+    }
+
+    /// Nanoseconds of a monotonic clock.
+    pub fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// Certificate, bundle and first inbound policy are there: no fail-open window before that.
+    pub fn is_ready(&self) -> bool {
+        self.identity.load().is_some() && self.inbound.load().is_some()
+    }
+
+    /// What keeps it from being ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.identity.load().is_none() {
+            missing.push("certificate and trust bundle");
+        }
+        if self.inbound.load().is_none() {
+            missing.push("first inbound policy");
+        }
+        missing
+    }
+
+    fn in_mesh(&self, ip: IpAddr) -> bool {
+        // Before the ranges are known, everything is in the mesh.
+        self.ranges.load().as_ref().is_none_or(|ranges| ranges.iter().any(|r| r.contains(&ip)))
+    }
+
+    /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.
+    pub async fn resolve(&self, ip: IpAddr) -> Result<Target, Failure> {
+        if let Some(target) = self.addresses.load().get(&ip) {
+            target.used().store(self.now(), Relaxed);
+            return Ok(target.clone());
+        }
+        let in_mesh = self.in_mesh(ip);
+        let unknown = || Target::Unknown(Arc::new(AtomicU64::new(0)));
+        if !in_mesh && !self.connected.load(Relaxed) {
+            return Ok(unknown());
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.lookups.try_send(Lookup { address: ip, answer }).is_err() {
+            return Err(Failure::mesh(Reason::Overloaded).detail("too many lookups wait for the control plane"));
+        }
+        match tokio::time::timeout(Duration::from_millis(wellknown::LOOKUP_TIMEOUT_MILLIS), answered).await {
+            Ok(Ok(target)) => Ok(target),
+            _ if in_mesh => Err(Failure::mesh(Reason::DiscoveryUnavailable).detail(format!("no answer for {ip}"))),
+            _ => Ok(unknown()),
+        }
+    }
+}

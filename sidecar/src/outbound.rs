@@ -1,0 +1,167 @@
+//! What the pod's own programs dial: accept → look up → detect → route.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use weft_core::detect::Detection;
+use weft_core::failure::{Failure, Reason};
+use weft_core::protocol::AppProtocol;
+use weft_core::wellknown;
+
+use crate::connect::Destination;
+use crate::detect::{FirstBytes, NoBytes, first_bytes};
+use crate::http::forward::HttpCaller;
+use crate::io::Socket;
+use crate::mesh::Target;
+use crate::metrics::{Direction, EdgeKey};
+use crate::route::Route;
+use crate::serve::{self, Http};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+const QUIET: Duration = Duration::from_millis(wellknown::QUIET_TIME_MILLIS);
+
+/// Serves one connection.
+pub async fn serve(worker: Rc<Worker>, socket: Socket) {
+    let destination = socket.original_destination();
+    let stream = Stream::plain(socket, worker.buffers.clone());
+    let Some(destination) = destination else {
+        return serve::refuse(&worker, &stream, None, &Failure::mesh(Reason::NotRedirected));
+    };
+    if destination.ip().is_loopback() || destination.ip().is_unspecified() {
+        return serve::refuse(&worker, &stream, Some(destination), &Failure::mesh(Reason::ForbiddenDestination));
+    }
+    let port = destination.port();
+    let target = match worker.mesh().resolve(destination.ip()).await {
+        Ok(target) => target,
+        Err(failure) => {
+            tracing::info!(to = %destination, "refused: {failure}");
+            let route = Route::Refuse { failure, name: destination.to_string().into() };
+            return answer_refusal(&worker, stream, destination, route).await;
+        }
+    };
+    let protocol = target.protocol(port);
+    let route = match target {
+        Target::Unknown(_) => return pass_through(&worker, &stream, destination).await,
+        Target::Service(service) => Route::Service { service, port },
+        Target::Workload(workload) => Route::Workload { workload, port },
+    };
+    match protocol {
+        AppProtocol::Opaque => bytes(&worker, &stream, &route, destination).await,
+        AppProtocol::Http | AppProtocol::Http2 => match first_bytes(&stream, None).await {
+            Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => http(&worker, stream, first, route).await,
+            Ok(_) => {
+                let failure = Failure::mesh(Reason::ProtocolMismatch).detail(format!("the port is declared as {protocol:?}"));
+                serve::refuse(&worker, &stream, Some(destination), &failure);
+            }
+            Err(_) => {}
+        },
+        AppProtocol::Detect if worker.server_first.borrow().knows(destination) => race(&worker, stream, route, destination).await,
+        AppProtocol::Detect => match first_bytes(&stream, Some(QUIET)).await {
+            Ok(first) => detected(&worker, stream, first, route, destination).await,
+            Err(NoBytes::Silent) => race(&worker, stream, route, destination).await,
+            Err(NoBytes::Gone) => {}
+        },
+    }
+}
+
+async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
+    match first.what {
+        Detection::Http1 | Detection::Http2 => http(worker, stream, first, route).await,
+        Detection::Tls(_) | Detection::Opaque | Detection::More => {
+            stream.unread(first.bytes.freeze());
+            bytes(worker, &stream, &route, destination).await;
+        }
+    }
+}
+
+async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route) {
+    let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Outbound, tls: ("", "") };
+    let http = Rc::new(Http { route, caller, guard: None });
+    stream.unread(first.bytes.freeze());
+    match first.what {
+        Detection::Http2 => serve::http2(worker, Rc::new(stream), http).await,
+        _ => serve::http1(worker, Rc::new(stream), &http).await,
+    }
+}
+
+async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr) {
+    match serve::open_bytes(worker, route).await {
+        Ok((upstream, lease)) => {
+            let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
+            serve::opaque(worker, stream, &upstream, key).await;
+        }
+        Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
+    }
+}
+
+/// The client is silent: the upstream is opened as opaque, and whoever speaks first decides.
+async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: SocketAddr) {
+    let (upstream, lease) = match serve::open_bytes(worker, &route).await {
+        Ok(opened) => opened,
+        Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
+    };
+    let mut greeting = worker.buffers.take();
+    let spoke = tokio::select! {
+        biased;
+        read = upstream.read(&mut greeting) => Some(read),
+        _ = stream.readable() => None,
+    };
+    match spoke {
+        Some(Ok(n)) if n > 0 => {
+            worker.server_first.borrow_mut().learn(destination);
+            let greeting = Bytes::copy_from_slice(&greeting[..n]);
+            upstream.unread(greeting);
+        }
+        Some(Ok(_)) => {}
+        // The upstream ended without a word: it may be that it does not want opaque bytes. The client decides.
+        Some(Err(_)) | None => {
+            drop(greeting);
+            match first_bytes(&stream, None).await {
+                Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
+                    worker.server_first.borrow_mut().forget(destination);
+                    drop((upstream, lease));
+                    return http(worker, stream, first, route).await;
+                }
+                Ok(first) => {
+                    worker.server_first.borrow_mut().forget(destination);
+                    stream.unread(first.bytes.freeze());
+                }
+                Err(_) => return,
+            }
+        }
+    }
+    let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
+    serve::opaque(worker, &stream, &upstream, key).await;
+}
+
+/// "Unknown" is an answer: the mesh has nothing to do with this address.
+async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
+    match worker.open_bytes(&Destination::Plain { address: destination }).await {
+        Ok(upstream) => {
+            let key = EdgeKey {
+                direction: Direction::Outbound,
+                peer: "plaintext".into(),
+                target: "unknown".into(),
+                protocol: "tcp",
+                tls: ("", ""),
+            };
+            serve::opaque(worker, stream, &upstream, key).await;
+        }
+        Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
+    }
+}
+
+/// Tells an HTTP client why; anything else is reset.
+async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
+    match first_bytes(&stream, Some(QUIET)).await {
+        Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => http(worker, stream, first, route).await,
+        _ => {
+            if let Route::Refuse { failure, .. } = &route {
+                serve::refuse(worker, &stream, Some(destination), failure);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Bytes both ways: half-close kept, truncation kept a truncation, bounded memory whatever the peers do.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+
+use crate::pool::Buffers;
+use crate::stream::Stream;
+
+/// Relays until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
+/// count bytes from `a` to `b` and back.
+pub async fn relay(
+    a: &Stream,
+    b: &Stream,
+    buffers: &Buffers,
+    stall: Duration,
+    sent: &Cell<u64>,
+    received: &Cell<u64>,
+) -> io::Result<()> {
+    let outcome = {
+        let mut there = std::pin::pin!(copy(a, b, buffers, stall, sent));
+        let mut back = std::pin::pin!(copy(b, a, buffers, stall, received));
+        let (mut there_done, mut back_done) = (false, false);
+        poll_fn(|cx| {
+            if !there_done {
+                if let Poll::Ready(r) = there.as_mut().poll(cx) {
+                    r?;
+                    there_done = true;
+                }
+            }
+            if !back_done {
+                if let Poll::Ready(r) = back.as_mut().poll(cx) {
+                    r?;
+                    back_done = true;
+                }
+            }
+            if there_done && back_done { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+        })
+        .await
+    };
+    if outcome.is_err() {
+        a.reset();
+        b.reset();
+    }
+    outcome
+}
+
+async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, count: &Cell<u64>) -> io::Result<()> {
+    loop {
+        // No buffer is held while there is nothing to read.
+        from.readable().await?;
+        let mut buffer = buffers.take();
+        loop {
+            let read = poll_fn(|cx| {
+                let mut read = ReadBuf::new(&mut buffer);
+                Poll::Ready(match from.poll_read(cx, &mut read) {
+                    Poll::Pending => None,
+                    Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
+                })
+            });
+            match read.await.transpose()? {
+                None => break,
+                Some(0) => {
+                    return tokio::time::timeout(stall, to.shutdown()).await?;
+                }
+                Some(n) => {
+                    tokio::time::timeout(stall, to.write_all(&buffer[..n])).await??;
+                    count.set(count.get() + n as u64);
+                }
+            }
+        }
+    }
+}

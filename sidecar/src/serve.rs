@@ -1,0 +1,279 @@
+//! Connections whose bytes are known: HTTP/1, HTTP/2, or opaque.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use weft_core::failure::{Failure, Reason, Side};
+use weft_core::policy::Caller;
+use weft_core::protocol::MeshProtocol;
+
+use crate::http::body::Body;
+use crate::http::forward::{HttpCaller, Outcome, ResponseSink, forward};
+use crate::http::h1::{Reader, Writer, request_framing};
+use crate::http::{RequestHead, h2, hop};
+use crate::metrics::{Direction, EdgeKey, OpenConnection};
+use crate::relay::relay;
+use crate::route::{Lease, Route, Tried};
+use crate::stream::{Shared, Stream};
+use crate::worker::Worker;
+
+/// Where the requests of a connection go, and what must be asked before each.
+pub struct Http {
+    pub route: Route,
+    pub caller: HttpCaller,
+    /// Inbound: the port that policy is asked about, and who calls as policy sees it.
+    pub guard: Option<(u16, Caller)>,
+}
+
+impl Http {
+    /// The route of the next request: refused, if the policy in force now says so.
+    fn route(&self, worker: &Worker) -> Route {
+        let Some((port, caller)) = &self.guard else { return self.route.clone() };
+        let policy = worker.mesh().inbound.load();
+        let failure = match policy.as_ref() {
+            None => Failure::mesh(Reason::NotReady),
+            Some(policy) => match policy.decide(*port, caller) {
+                Ok(()) => return self.route.clone(),
+                Err(denial) => denied(&denial),
+            },
+        };
+        Route::Refuse { failure, name: self.route.name().into() }
+    }
+}
+
+/// The failure that a denial becomes.
+pub fn denied(denial: &weft_core::policy::Denial) -> Failure {
+    use weft_core::policy::Denial;
+    let reason = match denial {
+        Denial::MtlsRequired { .. } => Reason::MtlsRequired,
+        Denial::ProtocolMismatch { .. } => Reason::ProtocolMismatch,
+        Denial::FeatureMissing(_) => Reason::Denied,
+    };
+    Failure::mesh(reason).detail(denial)
+}
+
+/// Serves HTTP/1 until the client or a drain ends it.
+pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
+    let timeouts = worker.shared.config.timeouts;
+    let mut reader = Reader::new(Rc::clone(&stream), Side::Downstream);
+    let mut writer = Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write);
+    loop {
+        let next = {
+            let request = reader.request(timeouts.idle, timeouts.header);
+            tokio::select! {
+                biased;
+                request = request => Some(request),
+                () = worker.shared.draining.cancelled() => None,
+            }
+        };
+        // A request that has begun to arrive is served, drain or not.
+        let next = match next {
+            None if reader.has_rest() => reader.request(timeouts.idle, timeouts.header).await,
+            None => break,
+            Some(next) => next,
+        };
+        let head = match next {
+            Ok(Some(head)) => head,
+            Ok(None) => break,
+            Err(failure) => {
+                refuse_malformed(worker, &mut writer, http, &failure).await;
+                break;
+            }
+        };
+        let framing = match request_framing(&head) {
+            Ok(framing) => framing,
+            Err(failure) => {
+                refuse_malformed(worker, &mut writer, http, &failure).await;
+                break;
+            }
+        };
+        let close = !keeps_alive(&head) || worker.is_draining();
+        let http10 = head.http10;
+        let route = http.route(worker);
+        let (outcome, complete) = {
+            let mut body = Body::H1(reader.body(framing));
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None, started: false };
+            let outcome = forward(worker, &route, &http.caller, head, &mut body, sink).await;
+            (outcome, body.is_done())
+        };
+        match outcome {
+            Outcome::Done { keep: true } if complete && !close => {}
+            Outcome::Done { .. } => break,
+            Outcome::Broken => {
+                stream.reset();
+                return;
+            }
+            Outcome::Tunnel { upstream, rest, lease } => {
+                upstream.unread(rest);
+                stream.unread(reader.take_rest());
+                tunnel(worker, &stream, &upstream).await;
+                drop(lease);
+                return;
+            }
+        }
+    }
+    linger(&stream).await;
+}
+
+fn keeps_alive(head: &RequestHead) -> bool {
+    if head.http10 { hop::connection_has(&head.fields, b"keep-alive") } else { !hop::connection_has(&head.fields, b"close") }
+}
+
+async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http, failure: &Failure) {
+    if failure.reason == Reason::DownstreamGone {
+        return;
+    }
+    worker.metrics.refused(failure.reason);
+    tracing::info!(client = %http.caller.address, "request refused: {failure}");
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, body: None, started: false };
+    let _ = sink.refuse(failure, false).await;
+}
+
+/// Bytes that a client may still send after the answer, before it is cut.
+const MAX_LINGER: usize = 256 * 1024;
+
+/// Ends a connection so that the answer arrives: our half first, then what the client still sends is read over for a moment
+/// (RFC 9112, section 9.6).
+async fn linger(stream: &Stream) {
+    let _ = tokio::time::timeout(Duration::from_secs(1), async {
+        stream.shutdown().await?;
+        let mut sink = [0; 4096];
+        let mut total = 0;
+        while total < MAX_LINGER {
+            match stream.read(&mut sink).await? {
+                0 => break,
+                n => total += n,
+            }
+        }
+        std::io::Result::Ok(())
+    })
+    .await;
+}
+
+async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream) {
+    let count = std::cell::Cell::new(0);
+    let cut = worker.shared.cut.cancelled();
+    let stall = worker.shared.config.timeouts.write;
+    tokio::select! {
+        biased;
+        _ = relay(a, b, &worker.buffers, stall, &count, &count) => {}
+        () = cut => {
+            a.reset();
+            b.reset();
+        }
+    }
+}
+
+const H2_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves HTTP/2 until the client or a drain ends it.
+pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
+    let Ok(Ok(mut connection)) = tokio::time::timeout(H2_HANDSHAKE, h2::accept(Shared(Rc::clone(&stream)))).await else {
+        stream.reset();
+        return;
+    };
+    let mut requests = JoinSet::new();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = worker.shared.draining.cancelled(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            _ = requests.join_next(), if !requests.is_empty() => {}
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let (worker, http) = (Rc::clone(worker), Rc::clone(&http));
+                    requests.spawn_local(http2_request(worker, http, request, respond));
+                }
+                Some(Err(e)) => {
+                    tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended");
+                    break;
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+async fn http2_request(
+    worker: Rc<Worker>,
+    http: Rc<Http>,
+    request: ::http::Request<::h2::RecvStream>,
+    respond: ::h2::server::SendResponse<Bytes>,
+) {
+    let (parts, stream) = request.into_parts();
+    let head = h2::from_request(parts);
+    let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
+    let route = http.route(&worker);
+    // A broken answer drops its stream, which resets it.
+    forward(&worker, &route, &http.caller, head, &mut body, ResponseSink::H2 { respond, body: None }).await;
+}
+
+/// An opaque connection to an endpoint of a route, tried elsewhere if it cannot be opened.
+pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, Lease), Failure> {
+    let mut tried = Tried::new();
+    loop {
+        let lease = route.pick(worker, &tried)?;
+        if lease.own {
+            own_allowed(worker, &lease)?;
+        }
+        match worker.open_bytes(&lease.destination).await {
+            Ok(stream) => return Ok((stream, lease)),
+            Err(failure) => {
+                tried.push(lease.address);
+                lease.fail(&failure);
+                if tried.len() >= 3 || !route.may_retry_elsewhere() {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+}
+
+fn own_allowed(worker: &Worker, lease: &Lease) -> Result<(), Failure> {
+    let (policy, identity) = (worker.mesh().inbound.load(), worker.mesh().identity.load());
+    let (Some(policy), Some(identity)) = (policy.as_ref(), identity.as_ref()) else {
+        return Err(Failure::mesh(Reason::NotReady));
+    };
+    let caller = Caller::Mesh(identity.svid.info().id.clone(), MeshProtocol::Tcp);
+    policy.decide(lease.destination.address().port(), &caller).map_err(|denial| denied(&denial))
+}
+
+/// Relays an opaque connection and counts it.
+pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key: EdgeKey) {
+    let open = OpenConnection::new(worker.metrics.edge(&key));
+    let stall = worker.shared.config.timeouts.write;
+    let (sent, received) =
+        if key.direction == Direction::Outbound { (&open.sent, &open.received) } else { (&open.received, &open.sent) };
+    tokio::select! {
+        biased;
+        result = relay(client, upstream, &worker.buffers, stall, sent, received) => {
+            if let Err(e) = result {
+                tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
+            }
+        }
+        () = worker.shared.cut.cancelled() => {
+            client.reset();
+            upstream.reset();
+        }
+    }
+}
+
+/// Refuses a connection before any protocol was spoken: a reset, a log line, a count.
+pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>, failure: &Failure) {
+    let to = destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
+    tracing::info!(client = %stream.peer(), %to, "connection refused: {failure}");
+    worker.metrics.refused(failure.reason);
+    stream.reset();
+}
+
+/// The labels of an opaque connection.
+pub fn opaque_key(direction: Direction, peer: Arc<str>, route: &Route, tls: (&'static str, &'static str)) -> EdgeKey {
+    EdgeKey { direction, peer, target: route.name().into(), protocol: "tcp", tls }
+}

@@ -1,0 +1,371 @@
+//! A stream of bytes to a peer, in the clear or over TLS. Nothing above names a socket or a TLS type.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use rustls::{ClientConfig, Connection, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::io::Socket;
+use crate::pool::Buffers;
+
+/// The two ends of a byte stream are read and written through `&self`: one future may read while another writes.
+pub struct Stream {
+    socket: Socket,
+    /// Bytes that were read before it was known what they are, and are to be read again.
+    early: RefCell<Bytes>,
+    tls: Option<RefCell<Tls>>,
+    buffers: Buffers,
+    /// Set once the peer has ended its half properly.
+    ended: Cell<bool>,
+}
+
+struct Tls {
+    connection: Connection,
+    /// Ciphertext that was read and not yet taken in.
+    backlog: Vec<u8>,
+}
+
+/// What the handshake settled, for logs and metrics.
+#[derive(Debug, Clone)]
+pub struct TlsFacts {
+    pub alpn: Option<Vec<u8>>,
+    pub peer: Option<CertificateDer<'static>>,
+}
+
+impl Stream {
+    /// A stream in the clear.
+    pub fn plain(socket: Socket, buffers: Buffers) -> Self {
+        Self { socket, early: RefCell::default(), tls: None, buffers, ended: Cell::new(false) }
+    }
+
+    /// Puts bytes back that were read already.
+    pub fn unread(&self, bytes: Bytes) {
+        debug_assert!(self.early.borrow().is_empty(), "unread twice");
+        *self.early.borrow_mut() = bytes;
+    }
+
+    /// Becomes a TLS server over this stream. Fails with the handshake's error.
+    pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let connection = rustls::ServerConnection::new(config).map_err(io::Error::other)?;
+        self.handshake(connection.into()).await
+    }
+
+    /// Becomes a TLS client over this stream. Fails with the handshake's error.
+    pub async fn connect_tls(self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        let connection = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        self.handshake(connection.into()).await
+    }
+
+    async fn handshake(mut self, mut connection: Connection) -> io::Result<Self> {
+        connection.set_buffer_limit(Some(SEND_LIMIT));
+        let backlog = self.early.take().to_vec();
+        self.tls = Some(RefCell::new(Tls { connection, backlog }));
+        let outcome = poll_fn(|cx| self.poll_handshake(cx)).await;
+        if outcome.is_err() {
+            // The alert that explains it to the peer.
+            let _ = poll_fn(|cx| self.poll_send_ciphertext(cx)).await;
+        }
+        outcome.map(|()| self)
+    }
+
+    fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_send_ciphertext(cx))?;
+            if !self.tls().borrow().connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(self.poll_receive_ciphertext(cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    fn tls(&self) -> &RefCell<Tls> {
+        self.tls.as_ref().expect("called on a TLS stream only")
+    }
+
+    /// Sends what TLS has to send.
+    fn poll_send_ciphertext(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut tls = self.tls().borrow_mut();
+        while tls.connection.wants_write() {
+            match tls.connection.write_tls(&mut Blocking { socket: &self.socket, cx }) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes ciphertext in, from the backlog or else from the socket; 0 means that the socket has ended.
+    fn poll_receive_ciphertext(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut tls = self.tls().borrow_mut();
+        let Tls { connection, backlog } = &mut *tls;
+        if backlog.is_empty() {
+            let mut scratch = self.buffers.take();
+            let mut buf = ReadBuf::new(&mut scratch);
+            ready!(self.socket.poll_read(cx, &mut buf))?;
+            let filled = buf.filled();
+            if filled.is_empty() {
+                // TLS learns of the end, and says whether it was proper.
+                connection.read_tls(&mut io::empty())?;
+                return Poll::Ready(Ok(0));
+            }
+            let mut rest = filled;
+            digest(connection, &mut rest)?;
+            backlog.extend_from_slice(rest);
+            return Poll::Ready(Ok(filled.len()));
+        }
+        let mut rest = &backlog[..];
+        digest(connection, &mut rest)?;
+        let taken = backlog.len() - rest.len();
+        backlog.drain(..taken);
+        if backlog.is_empty() {
+            *backlog = Vec::new();
+        }
+        Poll::Ready(Ok(taken.max(1)))
+    }
+
+    /// Whether a read would give something at once or wait. Ready may be in vain.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.early.borrow().is_empty() || self.ended.get() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.borrow_mut();
+            if !tls.backlog.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let state = tls.connection.process_new_packets().map_err(tls_error)?;
+            if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.socket.poll_readable(cx)
+    }
+
+    /// Waits until a read would give something. Cancel-safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// Reads some bytes; none means that the peer has ended its half properly. A TLS stream that ends without
+    /// `close_notify` is an error (Invariant 7).
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut early = self.early.borrow_mut();
+        if !early.is_empty() {
+            let n = early.len().min(buf.remaining());
+            buf.put_slice(&early[..n]);
+            early.advance(n);
+            if early.is_empty() {
+                *early = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        drop(early);
+        let Some(tls) = &self.tls else {
+            let before = buf.filled().len();
+            ready!(self.socket.poll_read(cx, buf))?;
+            self.ended.set(buf.filled().len() == before);
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            let space = buf.initialize_unfilled();
+            match tls.borrow_mut().connection.reader().read(space) {
+                Ok(0) => {
+                    self.ended.set(true);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(n) => {
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+            ready!(self.poll_receive_ciphertext(cx))?;
+            // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
+            let _ = self.poll_send_ciphertext(cx);
+        }
+    }
+
+    /// Reads some bytes. Cancel-safe.
+    pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut read = ReadBuf::new(buf);
+            ready!(self.poll_read(cx, &mut read))?;
+            Poll::Ready(Ok(read.filled().len()))
+        })
+        .await
+    }
+
+    /// Accepts some of the slices; over TLS they are encrypted and sent as far as the socket takes them.
+    pub fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(tls) = &self.tls else { return self.socket.poll_write_vectored(cx, bufs) };
+        loop {
+            let n = tls.borrow_mut().connection.writer().write_vectored(bufs)?;
+            let sent = self.poll_send_ciphertext(cx)?;
+            if n > 0 || bufs.iter().all(|b| b.is_empty()) {
+                return Poll::Ready(Ok(n));
+            }
+            // The buffer was full: it must drain before more is accepted.
+            ready!(sent);
+        }
+    }
+
+    /// Sends what was accepted and not yet sent.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.tls.is_some() { self.poll_send_ciphertext(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Writes everything and flushes. Not cancel-safe: what was written is not told.
+    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_vectored(&mut [IoSlice::new(bytes)]).await
+    }
+
+    /// Writes all slices and flushes. Not cancel-safe.
+    pub async fn write_all_vectored(&self, bufs: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut rest = bufs;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let n = poll_fn(|cx| self.poll_write_vectored(cx, rest)).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut rest, n);
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Ends the writing half properly: `close_notify` first, then FIN.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().connection.send_close_notify();
+            ready!(self.poll_send_ciphertext(cx))?;
+        }
+        self.socket.poll_shutdown(cx)
+    }
+
+    /// See [`Self::poll_shutdown`].
+    pub async fn shutdown(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Has the peer see a reset, never a clean end.
+    pub fn reset(&self) {
+        self.socket.reset_on_drop();
+    }
+
+    /// The address at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.socket.peer()
+    }
+
+    /// Cipher suite and key exchange group; empty in the clear.
+    pub fn tls_names(&self) -> (&'static str, &'static str) {
+        let Some(tls) = &self.tls else { return ("", "") };
+        let c = &tls.borrow().connection;
+        (
+            c.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown"),
+            c.negotiated_key_exchange_group().and_then(|g| g.name().as_str()).unwrap_or("unknown"),
+        )
+    }
+
+    /// What the handshake settled; none in the clear.
+    pub fn tls_facts(&self) -> Option<TlsFacts> {
+        let tls = self.tls.as_ref()?.borrow();
+        let c = &tls.connection;
+        Some(TlsFacts {
+            alpn: c.alpn_protocol().map(<[u8]>::to_vec),
+            peer: c.peer_certificates().and_then(<[_]>::first).map(|der| der.clone().into_owned()),
+        })
+    }
+}
+
+/// Plaintext that is accepted before the socket has taken it, in bytes.
+const SEND_LIMIT: usize = 64 * 1024;
+
+/// Feeds ciphertext until all is taken or plaintext must be read first.
+fn digest(connection: &mut Connection, rest: &mut &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        let waiting = connection.process_new_packets().map_err(tls_error)?.plaintext_bytes_to_read();
+        if waiting > PLAINTEXT_WAITING {
+            return Ok(());
+        }
+        if connection.read_tls(rest)? == 0 {
+            return Ok(());
+        }
+        connection.process_new_packets().map_err(tls_error)?;
+    }
+    Ok(())
+}
+
+/// Plaintext that may wait in the TLS layer before more ciphertext is taken in; below rustls's own bound.
+const PLAINTEXT_WAITING: usize = 12 * 1024;
+
+fn tls_error(e: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, e)
+}
+
+/// The verifier's or TLS's own error within an IO error.
+pub fn as_tls_error(e: &io::Error) -> Option<&rustls::Error> {
+    e.get_ref()?.downcast_ref()
+}
+
+/// Lets rustls write to a socket that may not be ready.
+struct Blocking<'a, 'b, 'c> {
+    socket: &'a Socket,
+    cx: &'b mut Context<'c>,
+}
+
+impl Write for Blocking<'_, '_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.socket.poll_write_vectored(self.cx, bufs) {
+            Poll::Ready(r) => r,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A stream as tokio's own traits, for codecs that want them.
+#[derive(Clone)]
+pub struct Shared(pub Rc<Stream>);
+
+impl AsyncRead for Shared {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.0.poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_shutdown(cx)
+    }
+}

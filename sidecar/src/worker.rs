@@ -1,0 +1,178 @@
+//! A worker: one thread, its own runtime, listeners, pools and random numbers. Its tasks never leave it.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::connect::Pools;
+use crate::detect::ServerFirst;
+use crate::io::{Dialer, Socket, TcpSocket};
+use crate::mesh::Mesh;
+use crate::metrics::{Registry, WorkerMetrics};
+use crate::pool::Buffers;
+use crate::{inbound, outbound};
+
+/// What all workers share.
+pub struct Shared {
+    pub config: Config,
+    pub mesh: Arc<Mesh>,
+    pub metrics: Arc<Registry>,
+    /// First phase of a drain: what can be ended politely, is.
+    pub draining: CancellationToken,
+    /// Second phase: no more connections.
+    pub closing: CancellationToken,
+    /// The end: whatever is left is cut.
+    pub cut: CancellationToken,
+}
+
+/// A worker's own things.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub dialer: Dialer,
+    pub buffers: Buffers,
+    pub pools: Pools,
+    pub metrics: WorkerMetrics,
+    pub server_first: RefCell<ServerFirst>,
+    pub connections: TaskTracker,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            dialer: Dialer { mark: shared.config.net.mark },
+            buffers: Buffers::default(),
+            pools: Pools::default(),
+            metrics: WorkerMetrics::new(shared.metrics.clone()),
+            server_first: RefCell::default(),
+            connections: TaskTracker::new(),
+            random: Cell::new(seed | 1),
+            shared,
+        })
+    }
+
+    pub fn mesh(&self) -> &Mesh {
+        &self.shared.mesh
+    }
+
+    /// A uniformly distributed number (xorshift64*). Not for secrets.
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.is_cancelled()
+    }
+}
+
+/// The sockets of one worker, bound before anything is announced as ready.
+pub struct Listeners {
+    inbound: Vec<TcpListener>,
+    outbound: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Inbound on every address of the pod, outbound on loopback only (Invariant 3). IPv6 where the machine has it.
+    pub fn bind(config: &Config) -> std::io::Result<Self> {
+        let (inbound, outbound) = (config.net.inbound_port, config.net.outbound_port);
+        let named = |addr: SocketAddr| {
+            crate::io::listen(addr).map_err(|e| {
+                std::io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}: another process may have the port"))
+            })
+        };
+        let mut listeners = Self {
+            inbound: vec![named((Ipv4Addr::UNSPECIFIED, inbound).into())?],
+            outbound: vec![named((Ipv4Addr::LOCALHOST, outbound).into())?],
+        };
+        for (list, addr) in [
+            (&mut listeners.inbound, SocketAddr::from((Ipv6Addr::UNSPECIFIED, inbound))),
+            (&mut listeners.outbound, SocketAddr::from((Ipv6Addr::LOCALHOST, outbound))),
+        ] {
+            match named(addr) {
+                Ok(listener) => list.push(listener),
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::AddrNotAvailable | std::io::ErrorKind::Unsupported) => {}
+                Err(e) if e.raw_os_error().is_some() || config.net.pod_ips.iter().any(std::net::IpAddr::is_ipv6) => {
+                    return Err(e);
+                }
+                Err(e) => tracing::info!(error = %e, "no IPv6"),
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+/// Runs a worker until the drain is over.
+pub async fn run(worker: Rc<Worker>, listeners: Listeners) {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            for listener in listeners.inbound {
+                let w = Rc::clone(&worker);
+                spawn(&worker, accept(Rc::clone(&worker), listener, move |socket| inbound::serve(Rc::clone(&w), socket)));
+            }
+            for listener in listeners.outbound {
+                let w = Rc::clone(&worker);
+                spawn(&worker, accept(Rc::clone(&worker), listener, move |socket| outbound::serve(Rc::clone(&w), socket)));
+            }
+            let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+            worker.shared.closing.cancelled().await;
+            worker.connections.close();
+            tokio::select! {
+                () = worker.connections.wait() => {}
+                () = worker.shared.cut.cancelled() => {}
+            }
+            sweeper.abort();
+        })
+        .await;
+}
+
+/// Spawns a task of this worker's, which ends at the latest when the drain is over.
+pub fn spawn(worker: &Rc<Worker>, task: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(worker.connections.track_future(task));
+}
+
+async fn accept<F: Future<Output = ()> + 'static>(worker: Rc<Worker>, listener: TcpListener, serve: impl Fn(Socket) -> F) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.shared.closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                worker.metrics.accepted();
+                spawn(&worker, serve(Socket::Tcp(TcpSocket::new(stream, peer))));
+            }
+            Err(e) => {
+                // Out of descriptors, most likely. Others may end meanwhile.
+                worker.metrics.accept_failed();
+                tracing::warn!(error = %e, "accept failed: raise the limit of open files");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Drops pooled connections that idle too long, and those of an earlier certificate.
+async fn sweep(worker: Rc<Worker>) {
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        let generation = worker.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
+        worker.pools.sweep(generation, worker.shared.config.timeouts.idle);
+        worker.server_first.borrow_mut().sweep();
+    }
+}
