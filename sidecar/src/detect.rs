@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use weft_core::detect::{Detection, detect};
 
@@ -60,29 +60,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever.
 pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<FirstBytes, NoBytes> {
-    let readable = stream.readable();
-    match quiet {
-        Some(quiet) => match tokio::time::timeout(quiet, readable).await {
-            Err(_) => return Err(NoBytes::Silent),
-            Ok(r) => r.map_err(|_| NoBytes::Gone)?,
-        },
-        None => readable.await.map_err(|_| NoBytes::Gone)?,
+    let read = stream.read_some();
+    let first = match quiet {
+        Some(quiet) => tokio::time::timeout(quiet, read).await.map_err(|_| NoBytes::Silent)?,
+        None => read.await,
+    };
+    classify(stream, first).await
+}
+
+/// Goes on from a first read.
+pub async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<FirstBytes, NoBytes> {
+    let first = first.map_err(|_| NoBytes::Gone)?;
+    if first.is_empty() {
+        return Err(NoBytes::Gone);
     }
-    let mut bytes = BytesMut::with_capacity(4096);
+    let mut bytes = BytesMut::from(&first[..]);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut chunk = [0; 4096];
-        match tokio::time::timeout_at(deadline, stream.read(&mut chunk)).await {
-            Err(_) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
-            Ok(Err(_)) => return Err(NoBytes::Gone),
-            Ok(Ok(0)) if bytes.is_empty() => return Err(NoBytes::Gone),
-            // It ended its half after some bytes: they are all that there is.
-            Ok(Ok(0)) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
-            Ok(Ok(n)) => bytes.extend_from_slice(&chunk[..n]),
-        }
         match detect(&bytes) {
             Detection::More => {}
             what => return Ok(FirstBytes { bytes, what }),
+        }
+        match tokio::time::timeout_at(deadline, stream.read_some()).await {
+            Ok(Err(_)) => return Err(NoBytes::Gone),
+            // It stalls, or ended its half, after some bytes: they are all that there is.
+            Err(_) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
+            Ok(Ok(more)) if more.is_empty() => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
+            Ok(Ok(more)) => bytes.extend_from_slice(&more),
         }
     }
 }

@@ -72,7 +72,9 @@ impl Keeper {
                         return;
                     }
                     let (bundle, current) = (bundles.borrow_and_update().clone(), self.current.borrow().clone());
-                    if let (Some(bundle), Some(current)) = (bundle, current) {
+                    if let (Some(bundle), Some(current)) = (bundle, current)
+                        && *bundle != *current.bundle
+                    {
                         self.adopt(current.svid.clone(), bundle);
                     }
                     continue;

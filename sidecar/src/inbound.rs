@@ -12,7 +12,7 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
-use crate::detect::{FirstBytes, NoBytes, first_bytes};
+use crate::detect::{FirstBytes, NoBytes, classify, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::io::Socket;
 use crate::metrics::Direction;
@@ -187,13 +187,21 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let server_spoke = tokio::select! {
+    let (greeting, first) = tokio::select! {
         biased;
-        _ = upstream.readable() => true,
-        _ = stream.readable() => false,
+        read = upstream.read_some() => (Some(read), None),
+        read = stream.read_some() => (None, Some(read)),
     };
-    if !server_spoke {
-        match first_bytes(&stream, None).await {
+    if let Some(Ok(greeting)) = greeting {
+        if !greeting.is_empty() {
+            upstream.unread(greeting);
+        }
+    } else {
+        let first = match first {
+            Some(first) => classify(&stream, first).await,
+            None => first_bytes(&stream, None).await,
+        };
+        match first {
             Ok(first) if matches!(first.what, Detection::Opaque) => stream.unread(first.bytes.freeze()),
             Ok(first) => {
                 drop((upstream, lease));

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
 use crate::connect::Destination;
-use crate::detect::{FirstBytes, NoBytes, first_bytes};
+use crate::detect::{FirstBytes, NoBytes, classify, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::io::Socket;
 use crate::mesh::Target;
@@ -103,23 +102,25 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let mut greeting = worker.buffers.take();
-    let spoke = tokio::select! {
+    let (greeting, first) = tokio::select! {
         biased;
-        read = upstream.read(&mut greeting) => Some(read),
-        _ = stream.readable() => None,
+        read = upstream.read_some() => (Some(read), None),
+        read = stream.read_some() => (None, Some(read)),
     };
-    match spoke {
-        Some(Ok(n)) if n > 0 => {
-            worker.server_first.borrow_mut().learn(destination);
-            let greeting = Bytes::copy_from_slice(&greeting[..n]);
-            upstream.unread(greeting);
+    match greeting {
+        Some(Ok(greeting)) => {
+            if !greeting.is_empty() {
+                worker.server_first.borrow_mut().learn(destination);
+                upstream.unread(greeting);
+            }
         }
-        Some(Ok(_)) => {}
-        // The upstream ended without a word: it may be that it does not want opaque bytes. The client decides.
+        // The client spoke; or the upstream ended without a word, as one does that does not want opaque bytes, and the client decides.
         Some(Err(_)) | None => {
-            drop(greeting);
-            match first_bytes(&stream, None).await {
+            let first = match first {
+                Some(first) => classify(&stream, first).await,
+                None => first_bytes(&stream, None).await,
+            };
+            match first {
                 Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
                     worker.server_first.borrow_mut().forget(destination);
                     drop((upstream, lease));

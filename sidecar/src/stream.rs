@@ -208,6 +208,18 @@ impl Stream {
         .await
     }
 
+    /// Reads what is there into bytes of their own, at most a buffer full; none at the end. A buffer is borrowed only while
+    /// there is something to read. Cancel-safe.
+    pub async fn read_some(&self) -> io::Result<Bytes> {
+        poll_fn(|cx| {
+            let mut buffer = self.buffers.take();
+            let mut read = ReadBuf::new(&mut buffer);
+            ready!(self.poll_read(cx, &mut read))?;
+            Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
+        })
+        .await
+    }
+
     /// Accepts some of the slices; over TLS they are encrypted and sent as far as the socket takes them.
     pub fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Some(tls) = &self.tls else { return self.socket.poll_write_vectored(cx, bufs) };

@@ -65,6 +65,13 @@ impl TrustBundle {
     }
 }
 
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        // The parsed form follows from the certificates.
+        self.domains().eq(other.domains())
+    }
+}
+
 impl From<&TrustBundle> for v1::TrustBundle {
     fn from(bundle: &TrustBundle) -> Self {
         Self {

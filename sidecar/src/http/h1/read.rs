@@ -48,8 +48,11 @@ impl Reader {
     /// Waits for more bytes; 0 is the end. An idle reader owns no buffer while it waits. Cancel-safe.
     async fn fill(&mut self, want: usize) -> std::io::Result<usize> {
         if self.buf.is_empty() {
-            self.buf = BytesMut::new();
-            self.stream.readable().await?;
+            let bytes = self.stream.read_some().await?;
+            let n = bytes.len();
+            // They are nobody else's, so that this is a change of type and not a copy.
+            self.buf = BytesMut::from(bytes);
+            return Ok(n);
         }
         self.buf.reserve(want);
         let (stream, buf) = (&self.stream, &mut self.buf);
@@ -74,10 +77,10 @@ impl Reader {
     /// The next request head; none if the client ends between requests or idles for `idle`.
     pub async fn request(&mut self, idle: Duration, whole: Duration) -> Result<Option<RequestHead>, Failure> {
         if self.buf.is_empty() {
-            self.buf = BytesMut::new();
-            match tokio::time::timeout(idle, self.stream.readable()).await {
-                Err(_) => return Ok(None),
-                Ok(r) => r.map_err(|e| self.broken(&e))?,
+            match tokio::time::timeout(idle, self.fill(READ)).await {
+                Err(_) | Ok(Ok(0)) => return Ok(None),
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => return Err(self.broken(&e)),
             }
         }
         let deadline = tokio::time::Instant::now() + whole;
