@@ -12,7 +12,7 @@ use weft_core::policy::MtlsMode;
 #[derive(Parser, Debug, Clone)]
 #[command(name = "weft-control-plane", version)]
 pub struct Config {
-    /// Directory of Kubernetes manifests to follow (Namespace, Service, Pod, EndpointSlice)
+    /// Directory of Kubernetes manifests to follow (Namespace, Service, Pod, `EndpointSlice`)
     #[arg(long, env = "WEFT_DIR", value_name = "DIR")]
     pub dir: PathBuf,
 

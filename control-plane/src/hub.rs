@@ -195,12 +195,12 @@ impl Drop for Subscription {
         for name in &self.names {
             leave(&mut streams, name, self.stream.id);
         }
-        if let Some(pod) = &self.stream.pod {
-            if let Some(set) = streams.by_pod.get_mut(pod) {
-                set.remove(&self.stream.id);
-                if set.is_empty() {
-                    streams.by_pod.remove(pod);
-                }
+        if let Some(pod) = &self.stream.pod
+            && let Some(set) = streams.by_pod.get_mut(pod)
+        {
+            set.remove(&self.stream.id);
+            if set.is_empty() {
+                streams.by_pod.remove(pod);
             }
         }
     }

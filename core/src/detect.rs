@@ -12,7 +12,7 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_REQUEST_LINE: usize = 8 * 1024;
 /// The longest method name that is taken for one; registered methods end at 17 (`UPDATEREDIRECTREF`).
 const MAX_METHOD: usize = 24;
-/// The most bytes of a ClientHello that are waited for: one and a half records of the largest size, which covers every
+/// The most bytes of a `ClientHello` that are waited for: one and a half records of the largest size, which covers every
 /// post-quantum key share with room to spare.
 pub const MAX_CLIENT_HELLO: usize = 24 * 1024;
 
@@ -25,7 +25,7 @@ pub enum Detection {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// A TLS ClientHello, whole.
+    /// A TLS `ClientHello`, whole.
     Tls(ClientHello),
     /// None of these.
     Opaque,

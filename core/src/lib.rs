@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod balance;
 pub mod detect;
 pub mod failure;
+pub mod hex;
 pub mod identity;
 pub mod policy;
 pub mod protocol;

@@ -96,7 +96,7 @@ struct RuleFlags {
     /// Ports of others that this pod reaches directly, as 25 or 8000-8010.
     #[arg(long, env = "WEFT_REDIRECT_SKIP_OUTBOUND_PORTS", value_name = "PORTS", value_delimiter = ',')]
     skip_outbound_ports: Vec<PortRange>,
-    /// Destinations that this pod reaches directly, as 10.0.0.0/8 or 2001:db8::/32.
+    /// Destinations that this pod reaches directly, as 10.0.0.0/8 or `2001:db8::/32`.
     #[arg(long, env = "WEFT_REDIRECT_SKIP_SUBNETS", value_name = "SUBNETS", value_delimiter = ',')]
     skip_subnets: Vec<IpNet>,
     /// Users of this pod, besides the sidecar's, whose connections are not caught.

@@ -247,7 +247,7 @@ impl Plan {
 
 fn pass_ports(ports: &[PortRange]) -> Option<Rule> {
     let merged = merge(ports);
-    (!merged.is_empty()).then(|| Rule::Pass(Fits::ToPorts(merged)))
+    (!merged.is_empty()).then_some(Rule::Pass(Fits::ToPorts(merged)))
 }
 
 #[cfg(test)]

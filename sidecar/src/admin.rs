@@ -28,7 +28,7 @@ use crate::worker::Shared;
 const MAX_CONNECTIONS: usize = 32;
 
 /// Binds both, then serves until the process ends.
-pub fn serve(shared: Arc<Shared>, drain: CancellationToken) -> anyhow::Result<()> {
+pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<()> {
     let port = shared.config.admin.admin_port;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     for addr in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))] {
@@ -55,7 +55,7 @@ pub fn serve(shared: Arc<Shared>, drain: CancellationToken) -> anyhow::Result<()
     }
     if let Some(path) = &shared.config.admin.admin_socket {
         let listener = owner_only(path)?;
-        let shared = shared.clone();
+        let (shared, drain) = (shared.clone(), drain.clone());
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {

@@ -67,7 +67,7 @@ pub struct NetConfig {
     #[arg(long, env = "WEFT_INBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_INBOUND)]
     pub inbound_port: u16,
 
-    /// Mark on the sidecar's own sockets, for a redirect that exempts by mark (needs NET_ADMIN); 0 for a redirect that exempts by uid
+    /// Mark on the sidecar's own sockets, for a redirect that exempts by mark (needs `NET_ADMIN`); 0 for a redirect that exempts by uid
     #[arg(long, env = "WEFT_MARK", value_name = "MARK", default_value_t = 0)]
     pub mark: u32,
 }

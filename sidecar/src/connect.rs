@@ -66,8 +66,11 @@ pub enum Exchange {
 pub struct Pools {
     http1: RefCell<HashMap<Key, Vec<Http1>>>,
     http2: RefCell<HashMap<Key, Vec<h2::Sender>>>,
-    tls: RefCell<HashMap<(SpiffeId, MeshProtocol), (u64, Arc<rustls::ClientConfig>)>>,
+    tls: RefCell<HashMap<(SpiffeId, MeshProtocol), Made>>,
 }
+
+/// A client configuration and the generation of the identity that it was made with.
+type Made = (u64, Arc<rustls::ClientConfig>);
 
 /// Idle connections that are kept for each endpoint.
 const MAX_IDLE: usize = 64;
@@ -170,7 +173,7 @@ impl Worker {
 
     async fn open(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
         let timeout = self.shared.config.timeouts.connect;
-        match tokio::time::timeout(timeout, self.open_unbounded(to, protocol)).await {
+        match tokio::time::timeout(timeout, Box::pin(self.open_unbounded(to, protocol))).await {
             Ok(result) => result,
             Err(_) => Err(Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed)
                 .detail(format!("{} took longer than {timeout:?}", to.address()))),
@@ -199,10 +202,10 @@ impl Worker {
         let Some(own) = own.as_ref() else { return Err(Failure::mesh(Reason::NotReady)) };
         let mut cache = self.pools.tls.borrow_mut();
         let key = (identity.clone(), protocol);
-        if let Some((generation, config)) = cache.get(&key) {
-            if *generation == own.generation {
-                return Ok(config.clone());
-            }
+        if let Some((generation, config)) = cache.get(&key)
+            && *generation == own.generation
+        {
+            return Ok(config.clone());
         }
         let verifier = Arc::new(ServerVerifier::new(own.provider.clone(), own.bundle.clone(), vec![identity.clone()]));
         let config = Arc::new(weft_tls::client_config(&own.provider, verifier, Some(&own.svid), &[protocol.alpn()]));

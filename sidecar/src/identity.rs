@@ -91,11 +91,10 @@ impl Keeper {
                 Err(e) => {
                     let since = *failing_since.get_or_insert_with(unix_now);
                     let held = self.current.borrow().as_ref().map(|i| i.svid.info().not_after - unix_now());
-                    match held {
-                        Some(left) => {
-                            tracing::warn!(since, valid_for_s = left, "renewal failed, the certificate stays in use: {e:#}")
-                        }
-                        None => tracing::warn!(since, "no certificate yet: {e:#}"),
+                    if let Some(left) = held {
+                        tracing::warn!(since, valid_for_s = left, "renewal failed, the certificate stays in use: {e:#}");
+                    } else {
+                        tracing::warn!(since, "no certificate yet: {e:#}")
                     }
                 }
             }
@@ -110,18 +109,15 @@ impl Keeper {
         );
         let current = self.current.borrow().clone();
         let held = current.filter(|i| i.svid.info().not_after > unix_now());
-        let (channel, attestation) = match &held {
-            Some(identity) => {
-                let channel = control::connect(&self.config, Trust::Bundle(&identity.svid, &identity.bundle)).await?;
-                (channel, Attestation::Renewal(v1::Renewal {}))
-            }
-            None => {
-                let token = self.join_token()?;
-                let Some(anchor) = token.split('.').nth(3) else {
-                    bail!("the join token is malformed: pass it whole, as `weft token create` printed it");
-                };
-                (control::connect(&self.config, Trust::Pinned(anchor)).await?, Attestation::JoinToken(token))
-            }
+        let (channel, attestation) = if let Some(identity) = &held {
+            let channel = control::connect(&self.config, Trust::Bundle(&identity.svid, &identity.bundle)).await?;
+            (channel, Attestation::Renewal(v1::Renewal {}))
+        } else {
+            let token = self.join_token()?;
+            let Some(anchor) = token.split('.').nth(3) else {
+                bail!("the join token is malformed: pass it whole, as `weft token create` printed it");
+            };
+            (control::connect(&self.config, Trust::Pinned(anchor)).await?, Attestation::JoinToken(token))
         };
         // A lost answer is asked for again with the same key, which a join token allows; a new issue has a new key.
         if self.key.is_none() {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
@@ -14,6 +14,7 @@ use weft_tls::{LeafInfo, verify_error};
 
 use crate::detect::{FirstBytes, NoBytes, classify, first_bytes};
 use crate::http::forward::HttpCaller;
+use crate::identity::unix_now;
 use crate::io::Socket;
 use crate::metrics::Direction;
 use crate::route::Route;
@@ -82,7 +83,7 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let Some(identity) = worker.mesh().identity.load_full() else {
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
-    let stream = match tokio::time::timeout(HANDSHAKE, stream.accept_tls(identity.server.clone())).await {
+    let stream = match tokio::time::timeout(HANDSHAKE, Box::pin(stream.accept_tls(identity.server.clone()))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
@@ -212,8 +213,4 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
     serve::opaque(worker, &stream, &upstream, key).await;
-}
-
-fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

@@ -41,7 +41,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     });
     let workers = start_workers(&shared)?;
     let asked_to_drain = CancellationToken::new();
-    admin::serve(shared.clone(), asked_to_drain.clone())?;
+    admin::serve(&shared, &asked_to_drain)?;
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
     let (mut discovery, bundles) = Discovery::new(config.clone(), mesh.clone());
@@ -105,10 +105,10 @@ async fn tell_when_ready(mesh: Arc<Mesh>) {
 async fn save(store: Store, identity: Current, mut to_save: mpsc::Receiver<Vec<v1::Resource>>) {
     while let Some(resources) = to_save.recv().await {
         let current = identity.borrow().clone();
-        if let Some(current) = current {
-            if let Err(e) = store.save(&current.svid, &current.bundle, resources) {
-                tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
-            }
+        if let Some(current) = current
+            && let Err(e) = store.save(&current.svid, &current.bundle, resources)
+        {
+            tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -164,10 +164,13 @@ impl WorkerMetrics {
     }
 }
 
+/// Edges that the scraper has heard of, and where it hears of more.
+type Known = (mpsc::Receiver<Arc<Edge>>, Vec<Arc<Edge>>);
+
 /// All workers' slots.
 pub struct Registry {
     tell: mpsc::Sender<Arc<Edge>>,
-    known: Mutex<(mpsc::Receiver<Arc<Edge>>, Vec<Arc<Edge>>)>,
+    known: Mutex<Known>,
     accepted: AtomicU64,
     accept_failures: AtomicU64,
     handshakes: AtomicU64,

@@ -107,32 +107,24 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         read = upstream.read_some() => (Some(read), None),
         read = stream.read_some() => (None, Some(read)),
     };
-    match greeting {
-        Some(Ok(greeting)) => {
-            if !greeting.is_empty() {
-                worker.server_first.borrow_mut().learn(destination);
-                upstream.unread(greeting);
-            }
+    if let Some(Ok(greeting)) = greeting {
+        if !greeting.is_empty() {
+            worker.server_first.borrow_mut().learn(destination);
+            upstream.unread(greeting);
         }
+    } else {
         // The client spoke; or the upstream ended without a word, as one does that does not want opaque bytes, and the client decides.
-        Some(Err(_)) | None => {
-            let first = match first {
-                Some(first) => classify(&stream, first).await,
-                None => first_bytes(&stream, None).await,
-            };
-            match first {
-                Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
-                    worker.server_first.borrow_mut().forget(destination);
-                    drop((upstream, lease));
-                    return http(worker, stream, first, route).await;
-                }
-                Ok(first) => {
-                    worker.server_first.borrow_mut().forget(destination);
-                    stream.unread(first.bytes.freeze());
-                }
-                Err(_) => return,
-            }
+        let first = match first {
+            Some(first) => classify(&stream, first).await,
+            None => first_bytes(&stream, None).await,
+        };
+        let Ok(first) = first else { return };
+        worker.server_first.borrow_mut().forget(destination);
+        if matches!(first.what, Detection::Http1 | Detection::Http2) {
+            drop((upstream, lease));
+            return http(worker, stream, first, route).await;
         }
+        stream.unread(first.bytes.freeze());
     }
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     serve::opaque(worker, &stream, &upstream, key).await;

@@ -26,17 +26,13 @@ pub async fn relay(
         let mut back = std::pin::pin!(copy(b, a, buffers, stall, received));
         let (mut there_done, mut back_done) = (false, false);
         poll_fn(|cx| {
-            if !there_done {
-                if let Poll::Ready(r) = there.as_mut().poll(cx) {
-                    r?;
-                    there_done = true;
-                }
+            if !there_done && let Poll::Ready(r) = there.as_mut().poll(cx) {
+                r?;
+                there_done = true;
             }
-            if !back_done {
-                if let Poll::Ready(r) = back.as_mut().poll(cx) {
-                    r?;
-                    back_done = true;
-                }
+            if !back_done && let Poll::Ready(r) = back.as_mut().poll(cx) {
+                r?;
+                back_done = true;
             }
             if there_done && back_done { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
         })

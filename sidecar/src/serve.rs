@@ -97,7 +97,8 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None, started: false };
-            let outcome = forward(worker, &route, &http.caller, head, &mut body, sink).await;
+            // Boxed, so that a connection that idles between requests does not keep the room for one.
+            let outcome = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink)).await;
             (outcome, body.is_done())
         };
         match outcome {
@@ -110,13 +111,13 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
             Outcome::Tunnel { upstream, rest, lease } => {
                 upstream.unread(rest);
                 stream.unread(reader.take_rest());
-                tunnel(worker, &stream, &upstream).await;
+                Box::pin(tunnel(worker, &stream, &upstream)).await;
                 drop(lease);
                 return;
             }
         }
     }
-    linger(&stream).await;
+    Box::pin(linger(&stream)).await;
 }
 
 fn keeps_alive(head: &RequestHead) -> bool {

@@ -22,7 +22,7 @@ pub struct Stream {
     socket: Socket,
     /// Bytes that were read before it was known what they are, and are to be read again.
     early: RefCell<Bytes>,
-    tls: Option<RefCell<Tls>>,
+    tls: Option<Box<RefCell<Tls>>>,
     buffers: Buffers,
     /// Set once the peer has ended its half properly.
     ended: Cell<bool>,
@@ -68,7 +68,7 @@ impl Stream {
     async fn handshake(mut self, mut connection: Connection) -> io::Result<Self> {
         connection.set_buffer_limit(Some(SEND_LIMIT));
         let backlog = self.early.take().to_vec();
-        self.tls = Some(RefCell::new(Tls { connection, backlog }));
+        self.tls = Some(Box::new(RefCell::new(Tls { connection, backlog })));
         let outcome = poll_fn(|cx| self.poll_handshake(cx)).await;
         if outcome.is_err() {
             // The alert that explains it to the peer.
@@ -90,7 +90,7 @@ impl Stream {
     }
 
     fn tls(&self) -> &RefCell<Tls> {
-        self.tls.as_ref().expect("called on a TLS stream only")
+        self.tls.as_deref().expect("called on a TLS stream only")
     }
 
     /// Sends what TLS has to send.

@@ -101,5 +101,5 @@ impl TryFrom<&v1::TrustBundle> for TrustBundle {
 /// SHA-256 of an anchor's DER, hexadecimal: what a join token pins.
 pub fn anchor_hash(der: &CertificateDer<'_>) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der.as_ref());
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    weft_core::hex::hex(digest.as_ref())
 }

@@ -62,7 +62,7 @@ impl LeafInfo {
         Ok(Self {
             id,
             pod: attested_pod(&cert),
-            serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+            serial: weft_core::hex::hex(cert.raw_serial()),
             not_before: cert.validity().not_before.timestamp(),
             not_after: cert.validity().not_after.timestamp(),
         })

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use weft_core::hex::hex;
 use weft_core::service::ObjectRef;
 use zeroize::Zeroizing;
 
@@ -74,7 +75,7 @@ impl Tokens {
                     records.insert(id.to_owned(), record);
                 }
                 Err(e) => {
-                    tracing::warn!(file = %path.display(), error = %e, "a token record cannot be read; the token is refused")
+                    tracing::warn!(file = %path.display(), error = %e, "a token record cannot be read; the token is refused");
                 }
             }
         }
@@ -161,10 +162,6 @@ fn random_hex<const N: usize>() -> String {
 
 fn hex_digest(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

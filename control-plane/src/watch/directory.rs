@@ -113,7 +113,7 @@ fn next_events(events: &std::sync::mpsc::Receiver<notify::Result<notify::Event>>
 /// What was read from each file. Pure but for the reading.
 struct Files {
     root: PathBuf,
-    files: BTreeMap<PathBuf, File>,
+    by_path: BTreeMap<PathBuf, File>,
     /// What the model was told stands.
     told: BTreeMap<ObjectKey, Object>,
     problems: Vec<Problem>,
@@ -129,7 +129,7 @@ struct File {
 
 impl Files {
     fn new(root: PathBuf) -> Self {
-        Self { root, files: BTreeMap::new(), told: BTreeMap::new(), problems: vec![], problems_told: None }
+        Self { root, by_path: BTreeMap::new(), told: BTreeMap::new(), problems: vec![], problems_told: None }
     }
 
     fn problems_changed(&mut self) -> bool {
@@ -142,7 +142,7 @@ impl Files {
         let mut found = BTreeSet::new();
         let mut unreadable = Vec::new();
         collect(&self.root, &mut found, &mut unreadable, 0);
-        self.files.retain(|path, _| found.contains(path));
+        self.by_path.retain(|path, _| found.contains(path));
         for path in &found {
             self.read(path);
         }
@@ -150,14 +150,14 @@ impl Files {
     }
 
     fn scan(&mut self, paths: &BTreeSet<PathBuf>) -> Batch {
-        if paths.iter().any(|p| p.is_dir() || (!p.exists() && !self.files.contains_key(p) && !is_manifest(p))) {
+        if paths.iter().any(|p| p.is_dir() || (!p.exists() && !self.by_path.contains_key(p) && !is_manifest(p))) {
             return self.scan_all();
         }
         for path in paths.iter().filter(|p| is_manifest(p)) {
             if path.exists() {
                 self.read(path);
             } else {
-                self.files.remove(path);
+                self.by_path.remove(path);
             }
         }
         self.batch(vec![])
@@ -166,7 +166,7 @@ impl Files {
     fn read(&mut self, path: &Path) {
         let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let problem = |message: String| Some(Problem { place: shown.clone(), field: String::new(), message });
-        let entry = self.files.entry(path.to_owned()).or_default();
+        let entry = self.by_path.entry(path.to_owned()).or_default();
         match std::fs::metadata(path) {
             Ok(m) if m.len() > parse::MAX_FILE => {
                 entry.problem =
@@ -180,23 +180,21 @@ impl Files {
         match std::fs::read_to_string(path) {
             Err(e) => entry.problem = problem(format!("cannot be read: {e}")),
             Ok(text) if text == entry.text && entry.problem.is_none() => {}
-            Ok(text) => {
-                match parse::parse(&shown, &text) {
-                    Ok(objects) => *entry = File { text, objects, problem: None },
-                    Err(p) => entry.problem = Some(p),
-                };
-            }
+            Ok(text) => match parse::parse(&shown, &text) {
+                Ok(objects) => *entry = File { text, objects, problem: None },
+                Err(p) => entry.problem = Some(p),
+            },
         }
     }
 
     /// The difference between what stands in the files and what the model was told.
     fn batch(&mut self, mut problems: Vec<Problem>) -> Batch {
         let mut now: BTreeMap<ObjectKey, &Object> = BTreeMap::new();
-        for (path, file) in &self.files {
+        for (path, file) in &self.by_path {
             problems.extend(file.problem.clone());
             for object in &file.objects {
                 let key = object.key();
-                if now.contains_key(&key) {
+                if let Some(_earlier) = now.get(&key) {
                     let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
                     problems.push(Problem {
                         place: shown,

@@ -134,7 +134,7 @@ fn parse_document(place: &Place<'_>, text: &str, out: &mut Vec<Object>) -> Resul
                 ports: m.ports.unwrap_or_default(),
             }))
         }
-        (version, "List") if version == "v1" => {
+        ("v1", "List") => {
             return Err(place.problem(
                 None,
                 "kind",

@@ -1,4 +1,4 @@
-//! The two facts that routing needs from a TLS ClientHello (RFC 8446, section 4.1.2): server name and ALPN.
+//! The two facts that routing needs from a TLS `ClientHello` (RFC 8446, section 4.1.2): server name and ALPN.
 
 /// What a client offers, as it claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +22,7 @@ pub(super) enum Parsed {
     No,
 }
 
-/// Reads a ClientHello that may span several records and arrive in any pieces.
+/// Reads a `ClientHello` that may span several records and arrive in any pieces.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let mut message = Vec::new();
     let mut rest = bytes;
@@ -51,7 +51,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The handshake message once it is all there; an error as soon as it cannot be a ClientHello.
+/// The handshake message once it is all there; an error as soon as it cannot be a `ClientHello`.
 fn whole(message: &[u8]) -> Option<Result<ClientHello, ()>> {
     if *message.first()? != 0x01 {
         return Some(Err(()));
@@ -126,10 +126,9 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::{Detection, MAX_CLIENT_HELLO, detect};
-    use super::*;
     use proptest::prelude::*;
 
-    /// A ClientHello with these facts and `padding` bytes of an unknown extension, cut into records of `record` bytes.
+    /// A `ClientHello` with these facts and `padding` bytes of an unknown extension, cut into records of `record` bytes.
     fn hello(name: &str, alpn: &[&[u8]], padding: usize, record: usize) -> Vec<u8> {
         let vec16 = |b: &[u8]| [&(b.len() as u16).to_be_bytes()[..], b].concat();
         let ext = |kind: u16, data: &[u8]| [&kind.to_be_bytes()[..], &vec16(data)].concat();

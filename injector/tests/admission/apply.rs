@@ -48,7 +48,7 @@ pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     for chunk in text.as_bytes().chunks(4) {
-        let padding = chunk.iter().filter(|byte| **byte == b'=').count();
+        let padding = chunk.iter().rev().take_while(|byte| **byte == b'=').count();
         let mut group = 0_u32;
         for byte in chunk {
             group = (group << 6) | u32::from(sextet(*byte)?);

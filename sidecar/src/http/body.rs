@@ -7,6 +7,7 @@ use super::fields::Fields;
 use super::{h1, h2};
 
 /// A piece of a body.
+#[expect(clippy::large_enum_variant, reason = "trailers are rare, and pieces are never kept")]
 #[derive(Debug)]
 pub enum Chunk {
     Data(Bytes),

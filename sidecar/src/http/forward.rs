@@ -43,6 +43,7 @@ pub enum ResponseSink<'a> {
 }
 
 /// How an exchange ended.
+#[expect(clippy::large_enum_variant, reason = "one for each request, never kept")]
 pub enum Outcome {
     /// The answer is complete; an HTTP/1 connection may go on if `keep` says so.
     Done { keep: bool },
@@ -377,12 +378,11 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
     loop {
         let piece = {
             let mut next = pin!(body.next());
-            match now_or_pending(next.as_mut()).await {
-                Some(piece) => piece?,
-                None => {
-                    writer.flush().await?;
-                    next.await?
-                }
+            if let Some(piece) = now_or_pending(next.as_mut()).await {
+                piece?
+            } else {
+                writer.flush().await?;
+                next.await?
             }
         };
         match piece {
@@ -421,16 +421,15 @@ async fn download(
     head_only: bool,
 ) -> Result<(), Failure> {
     clean_response(&mut head.fields, from_mesh);
-    sink.head(head, answer, head_only).await?;
+    sink.head(head, answer, head_only)?;
     loop {
         let piece = {
             let mut next = pin!(answer.next());
-            match now_or_pending(next.as_mut()).await {
-                Some(piece) => piece?,
-                None => {
-                    sink.flush().await?;
-                    next.await?
-                }
+            if let Some(piece) = now_or_pending(next.as_mut()).await {
+                piece?
+            } else {
+                sink.flush().await?;
+                next.await?
             }
         };
         match piece {
@@ -512,7 +511,7 @@ impl ResponseSink<'_> {
         writer.flush().await
     }
 
-    async fn head(&mut self, head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
+    fn head(&mut self, mut head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
         match self {
             Self::H1 { writer, close, http10, body: out, started } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
@@ -527,7 +526,6 @@ impl ResponseSink<'_> {
                 if framing == Framing::UntilClose {
                     *close = true;
                 }
-                let mut head = head;
                 if framing == Framing::Length(0) {
                     head.fields.push(b"content-length", b"0");
                 }
