@@ -44,8 +44,8 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     // Where plaintext is refused anyway, there is nothing to race for: a mesh peer will speak.
     let quiet = if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { HANDSHAKE } else { QUIET };
     match first_bytes(&stream, Some(quiet)).await {
-        Ok(first) => classified(&worker, stream, first, destination).await,
-        Err(NoBytes::Silent) => silent(&worker, stream, destination).await,
+        Ok(first) => Box::pin(classified(&worker, stream, first, destination)).await,
+        Err(NoBytes::Silent) => Box::pin(silent(&worker, stream, destination)).await,
         Err(NoBytes::Gone) => {}
     }
 }
@@ -112,9 +112,9 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
             HttpCaller { identity: Some(leaf.id.clone()), address: client.ip(), direction: Direction::Inbound, tls };
         let http = Http { route: app(destination), caller: caller_facts, guard: Some((destination.port(), caller.clone())) };
         match protocol {
-            MeshProtocol::Http1 => serve::http1(worker, Rc::clone(&stream), &http).await,
-            MeshProtocol::Http2 => serve::http2(worker, Rc::clone(&stream), Rc::new(http)).await,
-            MeshProtocol::Tcp => bytes(worker, &stream, destination, &caller).await,
+            MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http)).await,
+            MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http))).await,
+            MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, destination, &caller)).await,
         }
     };
     if tokio::time::timeout(life, served).await.is_err() {
@@ -131,9 +131,9 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
             let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)) };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {
-                serve::http2(worker, Rc::new(stream), Rc::new(http)).await;
+                Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
             } else {
-                serve::http1(worker, Rc::new(stream), &http).await;
+                Box::pin(serve::http1(worker, Rc::new(stream), &http)).await;
             }
         }
         Detection::Tls(_) | Detection::Opaque | Detection::More => {
@@ -158,14 +158,14 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
     let route = app(destination);
-    match serve::open_bytes(worker, &route).await {
+    match Box::pin(serve::open_bytes(worker, &route)).await {
         Ok((upstream, _lease)) => {
             let peer: Arc<str> = match caller {
                 Caller::Mesh(id, _) => id.to_string().into(),
                 Caller::Plaintext => "plaintext".into(),
             };
             let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
-            serve::opaque(worker, stream, &upstream, key).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -184,7 +184,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         return serve::refuse(worker, &stream, Some(destination), &Failure::downstream(Reason::RequestTimeout));
     }
     let route = app(destination);
-    let (upstream, lease) = match serve::open_bytes(worker, &route).await {
+    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -206,11 +206,11 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
             Ok(first) if matches!(first.what, Detection::Opaque) => stream.unread(first.bytes.freeze()),
             Ok(first) => {
                 drop((upstream, lease));
-                return classified(worker, stream, first, destination).await;
+                return Box::pin(classified(worker, stream, first, destination)).await;
             }
             Err(_) => return,
         }
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
-    serve::opaque(worker, &stream, &upstream, key).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;
 }

@@ -59,7 +59,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         },
         AppProtocol::Detect if worker.server_first.borrow().knows(destination) => race(&worker, stream, route, destination).await,
         AppProtocol::Detect => match first_bytes(&stream, Some(QUIET)).await {
-            Ok(first) => detected(&worker, stream, first, route, destination).await,
+            Ok(first) => Box::pin(detected(&worker, stream, first, route, destination)).await,
             Err(NoBytes::Silent) => race(&worker, stream, route, destination).await,
             Err(NoBytes::Gone) => {}
         },
@@ -81,16 +81,16 @@ async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Rou
     let http = Rc::new(Http { route, caller, guard: None });
     stream.unread(first.bytes.freeze());
     match first.what {
-        Detection::Http2 => serve::http2(worker, Rc::new(stream), http).await,
-        _ => serve::http1(worker, Rc::new(stream), &http).await,
+        Detection::Http2 => Box::pin(serve::http2(worker, Rc::new(stream), http)).await,
+        _ => Box::pin(serve::http1(worker, Rc::new(stream), &http)).await,
     }
 }
 
 async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr) {
-    match serve::open_bytes(worker, route).await {
+    match Box::pin(serve::open_bytes(worker, route)).await {
         Ok((upstream, lease)) => {
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
-            serve::opaque(worker, stream, &upstream, key).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -98,7 +98,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
 
 /// The client is silent: the upstream is opened as opaque, and whoever speaks first decides.
 async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: SocketAddr) {
-    let (upstream, lease) = match serve::open_bytes(worker, &route).await {
+    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -127,7 +127,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         stream.unread(first.bytes.freeze());
     }
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
-    serve::opaque(worker, &stream, &upstream, key).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
@@ -141,7 +141,7 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
                 protocol: "tcp",
                 tls: ("", ""),
             };
-            serve::opaque(worker, stream, &upstream, key).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }

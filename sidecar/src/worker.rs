@@ -176,3 +176,39 @@ async fn sweep(worker: Rc<Worker>) {
         worker.server_first.borrow_mut().sweep();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn worker() -> Rc<Worker> {
+        let config = Config::parse_from([
+            "weft-sidecar",
+            "--control-plane=127.0.0.1:1",
+            "--identity=shop/web",
+            "--pod-ips=10.0.0.1",
+        ]);
+        let (mesh, _lookups) = Mesh::new();
+        let shared = Shared {
+            config,
+            mesh,
+            metrics: Registry::new(),
+            draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        Worker::new(Arc::new(shared), 1)
+    }
+
+    /// What every connection costs while it waits: pinned, so that growth is a decision.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        let worker = worker();
+        let address = "10.0.0.2:1".parse().expect("an address");
+        let socket = || Socket::Memory(crate::io::pair(address, address).0);
+        let outbound = size_of_val(&outbound::serve(Rc::clone(&worker), socket()));
+        let inbound = size_of_val(&inbound::serve(Rc::clone(&worker), socket()));
+        assert!(outbound <= 2400 && inbound <= 1000, "outbound {outbound}, inbound {inbound} bytes");
+    }
+}
