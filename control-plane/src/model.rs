@@ -308,7 +308,12 @@ impl Model {
 
     fn endpoints_of_pod(&self, service: &ServiceObject, pod: &PodObject, found: &mut BTreeMap<IpAddr, Endpoint>) {
         let ports: Vec<(u16, u16)> = tcp_ports(service).filter_map(|p| Some((p.port, target_port(p, pod)?))).collect();
-        for address in pod.addresses() {
+        // A service has endpoints of its own families; a headless one, of its pods' primary one (KEP-563).
+        let families: Vec<bool> = service.spec.addresses().iter().map(IpAddr::is_ipv4).collect();
+        let primary = pod.status.pod_ip.or(pod.status.pod_ips.first().map(|p| p.ip)).map(|ip| ip.is_ipv4());
+        let fits =
+            |ip: &IpAddr| if families.is_empty() { primary == Some(ip.is_ipv4()) } else { families.contains(&ip.is_ipv4()) };
+        for address in pod.addresses().into_iter().filter(fits) {
             found.insert(
                 address,
                 Endpoint {

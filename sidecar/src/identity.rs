@@ -94,7 +94,7 @@ impl Keeper {
                     if let Some(left) = held {
                         tracing::warn!(since, valid_for_s = left, "renewal failed, the certificate stays in use: {e:#}");
                     } else {
-                        tracing::warn!(since, "no certificate yet: {e:#}")
+                        tracing::warn!(since, "no certificate yet: {e:#}");
                     }
                 }
             }

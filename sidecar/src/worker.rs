@@ -183,12 +183,8 @@ mod tests {
     use clap::Parser;
 
     fn worker() -> Rc<Worker> {
-        let config = Config::parse_from([
-            "weft-sidecar",
-            "--control-plane=127.0.0.1:1",
-            "--identity=shop/web",
-            "--pod-ips=10.0.0.1",
-        ]);
+        let config =
+            Config::parse_from(["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"]);
         let (mesh, _lookups) = Mesh::new();
         let shared = Shared {
             config,

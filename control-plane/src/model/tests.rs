@@ -69,6 +69,20 @@ fn endpoints_come_from_the_selector_and_named_ports_resolve() {
 }
 
 #[test]
+fn a_service_of_one_family_has_endpoints_of_that_family() {
+    let mut m = model();
+    let both = pod("web-0", "10.244.0.5", "")
+        .replace("podIP: 10.244.0.5", "podIP: 10.244.0.5, podIPs: [{ip: 10.244.0.5}, {ip: 'fd00::5'}]");
+    m.apply(upserts(&(WEB.to_owned() + &both)));
+    assert_eq!(endpoints(&m).len(), 1);
+    assert!(endpoints(&m)[0].address.is_ipv4());
+    m.apply(upserts(&WEB.replace("clusterIP: 10.96.0.1", "clusterIPs: [10.96.0.1, 'fd00::1']")));
+    assert_eq!(endpoints(&m).len(), 2);
+    m.apply(upserts(&WEB.replace("10.96.0.1", "None")));
+    assert_eq!(endpoints(&m).len(), 1);
+}
+
+#[test]
 fn a_pod_that_is_not_ready_gets_no_new_work_and_one_that_ended_is_gone() {
     let mut m = model();
     let not_ready =

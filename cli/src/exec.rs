@@ -1,0 +1,84 @@
+//! `weft exec`: ask the lab for a replica's namespaces → join them → run the command there as its workload's user.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::init::{self, Event, Signals};
+use crate::lab::door::{self, Grant, Request};
+use crate::rundir::Which;
+
+/// What `weft exec` is told.
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// A workload (its first replica) or a replica, as NAMESPACE/NAME or, where that is enough, NAME
+    #[arg(value_name = "NS/WORKLOAD", required_unless_present = "lab")]
+    target: Option<String>,
+
+    /// On the mesh's own network, as its root, instead of in a workload's place: for tcpdump on the bridge, or a sidecar's socket
+    #[arg(long, conflicts_with = "target")]
+    lab: bool,
+
+    #[command(flatten)]
+    which: Which,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+pub(crate) fn main(args: &ExecArgs) -> anyhow::Result<ExitCode> {
+    let run = args.which.find()?;
+    let (text, namespaces) = door::ask(&run, &args.target.clone().map_or(Request::Lab, Request::Exec))?;
+    let grant: Grant =
+        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    // The terminal sends its signals to the command too, which answers them; the others are passed on.
+    let signals = Signals::hold(&[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
+    join(&grant, &namespaces).with_context(|| format!("the place of {} cannot be entered", grant.replica))?;
+    let mut command = match &grant.place {
+        Some(place) => place.command(&args.command),
+        None => {
+            let mut command = init::this_program("__exec");
+            command.arg("--").args(&args.command);
+            command
+        }
+    };
+    let child = command.spawn().with_context(|| format!("{} cannot be started", args.command[0].display()))?;
+    let child = Pid::from_raw(child.id().cast_signed());
+    loop {
+        match signals.next(child)? {
+            Event::Ended(code) => return Ok(ExitCode::from(code)),
+            Event::Signal(signal @ (Signal::SIGTERM | Signal::SIGHUP)) => {
+                let _ = kill(child, signal);
+            }
+            Event::Signal(_) => {}
+        }
+    }
+}
+
+/// Joins the namespaces in the order that the lab sends them: the first gives the right to the others. The pid namespace is for
+/// the child.
+fn join(grant: &Grant, namespaces: &[OwnedFd]) -> anyhow::Result<()> {
+    let user = grant.rootless.then_some((CloneFlags::CLONE_NEWUSER, "user"));
+    let others = [
+        (CloneFlags::CLONE_NEWNS, "mount"),
+        (CloneFlags::CLONE_NEWNET, "network"),
+        (CloneFlags::CLONE_NEWUTS, "host name"),
+        (CloneFlags::CLONE_NEWIPC, "IPC"),
+        (CloneFlags::CLONE_NEWPID, "pid"),
+    ];
+    let kinds: Vec<_> = user.into_iter().chain(others).collect();
+    if kinds.len() != namespaces.len() {
+        bail!("the mesh sends {} namespaces and {} were expected: is it another version of weft?", namespaces.len(), kinds.len());
+    }
+    for (namespace, (kind, name)) in namespaces.iter().zip(kinds) {
+        setns(namespace, kind).with_context(|| format!("the {name} namespace was refused (setns)"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`), and join tokens (`token`).
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod confine;
+mod console;
+mod demo;
+mod duration;
+mod exec;
+mod fds;
+mod http;
+mod init;
+mod lab;
+mod manifests;
+mod mesh_file;
+mod mounts;
+mod operator;
+mod plan;
+mod preflight;
+mod rundir;
+mod sidecar;
+mod status;
+mod table;
+mod token;
+mod up;
+mod userns;
+mod wire;
+
+/// A service mesh on one machine, and the tools to look into it
+#[derive(Parser, Debug)]
+#[command(name = "weft", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the workloads of a file in a mesh of their own, until Ctrl-C
+    Up(up::UpArgs),
+    /// Run a command inside a workload's place in the mesh
+    Exec(exec::ExecArgs),
+    /// Bring a small shop up, send traffic through it, and check that the mesh does what it says
+    Demo(demo::DemoArgs),
+    /// Show workloads, identities, certificate expiry and versions
+    Status(status::StatusArgs),
+    /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
+    Sidecar(sidecar::SidecarArgs),
+    /// Join tokens, for sidecars on machines without a cluster
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+
+    // What `up` and `exec` start again as, inside namespaces; each is described where it is defined.
+    #[command(name = "__probe", hide = true)]
+    Probe(preflight::ProbeArgs),
+    #[command(name = "__get", hide = true)]
+    Get(sidecar::GetArgs),
+    #[command(name = "__init", hide = true)]
+    Init,
+    #[command(name = "__lab", hide = true)]
+    Lab,
+    #[command(name = "__replica", hide = true)]
+    Replica,
+    #[command(name = "__run", hide = true)]
+    Run,
+    #[command(name = "__pod", hide = true)]
+    Pod,
+    #[command(name = "__exec", hide = true)]
+    Confined(confine::ConfinedArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(args) => up::main(&args),
+        Command::Exec(args) => exec::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Status(args) => status::main(&args),
+        Command::Sidecar(args) => sidecar::main(&args),
+        Command::Get(args) => sidecar::get(&args),
+        Command::Token(command) => token::main(&command),
+        Command::Probe(args) => preflight::probe(&args),
+        Command::Init => init::main(),
+        Command::Lab => lab::main(),
+        Command::Replica => lab::replica::main(),
+        Command::Run => lab::pod::run_main(),
+        Command::Pod => lab::pod::main(),
+        Command::Confined(args) => confine::main(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Says on standard error what went wrong. A standard error that is gone is nobody's problem.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "weft: {text}");
+}

@@ -1,0 +1,81 @@
+//! The control plane's operator API, on its owner-only Unix socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower_service::Service;
+use weft_proto::v1;
+use weft_proto::v1::operator_client::OperatorClient;
+use zeroize::Zeroizing;
+
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to the operator API.
+pub(crate) struct Operator(OperatorClient<Channel>);
+
+impl Operator {
+    /// Connects to the socket at `path`.
+    pub(crate) async fn connect(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("the control plane's operator socket {} cannot be reached", path.display());
+        // The socket first, since its error says more than the transport's.
+        UnixStream::connect(path).await.with_context(failed)?;
+        // The name is for the protocol alone: the connector knows the way.
+        let endpoint = Endpoint::from_static("http://operator.weft").timeout(TIMEOUT).connect_timeout(TIMEOUT);
+        let channel = endpoint.connect_with_connector(Connector(path.to_owned())).await.with_context(failed)?;
+        Ok(Self(OperatorClient::new(channel)))
+    }
+
+    /// Makes a join token for one pod.
+    pub(crate) async fn create_token(
+        &mut self,
+        namespace: &str,
+        pod: &str,
+        service_account: &str,
+        ttl: Duration,
+    ) -> anyhow::Result<Zeroizing<String>> {
+        let request = v1::CreateTokenRequest {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            service_account: service_account.to_owned(),
+            ttl_seconds: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
+        };
+        let answer = self.0.create_token(request).await.map_err(|status| said(&status))?;
+        Ok(Zeroizing::new(answer.into_inner().token))
+    }
+
+    /// What the control plane knows of the mesh.
+    pub(crate) async fn status(&mut self) -> anyhow::Result<v1::StatusResponse> {
+        let answer = self.0.status(v1::StatusRequest {}).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+}
+
+/// The control plane's own words; the code beside them says nothing to a person.
+fn said(status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("the control plane says: {}", status.message())
+}
+
+struct Connector(PathBuf);
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<UnixStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let path = self.0.clone();
+        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path).await?)) })
+    }
+}

@@ -1,0 +1,86 @@
+//! `weft sidecar`: what one sidecar knows and has counted, from its own Unix socket, which only the mesh's owner can reach.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::lab::door::{self, Listed, Request};
+use crate::rundir::{self, Which};
+
+/// What `weft sidecar` is told.
+#[derive(Args, Debug)]
+pub(crate) struct SidecarArgs {
+    /// A replica, as NAMESPACE/NAME
+    #[arg(value_name = "NS/REPLICA")]
+    target: String,
+
+    /// What to ask for: /config, /edges, /metrics or /ready
+    #[arg(default_value = "/config")]
+    path: String,
+
+    #[command(flatten)]
+    which: Which,
+}
+
+/// What `weft __get` is told: it runs in the lab's namespaces.
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    socket: PathBuf,
+    path: String,
+}
+
+pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
+    let text = ask(&args.which.find()?, &args.target, &args.path)?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The body of one GET on a sidecar's socket.
+pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String> {
+    let (text, _) = door::ask(run, &Request::List)?;
+    let all: Vec<Listed> =
+        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let index = all.iter().position(|l| format!("{}/{}", l.namespace, l.pod) == target).with_context(|| {
+        let known: Vec<String> = all.iter().map(|l| format!("{}/{}", l.namespace, l.pod)).collect();
+        format!("no replica {target} runs; those that do: {}", known.join(", "))
+    })?;
+    if !all[index].meshed {
+        bail!("{target} has no sidecar");
+    }
+    let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
+    let me = std::env::current_exe().context("this program cannot find itself")?;
+    let output = Command::new(&me)
+        .arg("exec")
+        .arg("--run-dir")
+        .arg(run)
+        .args(["--lab", "--"])
+        .arg(&me)
+        .arg("__get")
+        .arg(&socket)
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        bail!("the sidecar of {target} does not answer: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout).context("the answer is not text")
+}
+
+/// Inside the lab: one GET, its body to standard output.
+pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    let mut stream = UnixStream::connect(&args.socket).with_context(|| args.socket.display().to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {} HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n\r\n", args.path)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("the answer is not HTTP")?;
+    let status = String::from_utf8_lossy(&answer[..end]);
+    let status = status.split_whitespace().nth(1).unwrap_or_default();
+    std::io::stdout().write_all(&answer[end + 4..])?;
+    Ok(if status == "200" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

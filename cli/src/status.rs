@@ -1,0 +1,215 @@
+//! `weft status`: what the lab runs, and what the control plane knows of it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use weft_proto::v1;
+
+use crate::lab::door::{self, Listed, Request};
+use crate::operator::Operator;
+use crate::rundir::{self, Which};
+use crate::{duration, table};
+
+/// What `weft status` is told.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Text,
+    Json,
+}
+
+pub(crate) fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let run = args.which.find()?;
+    let (text, _) = door::ask(&run, &Request::List)?;
+    let listed: Vec<Listed> =
+        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(async { Operator::connect(&run.join(rundir::OPERATOR_SOCKET)).await?.status().await })?;
+    let text = match args.output {
+        Output::Text => as_text(&listed, &status, now()),
+        Output::Json => format!("{:#}\n", as_json(&listed, &status)),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("the status cannot be printed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// What the control plane knows of each sidecar, behind the replica where the lab runs it. Others may have joined by a token.
+fn paired<'a>(listed: &'a [Listed], status: &'a v1::StatusResponse) -> Vec<(Option<&'a Listed>, Option<&'a v1::SidecarStatus>)> {
+    let same = |l: &Listed, s: &v1::SidecarStatus| l.namespace == s.namespace && l.pod == s.pod;
+    let ours = listed.iter().map(|l| (Some(l), status.sidecars.iter().find(|s| same(l, s))));
+    let others = status.sidecars.iter().filter(|s| !listed.iter().any(|l| same(l, s))).map(|s| (None, Some(s)));
+    ours.chain(others).collect()
+}
+
+fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64) -> String {
+    let rows: Vec<Vec<String>> = paired(listed, status).into_iter().map(|(listed, sidecar)| row(listed, sidecar, now)).collect();
+    let header = ["NAMESPACE", "POD", "READY", "IDENTITY", "CERT-EXPIRES", "VERSION", "CONNECTED", "SUBSCRIPTIONS"];
+    let mut text = table::render(&header, &rows);
+    let _ = writeln!(
+        text,
+        "\ncontrol plane {} for {}: {} services, {} workloads, generation {}",
+        status.version, status.trust_domain, status.services, status.workloads, status.generation
+    );
+    let unready =
+        listed.iter().filter(|l| !l.ready && !l.why.is_empty()).map(|l| format!("{}/{}: {}", l.namespace, l.pod, l.why));
+    let rejected = status
+        .sidecars
+        .iter()
+        .flat_map(|s| s.rejected.iter().map(move |p| format!("{}/{}: it rejects {}", s.namespace, s.pod, problem(p))));
+    let problems: Vec<String> = unready.chain(rejected).chain(status.problems.iter().map(problem)).collect();
+    if !problems.is_empty() {
+        text.push_str("\nPROBLEMS\n");
+        for problem in problems {
+            let _ = writeln!(text, "{problem}");
+        }
+    }
+    text
+}
+
+fn row(listed: Option<&Listed>, sidecar: Option<&v1::SidecarStatus>, now: i64) -> Vec<String> {
+    let none = || "-".to_owned();
+    let (namespace, pod) = match (listed, sidecar) {
+        (Some(l), _) => (l.namespace.clone(), l.pod.clone()),
+        (None, Some(s)) => (s.namespace.clone(), s.pod.clone()),
+        (None, None) => (none(), none()),
+    };
+    let ready = listed.map_or_else(none, |l| if l.ready { "yes".to_owned() } else { "no".to_owned() });
+    let mut row = vec![namespace, pod, ready];
+    match sidecar {
+        Some(s) => row.extend([
+            s.identity.clone(),
+            if s.not_after == 0 { none() } else { duration::brief(s.not_after - now) },
+            s.version.clone(),
+            if s.connected_at == 0 { none() } else { duration::brief(now - s.connected_at) },
+            s.subscriptions.to_string(),
+        ]),
+        None => {
+            let why = if listed.is_some_and(|l| l.meshed) { "(not connected)" } else { "(no sidecar)" };
+            row.extend([why.to_owned(), none(), none(), none(), none()]);
+        }
+    }
+    row
+}
+
+fn problem(p: &v1::Problem) -> String {
+    let field = if p.field.is_empty() { String::new() } else { format!("{}: ", p.field) };
+    format!("{}: {field}{}", p.place, p.message)
+}
+
+fn as_json(listed: &[Listed], status: &v1::StatusResponse) -> Value {
+    let told = |p: &v1::Problem| json!({"place": p.place, "field": p.field, "message": p.message});
+    let workloads: Vec<Value> = paired(listed, status)
+        .into_iter()
+        .map(|(listed, sidecar)| {
+            let sidecar_json = sidecar.map(|s| {
+                json!({
+                    "identity": s.identity,
+                    "version": s.version,
+                    "connectedAt": s.connected_at,
+                    "subscriptions": s.subscriptions,
+                    "unacknowledged": s.unacknowledged,
+                    "serial": s.serial,
+                    "notAfter": s.not_after,
+                    "rejected": s.rejected.iter().map(told).collect::<Vec<_>>(),
+                })
+            });
+            json!({
+                "namespace": listed.map_or_else(|| sidecar.map(|s| s.namespace.as_str()), |l| Some(l.namespace.as_str())),
+                "pod": listed.map_or_else(|| sidecar.map(|s| s.pod.as_str()), |l| Some(l.pod.as_str())),
+                "serviceAccount": listed.map(|l| l.service_account.as_str()),
+                "address": listed.map(|l| l.address.as_str()),
+                "meshed": listed.is_none_or(|l| l.meshed),
+                "ready": listed.map(|l| l.ready),
+                "why": listed.map(|l| l.why.as_str()),
+                "sidecar": sidecar_json,
+            })
+        })
+        .collect();
+    json!({
+        "version": status.version,
+        "trustDomain": status.trust_domain,
+        "anchors": status.anchors,
+        "generation": status.generation,
+        "services": status.services,
+        "workloads": workloads,
+        "problems": status.problems.iter().map(told).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(pod: &str, meshed: bool, why: &str) -> Listed {
+        Listed {
+            namespace: "shop".to_owned(),
+            pod: pod.to_owned(),
+            service_account: "web".to_owned(),
+            address: "10.47.1.1".to_owned(),
+            meshed,
+            ready: why.is_empty(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn status() -> v1::StatusResponse {
+        v1::StatusResponse {
+            version: "0.1.0".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            sidecars: vec![v1::SidecarStatus {
+                namespace: "shop".to_owned(),
+                pod: "web-0".to_owned(),
+                identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+                version: "0.1.0".to_owned(),
+                connected_at: 940,
+                subscriptions: 5,
+                not_after: 1000 + 86_340,
+                ..Default::default()
+            }],
+            problems: vec![v1::Problem {
+                place: "extra/a.yaml:3".to_owned(),
+                field: "kind".to_owned(),
+                message: "is unknown".to_owned(),
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn people_see_every_replica_and_every_problem() {
+        let listed = [replica("web-0", true, ""), replica("web-1", true, "it is being started"), replica("old-0", false, "")];
+        let text = as_text(&listed, &status(), 1000);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("NAMESPACE  POD    READY  IDENTITY"), "{text}");
+        assert!(lines[1].ends_with("spiffe://cluster.local/ns/shop/sa/web  23h59m        0.1.0    1m0s       5"), "{text}");
+        assert!(lines[2].contains("(not connected)") && lines[3].contains("(no sidecar)"), "{text}");
+        assert!(text.ends_with("\nPROBLEMS\nshop/web-1: it is being started\nextra/a.yaml:3: kind: is unknown\n"), "{text}");
+    }
+
+    #[test]
+    fn programs_see_sidecars_that_joined_from_elsewhere_too() {
+        let json = as_json(&[], &status());
+        assert_eq!(json["workloads"][0]["pod"], "web-0");
+        assert_eq!(json["workloads"][0]["sidecar"]["subscriptions"], 5);
+        assert_eq!(json["problems"][0]["place"], "extra/a.yaml:3");
+    }
+}

@@ -1,0 +1,32 @@
+//! Text in columns.
+
+/// Lays `rows` out under `header`, two spaces between columns and none at the end of a line.
+pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = line(&widths, header.iter().copied());
+    for row in rows {
+        text.push_str(&line(&widths, row.iter().map(String::as_str)));
+    }
+    text
+}
+
+fn line<'a>(widths: &[usize], cells: impl Iterator<Item = &'a str>) -> String {
+    let padded: Vec<String> = cells.zip(widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+    format!("{}\n", padded.join("  ").trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["bbb".to_owned(), "x".to_owned()]];
+        assert_eq!(render(&["N", "WHAT"], &rows), "N    WHAT\na    long cell\nbbb  x\n");
+    }
+}

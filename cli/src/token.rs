@@ -1,0 +1,63 @@
+//! `weft token`: join tokens from a control plane on this machine.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use weft_core::ServiceAccount;
+use weft_core::service::ObjectRef;
+
+use crate::duration;
+use crate::operator::Operator;
+use crate::rundir::{self, Which};
+
+/// What `weft token` can do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Make a join token for one pod, and print it: it lets one sidecar join, once
+    Create(CreateArgs),
+}
+
+/// What `weft token create` is told.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// The pod that may join
+    #[arg(value_name = "NS/POD")]
+    pod: ObjectRef,
+
+    /// Its service account, which becomes its identity
+    #[arg(long, value_name = "NAME")]
+    service_account: ServiceAccount,
+
+    /// How long the token may be used, at most 24h
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
+    ttl: Duration,
+
+    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
+    socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(crate) fn main(command: &TokenCommand) -> anyhow::Result<ExitCode> {
+    let TokenCommand::Create(args) = command;
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let token = runtime.block_on(async {
+        let mut operator = Operator::connect(&socket).await?;
+        // Less than a second would mean the default to the control plane.
+        let ttl = args.ttl.max(Duration::from_secs(1));
+        operator.create_token(args.pod.namespace.as_str(), args.pod.name.as_str(), args.service_account.as_str(), ttl).await
+    })?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", token.as_str()).context("the token cannot be printed")?;
+    Ok(ExitCode::SUCCESS)
+}
