@@ -170,20 +170,24 @@ impl Session {
                     return Err(Status::invalid_argument(format!("update {} was never sent", ack.nonce)));
                 }
                 self.acknowledged = self.acknowledged.max(ack.nonce);
+                cost = ack.rejected.len();
+                if cost > MAX_RESOURCES {
+                    return Err(Status::resource_exhausted(format!(
+                        "{cost} rejections in one message; at most {MAX_RESOURCES} were sent"
+                    )));
+                }
+                let short = |text: &str| text.chars().take(300).collect::<String>();
                 let mut status = self.sub.status();
                 for r in &ack.rejected {
-                    tracing::warn!(pod = %status.pod, resource = %r.name, reason = %r.reason, "a sidecar rejected a resource");
-                    status.rejected.retain(|p| p.place != r.name);
+                    let (place, message) = (short(&r.name), short(&r.reason));
+                    tracing::warn!(pod = %status.pod, resource = %place, reason = %message, "a sidecar rejected a resource");
+                    status.rejected.retain(|p| p.place != place);
                     if status.rejected.len() < 100 {
-                        status.rejected.push(v1::Problem {
-                            place: r.name.clone(),
-                            field: String::new(),
-                            message: r.reason.clone(),
-                        });
+                        status.rejected.push(v1::Problem { place, field: String::new(), message });
                     }
                 }
                 if let Some(c) = ack.serving {
-                    (status.serial, status.not_after) = (c.serial, c.not_after);
+                    (status.serial, status.not_after) = (c.serial.chars().take(64).collect(), c.not_after);
                 }
                 drop(status);
                 // The window may have been shut with names waiting.
@@ -219,15 +223,20 @@ impl Session {
             let mut status = self.sub.status();
             status.version = hello.version.chars().take(40).collect();
             if let Some(c) = hello.serving {
-                (status.serial, status.not_after) = (c.serial, c.not_after);
+                (status.serial, status.not_after) = (c.serial.chars().take(64).collect(), c.not_after);
             }
         }
         let known: Vec<_> = self.held.keys().cloned().collect();
         for name in known {
             self.drop_held(&name);
+            // Whatever it does not name in this message it does not have: it is sent again.
+            self.sub.mark(name);
         }
         for h in hello.held {
             let name = parse(&h.name)?;
+            if self.sub.len() >= MAX_HELD {
+                return Err(Status::resource_exhausted(format!("the stream holds {MAX_HELD} names, and no more are taken")));
+            }
             self.hold(name.clone(), Version(h.version));
             if !self.sub.add(name.clone()) {
                 self.sub.mark(name);
@@ -255,9 +264,11 @@ impl Session {
     }
 
     async fn flush(&mut self) -> Result<(), Status> {
+        // First the names, then the snapshot: a change that is marked in between is in the snapshot, or marked still.
+        let names = self.sub.take(MAX_RESOURCES);
         let snapshot = self.sub.snapshot();
         let mut resources = Vec::new();
-        for name in self.sub.take(MAX_RESOURCES) {
+        for name in names {
             let view = snapshot.view(&name, self.sub.pod());
             let version = view.version();
             if self.held.get(&name) == Some(&version) {
@@ -269,7 +280,10 @@ impl Session {
             let body = match &view {
                 // A pod that the model does not have yet has no policy yet: its sidecar waits.
                 View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
-                View::Absent => None,
+                View::Absent => {
+                    self.bases.remove(&name);
+                    None
+                }
                 View::Plain(entry) => Some(entry.body.clone()),
                 View::Endpoints(entry) => {
                     let base = self.bases.insert(name.clone(), entry.clone());

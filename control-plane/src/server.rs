@@ -25,7 +25,7 @@ use crate::issue::ca::Ca;
 
 /// Handshakes under way at once; more wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 256;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Seconds since the Unix epoch.
 pub fn unix_now() -> i64 {

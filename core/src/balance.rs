@@ -63,6 +63,11 @@ impl PeakEwma {
         self.sample(now, latency.as_nanos() as f64);
     }
 
+    /// It accepted a connection: what failed before is past.
+    pub fn recover(&self) {
+        self.failures.store(0, Relaxed);
+    }
+
     /// A request that was begun failed by the endpoint's fault.
     pub fn fail(&self, now: u64) {
         self.in_flight.fetch_sub(1, Relaxed);

@@ -10,6 +10,8 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest request line that detection waits for, in bytes. A longer one that began like HTTP is HTTP still,
 /// and the codec will refuse it by its own limit.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
+/// Line ends before a request line that are read over.
+const MAX_EMPTY: usize = 64;
 /// The longest method name that is taken for one; registered methods end at 17 (`UPDATEREDIRECTREF`).
 const MAX_METHOD: usize = 24;
 /// The most bytes of a `ClientHello` that are waited for: one and a half records of the largest size, which covers every
@@ -53,10 +55,12 @@ fn detect_http(bytes: &[u8]) -> Detection {
     } else if H2_PREFACE.starts_with(bytes) {
         return Detection::More;
     }
-    // RFC 9112, section 2.2: a server should ignore an empty line before the request line.
-    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    if line.is_empty() || bytes == b"\r" {
-        return Detection::More;
+    // RFC 9112, section 2.2: a server should ignore an empty line before the request line, and real ones ignore many, bare line feeds
+    // too. What such a server would take for HTTP is HTTP here: else a forged `weft-client-id` would pass as opaque bytes.
+    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let line = &bytes[start..];
+    if line.is_empty() {
+        return if start > MAX_EMPTY { Detection::Opaque } else { Detection::More };
     }
     match line.iter().position(|b| !is_method_byte(*b)) {
         None if line.len() <= MAX_METHOD => return Detection::More,
@@ -104,6 +108,8 @@ mod tests {
             (b"M-SEARCH * HTTP/1.1\r\nHost", Detection::Http1),
             (b"CONNECT a:443 HTTP/1.0\r\n", Detection::Http1),
             (b"\r\nGET / HTTP/1.1\r\n", Detection::Http1),
+            (b"\r\n\r\n\nGET / HTTP/1.1\r\n", Detection::Http1),
+            (b"\n", Detection::More),
             (b"GET / HTTP/1.1\n", Detection::Http1),
             (b"G", Detection::More),
             (b"GET /very", Detection::More),

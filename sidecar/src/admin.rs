@@ -89,10 +89,11 @@ async fn connection(
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(5))
+        .keep_alive(false)
+        .header_read_timeout(Duration::from_secs(2))
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
-    let _ = tokio::time::timeout(Duration::from_secs(60), serving).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), serving).await;
 }
 
 fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToken, owner: bool) -> Response<Full<Bytes>> {

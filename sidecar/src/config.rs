@@ -53,6 +53,15 @@ pub struct IdentityConfig {
     pub state: Option<PathBuf>,
 }
 
+impl IdentityConfig {
+    /// Whether an identity is the one that this sidecar is to have.
+    pub fn is(&self, id: &weft_core::SpiffeId) -> bool {
+        *id.trust_domain() == self.trust_domain
+            && *id.namespace() == self.identity.namespace
+            && id.service_account().as_str() == self.identity.name.as_str()
+    }
+}
+
 #[derive(Args, Debug, Clone)]
 pub struct NetConfig {
     /// The pod's own addresses: inbound dials these and nothing else

@@ -20,7 +20,7 @@ use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
 use crate::io::{Socket, TcpSocket};
 use crate::stream::{Shared, Stream, as_tls_error};
-use crate::worker::{Worker, spawn};
+use crate::worker::Worker;
 
 /// Where to, and how.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -158,7 +158,8 @@ impl Worker {
         let (sender, driver) = tokio::time::timeout(self.shared.config.timeouts.connect, handshake)
             .await
             .map_err(|_| Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed))??;
-        spawn(self, driver);
+        // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
+        tokio::task::spawn_local(driver);
         self.pools.http2.borrow_mut().entry(key).or_default().push(sender.clone());
         Ok((Exchange::Http2(sender), false))
     }

@@ -51,12 +51,12 @@ pub struct FirstBytes {
 pub enum NoBytes {
     /// The client was silent for the quiet time.
     Silent,
-    /// The client ended or failed without a byte.
+    /// The client failed without a byte.
     Gone,
 }
 
 /// A client that began to speak may take this long until it is clear what it speaks; then it is opaque.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever.
 pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<FirstBytes, NoBytes> {
@@ -72,7 +72,8 @@ pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<Fir
 pub async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<FirstBytes, NoBytes> {
     let first = first.map_err(|_| NoBytes::Gone)?;
     if first.is_empty() {
-        return Err(NoBytes::Gone);
+        // It ended its half at once: it may wait for what the server says all the same.
+        return Ok(FirstBytes { bytes: BytesMut::new(), what: Detection::Opaque });
     }
     let mut bytes = BytesMut::from(&first[..]);
     let deadline = Instant::now() + PATIENCE;
@@ -83,9 +84,9 @@ pub async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<
         }
         match tokio::time::timeout_at(deadline, stream.read_some()).await {
             Ok(Err(_)) => return Err(NoBytes::Gone),
-            // It stalls, or ended its half, after some bytes: they are all that there is.
-            Err(_) => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
-            Ok(Ok(more)) if more.is_empty() => return Ok(FirstBytes { bytes, what: Detection::Opaque }),
+            // It stalls, or ended its half, after some bytes: they are all that there is, and may be the beginning of HTTP.
+            Err(_) => return Ok(FirstBytes { bytes, what: Detection::More }),
+            Ok(Ok(more)) if more.is_empty() => return Ok(FirstBytes { bytes, what: Detection::More }),
             Ok(Ok(more)) => bytes.extend_from_slice(&more),
         }
     }

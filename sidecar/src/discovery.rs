@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::backoff::Backoff;
 use weft_core::balance::PeakEwma;
-use weft_core::policy::{FEATURES, InboundPolicy};
+use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_client::DiscoveryClient;
@@ -111,7 +111,7 @@ impl Discovery {
         mut self,
         mut identity: Current,
         mut lookups: mpsc::Receiver<Lookup>,
-        saver: mpsc::Sender<Vec<v1::Resource>>,
+        saver: watch::Sender<Vec<v1::Resource>>,
     ) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
@@ -160,7 +160,7 @@ impl Discovery {
         current: &Identity,
         identity: &mut Current,
         lookups: &mut mpsc::Receiver<Lookup>,
-        saver: &mpsc::Sender<Vec<v1::Resource>>,
+        saver: &watch::Sender<Vec<v1::Resource>>,
     ) -> anyhow::Result<()> {
         let channel = control::connect(&self.config, Trust::Bundle(&current.svid, &current.bundle)).await?;
         let (tx, rx) = mpsc::channel(64);
@@ -201,7 +201,7 @@ impl Discovery {
                             if resync {
                                 send(self.hello(current))?;
                             }
-                            let _ = saver.try_send(self.held.resources().cloned().collect());
+                            saver.send_replace(self.held.resources().cloned().collect());
                         }
                         Some(Response::Heartbeat(beat)) => {
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
@@ -218,15 +218,23 @@ impl Discovery {
                     }
                 }
                 Some(lookup) = lookups.recv() => {
-                    let address = lookup.address;
-                    if let Some(target) = self.mesh.addresses.load().get(&address) {
-                        let _ = lookup.answer.send(target.clone());
-                        continue;
+                    // Whatever else was asked meanwhile goes with it.
+                    let mut fresh = Vec::new();
+                    let mut next = Some(lookup);
+                    while let Some(lookup) = next {
+                        let address = lookup.address;
+                        if let Some(target) = self.mesh.addresses.load().get(&address) {
+                            let _ = lookup.answer.send(target.clone());
+                        } else if !lookup.answer.is_closed() {
+                            if !self.waiting.contains_key(&address) {
+                                fresh.push(address);
+                            }
+                            self.ask(lookup);
+                        }
+                        next = if fresh.len() < 500 { lookups.try_recv().ok() } else { None };
                     }
-                    let first = !self.waiting.contains_key(&address);
-                    self.ask(lookup);
-                    if first {
-                        send(subscribe([address]))?;
+                    if !fresh.is_empty() {
+                        send(subscribe(fresh))?;
                     }
                 }
                 _ = idle.tick() => {
@@ -267,7 +275,8 @@ impl Discovery {
     fn apply(&mut self, mut resource: v1::Resource) -> Result<(), Rejection> {
         let name: ResourceName = resource.name.parse().map_err(|e: weft_proto::name::UnknownName| e.to_string())?;
         let result = self.apply_body(&name, &mut resource);
-        if result.as_ref().is_err_and(|r| r == MISSING_BASE) {
+        // Endpoints that were rejected are no base for later changes.
+        if result.as_ref().is_err_and(|r| r == MISSING_BASE || matches!(name, ResourceName::Endpoints(_))) {
             self.held.remove(&name);
             return result;
         }
@@ -293,8 +302,18 @@ impl Discovery {
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
             }
             (ResourceName::Inbound, Some(Body::Inbound(policy))) => {
-                let policy = InboundPolicy::try_from(policy).map_err(|e| text(&e))?;
-                self.mesh.inbound.store(Some(Arc::new(policy)));
+                let policy = InboundPolicy::try_from(policy).inspect_err(|e| {
+                    // A policy that cannot be read denies: the earlier one may have allowed more.
+                    let feature = format!("a policy that can be read ({e})");
+                    let deny = InboundPolicy {
+                        mode: MtlsMode::Strict,
+                        port_modes: vec![],
+                        protocols: vec![],
+                        required_features: vec![feature],
+                    };
+                    self.mesh.inbound.store(Some(Arc::new(deny)));
+                });
+                self.mesh.inbound.store(Some(Arc::new(policy.map_err(|e| text(&e))?)));
             }
             // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
             (ResourceName::Inbound, None) => {}

@@ -8,11 +8,11 @@ use std::time::Duration;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::{Caller, MtlsMode};
-use weft_core::protocol::MeshProtocol;
+use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
-use crate::detect::{FirstBytes, NoBytes, classify, first_bytes};
+use crate::detect::{FirstBytes, NoBytes, PATIENCE, classify, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
@@ -110,7 +110,12 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
         let tls = stream.tls_names();
         let caller_facts =
             HttpCaller { identity: Some(leaf.id.clone()), address: client.ip(), direction: Direction::Inbound, tls };
-        let http = Http { route: app(destination), caller: caller_facts, guard: Some((destination.port(), caller.clone())) };
+        let http = Http {
+            route: app(destination),
+            caller: caller_facts,
+            guard: Some((destination.port(), caller.clone())),
+            dialled: None,
+        };
         match protocol {
             MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http)).await,
             MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http))).await,
@@ -128,7 +133,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
     match first.what {
         Detection::Http1 | Detection::Http2 => {
             let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Inbound, tls: ("", "") };
-            let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)) };
+            let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)), dialled: None };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {
                 Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
@@ -150,6 +155,10 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
     };
     let port = destination.port();
     if let Err(denial) = policy.decide(port, caller) {
+        if stream.is_finished() {
+            // A probe that opened and closed: nothing was asked, so nothing is said.
+            return;
+        }
         return serve::refuse(worker, stream, Some(destination), &serve::denied(&denial));
     }
     // Plaintext that is not HTTP on a port that is declared as HTTP could carry a forged `weft-client-id` past us.
@@ -158,17 +167,39 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
     let route = app(destination);
-    match Box::pin(serve::open_bytes(worker, &route)).await {
-        Ok((upstream, _lease)) => {
-            let peer: Arc<str> = match caller {
-                Caller::Mesh(id, _) => id.to_string().into(),
-                Caller::Plaintext => "plaintext".into(),
-            };
-            let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
-            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
+    let (upstream, _lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
+        Ok(opened) => opened,
+        Err(failure) => return serve::refuse(worker, stream, Some(destination), &failure),
+    };
+    // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
+    if policy.protocol_of(port) == AppProtocol::Detect {
+        let first = tokio::select! {
+            biased;
+            read = upstream.read_some() => {
+                if let Ok(greeting) = read && !greeting.is_empty() {
+                    upstream.unread(greeting);
+                }
+                None
+            }
+            read = stream.read_some() => Some(classify(stream, read).await),
+        };
+        match first {
+            Some(Err(_)) => return,
+            Some(Ok(first)) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
+                let failure =
+                    Failure::mesh(Reason::ProtocolMismatch).detail("it comes as opaque bytes, and is or may become HTTP");
+                return serve::refuse(worker, stream, Some(destination), &failure);
+            }
+            Some(Ok(first)) => stream.unread(first.bytes.freeze()),
+            None => {}
         }
-        Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
+    let peer: Arc<str> = match caller {
+        Caller::Mesh(id, _) => id.to_string().into(),
+        Caller::Plaintext => "plaintext".into(),
+    };
+    let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
+    Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
 }
 
 /// A caller that says nothing: the server may have to speak first. If the caller speaks after all, it is looked at then.
@@ -200,7 +231,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     } else {
         let first = match first {
             Some(first) => classify(&stream, first).await,
-            None => first_bytes(&stream, None).await,
+            None => first_bytes(&stream, Some(PATIENCE)).await,
         };
         match first {
             Ok(first) if matches!(first.what, Detection::Opaque) => stream.unread(first.bytes.freeze()),

@@ -57,6 +57,13 @@ impl Socket {
         }
     }
 
+    /// Has what was received acknowledged at once.
+    pub fn acknowledge_now(&self) {
+        if let Self::Tcp(s) = self {
+            s.acknowledge_now();
+        }
+    }
+
     /// Makes the peer see a reset rather than an end when this socket is dropped.
     pub fn reset_on_drop(&self) {
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::v1;
 use weft_sidecar::config::Config;
@@ -45,10 +45,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
     let (mut discovery, bundles) = Discovery::new(config.clone(), mesh.clone());
-    let (saver, to_save) = mpsc::channel(1);
+    let (saver, to_save) = watch::channel(Vec::new());
     if let Some(dir) = &config.identity.state {
         let store = Store::open(dir)?;
         match store.load() {
+            Ok(Some(saved)) if !config.identity.is(&saved.svid.info().id) => {
+                tracing::warn!(saved = %saved.svid.info().id, "saved state is of another identity and is not used");
+            }
             Ok(Some(saved)) => {
                 tracing::info!(resources = saved.resources.len(), "last good state taken over");
                 keeper.adopt(saved.svid, Arc::new(saved.bundle));
@@ -59,8 +62,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         tokio::spawn(save(store, identity.clone(), to_save));
     }
-    tokio::spawn(keeper.run(bundles));
-    tokio::spawn(discovery.run(identity, lookups, saver));
+    let keeping = tokio::spawn(keeper.run(bundles));
+    let discovering = tokio::spawn(discovery.run(identity, lookups, saver));
     tokio::spawn(tell_when_ready(mesh));
 
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -68,6 +71,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = asked_to_drain.cancelled() => {}
+        // Neither ends by itself: without one of them the sidecar would grow stale in silence.
+        _ = keeping => tracing::error!("the identity task ended: a fault in weft"),
+        _ = discovering => tracing::error!("the discovery task ended: a fault in weft"),
     }
     drain(&shared, workers).await;
     Ok(())
@@ -101,14 +107,22 @@ async fn tell_when_ready(mesh: Arc<Mesh>) {
     tracing::info!("ready");
 }
 
-/// Keeps the last good state, at most once a second.
-async fn save(store: Store, identity: Current, mut to_save: mpsc::Receiver<Vec<v1::Resource>>) {
-    while let Some(resources) = to_save.recv().await {
-        let current = identity.borrow().clone();
-        if let Some(current) = current
-            && let Err(e) = store.save(&current.svid, &current.bundle, resources)
-        {
-            tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
+/// Keeps the last good state, at most once a second: after every change of what is held or of the identity.
+async fn save(store: Store, mut identity: Current, mut to_save: watch::Receiver<Vec<v1::Resource>>) {
+    let store = Arc::new(store);
+    loop {
+        tokio::select! {
+            changed = to_save.changed() => if changed.is_err() { return },
+            changed = identity.changed() => if changed.is_err() { return },
+        }
+        let resources = to_save.borrow_and_update().clone();
+        let current = identity.borrow_and_update().clone();
+        if let (Some(current), false) = (current, resources.is_empty()) {
+            let store = store.clone();
+            let saved = tokio::task::spawn_blocking(move || store.save(&current.svid, &current.bundle, resources)).await;
+            if let Ok(Err(e)) = saved {
+                tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
+            }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

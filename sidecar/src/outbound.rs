@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::detect::Detection;
-use weft_core::failure::{Failure, Reason};
+use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
 use crate::connect::Destination;
-use crate::detect::{FirstBytes, NoBytes, classify, first_bytes};
+use crate::detect::{FirstBytes, NoBytes, PATIENCE, classify, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::io::Socket;
 use crate::mesh::Target;
@@ -50,7 +50,10 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     match protocol {
         AppProtocol::Opaque => bytes(&worker, &stream, &route, destination).await,
         AppProtocol::Http | AppProtocol::Http2 => match first_bytes(&stream, None).await {
-            Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => http(&worker, stream, first, route).await,
+            Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
+                http(&worker, stream, first, route, destination).await;
+            }
+            Ok(first) if first.bytes.is_empty() => {}
             Ok(_) => {
                 let failure = Failure::mesh(Reason::ProtocolMismatch).detail(format!("the port is declared as {protocol:?}"));
                 serve::refuse(&worker, &stream, Some(destination), &failure);
@@ -68,7 +71,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
 
 async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
     match first.what {
-        Detection::Http1 | Detection::Http2 => http(worker, stream, first, route).await,
+        Detection::Http1 | Detection::Http2 => http(worker, stream, first, route, destination).await,
         Detection::Tls(_) | Detection::Opaque | Detection::More => {
             stream.unread(first.bytes.freeze());
             bytes(worker, &stream, &route, destination).await;
@@ -76,9 +79,9 @@ async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route:
     }
 }
 
-async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route) {
+async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
     let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Outbound, tls: ("", "") };
-    let http = Rc::new(Http { route, caller, guard: None });
+    let http = Rc::new(Http { route, caller, guard: None, dialled: Some(destination) });
     stream.unread(first.bytes.freeze());
     match first.what {
         Detection::Http2 => Box::pin(serve::http2(worker, Rc::new(stream), http)).await,
@@ -114,17 +117,28 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         }
     } else {
         // The client spoke; or the upstream ended without a word, as one does that does not want opaque bytes, and the client decides.
+        let broken = first.is_none();
         let first = match first {
             Some(first) => classify(&stream, first).await,
-            None => first_bytes(&stream, None).await,
+            None => first_bytes(&stream, Some(PATIENCE)).await,
         };
-        let Ok(first) = first else { return };
-        worker.server_first.borrow_mut().forget(destination);
-        if matches!(first.what, Detection::Http1 | Detection::Http2) {
-            drop((upstream, lease));
-            return http(worker, stream, first, route).await;
+        if let Ok(first) = first {
+            worker.server_first.borrow_mut().forget(destination);
+            if matches!(first.what, Detection::Http1 | Detection::Http2) {
+                drop((upstream, lease));
+                return http(worker, stream, first, route, destination).await;
+            }
+            if !broken {
+                stream.unread(first.bytes.freeze());
+            }
+        } else if !broken {
+            return;
         }
-        stream.unread(first.bytes.freeze());
+        if broken {
+            let failure =
+                Failure::upstream(Reason::UpstreamReset, Retryable::No).detail("it ended the connection without a word");
+            return serve::refuse(worker, &stream, Some(destination), &failure);
+        }
     }
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;
@@ -150,7 +164,9 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
 /// Tells an HTTP client why; anything else is reset.
 async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
     match first_bytes(&stream, Some(QUIET)).await {
-        Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => http(worker, stream, first, route).await,
+        Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
+            http(worker, stream, first, route, destination).await;
+        }
         _ => {
             if let Route::Refuse { failure, .. } = &route {
                 serve::refuse(worker, &stream, Some(destination), failure);

@@ -64,7 +64,7 @@ async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, co
                     return tokio::time::timeout(stall, to.shutdown()).await?;
                 }
                 Some(n) => {
-                    tokio::time::timeout(stall, to.write_all(&buffer[..n])).await??;
+                    to.write_all(&buffer[..n], stall).await?;
                     count.set(count.get() + n as u64);
                 }
             }

@@ -11,7 +11,7 @@ use weft_core::failure::{Failure, Reason, Side};
 use weft_core::service::Reach;
 
 use crate::connect::Destination;
-use crate::mesh::{EndpointState, ServiceState, WorkloadState};
+use crate::mesh::{EndpointState, ServiceState, Target, WorkloadState};
 use crate::worker::Worker;
 
 /// Where traffic of one connection goes.
@@ -50,6 +50,13 @@ impl Lease {
         }
     }
 
+    /// An opaque connection was opened: it counts as load until it is dropped, and its endpoint is well.
+    pub fn connected(&self) {
+        if let Some(load) = &self.load {
+            load.recover();
+        }
+    }
+
     /// Tells the balancer of a failure, if it was the endpoint's.
     pub fn fail(mut self, failure: &Failure) {
         if let (Some(load), Side::Upstream) = (&self.load, failure.side) {
@@ -77,6 +84,25 @@ impl Route {
             Self::Service { service, .. } => service.id.to_string(),
             Self::Workload { workload, .. } => workload.workload.id.to_string(),
             Self::App { name, .. } | Self::Refuse { name, .. } => name.to_string(),
+        }
+    }
+
+    /// The `Host` for a caller that named none.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Service { service, .. } => format!("{}.{}", service.id.name, service.id.namespace),
+            Self::Workload { workload, port } => SocketAddr::new(workload.workload.address, *port).to_string(),
+            Self::App { address, .. } => address.to_string(),
+            Self::Refuse { name, .. } => name.to_string(),
+        }
+    }
+
+    /// The route to what an address stands for; none if that is nothing of the mesh's.
+    pub fn to(target: Target, port: u16) -> Option<Self> {
+        match target {
+            Target::Service(service) => Some(Self::Service { service, port }),
+            Target::Workload(workload) => Some(Self::Workload { workload, port }),
+            Target::Unknown(_) => None,
         }
     }
 
@@ -164,7 +190,10 @@ fn lease(worker: &Rc<Worker>, endpoint: &Arc<EndpointState>, port: u16, name: &s
 /// The name in SNI: `pPORT.NAME.NAMESPACE.weft`, from `NAMESPACE/NAME`.
 fn server_name(id: &str, port: u16) -> Arc<str> {
     let (namespace, name) = id.split_once('/').unwrap_or(("", id));
-    format!("p{port}.{name}.{namespace}.weft").into()
+    // A pod's name may be longer than a label of DNS (63): it is a hint, and shortened.
+    let short = |part: &str, n: usize| part.chars().take(n).collect::<String>().trim_end_matches(['-', '.']).to_owned();
+    let labels: Vec<String> = name.split('.').take(3).map(|l| short(l, 50)).collect();
+    format!("p{port}.{}.{}.weft", labels.join("."), short(namespace, 63)).into()
 }
 
 /// The wait before a request is sent again.

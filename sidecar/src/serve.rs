@@ -27,11 +27,22 @@ pub struct Http {
     pub caller: HttpCaller,
     /// Inbound: the port that policy is asked about, and who calls as policy sees it.
     pub guard: Option<(u16, Caller)>,
+    /// Outbound: what was dialled, looked up anew for each request, so that a long connection follows what it stands for.
+    pub dialled: Option<SocketAddr>,
 }
 
 impl Http {
     /// The route of the next request: refused, if the policy in force now says so.
-    fn route(&self, worker: &Worker) -> Route {
+    async fn route(&self, worker: &Worker) -> Route {
+        if let (Some(dialled), false) = (self.dialled, matches!(self.route, Route::Refuse { .. })) {
+            return match worker.mesh().resolve(dialled.ip()).await {
+                Ok(target) => Route::to(target, dialled.port()).unwrap_or_else(|| Route::Refuse {
+                    failure: Failure::mesh(Reason::NoEndpoints).detail("what was dialled is not in the mesh any more"),
+                    name: self.route.name().into(),
+                }),
+                Err(failure) => Route::Refuse { failure, name: self.route.name().into() },
+            };
+        }
         let Some((port, caller)) = &self.guard else { return self.route.clone() };
         let policy = worker.mesh().inbound.load();
         let failure = match policy.as_ref() {
@@ -93,7 +104,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         };
         let close = !keeps_alive(&head) || worker.is_draining();
         let http10 = head.http10;
-        let route = http.route(worker);
+        let route = http.route(worker).await;
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None, started: false };
@@ -179,6 +190,9 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     };
     let mut requests = JoinSet::new();
     let mut draining = false;
+    let idle = worker.shared.config.timeouts.idle;
+    let quiet = tokio::time::sleep(idle);
+    tokio::pin!(quiet);
     loop {
         tokio::select! {
             biased;
@@ -186,7 +200,15 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
                 draining = true;
                 connection.graceful_shutdown();
             }
-            _ = requests.join_next(), if !requests.is_empty() => {}
+            _ = requests.join_next(), if !requests.is_empty() => quiet.as_mut().reset(tokio::time::Instant::now() + idle),
+            () = &mut quiet, if requests.is_empty() => {
+                if draining {
+                    break;
+                }
+                draining = true;
+                connection.graceful_shutdown();
+                quiet.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(5));
+            }
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let (worker, http) = (Rc::clone(worker), Rc::clone(&http));
@@ -211,7 +233,7 @@ async fn http2_request(
     let (parts, stream) = request.into_parts();
     let head = h2::from_request(parts);
     let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
-    let route = http.route(&worker);
+    let route = http.route(&worker).await;
     // A broken answer drops its stream, which resets it.
     forward(&worker, &route, &http.caller, head, &mut body, ResponseSink::H2 { respond, body: None }).await;
 }
@@ -225,7 +247,10 @@ pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, L
             own_allowed(worker, &lease)?;
         }
         match worker.open_bytes(&lease.destination).await {
-            Ok(stream) => return Ok((stream, lease)),
+            Ok(stream) => {
+                lease.connected();
+                return Ok((stream, lease));
+            }
             Err(failure) => {
                 tried.push(lease.address);
                 lease.fail(&failure);

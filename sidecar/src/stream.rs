@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use rustls::{ClientConfig, Connection, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 use crate::io::Socket;
 use crate::pool::Buffers;
@@ -49,8 +51,8 @@ impl Stream {
 
     /// Puts bytes back that were read already.
     pub fn unread(&self, bytes: Bytes) {
-        debug_assert!(self.early.borrow().is_empty(), "unread twice");
-        *self.early.borrow_mut() = bytes;
+        let mut early = self.early.borrow_mut();
+        *early = if early.is_empty() { bytes } else { [&bytes[..], &early[..]].concat().into() };
     }
 
     /// Becomes a TLS server over this stream. Fails with the handshake's error.
@@ -239,23 +241,25 @@ impl Stream {
         if self.tls.is_some() { self.poll_send_ciphertext(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    /// Writes everything and flushes. Not cancel-safe: what was written is not told.
-    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_vectored(&mut [IoSlice::new(bytes)]).await
+    /// Writes everything and flushes; a peer that takes nothing for `stall` is an error. Not cancel-safe: what was written is
+    /// not told.
+    pub async fn write_all(&self, bytes: &[u8], stall: Duration) -> io::Result<()> {
+        self.write_all_vectored(&mut [IoSlice::new(bytes)], stall).await
     }
 
-    /// Writes all slices and flushes. Not cancel-safe.
-    pub async fn write_all_vectored(&self, bufs: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// Writes all slices and flushes. See [`Self::write_all`].
+    pub async fn write_all_vectored(&self, bufs: &mut [IoSlice<'_>], stall: Duration) -> io::Result<()> {
         let mut rest = bufs;
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            let n = poll_fn(|cx| self.poll_write_vectored(cx, rest)).await?;
+            // The clock runs for each piece that is taken, so that a slow reader is not a stalled one.
+            let n = timeout(stall, poll_fn(|cx| self.poll_write_vectored(cx, rest))).await??;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             IoSlice::advance_slices(&mut rest, n);
         }
-        poll_fn(|cx| self.poll_flush(cx)).await
+        timeout(stall, poll_fn(|cx| self.poll_flush(cx))).await?
     }
 
     /// Ends the writing half properly: `close_notify` first, then FIN.
@@ -270,6 +274,17 @@ impl Stream {
     /// See [`Self::poll_shutdown`].
     pub async fn shutdown(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Whether the peer has ended its half and everything that it sent was read.
+    pub fn is_finished(&self) -> bool {
+        self.ended.get() && self.early.borrow().is_empty()
+    }
+
+    /// Has what was received acknowledged at once: a sender that waits for that before it sends the rest of a message (Nagle's
+    /// algorithm) would else wait for the delayed acknowledgement.
+    pub fn acknowledge_now(&self) {
+        self.socket.acknowledge_now();
     }
 
     /// Has the peer see a reset, never a clean end.

@@ -115,7 +115,7 @@ fn verify_chain(
     // path builder then sees a time inside the leaf's window.
     let clock = now.as_secs() as i64;
     let skew = wellknown::CLOCK_SKEW_SECS;
-    if clock < info.not_before - skew || clock > info.not_after + skew {
+    if info.not_after < info.not_before || clock < info.not_before - skew || clock > info.not_after + skew {
         return Err(VerifyError::Validity { not_before: info.not_before, not_after: info.not_after, now: clock, id: info.id });
     }
     let time = clock.clamp(info.not_before, info.not_after);

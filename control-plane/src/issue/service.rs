@@ -73,6 +73,12 @@ impl CertificatesService {
         let Peer::Workload(info) = peer else {
             return Err(Status::unauthenticated("renewal needs the current SVID as the connection's client certificate"));
         };
+        // The handshake checked it; the connection may be older than that.
+        if info.not_after + weft_core::wellknown::CLOCK_SKEW_SECS < unix_now() {
+            return Err(Status::unauthenticated(
+                "the SVID that this connection was opened with has expired: join again with a token",
+            ));
+        }
         let Some(pod) = info.pod.clone() else {
             return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
         };

@@ -32,6 +32,14 @@ impl Body<'_> {
         }
     }
 
+    /// After the last piece: resolves when the sender has gone away, for ever where that shows otherwise. Cancel-safe.
+    pub async fn gone(&mut self) -> Failure {
+        match self {
+            Self::Empty | Self::H2(_) => std::future::pending().await,
+            Self::H1(b) => b.gone().await,
+        }
+    }
+
     /// Whether nothing is to come: known at once for most requests.
     pub fn is_done(&self) -> bool {
         match self {

@@ -73,6 +73,10 @@ pub async fn forward(
     if caller.direction == Direction::Inbound {
         tell_caller(&mut head.fields, caller.identity.as_ref(), caller.address);
     }
+    if head.http10 && head.fields.first(Known::Host).is_none() {
+        // It goes on as HTTP/1.1, which needs one.
+        head.fields.push(b"host", route.host().as_bytes());
+    }
     let grpc = head.is_grpc();
     let replayable = body.is_done();
     let version = match &sink {
@@ -91,15 +95,17 @@ pub async fn forward(
         let attempt_head = AttemptHead { head: &head, upgrade: upgrade.as_deref() };
         match try_once(worker, route, caller, &attempt_head, body, &mut sink, lease, version, began).await {
             Ok(outcome) => return outcome,
-            Err(Attempt { failure, edge, address }) => {
+            Err(Attempt { failure, edge, address, reused }) => {
                 let safe = match failure.retryable {
                     Retryable::Unprocessed => replayable || body_untouched(body),
                     Retryable::IfIdempotent => replayable && head.is_idempotent(),
                     Retryable::No => false,
                 };
-                if attempt < MAX_ATTEMPTS && safe && route.may_retry_elsewhere() && !worker.is_draining() {
+                if attempt < MAX_ATTEMPTS && safe && (route.may_retry_elsewhere() || reused) && !worker.is_draining() {
                     edge.retry();
-                    tried.push(address);
+                    if !reused {
+                        tried.push(address);
+                    }
                     continue;
                 }
                 tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
@@ -140,6 +146,8 @@ struct Attempt {
     failure: Failure,
     edge: Arc<Edge>,
     address: IpAddr,
+    /// On a connection that was there before: its end may be older than the request.
+    reused: bool,
 }
 
 fn edge(
@@ -183,7 +191,7 @@ async fn try_once(
         Err(failure) => {
             let edge = edge(worker, route, caller, lease.peer.clone(), version, ("", ""));
             lease.fail(&failure);
-            return Err(Attempt { failure, edge, address });
+            return Err(Attempt { failure, edge, address, reused: false });
         }
     };
     let tls = match &exchange {
@@ -212,8 +220,8 @@ async fn try_once(
             Ok(Outcome::Broken)
         }
         Err(mut failure) => {
-            if reused && failure.reason == Reason::UpstreamReset && failure.retryable == Retryable::IfIdempotent && body.is_done()
-            {
+            let reused = reused && failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
+            if reused {
                 // A kept-alive connection that the server closed in the moment of use is the pool's own doing, not the endpoint's.
                 drop(lease);
             } else {
@@ -222,7 +230,7 @@ async fn try_once(
             if failure.side == Side::Downstream {
                 failure.retryable = Retryable::No;
             }
-            Err(Attempt { failure, edge, address })
+            Err(Attempt { failure, edge, address, reused })
         }
     }
 }
@@ -263,6 +271,28 @@ struct Attempted<'a> {
     from_mesh: bool,
     edge: &'a Edge,
     began: Instant,
+}
+
+/// What the endpoint's own sidecar refused or could not deliver was not processed by the application, and may go elsewhere.
+fn peer_refusal(fields: &Fields, from_mesh: bool) -> Result<(), Failure> {
+    if !from_mesh {
+        return Ok(());
+    }
+    let said = fields.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(b"weft-error")).map(|(_, _, value)| value);
+    let Some(reason) = said.and_then(|value| Reason::ALL.iter().find(|r| r.as_str().as_bytes() == value)) else { return Ok(()) };
+    match reason {
+        Reason::UpstreamConnectRefused
+        | Reason::UpstreamConnectTimeout
+        | Reason::UpstreamUnreachable
+        | Reason::NotReady
+        | Reason::Draining
+        | Reason::Overloaded => Err(Failure::upstream(*reason, Retryable::Unprocessed).detail("the endpoint's sidecar said so")),
+        // It may have been processed.
+        Reason::UpstreamReset => {
+            Err(Failure::upstream(*reason, Retryable::IfIdempotent).detail("the endpoint's sidecar said so"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Waits for `answer` while `upload` goes on. A caller that fails ends both; an upstream that stops reading may have answered
@@ -306,7 +336,13 @@ async fn run_http1(
         let Http1 { reader, writer, stream, .. } = &mut *connection;
         writer.request(named.as_ref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
         let mut out = OutgoingBody::new(framing);
-        let mut upload = pin!(upload_h1(body, &mut out, writer));
+        let sent = std::cell::Cell::new(false);
+        let mut upload = pin!(async {
+            upload_h1(body, &mut out, writer).await?;
+            sent.set(true);
+            // From here on it only watches: a caller that goes away ends the exchange.
+            Err(body.gone().await)
+        });
         let mut uploaded = None;
         // Until the final head: informational ones pass through as they come.
         let response = loop {
@@ -316,6 +352,7 @@ async fn run_http1(
             }
             sink.informational(response).await?;
         };
+        peer_refusal(&response.fields, a.from_mesh)?;
         let framing = h1::response_framing(&response, head)?;
         let status = response.status;
         if status == 101 && a.upgrade.is_none() {
@@ -326,13 +363,15 @@ async fn run_http1(
             a.edge.request(status, a.began.elapsed());
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
         }
-        let keeps = !hop::connection_has(&response.fields, b"close") && framing != Framing::UntilClose;
+        let keeps = framing != Framing::UntilClose
+            && !hop::connection_has(&response.fields, b"close")
+            && (!response.http10 || hop::connection_has(&response.fields, b"keep-alive"));
         let mut answer = Body::H1(reader.body(framing));
         let answered = download(&mut answer, response, sink, a.from_mesh, head.is_head());
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }
-        (status, matches!(uploaded, Some(Ok(()))), keeps)
+        (status, sent.get(), keeps)
     };
     a.edge.request(status, a.began.elapsed());
     if whole && keeps {
@@ -360,6 +399,7 @@ async fn run_http2(
     };
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
+    peer_refusal(&response.fields, a.from_mesh)?;
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
     let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head());
@@ -429,7 +469,11 @@ async fn download(
                 piece?
             } else {
                 sink.flush().await?;
-                next.await?
+                tokio::select! {
+                    biased;
+                    piece = next => piece?,
+                    () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
+                }
             }
         };
         match piece {
@@ -478,8 +522,12 @@ impl ResponseSink<'_> {
     /// Resolves when the caller has gone away; waits for ever where that shows otherwise.
     async fn gone(&mut self) {
         match self {
+            // Shows at the reading end, while the upload waits there.
             Self::H1 { .. } => std::future::pending().await,
-            Self::H2 { respond, .. } => {
+            Self::H2 { body: Some(stream), .. } => {
+                let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+            }
+            Self::H2 { respond, body: None } => {
                 let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
             }
         }

@@ -23,6 +23,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of a field section, as HPACK counts them.
 const MAX_FIELDS_SIZE: u32 = 64 * 1024;
+/// How long a receiver may keep a stream's window shut while there is something to send.
+const WINDOW_SHUT: Duration = Duration::from_secs(300);
 /// Streams that a client may have open at once.
 const MAX_CONCURRENT: u32 = 256;
 
@@ -197,7 +199,12 @@ pub async fn send(stream: &mut SendStream<Bytes>, chunk: Chunk, side: Side) -> R
         Chunk::Data(mut data) => {
             while !data.is_empty() {
                 stream.reserve_capacity(data.len());
-                match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                let room = tokio::time::timeout(WINDOW_SHUT, poll_fn(|cx| stream.poll_capacity(cx)));
+                let Ok(room) = room.await else {
+                    stream.send_reset(H2Reason::CANCEL);
+                    return Err(failed(&H2Reason::FLOW_CONTROL_ERROR.into()));
+                };
+                match room {
                     Some(Ok(n)) if n > 0 => {
                         let piece = data.split_to(n.min(data.len()));
                         stream.send_data(piece, false).map_err(|e| failed(&e))?;

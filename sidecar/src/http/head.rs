@@ -55,13 +55,15 @@ pub struct ResponseHead {
     pub status: u16,
     /// HTTP/1: the reason phrase.
     pub reason: Bytes,
+    /// HTTP/1.0, which keeps no connection by default.
+    pub http10: bool,
     pub fields: Fields,
 }
 
 impl ResponseHead {
     pub fn new(status: u16) -> Self {
         let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
-        Self { status, reason: Bytes::from_static(reason.as_bytes()), fields: Fields::default() }
+        Self { status, reason: Bytes::from_static(reason.as_bytes()), http10: false, fields: Fields::default() }
     }
 
     pub fn is_informational(&self) -> bool {

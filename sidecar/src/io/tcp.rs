@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,7 +22,9 @@ impl TcpSocket {
     /// Takes a connection over: no delay, and a bound on unacknowledged data.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
         Self { stream: RefCell::new(stream), peer }
     }
 
@@ -40,6 +42,10 @@ impl TcpSocket {
 
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+
+    pub(super) fn acknowledge_now(&self) {
+        let _ = SockRef::from(&*self.stream.borrow()).set_tcp_quickack(true);
     }
 
     pub(super) fn reset_on_drop(&self) {
@@ -60,8 +66,12 @@ impl TcpSocket {
     }
 }
 
-/// Data that stays unacknowledged this long ends the connection (as Linkerd does).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Data that stays unacknowledged this long, or unread by a peer whose window is shut, ends the connection. Above the default
+/// of `--write-timeout`, which has a say first.
+const USER_TIMEOUT: Duration = Duration::from_secs(90);
+/// An idle peer that has vanished is noticed after a minute and a half.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
 const BACKLOG: i32 = 4096;
 
 /// Opens connections of the sidecar's own, which the redirect lets pass.

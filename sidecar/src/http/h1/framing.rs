@@ -52,6 +52,14 @@ pub fn request_framing(head: &RequestHead) -> Result<Framing, Failure> {
 pub fn response_framing(head: &ResponseHead, asked: &RequestHead) -> Result<Framing, Failure> {
     let declared =
         declared(&head.fields).map_err(|why| Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail(why))?;
+    let bad = |why| Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail(why));
+    if head.http10 && declared == Some(Framing::Chunked) {
+        return bad("HTTP/1.0 has no chunks");
+    }
+    if asked.is_connect() && (200..300).contains(&head.status) && declared.is_some() {
+        // An application that answers CONNECT like any request would read what is tunnelled as requests (RFC 9110, section 9.3.6).
+        return bad("it answered CONNECT like a request");
+    }
     Ok(match head.status {
         100..200 | 204 | 304 => Framing::None,
         200..300 if asked.is_connect() => Framing::None,

@@ -106,13 +106,13 @@ pub(super) fn response(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
         Ok(_) => return Err(bad_upstream("the head ends in the middle of a line")),
         Err(e) => return Err(bad_upstream(e)),
     }
-    let (Some(status @ 100..=999), Some(_)) = (response.code, response.version) else {
+    let (Some(status @ 100..=999), Some(version)) = (response.code, response.version) else {
         return Err(bad_upstream("the status line is not complete"));
     };
     let reason =
         response.reason.map_or_else(Bytes::new, |r| if r.is_empty() { Bytes::new() } else { head.slice_ref(r.as_bytes()) });
     let fields = section(&head, response.headers, limits).map_err(|(_, why)| bad_upstream(why))?;
-    Ok(Some(ResponseHead { status, reason, fields }))
+    Ok(Some(ResponseHead { status, reason, http10: version == 0, fields }))
 }
 
 fn section(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<Fields, (Reason, &'static str)> {

@@ -19,6 +19,13 @@ const READ: usize = 8 * 1024;
 /// Bytes asked for in one read while a body streams.
 const READ_BODY: usize = 64 * 1024;
 
+/// How long the next piece of a request body may take.
+const BODY_STALL: Duration = Duration::from_secs(300);
+/// Bytes of later requests that are read while an answer is awaited.
+const READ_AHEAD: usize = 16 * 1024;
+/// How long an answer is waited for by a caller that has ended its half.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+
 /// The receiving half of an HTTP/1 connection.
 pub struct Reader {
     stream: Rc<Stream>,
@@ -161,6 +168,24 @@ impl IncomingBody<'_> {
         self.length
     }
 
+    /// After the last piece: resolves when the sender has gone away. What it sends meanwhile is the next request, and is kept up
+    /// to a bound. Cancel-safe.
+    pub async fn gone(&mut self) -> Failure {
+        let r = &mut *self.reader;
+        while r.buf.len() < READ_AHEAD {
+            match r.fill(READ).await {
+                Ok(0) => {
+                    // It ended its half: it may still read the answer, but not for ever.
+                    tokio::time::sleep(HALF_CLOSED).await;
+                    return Failure::downstream(Reason::DownstreamGone).detail("it ended its half, and no answer came");
+                }
+                Ok(_) => {}
+                Err(e) => return r.broken(&e),
+            }
+        }
+        std::future::pending().await
+    }
+
     /// The next piece. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         loop {
@@ -204,7 +229,13 @@ impl IncomingBody<'_> {
                 }
                 State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
             }
-            match r.fill(READ_BODY).await {
+            r.stream.acknowledge_now();
+            let filled = match r.side {
+                // An answer may stream with long pauses; a request body that stalls is given up.
+                Side::Upstream => r.fill(READ_BODY).await,
+                _ => tokio::time::timeout(BODY_STALL, r.fill(READ_BODY)).await.unwrap_or_else(|e| Err(e.into())),
+            };
+            match filled {
                 Ok(0) if self.state == State::UntilClose => {
                     self.state = State::Done;
                     return Ok(None);

@@ -68,7 +68,7 @@ impl Writer {
         if self.out.is_empty() {
             return Ok(());
         }
-        let sent = tokio::time::timeout(self.stall, self.stream.write_all(&self.out)).await;
+        let sent = self.stream.write_all(&self.out, self.stall).await;
         self.out.clear();
         self.settle(sent)
     }
@@ -76,23 +76,22 @@ impl Writer {
     /// Sends the buffer and then `data`, in one write where the socket takes it.
     async fn send(&mut self, data: &[u8], after: &[u8]) -> Result<(), Failure> {
         let mut bufs = [IoSlice::new(&self.out), IoSlice::new(data), IoSlice::new(after)];
-        let sent = tokio::time::timeout(self.stall, self.stream.write_all_vectored(&mut bufs)).await;
+        let sent = self.stream.write_all_vectored(&mut bufs, self.stall).await;
         self.out.clear();
         self.settle(sent)
     }
 
-    fn settle(&mut self, sent: Result<std::io::Result<()>, tokio::time::error::Elapsed>) -> Result<(), Failure> {
+    fn settle(&mut self, sent: std::io::Result<()>) -> Result<(), Failure> {
         if self.out.capacity() > 16 * 1024 {
             self.out = Vec::new();
         }
         match (sent, self.side) {
-            (Ok(Ok(())), _) => Ok(()),
-            (Ok(Err(e)), Side::Upstream) => Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent).detail(e)),
-            (Ok(Err(e)), _) => Err(Failure::downstream(Reason::DownstreamGone).detail(e)),
-            (Err(_), Side::Upstream) => {
+            (Ok(()), _) => Ok(()),
+            (Err(e), Side::Upstream) if e.kind() == std::io::ErrorKind::TimedOut => {
                 Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::No).detail("it takes no bytes"))
             }
-            (Err(_), _) => Err(Failure::downstream(Reason::DownstreamGone).detail("it takes no bytes")),
+            (Err(e), Side::Upstream) => Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent).detail(e)),
+            (Err(e), _) => Err(Failure::downstream(Reason::DownstreamGone).detail(e)),
         }
     }
 }
