@@ -69,7 +69,7 @@ pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<Fir
 }
 
 /// Goes on from a first read.
-pub async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<FirstBytes, NoBytes> {
+async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<FirstBytes, NoBytes> {
     let first = first.map_err(|_| NoBytes::Gone)?;
     if first.is_empty() {
         // It ended its half at once: it may wait for what the server says all the same.
@@ -89,5 +89,33 @@ pub async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<
             Ok(Ok(more)) if more.is_empty() => return Ok(FirstBytes { bytes, what: Detection::More }),
             Ok(Ok(more)) => bytes.extend_from_slice(&more),
         }
+    }
+}
+
+/// Who spoke first on a connection whose upstream was opened as opaque.
+pub enum Spoke {
+    /// The server, if it did not just end; its words are there to be read again.
+    Server { greeted: bool },
+    /// The client; its words are taken out.
+    Client(Result<FirstBytes, NoBytes>),
+    /// Neither: the upstream failed.
+    UpstreamFailed,
+}
+
+/// Waits for the first word from either side.
+pub async fn race(client: &Stream, upstream: &Stream) -> Spoke {
+    tokio::select! {
+        biased;
+        read = upstream.read_some() => match read {
+            Ok(greeting) => {
+                let greeted = !greeting.is_empty();
+                if greeted {
+                    upstream.unread(greeting);
+                }
+                Spoke::Server { greeted }
+            }
+            Err(_) => Spoke::UpstreamFailed,
+        },
+        read = client.read_some() => Spoke::Client(classify(client, read).await),
     }
 }

@@ -12,7 +12,7 @@ use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
-use crate::detect::{FirstBytes, NoBytes, PATIENCE, classify, first_bytes};
+use crate::detect::{self, FirstBytes, NoBytes, Spoke, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
@@ -173,25 +173,15 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
     };
     // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
     if policy.protocol_of(port) == AppProtocol::Detect {
-        let first = tokio::select! {
-            biased;
-            read = upstream.read_some() => {
-                if let Ok(greeting) = read && !greeting.is_empty() {
-                    upstream.unread(greeting);
-                }
-                None
-            }
-            read = stream.read_some() => Some(classify(stream, read).await),
-        };
-        match first {
-            Some(Err(_)) => return,
-            Some(Ok(first)) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
+        match detect::race(stream, &upstream).await {
+            Spoke::Server { .. } | Spoke::UpstreamFailed => {}
+            Spoke::Client(Err(_)) => return,
+            Spoke::Client(Ok(first)) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
                 let failure =
                     Failure::mesh(Reason::ProtocolMismatch).detail("it comes as opaque bytes, and is or may become HTTP");
                 return serve::refuse(worker, stream, Some(destination), &failure);
             }
-            Some(Ok(first)) => stream.unread(first.bytes.freeze()),
-            None => {}
+            Spoke::Client(Ok(first)) => stream.unread(first.bytes.freeze()),
         }
     }
     let peer: Arc<str> = match caller {
@@ -219,28 +209,14 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let (greeting, first) = tokio::select! {
-        biased;
-        read = upstream.read_some() => (Some(read), None),
-        read = stream.read_some() => (None, Some(read)),
-    };
-    if let Some(Ok(greeting)) = greeting {
-        if !greeting.is_empty() {
-            upstream.unread(greeting);
+    match detect::race(&stream, &upstream).await {
+        Spoke::Server { .. } | Spoke::UpstreamFailed => {}
+        Spoke::Client(Ok(first)) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
+        Spoke::Client(Ok(first)) => {
+            drop((upstream, lease));
+            return Box::pin(classified(worker, stream, first, destination)).await;
         }
-    } else {
-        let first = match first {
-            Some(first) => classify(&stream, first).await,
-            None => first_bytes(&stream, Some(PATIENCE)).await,
-        };
-        match first {
-            Ok(first) if matches!(first.what, Detection::Opaque) => stream.unread(first.bytes.freeze()),
-            Ok(first) => {
-                drop((upstream, lease));
-                return Box::pin(classified(worker, stream, first, destination)).await;
-            }
-            Err(_) => return,
-        }
+        Spoke::Client(Err(_)) => return,
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
     Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;

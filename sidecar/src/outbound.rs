@@ -10,7 +10,7 @@ use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
 use crate::connect::Destination;
-use crate::detect::{FirstBytes, NoBytes, PATIENCE, classify, first_bytes};
+use crate::detect::{self, FirstBytes, NoBytes, PATIENCE, Spoke, first_bytes};
 use crate::http::forward::HttpCaller;
 use crate::io::Socket;
 use crate::mesh::Target;
@@ -105,40 +105,32 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let (greeting, first) = tokio::select! {
-        biased;
-        read = upstream.read_some() => (Some(read), None),
-        read = stream.read_some() => (None, Some(read)),
+    let first = match detect::race(&stream, &upstream).await {
+        Spoke::Server { greeted } => {
+            if greeted {
+                worker.server_first.borrow_mut().learn(destination);
+            }
+            None
+        }
+        Spoke::Client(Ok(first)) => Some(first),
+        Spoke::Client(Err(_)) => return,
+        // It may not want opaque bytes: if the client speaks HTTP after all, it gets that.
+        Spoke::UpstreamFailed => match first_bytes(&stream, Some(PATIENCE)).await {
+            Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => Some(first),
+            _ => {
+                let failure =
+                    Failure::upstream(Reason::UpstreamReset, Retryable::No).detail("it ended the connection without a word");
+                return serve::refuse(worker, &stream, Some(destination), &failure);
+            }
+        },
     };
-    if let Some(Ok(greeting)) = greeting {
-        if !greeting.is_empty() {
-            worker.server_first.borrow_mut().learn(destination);
-            upstream.unread(greeting);
+    if let Some(first) = first {
+        worker.server_first.borrow_mut().forget(destination);
+        if matches!(first.what, Detection::Http1 | Detection::Http2) {
+            drop((upstream, lease));
+            return http(worker, stream, first, route, destination).await;
         }
-    } else {
-        // The client spoke; or the upstream ended without a word, as one does that does not want opaque bytes, and the client decides.
-        let broken = first.is_none();
-        let first = match first {
-            Some(first) => classify(&stream, first).await,
-            None => first_bytes(&stream, Some(PATIENCE)).await,
-        };
-        if let Ok(first) = first {
-            worker.server_first.borrow_mut().forget(destination);
-            if matches!(first.what, Detection::Http1 | Detection::Http2) {
-                drop((upstream, lease));
-                return http(worker, stream, first, route, destination).await;
-            }
-            if !broken {
-                stream.unread(first.bytes.freeze());
-            }
-        } else if !broken {
-            return;
-        }
-        if broken {
-            let failure =
-                Failure::upstream(Reason::UpstreamReset, Retryable::No).detail("it ended the connection without a word");
-            return serve::refuse(worker, &stream, Some(destination), &failure);
-        }
+        stream.unread(first.bytes.freeze());
     }
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;

@@ -9,6 +9,18 @@ pub use framing::{Framing, request_framing, response_framing};
 pub use read::{IncomingBody, Reader};
 pub use write::{OutgoingBody, Writer};
 
+/// Reads a request head from bytes that come in these pieces: for tests and fuzzing; a connection has a [`Reader`].
+pub fn read_request(pieces: &[&[u8]]) -> Result<Option<super::RequestHead>, weft_core::failure::Failure> {
+    let (mut buf, mut seen) = (bytes::BytesMut::new(), 0);
+    for piece in pieces {
+        buf.extend_from_slice(piece);
+        if let Some(head) = parse::request(&mut buf, &mut seen, &Limits::default())? {
+            return Ok(Some(head));
+        }
+    }
+    Ok(None)
+}
+
 /// Limits of what is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -36,9 +36,14 @@ fn head_end(buf: &[u8], seen: usize) -> Result<Option<usize>, &'static str> {
 
 /// Takes a request head off the front of `buf`; none if more bytes are needed. `seen` is how much was looked at before.
 pub(super) fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<RequestHead>, Failure> {
-    // One empty line before a request is ignored (RFC 9112, section 2.2).
-    if *seen == 0 && buf.starts_with(b"\r\n") {
-        let _ = buf.split_to(2);
+    // Empty lines before a request are ignored (RFC 9112, section 2.2), in whatever pieces they come.
+    if *seen == 0 {
+        while buf.starts_with(b"\r\n") {
+            let _ = buf.split_to(2);
+        }
+        if &buf[..] == b"\r" {
+            return Ok(None);
+        }
     }
     let Some(end) = head_end(buf, *seen).map_err(bad)? else {
         *seen = buf.len();
