@@ -191,7 +191,7 @@ impl Session {
                 }
                 drop(status);
                 // The window may have been shut with names waiting.
-                self.sub.mark_nothing();
+                self.sub.look_again();
             }
         }
         let mut status = self.sub.status();

@@ -151,7 +151,7 @@ impl Subscription {
     }
 
     /// Has the task look whether anything waits, after its window opened again.
-    pub fn mark_nothing(&self) {
+    pub fn look_again(&self) {
         self.stream.wake.notify_one();
     }
 

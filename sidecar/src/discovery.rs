@@ -67,8 +67,6 @@ pub struct Discovery {
     states: HashMap<ObjectRef, Arc<ServiceState>>,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
-    /// Told whenever something was applied, for the saved state.
-    pub changed: Arc<tokio::sync::Notify>,
 }
 
 /// Why a resource could not be applied: the earlier one stays in force.
@@ -87,13 +85,8 @@ impl Discovery {
             states: HashMap::new(),
             kinds: HashMap::new(),
             waiting: HashMap::new(),
-            changed: Arc::default(),
         };
         (discovery, watched)
-    }
-
-    pub fn held(&self) -> &Held {
-        &self.held
     }
 
     /// Takes over what was saved. What does not apply is left out.
@@ -422,7 +415,6 @@ impl Discovery {
             }
         }
         self.mesh.addresses.store(Arc::new(next));
-        self.changed.notify_one();
     }
 
     /// A service that can be dialled: both its facts and its endpoints are there.

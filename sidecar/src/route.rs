@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use weft_core::balance::{PeakEwma, pick_p2c};
@@ -195,6 +195,3 @@ fn server_name(id: &str, port: u16) -> Arc<str> {
     let labels: Vec<String> = name.split('.').take(3).map(|l| short(l, 50)).collect();
     format!("p{port}.{}.{}.weft", labels.join("."), short(namespace, 63)).into()
 }
-
-/// The wait before a request is sent again.
-pub const RETRY_BASE: Duration = Duration::from_millis(5);

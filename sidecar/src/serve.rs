@@ -44,15 +44,10 @@ impl Http {
             };
         }
         let Some((port, caller)) = &self.guard else { return self.route.clone() };
-        let policy = worker.mesh().inbound.load();
-        let failure = match policy.as_ref() {
-            None => Failure::mesh(Reason::NotReady),
-            Some(policy) => match policy.decide(*port, caller) {
-                Ok(()) => return self.route.clone(),
-                Err(denial) => denied(&denial),
-            },
-        };
-        Route::Refuse { failure, name: self.route.name().into() }
+        match authorize(worker, *port, caller) {
+            Ok(()) => self.route.clone(),
+            Err(failure) => Route::Refuse { failure, name: self.route.name().into() },
+        }
     }
 }
 
@@ -107,7 +102,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let route = http.route(worker).await;
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
-            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None, started: false };
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let outcome = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink)).await;
             (outcome, body.is_done())
@@ -141,7 +136,7 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     }
     worker.metrics.refused(failure.reason);
     tracing::info!(client = %http.caller.address, "request refused: {failure}");
-    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, body: None, started: false };
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, body: None };
     let _ = sink.refuse(failure, false).await;
 }
 
@@ -243,9 +238,7 @@ pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, L
     let mut tried = Tried::new();
     loop {
         let lease = route.pick(worker, &tried)?;
-        if lease.own {
-            own_allowed(worker, &lease)?;
-        }
+        own_allowed(worker, &lease, MeshProtocol::Tcp)?;
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
                 lease.connected();
@@ -262,13 +255,22 @@ pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, L
     }
 }
 
-fn own_allowed(worker: &Worker, lease: &Lease) -> Result<(), Failure> {
-    let (policy, identity) = (worker.mesh().inbound.load(), worker.mesh().identity.load());
-    let (Some(policy), Some(identity)) = (policy.as_ref(), identity.as_ref()) else {
-        return Err(Failure::mesh(Reason::NotReady));
-    };
-    let caller = Caller::Mesh(identity.svid.info().id.clone(), MeshProtocol::Tcp);
-    policy.decide(lease.destination.address().port(), &caller).map_err(|denial| denied(&denial))
+/// An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside. Any other is allowed here.
+pub fn own_allowed(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Result<(), Failure> {
+    if !lease.own {
+        return Ok(());
+    }
+    let identity = worker.mesh().identity.load();
+    let Some(identity) = identity.as_ref() else { return Err(Failure::mesh(Reason::NotReady)) };
+    authorize(worker, lease.destination.address().port(), &Caller::Mesh(identity.svid.info().id.clone(), protocol))
+}
+
+/// Asks the inbound policy in force; without one, nobody comes in.
+fn authorize(worker: &Worker, port: u16, caller: &Caller) -> Result<(), Failure> {
+    match worker.mesh().inbound.load().as_ref() {
+        None => Err(Failure::mesh(Reason::NotReady)),
+        Some(policy) => policy.decide(port, caller).map_err(|denial| denied(&denial)),
+    }
 }
 
 /// Relays an opaque connection and counts it.

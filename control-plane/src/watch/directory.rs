@@ -3,6 +3,7 @@
 //! Files are read whole, so an editor or tool should write a new file and rename it over the old one; a file that is
 //! caught half-written fails to parse and is read again at its next event. A broken file keeps the last good version of its objects.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -193,16 +194,18 @@ impl Files {
         for (path, file) in &self.by_path {
             problems.extend(file.problem.clone());
             for object in &file.objects {
-                let key = object.key();
-                if let Some(_earlier) = now.get(&key) {
-                    let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
-                    problems.push(Problem {
-                        place: shown,
+                match now.entry(object.key()) {
+                    Entry::Vacant(free) => {
+                        free.insert(object);
+                    }
+                    Entry::Occupied(held) => problems.push(Problem {
+                        place: path.strip_prefix(&self.root).unwrap_or(path).display().to_string(),
                         field: "metadata.name".into(),
-                        message: format!("{key} stands in an earlier file as well; this one is ignored: remove one of them"),
-                    });
-                } else {
-                    now.insert(key, object);
+                        message: format!(
+                            "{} stands in an earlier file as well; this one is ignored: remove one of them",
+                            held.key()
+                        ),
+                    }),
                 }
             }
         }

@@ -12,7 +12,6 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use weft_core::SpiffeId;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
-use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 
 use super::body::{Body, Chunk};
@@ -23,6 +22,7 @@ use super::{h2 as http2, hop};
 use crate::connect::{Destination, Exchange, Http1, now_or_pending};
 use crate::metrics::{Direction, Edge, EdgeKey};
 use crate::route::{Lease, Route, Tried};
+use crate::serve::own_allowed;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -38,7 +38,7 @@ pub struct HttpCaller {
 
 /// Where an answer goes.
 pub enum ResponseSink<'a> {
-    H1 { writer: &'a mut h1::Writer, close: bool, http10: bool, body: Option<OutgoingBody>, started: bool },
+    H1 { writer: &'a mut h1::Writer, close: bool, http10: bool, body: Option<OutgoingBody> },
     H2 { respond: SendResponse<Bytes>, body: Option<SendStream<Bytes>> },
 }
 
@@ -181,10 +181,10 @@ async fn try_once(
     began: Instant,
 ) -> Result<Outcome, Attempt> {
     let address = lease.address;
-    let opened = match (own_refusal(worker, &lease, version), version) {
-        (Some(failure), _) => Err(failure),
-        (None, MeshProtocol::Http2) => worker.open_http2(&lease.destination).await,
-        (None, MeshProtocol::Http1 | MeshProtocol::Tcp) => worker.open_http1(&lease.destination).await,
+    let opened = match (own_allowed(worker, &lease, version), version) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), MeshProtocol::Http2) => worker.open_http2(&lease.destination).await,
+        (Ok(()), MeshProtocol::Http1 | MeshProtocol::Tcp) => worker.open_http1(&lease.destination).await,
     };
     let (exchange, reused) = match opened {
         Ok(opened) => opened,
@@ -233,21 +233,6 @@ async fn try_once(
             Err(Attempt { failure, edge, address, reused })
         }
     }
-}
-
-/// The pod's own endpoint: the inbound policy decides, as if the call had come from outside.
-fn own_refusal(worker: &Worker, lease: &Lease, version: MeshProtocol) -> Option<Failure> {
-    if !lease.own {
-        return None;
-    }
-    let policy = worker.mesh().inbound.load();
-    let identity = worker.mesh().identity.load();
-    let (Some(policy), Some(identity)) = (policy.as_ref(), identity.as_ref()) else {
-        return Some(Failure::mesh(Reason::NotReady));
-    };
-    let caller = Caller::Mesh(identity.svid.info().id.clone(), version);
-    let port = lease.destination.address().port();
-    policy.decide(port, &caller).err().map(|denial| Failure::mesh(Reason::Denied).detail(denial))
 }
 
 fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
@@ -545,7 +530,7 @@ impl ResponseSink<'_> {
 
     /// Passes on that the protocol is switched.
     async fn switch(&mut self, mut head: ResponseHead, from_mesh: bool) -> Result<(), Failure> {
-        let Self::H1 { writer, started, .. } = self else {
+        let Self::H1 { writer, .. } = self else {
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols within HTTP/2"));
         };
         let upgrade = head.fields.first(Known::Upgrade).map(<[u8]>::to_vec);
@@ -554,14 +539,13 @@ impl ResponseSink<'_> {
             head.fields.push(b"upgrade", &u);
             "upgrade"
         });
-        *started = true;
         writer.response(&head, Framing::None, connection);
         writer.flush().await
     }
 
     fn head(&mut self, mut head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
         match self {
-            Self::H1 { writer, close, http10, body: out, started } => {
+            Self::H1 { writer, close, http10, body: out } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
@@ -584,7 +568,6 @@ impl ResponseSink<'_> {
                 };
                 writer.response(&head, framing, connection);
                 *out = Some(OutgoingBody::new(framing));
-                *started = true;
                 Ok(())
             }
             Self::H2 { respond, body: out } => {
