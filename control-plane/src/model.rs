@@ -13,7 +13,7 @@ use weft_proto::v1::resource::Body;
 
 use crate::objects::{
     EndpointSliceObject, IntOrString, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject, ServicePortSpec,
-    ServiceType, SessionAffinity, TrafficPolicy, Transport,
+    ServiceType, TrafficPolicy, Transport,
 };
 use crate::snapshot::{DnsEntry, EndpointsEntry, Entry, Snapshot};
 use crate::watch::{Change, Problem};
@@ -499,7 +499,7 @@ fn service_of(s: &ServiceObject) -> Service {
                 protocol: AppProtocol::from_declaration(p.app_protocol.as_deref(), p.name.as_deref()),
             })
             .collect(),
-        client_ip_affinity: s.spec.session_affinity == SessionAffinity::ClientIP,
+        client_ip_affinity: s.spec.client_ip_affinity(),
         local_only: s.spec.internal_traffic_policy == TrafficPolicy::Local,
     }
 }

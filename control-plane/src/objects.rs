@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use weft_core::service::ObjectRef;
@@ -104,6 +105,8 @@ pub struct ServiceSpec {
     #[serde(default)]
     pub session_affinity: SessionAffinity,
     #[serde(default)]
+    pub session_affinity_config: SessionAffinityConfig,
+    #[serde(default)]
     pub internal_traffic_policy: TrafficPolicy,
     #[serde(default)]
     pub publish_not_ready_addresses: bool,
@@ -117,6 +120,12 @@ impl ServiceSpec {
         list.sort_unstable();
         list.dedup();
         list
+    }
+
+    /// How long a silent client is remembered, where it is at all.
+    pub fn client_ip_affinity(&self) -> Option<Duration> {
+        let seconds = self.session_affinity_config.client_ip.timeout_seconds;
+        (self.session_affinity == SessionAffinity::ClientIP).then(|| Duration::from_secs(seconds.into()))
     }
 
     pub fn selects(&self, labels: &Labels) -> bool {
@@ -154,6 +163,30 @@ pub enum SessionAffinity {
     #[default]
     None,
     ClientIP,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP", default)]
+    pub client_ip: ClientIpConfig,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    /// Seconds, 1 to 86400; three hours where nothing is said, as the API server has it.
+    #[serde(default = "three_hours")]
+    pub timeout_seconds: u32,
+}
+
+fn three_hours() -> u32 {
+    10_800
+}
+
+impl Default for ClientIpConfig {
+    fn default() -> Self {
+        Self { timeout_seconds: three_hours() }
+    }
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]

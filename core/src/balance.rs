@@ -1,7 +1,10 @@
 //! Which endpoint gets the next request: power of two choices over peak-sensitive moving averages.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 /// The load of one endpoint, shared by all workers of a sidecar. Every operation is a plain atomic; a race
 /// between two workers loses at most one sample.
@@ -96,7 +99,7 @@ impl PeakEwma {
 
 /// Draws two of `candidates` with `random` and returns the position of the one with less load; none if there is none.
 /// With one candidate there is nothing to draw.
-pub fn pick_p2c<T>(candidates: &[T], random: u64, load: impl Fn(&T) -> f64) -> Option<usize> {
+fn pick_p2c<T>(candidates: &[T], random: u64, load: impl Fn(&T) -> f64) -> Option<usize> {
     match candidates.len() {
         0 => None,
         1 => Some(0),
@@ -109,6 +112,71 @@ pub fn pick_p2c<T>(candidates: &[T], random: u64, load: impl Fn(&T) -> f64) -> O
             Some(if load(&candidates[b]) < load(&candidates[a]) { b } else { a })
         }
     }
+}
+
+/// Draws before every candidate is looked at in turn.
+const DRAWS: usize = 8;
+/// So few candidates are looked at in turn at once.
+const FEW: usize = 16;
+
+/// Chooses among `count` candidates by power of two choices; none if there is none.
+///
+/// `avoid` names those that failed for this request already: they are taken only when nothing else is there. `suspect` names those that
+/// keep failing: likewise, but for what `random` lets through on trial. The cost does not grow with `count` while most are well.
+pub fn choose(
+    count: usize,
+    mut random: impl FnMut() -> u64,
+    avoid: impl Fn(usize) -> bool,
+    suspect: impl Fn(usize) -> bool,
+    load: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    if count > FEW {
+        let mut first = None;
+        for _ in 0..DRAWS {
+            let drawn = (random() % count as u64) as usize;
+            if avoid(drawn) || first == Some(drawn) || (suspect(drawn) && !on_trial(random())) {
+                continue;
+            }
+            match first {
+                None => first = Some(drawn),
+                Some(first) => return Some(if load(drawn) < load(first) { drawn } else { first }),
+            }
+        }
+    }
+    let mut fit: SmallVec<[usize; 16]> = (0..count).filter(|i| !avoid(*i)).collect();
+    if fit.is_empty() {
+        fit.extend(0..count);
+    }
+    if fit.iter().any(|i| !suspect(*i)) {
+        fit.retain(|i| !suspect(*i) || on_trial(random()));
+    }
+    pick_p2c(&fit, random(), |i| load(*i)).map(|chosen| fit[chosen])
+}
+
+/// One in fifty asks a suspect whether it is well again.
+fn on_trial(random: u64) -> bool {
+    random.is_multiple_of(50)
+}
+
+/// The candidate that a client stays with: highest random weight. A client moves only if its own endpoint goes, or one comes that is
+/// its new highest. None if there is no candidate.
+pub fn rendezvous(client: IpAddr, candidates: impl Iterator<Item = IpAddr>) -> Option<usize> {
+    let weight = |endpoint: IpAddr| mix(mix(0x9e37_79b9_7f4a_7c15, client), endpoint);
+    candidates.enumerate().max_by_key(|(_, endpoint)| (weight(*endpoint), *endpoint)).map(|(i, _)| i)
+}
+
+fn mix(seed: u64, ip: IpAddr) -> u64 {
+    let bits = match ip {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [bits as u64, (bits >> 64) as u64].into_iter().fold(seed, |state, word| {
+        // The finalizer of splitmix64.
+        let mut x = state ^ word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    })
 }
 
 #[cfg(test)]
@@ -151,7 +219,59 @@ mod tests {
         }
     }
 
+    fn stream(seed: u64) -> impl FnMut() -> u64 {
+        let mut x = seed | 1;
+        move || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            x ^ (x >> 33)
+        }
+    }
+
+    #[test]
+    fn clients_spread_and_move_only_with_their_endpoint() {
+        let endpoint = |i: u8| IpAddr::from([10, 0, 1, i]);
+        let at = |c: u16, without: Option<u8>| {
+            let list: Vec<u8> = (0..10).filter(|i| Some(*i) != without).collect();
+            let [hi, lo] = c.to_be_bytes();
+            rendezvous(IpAddr::from([10, 9, hi, lo]), list.iter().map(|i| endpoint(*i))).map(|i| list[i])
+        };
+        let mut counts = [0; 10];
+        for client in 0..1000 {
+            let chosen = at(client, None).expect("there are ten");
+            counts[usize::from(chosen)] += 1;
+            for gone in 0..10 {
+                if gone != chosen {
+                    assert_eq!(at(client, Some(gone)), Some(chosen));
+                }
+            }
+        }
+        assert!(counts.iter().all(|n| (50..=160).contains(n)), "{counts:?}");
+        assert_eq!(rendezvous(endpoint(1), std::iter::empty()), None);
+    }
+
     proptest! {
+        #[test]
+        fn what_failed_is_chosen_only_when_nothing_else_is_there(
+            count in 0usize..200, avoided in proptest::collection::btree_set(0usize..200, 0..200),
+            ill in proptest::collection::btree_set(0usize..200, 0..200), seed in any::<u64>(),
+        ) {
+            // Never on trial: numbers that fifty divides are replaced.
+            let mut numbers = stream(seed);
+            let random = move || { let n = numbers(); if n.is_multiple_of(50) { n + 1 } else { n } };
+            let chosen = choose(count, random, |i| avoided.contains(&i), |i| ill.contains(&i), |_| 1.0);
+            let any = |f: &dyn Fn(usize) -> bool| (0..count).any(f);
+            match chosen {
+                None => prop_assert_eq!(count, 0),
+                Some(i) => {
+                    prop_assert!(i < count);
+                    prop_assert!(!avoided.contains(&i) || !any(&|j| !avoided.contains(&j)));
+                    if !avoided.contains(&i) && ill.contains(&i) {
+                        prop_assert!(!any(&|j| !avoided.contains(&j) && !ill.contains(&j)));
+                    }
+                }
+            }
+        }
+
         #[test]
         fn the_choice_is_in_range_and_never_the_worst_of_all(loads in proptest::collection::vec(0.0f64..1e9, 0..50), r in any::<u64>()) {
             match pick_p2c(&loads, r, |l| *l) {

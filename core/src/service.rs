@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::identity::{Name, Namespace, SpiffeId};
 use crate::protocol::AppProtocol;
@@ -56,8 +57,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
-    /// `sessionAffinity: ClientIP`.
-    pub client_ip_affinity: bool,
+    /// `sessionAffinity: ClientIP`: a client stays with its endpoint until it was silent for this long.
+    pub client_ip_affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: only endpoints of the caller's own node.
     pub local_only: bool,
 }
@@ -76,6 +77,16 @@ pub enum Reach {
     Mesh(SpiffeId),
     /// It has none: plaintext, and labelled so.
     Plain,
+}
+
+impl Reach {
+    /// The identity that must be proved there; none where there is no sidecar.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Mesh(identity) => Some(identity),
+            Self::Plain => None,
+        }
+    }
 }
 
 /// A workload's address, as a sidecar needs to know it to dial it.

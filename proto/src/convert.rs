@@ -1,6 +1,7 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use weft_core::identity::InvalidName;
 use weft_core::policy::{InboundPolicy, MtlsMode};
@@ -196,7 +197,7 @@ impl From<&Service> for v1::Service {
                     protocol: v1::AppProtocol::from(p.protocol).into(),
                 })
                 .collect(),
-            client_ip_affinity: s.client_ip_affinity,
+            client_ip_affinity_seconds: s.client_ip_affinity.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX)),
             local_only: s.local_only,
         }
     }
@@ -219,7 +220,8 @@ impl TryFrom<&v1::Service> for Service {
                     })
                 })
                 .collect::<Result<_, WireError>>()?,
-            client_ip_affinity: s.client_ip_affinity,
+            client_ip_affinity: (s.client_ip_affinity_seconds > 0)
+                .then(|| Duration::from_secs(s.client_ip_affinity_seconds.into())),
             local_only: s.local_only,
         })
     }

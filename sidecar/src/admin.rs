@@ -152,14 +152,14 @@ fn config(shared: &Shared) -> serde_json::Value {
         .addresses
         .load()
         .iter()
-        .map(|(ip, target)| {
-            let value = match target {
-                Target::Unknown(_) => json!("unknown"),
+        .map(|(ip, address)| {
+            let value = match &address.target {
+                Target::Unknown => json!("unknown"),
                 Target::Workload(w) => json!({"workload": w.workload.id.to_string(), "reach": format!("{:?}", w.workload.reach)}),
                 Target::Service(s) => json!({
                     "service": s.id.to_string(),
-                    "ports": s.service.load().ports.iter().map(|p| json!({"port": p.port, "protocol": format!("{:?}", p.protocol)})).collect::<Vec<_>>(),
-                    "endpoints": s.endpoints.load().iter().map(|e| json!({
+                    "ports": s.view.load().service.ports.iter().map(|p| json!({"port": p.port, "protocol": format!("{:?}", p.protocol)})).collect::<Vec<_>>(),
+                    "endpoints": s.view.load().endpoints.iter().map(|e| json!({
                         "address": e.endpoint.address,
                         "workload": e.endpoint.workload.as_ref().map(ToString::to_string),
                         "reach": format!("{:?}", e.endpoint.reach),

@@ -68,6 +68,10 @@ pub struct NetConfig {
     #[arg(long, env = "WEFT_POD_IPS", value_name = "IP,…", value_delimiter = ',', required = true)]
     pub pod_ips: Vec<IpAddr>,
 
+    /// The node that the pod runs on, for services that keep traffic on it; empty on a machine without a cluster
+    #[arg(long, env = "WEFT_NODE", value_name = "NAME", default_value = "")]
+    pub node: String,
+
     /// Port that the redirect sends the pod's own connections to; listens on loopback only
     #[arg(long, env = "WEFT_OUTBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_OUTBOUND)]
     pub outbound_port: u16,

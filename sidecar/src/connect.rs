@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::stream::{Shared, Stream, as_tls_error};
 use crate::worker::Worker;
 
 /// Where to, and how.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
     /// A peer's sidecar, which must prove this identity. `name` goes into SNI: a routing hint.
     Mesh { address: SocketAddr, identity: SpiffeId, name: Arc<str> },
@@ -37,11 +38,26 @@ impl Destination {
             Self::Mesh { address, .. } | Self::Plain { address } => *address,
         }
     }
+
+    /// The identity that the peer must prove; none in the clear.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Mesh { identity, .. } => Some(identity),
+            Self::Plain { .. } => None,
+        }
+    }
+}
+
+impl Hash for Destination {
+    // The address is enough to spread them, and cheap: this is done for every request.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address().hash(state);
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Key {
-    destination: Destination,
+    destination: Arc<Destination>,
     protocol: MeshProtocol,
     generation: u64,
 }
@@ -64,7 +80,8 @@ pub enum Exchange {
 /// A worker's connections that may be used again.
 #[derive(Default)]
 pub struct Pools {
-    http1: RefCell<HashMap<Key, Vec<Http1>>>,
+    #[expect(clippy::vec_box, reason = "an exchange moves it out and back: a pointer, not the whole")]
+    http1: RefCell<HashMap<Key, Vec<Box<Http1>>>>,
     http2: RefCell<HashMap<Key, Vec<h2::Sender>>>,
     tls: RefCell<HashMap<(SpiffeId, MeshProtocol), Made>>,
 }
@@ -78,7 +95,7 @@ const MAX_IDLE: usize = 64;
 const MAX_STREAMS: usize = 100;
 
 impl Pools {
-    fn take_http1(&self, key: &Key) -> Option<Http1> {
+    fn take_http1(&self, key: &Key) -> Option<Box<Http1>> {
         let mut pools = self.http1.borrow_mut();
         let idle = pools.get_mut(key)?;
         while let Some(connection) = idle.pop() {
@@ -92,7 +109,7 @@ impl Pools {
     }
 
     /// Takes a connection back whose exchange ended cleanly.
-    pub fn keep_http1(&self, mut connection: Http1) {
+    pub fn keep_http1(&self, mut connection: Box<Http1>) {
         if connection.reader.has_rest() {
             return;
         }
@@ -107,7 +124,7 @@ impl Pools {
     /// Drops what idles for longer than `idle` or was made under another generation of the identity.
     pub fn sweep(&self, generation: u64, idle: Duration) {
         let now = Instant::now();
-        let current = |key: &Key| matches!(key.destination, Destination::Plain { .. }) || key.generation == generation;
+        let current = |key: &Key| matches!(*key.destination, Destination::Plain { .. }) || key.generation == generation;
         self.http1.borrow_mut().retain(|key, list| {
             list.retain(|c| current(key) && now.duration_since(c.since) < idle);
             !list.is_empty()
@@ -127,10 +144,10 @@ impl Worker {
     }
 
     /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was.
-    pub async fn open_http1(self: &Rc<Self>, to: &Destination) -> Result<(Exchange, bool), Failure> {
+    pub async fn open_http1(self: &Rc<Self>, to: &Arc<Destination>) -> Result<(Exchange, bool), Failure> {
         let key = self.key(to, MeshProtocol::Http1);
         if let Some(connection) = self.pools.take_http1(&key) {
-            return Ok((Exchange::Http1(Box::new(connection)), true));
+            return Ok((Exchange::Http1(connection), true));
         }
         let stream = self.open(to, MeshProtocol::Http1).await?;
         let stream = Rc::new(stream);
@@ -145,7 +162,7 @@ impl Worker {
     }
 
     /// See [`Self::open_http1`].
-    pub async fn open_http2(self: &Rc<Self>, to: &Destination) -> Result<(Exchange, bool), Failure> {
+    pub async fn open_http2(self: &Rc<Self>, to: &Arc<Destination>) -> Result<(Exchange, bool), Failure> {
         let key = self.key(to, MeshProtocol::Http2);
         if let Some(list) = self.pools.http2.borrow_mut().get_mut(&key) {
             list.retain(|s| !s.is_closed());
@@ -164,8 +181,8 @@ impl Worker {
         Ok((Exchange::Http2(sender), false))
     }
 
-    fn key(&self, to: &Destination, protocol: MeshProtocol) -> Key {
-        let generation = match to {
+    fn key(&self, to: &Arc<Destination>, protocol: MeshProtocol) -> Key {
+        let generation = match **to {
             Destination::Mesh { .. } => self.mesh().identity.load().as_ref().map_or(0, |i| i.generation),
             Destination::Plain { .. } => 0,
         };

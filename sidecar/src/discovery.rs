@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,7 +24,8 @@ use weft_tls::TrustBundle;
 use crate::config::Config;
 use crate::control::{self, Trust};
 use crate::identity::{Current, describe, random, serving};
-use crate::mesh::{EndpointState, Identity, Lookup, Mesh, ServiceState, Target};
+use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
+use crate::service::{ServiceState, ServiceView};
 
 /// An address that nobody dialled for this long is unsubscribed from.
 const IDLE: Duration = Duration::from_secs(300);
@@ -216,8 +217,8 @@ impl Discovery {
                     let mut next = Some(lookup);
                     while let Some(lookup) = next {
                         let address = lookup.address;
-                        if let Some(target) = self.mesh.addresses.load().get(&address) {
-                            let _ = lookup.answer.send(target.clone());
+                        if let Some(known) = self.mesh.addresses.load().get(&address) {
+                            let _ = lookup.answer.send(known.target.clone());
                         } else if !lookup.answer.is_closed() {
                             if !self.waiting.contains_key(&address) {
                                 fresh.push(address);
@@ -350,24 +351,18 @@ impl Discovery {
         Ok(())
     }
 
-    /// Gives a service's state its endpoints; those that stay keep their load.
+    /// Gives a service's state its endpoints.
     fn refresh(&mut self, id: &ObjectRef) {
-        let Some(state) = self.states.get(id) else { return };
-        state.endpoints.store(Arc::new(self.endpoint_states(id, &state.endpoints.load())));
+        let (Some(state), Some(service)) = (self.states.get(id), self.services.get(id)) else { return };
+        if let Some(view) = self.view(service, Some(&state.view.load())) {
+            state.view.store(Arc::new(view));
+        }
     }
 
-    fn endpoint_states(&self, id: &ObjectRef, before: &[Arc<EndpointState>]) -> Vec<Arc<EndpointState>> {
-        let now = self.mesh.now();
-        let known: HashMap<IpAddr, &Arc<EndpointState>> = before.iter().map(|e| (e.endpoint.address, e)).collect();
-        let list = self.endpoints.get(id).into_iter().flat_map(BTreeMap::values);
-        list.map(|e| match known.get(&e.address) {
-            Some(same) if same.endpoint == *e => (*same).clone(),
-            Some(other) if other.endpoint.reach == e.reach && other.endpoint.workload == e.workload => {
-                Arc::new(EndpointState { endpoint: e.clone(), load: other.load.clone() })
-            }
-            _ => Arc::new(EndpointState { endpoint: e.clone(), load: Arc::new(PeakEwma::new(now)) }),
-        })
-        .collect()
+    /// A service as workers see it; none while its endpoints are not there.
+    fn view(&self, service: &Service, before: Option<&ServiceView>) -> Option<ServiceView> {
+        let endpoints = self.endpoints.get(&service.id)?;
+        Some(ServiceView::new(service.clone(), endpoints, before, &self.config.net, self.mesh.now()))
     }
 
     /// Has workers see what was applied, and answers who waits.
@@ -378,18 +373,18 @@ impl Discovery {
         let kinds: Vec<_> = self.kinds.iter().map(|(ip, kind)| (*ip, kind.clone())).collect();
         for (ip, kind) in kinds {
             let before = current.get(&ip);
-            let target = match (kind, before) {
-                (AddressKind::Unknown, Some(Target::Unknown(_))) => continue,
-                (AddressKind::Unknown, _) => Some(Target::Unknown(Arc::new(AtomicU64::new(now)))),
+            let target = match (kind, before.map(|b| &b.target)) {
+                (AddressKind::Unknown, Some(Target::Unknown)) => continue,
+                (AddressKind::Unknown, _) => Some(Target::Unknown),
                 (AddressKind::Workload(w), Some(Target::Workload(b))) if b.workload == w => continue,
                 (AddressKind::Workload(w), before) => {
                     let load = match before {
                         Some(Target::Workload(b)) if b.workload.id == w.id => b.endpoint.load.clone(),
                         _ => Arc::new(PeakEwma::new(now)),
                     };
-                    Some(Target::workload(w, load, now))
+                    Some(Target::workload(w, load))
                 }
-                (AddressKind::Service(id), before) => match self.service_state(&id, now) {
+                (AddressKind::Service(id), before) => match self.service_state(&id) {
                     Some(state) => match before {
                         Some(Target::Service(b)) if Arc::ptr_eq(b, &state) => continue,
                         _ => Some(Target::Service(state)),
@@ -399,7 +394,8 @@ impl Discovery {
             };
             match target {
                 Some(target) => {
-                    next.insert(ip, target);
+                    let address = before.map_or_else(|| Address::new(target.clone(), now), |b| b.becomes(target.clone()));
+                    next.insert(ip, address);
                 }
                 None => {
                     next.remove(&ip);
@@ -409,27 +405,27 @@ impl Discovery {
         for ip in current.keys().filter(|ip| !self.kinds.contains_key(ip)) {
             next.remove(ip);
         }
-        for (ip, target) in &next {
+        for (ip, address) in &next {
             for answer in self.waiting.remove(ip).into_iter().flatten() {
-                let _ = answer.send(target.clone());
+                let _ = answer.send(address.target.clone());
             }
         }
         self.mesh.addresses.store(Arc::new(next));
     }
 
     /// A service that can be dialled: both its facts and its endpoints are there.
-    fn service_state(&mut self, id: &ObjectRef, now: u64) -> Option<Arc<ServiceState>> {
-        let service = self.services.get(id)?.clone();
-        if !self.endpoints.contains_key(id) {
-            return None;
-        }
+    fn service_state(&mut self, id: &ObjectRef) -> Option<Arc<ServiceState>> {
+        let service = self.services.get(id)?;
         if let Some(state) = self.states.get(id) {
-            if **state.service.load() != service {
-                state.service.store(Arc::new(service));
+            let view = state.view.load();
+            if view.service != *service
+                && let Some(view) = self.view(service, Some(&view))
+            {
+                state.view.store(Arc::new(view));
             }
             return Some(state.clone());
         }
-        let state = Target::service(service, self.endpoint_states(id, &[]), now);
+        let state = Arc::new(ServiceState::new(self.view(service, None)?));
         self.states.insert(id.clone(), state.clone());
         Some(state)
     }
@@ -438,9 +434,9 @@ impl Discovery {
     fn expire(&mut self) -> Vec<String> {
         let now = self.mesh.now();
         let mut gone = Vec::new();
-        for (ip, target) in self.mesh.addresses.load().iter() {
-            let limit = if matches!(target, Target::Unknown(_)) { IDLE_UNKNOWN } else { IDLE };
-            if now.saturating_sub(target.last_used()) > limit.as_nanos() as u64 {
+        for (ip, address) in self.mesh.addresses.load().iter() {
+            let limit = if matches!(address.target, Target::Unknown) { IDLE_UNKNOWN } else { IDLE };
+            if now.saturating_sub(address.last_used()) > limit.as_nanos() as u64 {
                 gone.push(*ip);
             }
         }

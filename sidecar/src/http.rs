@@ -1,12 +1,15 @@
 //! HTTP between codec and forwarder: our own head and body, whatever the version on the wire.
 
 pub mod body;
+pub mod caller;
+pub mod exchange;
 pub mod fields;
 pub mod forward;
 pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod hop;
+pub mod sink;
 
 pub use body::{Body, Chunk};
 pub use fields::{Fields, Known};

@@ -12,8 +12,9 @@ use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
+use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, NoBytes, Spoke, first_bytes};
-use crate::http::forward::HttpCaller;
+use crate::http::caller::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
 use crate::metrics::Direction;
@@ -75,7 +76,8 @@ async fn classified(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, dest
 }
 
 fn app(destination: SocketAddr) -> Route {
-    Route::App { address: destination, name: Arc::from(format!("port {}", destination.port())) }
+    let name = Arc::from(format!("port {}", destination.port()));
+    Route::App { destination: Arc::new(Destination::Plain { address: destination }), name }
 }
 
 async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
@@ -108,8 +110,7 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let stream = Rc::new(stream);
     let served = async {
         let tls = stream.tls_names();
-        let caller_facts =
-            HttpCaller { identity: Some(leaf.id.clone()), address: client.ip(), direction: Direction::Inbound, tls };
+        let caller_facts = HttpCaller::inbound(Some(leaf.id.clone()), client.ip(), tls);
         let http = Http {
             route: app(destination),
             caller: caller_facts,
@@ -132,7 +133,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
     let port = destination.port();
     match first.what {
         Detection::Http1 | Detection::Http2 => {
-            let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Inbound, tls: ("", "") };
+            let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""));
             let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)), dialled: None };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {

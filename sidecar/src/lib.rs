@@ -19,5 +19,6 @@ pub mod relay;
 pub mod route;
 pub mod saved;
 pub mod serve;
+pub mod service;
 pub mod stream;
 pub mod worker;

@@ -13,9 +13,11 @@ use weft_core::balance::PeakEwma;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::InboundPolicy;
 use weft_core::protocol::{AppProtocol, MeshProtocol};
-use weft_core::service::{Endpoint, ObjectRef, Service, Workload};
+use weft_core::service::{Endpoint, Workload};
 use weft_core::wellknown;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
+
+use crate::service::{EndpointState, ServiceState};
 
 /// The certificate in use, the bundle, and what follows from them.
 pub struct Identity {
@@ -38,28 +40,13 @@ impl Identity {
     }
 }
 
-/// An endpoint with its load, which outlives changes of its facts.
-#[derive(Debug)]
-pub struct EndpointState {
-    pub endpoint: Endpoint,
-    pub load: Arc<PeakEwma>,
-}
-
-/// A service with its endpoints.
-#[derive(Debug)]
-pub struct ServiceState {
-    pub id: ObjectRef,
-    pub service: ArcSwap<Service>,
-    pub endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
-    used: AtomicU64,
-}
-
 /// A workload that is dialled by its own address.
 #[derive(Debug)]
 pub struct WorkloadState {
     pub workload: Workload,
-    pub endpoint: Arc<EndpointState>,
-    used: AtomicU64,
+    /// The workload, for metrics.
+    pub name: Arc<str>,
+    pub endpoint: EndpointState,
 }
 
 /// What an address stands for.
@@ -67,20 +54,35 @@ pub struct WorkloadState {
 pub enum Target {
     Service(Arc<ServiceState>),
     Workload(Arc<WorkloadState>),
-    Unknown(Arc<AtomicU64>),
+    Unknown,
+}
+
+/// An address with what it stands for, and when it was last dialled, in nanoseconds of [`Mesh::now`].
+#[derive(Clone, Debug)]
+pub struct Address {
+    pub target: Target,
+    used: Arc<AtomicU64>,
+}
+
+impl Address {
+    pub fn new(target: Target, now: u64) -> Self {
+        Self { target, used: Arc::new(AtomicU64::new(now)) }
+    }
+
+    /// The same address, standing for something else now.
+    #[must_use]
+    pub fn becomes(&self, target: Target) -> Self {
+        Self { target, used: self.used.clone() }
+    }
+
+    /// When it was last asked for, in nanoseconds of [`Mesh::now`].
+    pub fn last_used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
 }
 
 impl Target {
-    pub fn service(service: Service, endpoints: Vec<Arc<EndpointState>>, now: u64) -> Arc<ServiceState> {
-        Arc::new(ServiceState {
-            id: service.id.clone(),
-            service: ArcSwap::from_pointee(service),
-            endpoints: ArcSwap::from_pointee(endpoints),
-            used: AtomicU64::new(now),
-        })
-    }
-
-    pub fn workload(workload: Workload, load: Arc<PeakEwma>, now: u64) -> Self {
+    pub fn workload(workload: Workload, load: Arc<PeakEwma>) -> Self {
         let endpoint = Endpoint {
             address: workload.address,
             workload: Some(workload.id.clone()),
@@ -90,31 +92,18 @@ impl Target {
             node: "".into(),
             ports: vec![],
         };
-        let endpoint = Arc::new(EndpointState { endpoint, load });
-        Self::Workload(Arc::new(WorkloadState { workload, endpoint, used: AtomicU64::new(now) }))
-    }
-
-    fn used(&self) -> &AtomicU64 {
-        match self {
-            Self::Service(s) => &s.used,
-            Self::Workload(w) => &w.used,
-            Self::Unknown(u) => u,
-        }
-    }
-
-    /// When it was last asked for, in nanoseconds of [`Mesh::now`].
-    pub fn last_used(&self) -> u64 {
-        self.used().load(Relaxed)
+        let endpoint = EndpointState { endpoint, load };
+        Self::Workload(Arc::new(WorkloadState { name: workload.id.to_string().into(), workload, endpoint }))
     }
 
     /// What the port is declared to speak.
     pub fn protocol(&self, port: u16) -> AppProtocol {
         match self {
-            Self::Service(s) => s.service.load().port(port).map_or(AppProtocol::Detect, |p| p.protocol),
+            Self::Service(s) => s.view.load().service.port(port).map_or(AppProtocol::Detect, |p| p.protocol),
             Self::Workload(w) => {
                 w.workload.protocols.iter().find(|(p, _)| *p == port).map_or(AppProtocol::Detect, |(_, protocol)| *protocol)
             }
-            Self::Unknown(_) => AppProtocol::Opaque,
+            Self::Unknown => AppProtocol::Opaque,
         }
     }
 }
@@ -127,7 +116,7 @@ pub struct Lookup {
 
 /// Everything that workers read.
 pub struct Mesh {
-    pub addresses: ArcSwap<imbl::HashMap<IpAddr, Target>>,
+    pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
     pub inbound: ArcSwapOption<InboundPolicy>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
@@ -184,14 +173,13 @@ impl Mesh {
 
     /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.
     pub async fn resolve(&self, ip: IpAddr) -> Result<Target, Failure> {
-        if let Some(target) = self.addresses.load().get(&ip) {
-            target.used().store(self.now(), Relaxed);
-            return Ok(target.clone());
+        if let Some(address) = self.addresses.load().get(&ip) {
+            address.used.store(self.now(), Relaxed);
+            return Ok(address.target.clone());
         }
         let in_mesh = self.in_mesh(ip);
-        let unknown = || Target::Unknown(Arc::new(AtomicU64::new(0)));
         if !in_mesh && !self.connected.load(Relaxed) {
-            return Ok(unknown());
+            return Ok(Target::Unknown);
         }
         let (answer, answered) = oneshot::channel();
         if self.lookups.try_send(Lookup { address: ip, answer }).is_err() {
@@ -200,7 +188,7 @@ impl Mesh {
         match tokio::time::timeout(Duration::from_millis(wellknown::LOOKUP_TIMEOUT_MILLIS), answered).await {
             Ok(Ok(target)) => Ok(target),
             _ if in_mesh => Err(Failure::mesh(Reason::DiscoveryUnavailable).detail(format!("no answer for {ip}"))),
-            _ => Ok(unknown()),
+            _ => Ok(Target::Unknown),
         }
     }
 }

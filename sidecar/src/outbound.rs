@@ -11,9 +11,8 @@ use weft_core::wellknown;
 
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, NoBytes, PATIENCE, Spoke, first_bytes};
-use crate::http::forward::HttpCaller;
+use crate::http::caller::HttpCaller;
 use crate::io::Socket;
-use crate::mesh::Target;
 use crate::metrics::{Direction, EdgeKey};
 use crate::route::Route;
 use crate::serve::{self, Http};
@@ -42,10 +41,8 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         }
     };
     let protocol = target.protocol(port);
-    let route = match target {
-        Target::Unknown(_) => return pass_through(&worker, &stream, destination).await,
-        Target::Service(service) => Route::Service { service, port },
-        Target::Workload(workload) => Route::Workload { workload, port },
+    let Some(route) = Route::to(target, port, &worker.shared.config.net) else {
+        return pass_through(&worker, &stream, destination).await;
     };
     match protocol {
         AppProtocol::Opaque => bytes(&worker, &stream, &route, destination).await,
@@ -80,7 +77,7 @@ async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route:
 }
 
 async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
-    let caller = HttpCaller { identity: None, address: stream.peer().ip(), direction: Direction::Outbound, tls: ("", "") };
+    let caller = HttpCaller::outbound(stream.peer().ip());
     let http = Rc::new(Http { route, caller, guard: None, dialled: Some(destination) });
     stream.unread(first.bytes.freeze());
     match first.what {

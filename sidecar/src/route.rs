@@ -1,17 +1,18 @@
 //! route and balance: from a target to the next endpoint to try.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
-use weft_core::balance::{PeakEwma, pick_p2c};
-use weft_core::failure::{Failure, Reason, Side};
-use weft_core::service::Reach;
+use weft_core::balance::{PeakEwma, choose};
+use weft_core::failure::{Failure, Side};
 
+use crate::config::NetConfig;
 use crate::connect::Destination;
-use crate::mesh::{EndpointState, ServiceState, Target, WorkloadState};
+use crate::mesh::{Target, WorkloadState};
+use crate::service::{Candidate, ServiceState};
 use crate::worker::Worker;
 
 /// Where traffic of one connection goes.
@@ -20,9 +21,9 @@ pub enum Route {
     /// Out, to one of a service's endpoints.
     Service { service: Arc<ServiceState>, port: u16 },
     /// Out, to one workload.
-    Workload { workload: Arc<WorkloadState>, port: u16 },
+    Workload { workload: Arc<WorkloadState>, endpoint: Arc<Candidate> },
     /// In, to the pod's own application.
-    App { address: SocketAddr, name: Arc<str> },
+    App { destination: Arc<Destination>, name: Arc<str> },
     /// Nowhere: every request gets this answer.
     Refuse { failure: Failure, name: Arc<str> },
 }
@@ -32,10 +33,9 @@ pub type Tried = SmallVec<[IpAddr; 4]>;
 
 /// An endpoint that was chosen for one request or connection; it counts as loaded until the outcome is told or it is dropped.
 pub struct Lease {
-    pub destination: Destination,
+    pub destination: Arc<Destination>,
     /// What the peer is called in metrics.
     pub peer: Arc<str>,
-    pub address: IpAddr,
     /// One of the pod's own addresses: the inbound path is entered in process.
     pub own: bool,
     load: Option<Arc<PeakEwma>>,
@@ -44,6 +44,22 @@ pub struct Lease {
 }
 
 impl Lease {
+    fn new(worker: &Rc<Worker>, candidate: &Candidate) -> Self {
+        candidate.load.begin();
+        Self {
+            destination: candidate.destination.clone(),
+            peer: candidate.peer.clone(),
+            own: candidate.own,
+            load: Some(candidate.load.clone()),
+            began: Instant::now(),
+            worker: Rc::clone(worker),
+        }
+    }
+
+    pub fn address(&self) -> IpAddr {
+        self.destination.address().ip()
+    }
+
     pub fn succeed(mut self) {
         if let Some(load) = self.load.take() {
             load.succeed(self.worker.mesh().now(), self.began.elapsed());
@@ -79,11 +95,11 @@ const SUSPECT_AFTER: u32 = 3;
 
 impl Route {
     /// What was dialled, for people and metrics.
-    pub fn name(&self) -> String {
+    pub fn name(&self) -> &Arc<str> {
         match self {
-            Self::Service { service, .. } => service.id.to_string(),
-            Self::Workload { workload, .. } => workload.workload.id.to_string(),
-            Self::App { name, .. } | Self::Refuse { name, .. } => name.to_string(),
+            Self::Service { service, .. } => &service.name,
+            Self::Workload { workload, .. } => &workload.name,
+            Self::App { name, .. } | Self::Refuse { name, .. } => name,
         }
     }
 
@@ -91,18 +107,30 @@ impl Route {
     pub fn host(&self) -> String {
         match self {
             Self::Service { service, .. } => format!("{}.{}", service.id.name, service.id.namespace),
-            Self::Workload { workload, port } => SocketAddr::new(workload.workload.address, *port).to_string(),
-            Self::App { address, .. } => address.to_string(),
+            Self::Workload { endpoint, .. } => endpoint.destination.address().to_string(),
+            Self::App { destination, .. } => destination.address().to_string(),
             Self::Refuse { name, .. } => name.to_string(),
         }
     }
 
     /// The route to what an address stands for; none if that is nothing of the mesh's.
-    pub fn to(target: Target, port: u16) -> Option<Self> {
+    pub fn to(target: Target, port: u16, net: &NetConfig) -> Option<Self> {
         match target {
             Target::Service(service) => Some(Self::Service { service, port }),
-            Target::Workload(workload) => Some(Self::Workload { workload, port }),
-            Target::Unknown(_) => None,
+            Target::Workload(workload) => {
+                let endpoint = Arc::new(Candidate::new(&workload.endpoint, port, &workload.workload.id, port, net));
+                Some(Self::Workload { workload, endpoint })
+            }
+            Target::Unknown => None,
+        }
+    }
+
+    /// Whether it leads to what an address stands for now.
+    pub fn leads_to(&self, target: &Target) -> bool {
+        match (self, target) {
+            (Self::Service { service, .. }, Target::Service(other)) => Arc::ptr_eq(service, other),
+            (Self::Workload { workload, .. }, Target::Workload(other)) => Arc::ptr_eq(workload, other),
+            _ => false,
         }
     }
 
@@ -115,83 +143,32 @@ impl Route {
     pub fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Lease, Failure> {
         match self {
             Self::Refuse { failure, .. } => Err(failure.clone()),
-            Self::App { address, name } => Ok(Lease {
-                destination: Destination::Plain { address: *address },
+            Self::App { destination, name } => Ok(Lease {
+                destination: destination.clone(),
                 peer: name.clone(),
-                address: address.ip(),
                 own: false,
                 load: None,
                 began: Instant::now(),
                 worker: Rc::clone(worker),
             }),
-            Self::Workload { workload, port } => {
-                Ok(lease(worker, &workload.endpoint, *port, &workload.workload.id.to_string(), *port))
-            }
+            Self::Workload { endpoint, .. } => Ok(Lease::new(worker, endpoint)),
             Self::Service { service, port } => {
-                let facts = service.service.load();
-                if facts.port(*port).is_none() {
-                    return Err(Failure::mesh(Reason::NoSuchPort).detail(format!("{} has no port {port}", service.id)));
-                }
-                let endpoints = service.endpoints.load();
+                let view = service.view.load();
+                let candidates = view.candidates(*port)?;
                 let now = worker.mesh().now();
-                let mut fit: SmallVec<[&Arc<EndpointState>; 16]> =
-                    endpoints.iter().filter(|e| e.endpoint.ready && e.endpoint.target_port(*port).is_some()).collect();
-                if fit.is_empty() {
-                    return Err(Failure::mesh(Reason::NoEndpoints).detail(format!(
-                        "{} has {} endpoints, none of them ready for port {port}",
-                        service.id,
-                        endpoints.len()
-                    )));
+                let own = worker.shared.config.net.pod_ips[0];
+                if let Some(kept) = view.stays_with(*port, tried, own, now) {
+                    return Ok(Lease::new(worker, kept));
                 }
-                if fit.iter().any(|e| !tried.contains(&e.endpoint.address)) {
-                    fit.retain(|e| !tried.contains(&e.endpoint.address));
-                }
-                if fit.iter().any(|e| e.load.failures() < SUSPECT_AFTER) {
-                    fit.retain(|e| e.load.failures() < SUSPECT_AFTER || probe(worker));
-                }
-                let chosen = pick_p2c(&fit, worker.random(), |e| e.load.load(now)).expect("checked above that there is one");
-                let endpoint = fit[chosen];
-                let target = endpoint.endpoint.target_port(*port).expect("filtered above");
-                Ok(lease(worker, endpoint, target, &service.id.to_string(), *port))
+                let chosen = choose(
+                    candidates.len(),
+                    || worker.random(),
+                    |i| tried.contains(&candidates[i].address()),
+                    |i| candidates[i].load.failures() >= SUSPECT_AFTER,
+                    |i| candidates[i].load.load(now),
+                );
+                Ok(Lease::new(worker, &candidates[chosen.expect("there is at least one")]))
             }
         }
     }
-}
-
-/// One request in fifty asks a suspect whether it is well again.
-fn probe(worker: &Worker) -> bool {
-    worker.random().is_multiple_of(50)
-}
-
-fn lease(worker: &Rc<Worker>, endpoint: &Arc<EndpointState>, port: u16, name: &str, named_port: u16) -> Lease {
-    let ip = endpoint.endpoint.address;
-    let address = SocketAddr::new(ip, port);
-    let own = worker.shared.config.net.pod_ips.contains(&ip);
-    endpoint.load.begin();
-    let (destination, peer): (_, Arc<str>) = match &endpoint.endpoint.reach {
-        Reach::Mesh(identity) if !own => (
-            Destination::Mesh { address, identity: identity.clone(), name: server_name(name, named_port) },
-            identity.to_string().into(),
-        ),
-        Reach::Mesh(identity) => (Destination::Plain { address }, identity.to_string().into()),
-        Reach::Plain => (Destination::Plain { address }, "plaintext".into()),
-    };
-    Lease {
-        destination,
-        peer,
-        address: ip,
-        own,
-        load: Some(endpoint.load.clone()),
-        began: Instant::now(),
-        worker: Rc::clone(worker),
-    }
-}
-
-/// The name in SNI: `pPORT.NAME.NAMESPACE.weft`, from `NAMESPACE/NAME`.
-fn server_name(id: &str, port: u16) -> Arc<str> {
-    let (namespace, name) = id.split_once('/').unwrap_or(("", id));
-    // A pod's name may be longer than a label of DNS (63): it is a hint, and shortened.
-    let short = |part: &str, n: usize| part.chars().take(n).collect::<String>().trim_end_matches(['-', '.']).to_owned();
-    let labels: Vec<String> = name.split('.').take(3).map(|l| short(l, 50)).collect();
-    format!("p{port}.{}.{}.weft", labels.join("."), short(namespace, 63)).into()
 }

@@ -12,8 +12,10 @@ use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 
 use crate::http::body::Body;
-use crate::http::forward::{HttpCaller, Outcome, ResponseSink, forward};
+use crate::http::caller::HttpCaller;
+use crate::http::forward::{Outcome, forward};
 use crate::http::h1::{Reader, Writer, request_framing};
+use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
 use crate::relay::relay;
@@ -35,18 +37,19 @@ impl Http {
     /// The route of the next request: refused, if the policy in force now says so.
     async fn route(&self, worker: &Worker) -> Route {
         if let (Some(dialled), false) = (self.dialled, matches!(self.route, Route::Refuse { .. })) {
+            let refuse = |failure| Route::Refuse { failure, name: self.route.name().clone() };
             return match worker.mesh().resolve(dialled.ip()).await {
-                Ok(target) => Route::to(target, dialled.port()).unwrap_or_else(|| Route::Refuse {
-                    failure: Failure::mesh(Reason::NoEndpoints).detail("what was dialled is not in the mesh any more"),
-                    name: self.route.name().into(),
+                Ok(target) if self.route.leads_to(&target) => self.route.clone(),
+                Ok(target) => Route::to(target, dialled.port(), &worker.shared.config.net).unwrap_or_else(|| {
+                    refuse(Failure::mesh(Reason::NoEndpoints).detail("what was dialled is not in the mesh any more"))
                 }),
-                Err(failure) => Route::Refuse { failure, name: self.route.name().into() },
+                Err(failure) => refuse(failure),
             };
         }
         let Some((port, caller)) = &self.guard else { return self.route.clone() };
         match authorize(worker, *port, caller) {
             Ok(()) => self.route.clone(),
-            Err(failure) => Route::Refuse { failure, name: self.route.name().into() },
+            Err(failure) => Route::Refuse { failure, name: self.route.name().clone() },
         }
     }
 }
@@ -245,7 +248,7 @@ pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, L
                 return Ok((stream, lease));
             }
             Err(failure) => {
-                tried.push(lease.address);
+                tried.push(lease.address());
                 lease.fail(&failure);
                 if tried.len() >= 3 || !route.may_retry_elsewhere() {
                     return Err(failure);
@@ -303,5 +306,5 @@ pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>,
 
 /// The labels of an opaque connection.
 pub fn opaque_key(direction: Direction, peer: Arc<str>, route: &Route, tls: (&'static str, &'static str)) -> EdgeKey {
-    EdgeKey { direction, peer, target: route.name().into(), protocol: "tcp", tls }
+    EdgeKey { direction, peer, target: route.name().clone(), protocol: "tcp", tls }
 }

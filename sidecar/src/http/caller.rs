@@ -1,0 +1,81 @@
+//! What is known of the caller of a connection, and what its requests are counted as.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use weft_core::SpiffeId;
+use weft_core::protocol::MeshProtocol;
+
+use crate::metrics::{Direction, Edge, EdgeKey};
+use crate::worker::Worker;
+
+/// Names of the cipher suite and the key exchange group; empty in the clear.
+pub type TlsNames = (&'static str, &'static str);
+
+/// The caller of a connection.
+pub struct HttpCaller {
+    /// Inbound: the proved identity, or none for plaintext. Outbound: none.
+    pub identity: Option<SpiffeId>,
+    pub address: IpAddr,
+    pub direction: Direction,
+    /// Inbound: the connection's TLS, for metrics.
+    tls: TlsNames,
+    /// Inbound: who is counted as the peer.
+    peer: Arc<str>,
+    /// The counters that its last requests went to, so that labels are not looked up for each.
+    edges: RefCell<SmallVec<[Recent; 2]>>,
+}
+
+/// Which endpoint over which connection, and the counters of it.
+struct Recent {
+    peer: Arc<str>,
+    target: Arc<str>,
+    tls: TlsNames,
+    edge: Arc<Edge>,
+}
+
+/// Counters that a connection remembers.
+const RECENT: usize = 8;
+
+impl HttpCaller {
+    /// The pod's own program.
+    pub fn outbound(address: IpAddr) -> Self {
+        Self {
+            identity: None,
+            address,
+            direction: Direction::Outbound,
+            tls: ("", ""),
+            peer: "".into(),
+            edges: RefCell::default(),
+        }
+    }
+
+    /// Somebody who came in: a mesh peer with the identity that it proved, or anybody.
+    pub fn inbound(identity: Option<SpiffeId>, address: IpAddr, tls: TlsNames) -> Self {
+        let peer = identity.as_ref().map_or_else(|| "plaintext".into(), |id| id.to_string().into());
+        Self { identity, address, direction: Direction::Inbound, tls, peer, edges: RefCell::default() }
+    }
+
+    /// The counters of requests to `target`, and, outbound, to `peer` over `tls`.
+    pub fn edge(&self, worker: &Worker, target: &Arc<str>, peer: &Arc<str>, version: MeshProtocol, tls: TlsNames) -> Arc<Edge> {
+        let (peer, tls) = match self.direction {
+            Direction::Outbound => (peer, tls),
+            Direction::Inbound => (&self.peer, self.tls),
+        };
+        let mut edges = self.edges.borrow_mut();
+        let same = |r: &&Recent| Arc::ptr_eq(&r.peer, peer) && Arc::ptr_eq(&r.target, target) && r.tls == tls;
+        if let Some(recent) = edges.iter().find(same) {
+            return recent.edge.clone();
+        }
+        let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
+        let key = EdgeKey { direction: self.direction, peer: peer.clone(), target: target.clone(), protocol, tls };
+        let edge = worker.metrics.edge(&key);
+        if edges.len() == RECENT {
+            edges.remove(0);
+        }
+        edges.push(Recent { peer: peer.clone(), target: target.clone(), tls, edge: edge.clone() });
+        edge
+    }
+}

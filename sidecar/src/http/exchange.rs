@@ -1,0 +1,265 @@
+//! One exchange with an endpoint, once it is open: the request goes up while the answer comes down.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::SendStream;
+use weft_core::failure::{Failure, Reason, Retryable, Side};
+
+use super::body::{Body, Chunk};
+use super::fields::{Fields, Known};
+use super::h1::{self, Framing, OutgoingBody};
+use super::head::{RequestHead, ResponseHead};
+use super::sink::{ResponseSink, clean_response};
+use super::{h2 as http2, hop};
+use crate::connect::{Exchange, Http1, now_or_pending};
+use crate::metrics::Edge;
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// How an exchange ended that got as far as an answer.
+pub enum Finished {
+    Done { keep: bool },
+    Tunnel { upstream: Rc<Stream>, rest: Bytes },
+    Broken(Failure),
+}
+
+/// What one attempt needs beside its two ends.
+pub struct Attempted<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub head: &'a RequestHead,
+    pub upgrade: Option<&'a [u8]>,
+    pub from_mesh: bool,
+    pub edge: &'a Edge,
+    pub began: Instant,
+}
+
+/// Sends the request and passes the answer on. An error means that nothing of an answer was passed on.
+pub async fn run(
+    a: Attempted<'_>,
+    exchange: Exchange,
+    body: &mut Body<'_>,
+    sink: &mut ResponseSink<'_>,
+) -> Result<Finished, Failure> {
+    match exchange {
+        Exchange::Http1(connection) => run_http1(a, connection, body, sink).await,
+        Exchange::Http2(sender) => run_http2(a, sender, body, sink).await,
+    }
+}
+
+/// What the endpoint's own sidecar refused or could not deliver was not processed by the application, and may go elsewhere.
+fn peer_refusal(fields: &Fields, from_mesh: bool) -> Result<(), Failure> {
+    if !from_mesh {
+        return Ok(());
+    }
+    let said = fields.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(b"weft-error")).map(|(_, _, value)| value);
+    let Some(reason) = said.and_then(|value| Reason::ALL.iter().find(|r| r.as_str().as_bytes() == value)) else { return Ok(()) };
+    match reason {
+        Reason::UpstreamConnectRefused
+        | Reason::UpstreamConnectTimeout
+        | Reason::UpstreamUnreachable
+        | Reason::NotReady
+        | Reason::Draining
+        | Reason::Overloaded => Err(Failure::upstream(*reason, Retryable::Unprocessed).detail("the endpoint's sidecar said so")),
+        // It may have been processed.
+        Reason::UpstreamReset => {
+            Err(Failure::upstream(*reason, Retryable::IfIdempotent).detail("the endpoint's sidecar said so"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for `answer` while `upload` goes on. A caller that fails ends both; an upstream that stops reading may have answered
+/// before it did, and its answer decides.
+async fn while_uploading<T>(
+    mut upload: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    uploaded: &mut Option<Result<(), Failure>>,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut answer = pin!(answer);
+    loop {
+        tokio::select! {
+            biased;
+            result = upload.as_mut(), if uploaded.is_none() => match result {
+                Err(failure) if failure.side != Side::Upstream => return Err(failure),
+                other => *uploaded = Some(other),
+            },
+            result = &mut answer => return result,
+        }
+    }
+}
+
+async fn run_http1(
+    a: Attempted<'_>,
+    mut connection: Box<Http1>,
+    body: &mut Body<'_>,
+    sink: &mut ResponseSink<'_>,
+) -> Result<Finished, Failure> {
+    let head = a.head;
+    let framing = match (body.is_done(), head.fields.first(Known::ContentLength).is_some(), body.length()) {
+        (true, _, _) => Framing::None,
+        (false, true, Some(n)) => Framing::Length(n),
+        _ => Framing::Chunked,
+    };
+    let named = a.upgrade.map(|u| {
+        let mut fields = head.fields.clone();
+        fields.push(b"upgrade", u);
+        RequestHead { fields, ..head.clone() }
+    });
+    let (status, whole, keeps) = {
+        let Http1 { reader, writer, stream, .. } = &mut *connection;
+        writer.request(named.as_ref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
+        let mut out = OutgoingBody::new(framing);
+        let sent = std::cell::Cell::new(false);
+        let mut upload = pin!(async {
+            upload_h1(body, &mut out, writer).await?;
+            sent.set(true);
+            // From here on it only watches: a caller that goes away ends the exchange.
+            Err(body.gone().await)
+        });
+        let mut uploaded = None;
+        // Until the final head: informational ones pass through as they come.
+        let response = loop {
+            let response = while_uploading(upload.as_mut(), &mut uploaded, reader.response()).await?;
+            if !response.is_informational() {
+                break response;
+            }
+            sink.informational(response).await?;
+        };
+        peer_refusal(&response.fields, a.from_mesh)?;
+        let framing = h1::response_framing(&response, head)?;
+        let status = response.status;
+        if status == 101 && a.upgrade.is_none() {
+            return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols unasked"));
+        }
+        if status == 101 || (head.is_connect() && (200..300).contains(&status)) {
+            sink.switch(response, a.from_mesh).await?;
+            a.edge.request(status, a.began.elapsed());
+            return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
+        }
+        let keeps = framing != Framing::UntilClose
+            && !hop::connection_has(&response.fields, b"close")
+            && (!response.http10 || hop::connection_has(&response.fields, b"keep-alive"));
+        let mut answer = Body::H1(reader.body(framing));
+        let answered = download(&mut answer, response, sink, a.from_mesh, head.is_head());
+        if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
+            return Ok(Finished::Broken(failure));
+        }
+        (status, sent.get(), keeps)
+    };
+    a.edge.request(status, a.began.elapsed());
+    if whole && keeps {
+        a.worker.pools.keep_http1(connection);
+    }
+    Ok(Finished::Done { keep: whole && sink.keeps() })
+}
+
+async fn run_http2(
+    a: Attempted<'_>,
+    sender: http2::Sender,
+    body: &mut Body<'_>,
+    sink: &mut ResponseSink<'_>,
+) -> Result<Finished, Failure> {
+    let done = body.is_done();
+    let mut begun = sender.begin(a.head, done).await?;
+    let http2::Begun { response, body: out, .. } = &mut begun;
+    let mut upload = pin!(upload_h2(body, out, done));
+    let mut uploaded = None;
+    let answered = async { response.await.map_err(|e| http2::upstream(&e)) };
+    let response = tokio::select! {
+        biased;
+        response = while_uploading(upload.as_mut(), &mut uploaded, answered) => response?,
+        () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
+    };
+    let (parts, stream) = response.into_parts();
+    let response = http2::from_response(&parts);
+    peer_refusal(&response.fields, a.from_mesh)?;
+    let status = response.status;
+    let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
+    let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head());
+    if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
+        return Ok(Finished::Broken(failure));
+    }
+    a.edge.request(status, a.began.elapsed());
+    Ok(Finished::Done { keep: true })
+}
+
+/// Sends a request's body; its head goes out with the first piece, or alone if that is not there yet.
+async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1::Writer) -> Result<(), Failure> {
+    if body.is_done() {
+        return out.finish(writer).await;
+    }
+    loop {
+        let piece = {
+            let mut next = pin!(body.next());
+            if let Some(piece) = now_or_pending(next.as_mut()).await {
+                piece?
+            } else {
+                writer.flush().await?;
+                next.await?
+            }
+        };
+        match piece {
+            Some(chunk) => {
+                let last = matches!(chunk, Chunk::Trailers(_));
+                out.send(writer, chunk).await?;
+                if last {
+                    return writer.flush().await;
+                }
+            }
+            None => return out.finish(writer).await,
+        }
+    }
+}
+
+async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool) -> Result<(), Failure> {
+    if ended {
+        return Ok(());
+    }
+    while let Some(chunk) = body.next().await? {
+        let last = matches!(chunk, Chunk::Trailers(_));
+        http2::send(out, chunk, Side::Upstream).await?;
+        if last {
+            return Ok(());
+        }
+    }
+    out.send_data(Bytes::new(), true).map_err(|e| http2::upstream(&e))
+}
+
+/// Passes an answer on.
+async fn download(
+    answer: &mut Body<'_>,
+    mut head: ResponseHead,
+    sink: &mut ResponseSink<'_>,
+    from_mesh: bool,
+    head_only: bool,
+) -> Result<(), Failure> {
+    clean_response(&mut head.fields, from_mesh);
+    sink.head(head, answer, head_only)?;
+    loop {
+        let piece = {
+            let mut next = pin!(answer.next());
+            if let Some(piece) = now_or_pending(next.as_mut()).await {
+                piece?
+            } else {
+                sink.flush().await?;
+                tokio::select! {
+                    biased;
+                    piece = next => piece?,
+                    () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
+                }
+            }
+        };
+        match piece {
+            None => return sink.finish().await,
+            Some(chunk) => {
+                if sink.send(chunk).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

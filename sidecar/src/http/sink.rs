@@ -1,0 +1,196 @@
+//! Where an answer goes: the caller's connection or stream, whatever version it speaks.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use weft_core::failure::{Failure, Reason, Retryable, Side};
+use weft_core::protocol::MeshProtocol;
+
+use super::body::{Body, Chunk};
+use super::fields::{Fields, Known};
+use super::h1::{self, Framing, OutgoingBody};
+use super::head::ResponseHead;
+use super::{h2 as http2, hop};
+
+/// Where an answer goes.
+pub enum ResponseSink<'a> {
+    H1 { writer: &'a mut h1::Writer, close: bool, http10: bool, body: Option<OutgoingBody> },
+    H2 { respond: SendResponse<Bytes>, body: Option<SendStream<Bytes>> },
+}
+
+impl ResponseSink<'_> {
+    /// What the caller speaks; the endpoint is spoken to alike.
+    pub fn version(&self) -> MeshProtocol {
+        match self {
+            Self::H1 { .. } => MeshProtocol::Http1,
+            Self::H2 { .. } => MeshProtocol::Http2,
+        }
+    }
+
+    /// Whether the caller's connection may carry another request.
+    pub fn keeps(&self) -> bool {
+        !matches!(self, Self::H1 { close: true, .. })
+    }
+
+    /// Resolves when the caller has gone away; waits for ever where that shows otherwise.
+    pub async fn gone(&mut self) {
+        match self {
+            // Shows at the reading end, while the upload waits there.
+            Self::H1 { .. } => std::future::pending().await,
+            Self::H2 { body: Some(stream), .. } => {
+                let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+            }
+            Self::H2 { respond, body: None } => {
+                let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+            }
+        }
+    }
+
+    pub async fn informational(&mut self, head: ResponseHead) -> Result<(), Failure> {
+        match self {
+            Self::H1 { writer, http10: false, .. } => {
+                writer.response(&head, Framing::None, None);
+                writer.flush().await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes on that the protocol is switched.
+    pub async fn switch(&mut self, mut head: ResponseHead, from_mesh: bool) -> Result<(), Failure> {
+        let Self::H1 { writer, .. } = self else {
+            return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols within HTTP/2"));
+        };
+        let upgrade = head.fields.first(Known::Upgrade).map(<[u8]>::to_vec);
+        clean_response(&mut head.fields, from_mesh);
+        let connection = upgrade.map(|u| {
+            head.fields.push(b"upgrade", &u);
+            "upgrade"
+        });
+        writer.response(&head, Framing::None, connection);
+        writer.flush().await
+    }
+
+    pub fn head(&mut self, mut head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
+        match self {
+            Self::H1 { writer, close, http10, body: out } => {
+                let announced = head.fields.first(Known::ContentLength).is_some();
+                let framing = match (head_only, body.is_done(), body.length()) {
+                    (true, _, _) => Framing::None,
+                    (false, true, _) if announced || matches!(head.status, 204 | 304) => Framing::None,
+                    (false, true, _) => Framing::Length(0),
+                    (false, false, Some(n)) => Framing::Length(n),
+                    (false, false, None) if *http10 => Framing::UntilClose,
+                    (false, false, None) => Framing::Chunked,
+                };
+                if framing == Framing::UntilClose {
+                    *close = true;
+                }
+                if framing == Framing::Length(0) {
+                    head.fields.push(b"content-length", b"0");
+                }
+                let connection = match (*close, *http10) {
+                    (true, _) => Some("close"),
+                    (false, true) => Some("keep-alive"),
+                    (false, false) => None,
+                };
+                writer.response(&head, framing, connection);
+                *out = Some(OutgoingBody::new(framing));
+                Ok(())
+            }
+            Self::H2 { respond, body: out } => {
+                let end = body.is_done() || head_only;
+                let stream = respond.send_response(http2::to_response(&head), end).map_err(|e| downstream(&e))?;
+                *out = (!end).then_some(stream);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a piece; true if it was the last.
+    pub async fn send(&mut self, chunk: Chunk) -> Result<bool, Failure> {
+        match self {
+            Self::H1 { writer, body: Some(out), .. } => {
+                out.send(writer, chunk).await?;
+                Ok(false)
+            }
+            Self::H2 { body: Some(stream), .. } => {
+                let last = matches!(chunk, Chunk::Trailers(_));
+                http2::send(stream, chunk, Side::Downstream).await?;
+                Ok(last)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::H1 { writer, .. } => writer.flush().await,
+            Self::H2 { .. } => Ok(()),
+        }
+    }
+
+    pub async fn finish(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::H1 { writer, body: Some(out), .. } => out.finish(writer).await,
+            Self::H1 { writer, .. } => writer.flush().await,
+            Self::H2 { body: Some(stream), .. } => stream.send_data(Bytes::new(), true).map_err(|e| downstream(&e)),
+            Self::H2 { .. } => Ok(()),
+        }
+    }
+
+    /// Answers in weft's own name: an HTTP status with `weft-error`, or a gRPC status for gRPC.
+    pub async fn refuse(&mut self, failure: &Failure, grpc: bool) -> Result<(), Failure> {
+        let reason = failure.reason;
+        let mut head = if grpc {
+            let mut head = ResponseHead::new(200);
+            head.fields.push(b"content-type", b"application/grpc");
+            head.fields.push(b"grpc-status", reason.grpc_status().to_string().as_bytes());
+            head.fields.push(b"grpc-message", format!("weft: {reason}").as_bytes());
+            head
+        } else {
+            let mut head = ResponseHead::new(reason.http_status());
+            head.fields.push(b"content-type", b"text/plain; charset=utf-8");
+            head
+        };
+        head.fields.push(b"weft-error", reason.as_str().as_bytes());
+        let text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
+        match self {
+            Self::H1 { writer, close, .. } => {
+                *close = true;
+                head.fields.push(b"content-length", text.len().to_string().as_bytes());
+                let framing = Framing::Length(text.len() as u64);
+                writer.response(&head, framing, Some("close"));
+                let mut out = OutgoingBody::new(framing);
+                out.send(writer, Chunk::Data(Bytes::from(text))).await?;
+                out.finish(writer).await
+            }
+            Self::H2 { respond, .. } => {
+                let mut stream = respond.send_response(http2::to_response(&head), text.is_empty()).map_err(|e| downstream(&e))?;
+                if !text.is_empty() {
+                    stream.send_data(Bytes::from(text), true).map_err(|e| downstream(&e))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn downstream(e: &h2::Error) -> Failure {
+    Failure::downstream(Reason::DownstreamGone).detail(e)
+}
+
+/// Takes out what belongs to the hop, and `weft-…` unless a mesh peer's sidecar said it.
+pub fn clean_response(fields: &mut Fields, from_mesh: bool) {
+    let said: Vec<(Vec<u8>, Vec<u8>)> = if from_mesh {
+        fields.iter().filter(|(k, _, _)| *k == Known::Weft).map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect()
+    } else {
+        vec![]
+    };
+    hop::strip(fields);
+    for (name, value) in said {
+        fields.push(&name, &value);
+    }
+}
