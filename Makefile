@@ -2,6 +2,7 @@
 .PHONY: demo up test check fmt lint deny fuzz bench clean help
 
 CARGO ?= cargo
+SECONDS ?= 30
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +32,10 @@ lint:            ## format, lints, and that core is pure
 deny:            ## licences, advisories, banned crates (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "install it: cargo install --locked cargo-deny" >&2; exit 1; }
 	@$(CARGO) deny check bans licenses sources
+
+fuzz:            ## every parser of hostile bytes, SECONDS=30 each, TARGETS="detect http1" alone (needs cargo-fuzz)
+	@scripts/need fuzz
+	@fuzz/run $(SECONDS) $(TARGETS)
 
 bench:           ## measure the sidecar beside real proxies (root)
 	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect -p weft-bench

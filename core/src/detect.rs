@@ -10,7 +10,8 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest request line that detection waits for, in bytes. A longer one that began like HTTP is HTTP still,
 /// and the codec will refuse it by its own limit.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
-/// Line ends before a request line that are read over.
+/// Line ends before a request line that detection reads over. More of them are HTTP still, for the codec to refuse: a server that reads
+/// over any number would take what follows for a request.
 const MAX_EMPTY: usize = 64;
 /// The longest method name that is taken for one; registered methods end at 17 (`UPDATEREDIRECTREF`).
 const MAX_METHOD: usize = 24;
@@ -35,7 +36,10 @@ pub enum Detection {
 
 /// Looks at the first bytes of a connection. Never asks for more than [`MAX_CLIENT_HELLO`] bytes, and for more at all
 /// only while the bytes can still become HTTP or TLS.
+///
+/// An answer is final: what lies beyond a limit is not looked at, so that the pieces in which bytes come decide nothing.
 pub fn detect(bytes: &[u8]) -> Detection {
+    let bytes = &bytes[..bytes.len().min(MAX_CLIENT_HELLO)];
     match bytes.first() {
         None => Detection::More,
         Some(0x16) => match client_hello::parse(bytes) {
@@ -58,10 +62,14 @@ fn detect_http(bytes: &[u8]) -> Detection {
     // RFC 9112, section 2.2: a server should ignore an empty line before the request line, and real ones ignore many, bare line feeds
     // too. What such a server would take for HTTP is HTTP here: else a forged `weft-client-id` would pass as opaque bytes.
     let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
+    if start > MAX_EMPTY {
+        return Detection::Http1;
+    }
     let line = &bytes[start..];
     if line.is_empty() {
-        return if start > MAX_EMPTY { Detection::Opaque } else { Detection::More };
+        return Detection::More;
     }
+    let line = &line[..line.len().min(MAX_REQUEST_LINE + 1)];
     match line.iter().position(|b| !is_method_byte(*b)) {
         None if line.len() <= MAX_METHOD => return Detection::More,
         Some(1..=MAX_METHOD) => {}

@@ -1,0 +1,48 @@
+//! What every parser of hostile bytes promises, as functions of the bytes. They panic where a promise is broken, whoever calls
+//! them: libFuzzer by `fuzz_targets/`, or the test below with the seeds.
+
+mod admission;
+mod certificates;
+mod first_bytes;
+mod http1;
+mod manifest;
+
+pub use admission::admission;
+pub use certificates::{csr, leaf};
+pub use first_bytes::{client_hello, detect};
+pub use http1::http1;
+pub use manifest::manifest;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    const TARGETS: [(&str, fn(&[u8])); 7] = [
+        ("admission", super::admission),
+        ("client_hello", super::client_hello),
+        ("csr", super::csr),
+        ("detect", super::detect),
+        ("http1", super::http1),
+        ("leaf", super::leaf),
+        ("manifest", super::manifest),
+    ];
+
+    #[test]
+    fn every_target_takes_its_seeds() {
+        let room = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (name, target) in TARGETS {
+            let seeds = fs::read_dir(room.join("seeds").join(name)).expect("every target has seeds");
+            let mut count = 0;
+            for path in seeds.map(|seed| seed.expect("the directory can be read").path()) {
+                // Shown if the target panics.
+                println!("{}", path.display());
+                target(&fs::read(&path).expect("a seed can be read"));
+                count += 1;
+            }
+            assert!(count > 0, "{name} has no seed");
+        }
+        let programs = fs::read_dir(room.join("fuzz_targets")).expect("the targets' programs").count();
+        assert_eq!(programs, TARGETS.len(), "a target without its row here is not tested with its seeds");
+    }
+}
