@@ -17,7 +17,7 @@ use weft_tls::LeafInfo;
 
 use crate::hub::{Hub, Subscription};
 use crate::server::{Peer, unix_now};
-use crate::snapshot::{EndpointsEntry, View};
+use crate::snapshot::{EndpointsEntry, PIECE, View};
 
 /// The most names that one message may carry.
 const MAX_NAMES: usize = 1_000;
@@ -265,9 +265,12 @@ impl Session {
 
     async fn flush(&mut self) -> Result<(), Status> {
         // First the names, then the snapshot: a change that is marked in between is in the snapshot, or marked still.
-        let names = self.sub.take(MAX_RESOURCES);
+        let mut names = self.sub.take(MAX_RESOURCES);
+        // What is large comes last: a service is known before its many endpoints.
+        names.sort_by_key(|name| matches!(name, ResourceName::Endpoints(_)));
         let snapshot = self.sub.snapshot();
         let mut resources = Vec::new();
+        let mut endpoints = 0;
         for name in names {
             let view = snapshot.view(&name, self.sub.pod());
             let version = view.version();
@@ -277,35 +280,52 @@ impl Session {
                 }
                 continue;
             }
-            let body = match &view {
+            let pieces = match &view {
                 // A pod that the model does not have yet has no policy yet: its sidecar waits.
                 View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
                 View::Absent => {
                     self.bases.remove(&name);
-                    None
+                    vec![(version, None)]
                 }
-                View::Plain(entry) => Some(entry.body.clone()),
+                View::Plain(entry) => vec![(version, Some(entry.body.clone()))],
                 View::Endpoints(entry) => {
                     let base = self.bases.insert(name.clone(), entry.clone());
-                    Some(base.map_or_else(|| entry.full(), |base| entry.since(&base)))
+                    entry.pieces(base.as_deref()).into_iter().map(|(version, body)| (version, Some(body))).collect()
                 }
             };
-            if let Some(Body::Address(v1::Address { kind: Some(v1::address::Kind::Service(id)) })) = &body {
+            if let [(_, Some(Body::Address(v1::Address { kind: Some(v1::address::Kind::Service(id)) })))] = &pieces[..] {
                 // Whoever dials a service needs the service and its endpoints: one round trip less.
                 if let Ok(id) = weft_core::service::ObjectRef::try_from(id) {
                     self.sub.add(ResourceName::Service(id.clone()));
                     self.sub.add(ResourceName::Endpoints(id));
                 }
             }
-            resources.push(v1::Resource { name: name.to_string(), version: version.0, body });
+            for (version, body) in pieces {
+                endpoints += body.as_ref().map_or(0, weight);
+                resources.push(v1::Resource { name: name.to_string(), version: version.0, body });
+                if endpoints >= PIECE {
+                    endpoints = 0;
+                    self.update(std::mem::take(&mut resources)).await?;
+                }
+            }
             self.hold(name, version);
         }
-        if resources.is_empty() {
-            return Ok(());
-        }
+        if resources.is_empty() { Ok(()) } else { self.update(resources).await }
+    }
+
+    async fn update(&mut self, resources: Vec<v1::Resource>) -> Result<(), Status> {
         self.sent += 1;
         self.sub.status().unacknowledged = (self.sent - self.acknowledged) as u32;
         self.send(v1::watch_response::Message::Update(v1::Update { nonce: self.sent, resources })).await
+    }
+}
+
+/// What a resource adds to the size of a message, in endpoints.
+fn weight(body: &Body) -> usize {
+    match body {
+        Body::Endpoints(all) => all.endpoints.len(),
+        Body::EndpointsDelta(delta) => delta.upserted.len() + delta.removed.len(),
+        _ => 0,
     }
 }
 

@@ -68,6 +68,9 @@ async fn serve_tcp(mut socket: TcpStream, zone: &Zone) -> std::io::Result<()> {
     }
 }
 
+/// Aliases of aliases that are followed.
+const MAX_ALIASES: usize = 8;
+
 struct Zone {
     domain: String,
     hub: Arc<Hub>,
@@ -94,7 +97,7 @@ impl Zone {
                     ResponseCode::NoError
                 }
                 Answer::Alias(target) => {
-                    answer.answers.push(Record::from_rdata(q.name().clone(), TTL, RData::CNAME(CNAME(target))));
+                    answer.answers = self.chase(q.name(), q.query_type(), target);
                     ResponseCode::NoError
                 }
             },
@@ -108,6 +111,24 @@ impl Zone {
             return answer.to_vec().ok();
         }
         Some(bytes)
+    }
+
+    /// An alias with what it leads to, as far as that is ours: a stub resolver does not ask again (RFC 1034, section 3.6.2).
+    fn chase(&self, name: &Name, kind: RecordType, target: Name) -> Vec<Record> {
+        let (mut name, mut target) = (name.clone(), target);
+        let mut found = Vec::new();
+        for _ in 0..MAX_ALIASES {
+            found.push(Record::from_rdata(name, TTL, RData::CNAME(CNAME(target.clone()))));
+            match self.look_up(&target) {
+                Answer::Alias(next) => name = std::mem::replace(&mut target, next),
+                Answer::Addresses(list) => {
+                    found.extend(records(&target, kind, &list));
+                    break;
+                }
+                Answer::NotOurs | Answer::NoSuchName => break,
+            }
+        }
+        found
     }
 
     fn look_up(&self, name: &Name) -> Answer {

@@ -11,7 +11,7 @@ use weft_core::service::ObjectRef;
 use weft_core::{Name, Namespace};
 
 /// An object of a kind that the mesh reads.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Object {
     Namespace(Arc<NamespaceObject>),
     Service(Arc<ServiceObject>),
@@ -57,7 +57,7 @@ impl Object {
 
 pub type Labels = BTreeMap<String, String>;
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     pub name: String,
@@ -76,20 +76,20 @@ impl Metadata {
     }
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamespaceObject {
     pub id: ObjectRef,
     pub name: Namespace,
     pub annotations: Labels,
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceObject {
     pub id: ObjectRef,
     pub spec: ServiceSpec,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     #[serde(rename = "type", default)]
@@ -134,7 +134,7 @@ impl ServiceSpec {
 }
 
 /// A cluster IP; `None` and the empty string are headless or not assigned.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClusterIp(pub Option<IpAddr>);
 
 impl<'de> Deserialize<'de> for ClusterIp {
@@ -149,7 +149,7 @@ impl<'de> Deserialize<'de> for ClusterIp {
     }
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ServiceType {
     #[default]
     ClusterIP,
@@ -158,20 +158,20 @@ pub enum ServiceType {
     ExternalName,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SessionAffinity {
     #[default]
     None,
     ClientIP,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SessionAffinityConfig {
     #[serde(rename = "clientIP", default)]
     pub client_ip: ClientIpConfig,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientIpConfig {
     /// Seconds, 1 to 86400; three hours where nothing is said, as the API server has it.
@@ -189,14 +189,14 @@ impl Default for ClientIpConfig {
     }
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TrafficPolicy {
     #[default]
     Cluster,
     Local,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Transport {
     #[default]
@@ -205,7 +205,7 @@ pub enum Transport {
     Sctp,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePortSpec {
     pub name: Option<String>,
@@ -216,14 +216,14 @@ pub struct ServicePortSpec {
     pub target_port: Option<IntOrString>,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(untagged)]
 pub enum IntOrString {
     Int(u16),
     Name(String),
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodObject {
     pub id: ObjectRef,
     pub labels: Labels,
@@ -233,7 +233,7 @@ pub struct PodObject {
     pub status: PodStatus,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
     pub service_account_name: Option<String>,
@@ -246,14 +246,14 @@ pub struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Container {
     pub name: String,
     #[serde(default)]
     pub ports: Vec<ContainerPort>,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
     pub name: Option<String>,
@@ -262,7 +262,7 @@ pub struct ContainerPort {
     pub protocol: Transport,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     pub phase: Option<Phase>,
@@ -274,7 +274,7 @@ pub struct PodStatus {
     pub conditions: Vec<Condition>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     Pending,
     Running,
@@ -283,12 +283,12 @@ pub enum Phase {
     Unknown,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PodIp {
     pub ip: IpAddr,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Condition {
     #[serde(rename = "type")]
     pub kind: String,
@@ -347,7 +347,7 @@ impl PodObject {
 /// The label by which a slice names its service.
 pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointSliceObject {
     pub id: ObjectRef,
     /// The service that it belongs to, from the label.
@@ -356,7 +356,7 @@ pub struct EndpointSliceObject {
     pub ports: Vec<SlicePort>,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct SliceEndpoint {
     pub addresses: Vec<IpAddr>,
@@ -366,14 +366,14 @@ pub struct SliceEndpoint {
     pub zone: Option<String>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SliceConditions {
     pub ready: Option<bool>,
     pub serving: Option<bool>,
     pub terminating: Option<bool>,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct SlicePort {
     pub name: Option<String>,

@@ -25,6 +25,12 @@ impl Version {
     pub fn of(content: &[u8]) -> Self {
         Self(mix(fnv(content)))
     }
+
+    /// The version of what is held after the `index`th step on the way here.
+    #[must_use]
+    pub fn step(self, index: usize) -> Self {
+        Self(mix(self.0 ^ mix(index as u64 + 1)))
+    }
 }
 
 fn fnv(bytes: &[u8]) -> u64 {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::Problem;
 use crate::objects::{
     EndpointSliceObject, LABEL_SERVICE_NAME, Metadata, NamespaceObject, Object, PodObject, PodSpec, PodStatus, ServiceObject,
-    ServiceSpec, SliceEndpoint, SlicePort,
+    ServiceSpec, ServiceType, SliceEndpoint, SlicePort,
 };
 
 /// The largest file that is read, in bytes.
@@ -98,6 +98,7 @@ fn parse_document(place: &Place<'_>, text: &str, out: &mut Vec<Object>) -> Resul
             let id = id(place, &m.metadata)?;
             let spec = m.spec.ok_or_else(|| place.problem(None, "spec", "missing: a Service needs a spec"))?;
             check_ports(place, &spec)?;
+            check_alias(place, &spec)?;
             Object::Service(Arc::new(ServiceObject { id, spec }))
         }
         ("v1", "Pod") => {
@@ -127,12 +128,9 @@ fn parse_document(place: &Place<'_>, text: &str, out: &mut Vec<Object>) -> Resul
                 ),
                 None => None,
             };
-            Object::EndpointSlice(Arc::new(EndpointSliceObject {
-                id,
-                service,
-                endpoints: m.endpoints.unwrap_or_default(),
-                ports: m.ports.unwrap_or_default(),
-            }))
+            let endpoints = m.endpoints.unwrap_or_default();
+            check_slice(place, &endpoints)?;
+            Object::EndpointSlice(Arc::new(EndpointSliceObject { id, service, endpoints, ports: m.ports.unwrap_or_default() }))
         }
         ("v1", "List") => {
             return Err(place.problem(
@@ -173,6 +171,28 @@ struct SliceOuter {
 
 fn id(place: &Place<'_>, metadata: &Metadata) -> Result<weft_core::service::ObjectRef, Problem> {
     metadata.id().map_err(|e| place.problem(None, "metadata", e.to_string()))
+}
+
+/// What the API server takes in one `EndpointSlice` at most.
+const MAX_SLICE: usize = 1_000;
+
+fn check_slice(place: &Place<'_>, endpoints: &[SliceEndpoint]) -> Result<(), Problem> {
+    if endpoints.len() > MAX_SLICE {
+        let count = endpoints.len();
+        return Err(place.problem(
+            None,
+            "endpoints",
+            format!("{count} endpoints; at most {MAX_SLICE} in one slice: make several"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_alias(place: &Place<'_>, spec: &ServiceSpec) -> Result<(), Problem> {
+    if spec.kind == ServiceType::ExternalName && spec.external_name.as_deref().is_none_or(str::is_empty) {
+        return Err(place.problem(None, "spec.externalName", "missing: a Service of type ExternalName stands for a name"));
+    }
+    Ok(())
 }
 
 fn check_ports(place: &Place<'_>, spec: &ServiceSpec) -> Result<(), Problem> {
@@ -217,6 +237,7 @@ mod tests {
             (WEB.replace("name: web", "name: Web"), 1, "metadata", "lower-case"),
             (WEB.replace("kind: Service", "kind: Deployment"), 1, "kind", "not a kind that weft reads"),
             ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {}\nstatus: {podIP: nope}\n".into(), 5, "status.podIP", "IP"),
+            (WEB.replace("clusterIP: 10.0.0.1", "type: ExternalName"), 1, "spec.externalName", "missing"),
             ("apiVersion: v1\nkind: [\n".into(), 0, "kind", ""),
         ];
         for (text, line, field, message) in table {
