@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 /// between two workers loses at most one sample.
 #[derive(Debug)]
 pub struct PeakEwma {
-    /// Moving average of latency in nanoseconds, as the bits of an `f64`.
+    /// Moving average of latency in nanoseconds, as the bits of an `f64`; negative while it is only assumed.
     average: AtomicU64,
     /// When it was last moved, in nanoseconds of the caller's clock.
     stamp: AtomicU64,
@@ -23,6 +23,8 @@ pub struct PeakEwma {
 pub const DEFAULT_RTT: Duration = Duration::from_millis(30);
 /// The time in which a sample loses about two thirds of its weight.
 pub const DECAY: Duration = Duration::from_secs(10);
+/// No endpoint counts as faster than this: one that was not used for long would look free however much it has in flight.
+const FLOOR: Duration = Duration::from_micros(100);
 /// What a failure counts as, so that an endpoint that fails fast does not look fast.
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
@@ -30,7 +32,7 @@ impl PeakEwma {
     /// A fresh endpoint. `now` is nanoseconds of any monotonic clock, the same in every call.
     pub fn new(now: u64) -> Self {
         Self {
-            average: AtomicU64::new((DEFAULT_RTT.as_nanos() as f64).to_bits()),
+            average: AtomicU64::new((-(DEFAULT_RTT.as_nanos() as f64)).to_bits()),
             stamp: AtomicU64::new(now),
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
@@ -39,11 +41,11 @@ impl PeakEwma {
 
     /// The expected cost of one more request: latency times the queue that it would join.
     pub fn load(&self, now: u64) -> f64 {
-        self.decayed(now, 0.0) * (f64::from(self.in_flight.load(Relaxed)) + 1.0)
+        self.decayed(now, 0.0).max(FLOOR.as_nanos() as f64) * (f64::from(self.in_flight.load(Relaxed)) + 1.0)
     }
 
     fn decayed(&self, now: u64, sample: f64) -> f64 {
-        let average = f64::from_bits(self.average.load(Relaxed));
+        let average = f64::from_bits(self.average.load(Relaxed)).abs();
         let age = now.saturating_sub(self.stamp.load(Relaxed)) as f64;
         let weight = (-age / DECAY.as_nanos() as f64).exp();
         average * weight + sample * (1.0 - weight)
@@ -54,21 +56,15 @@ impl PeakEwma {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A request that was begun was abandoned without an outcome.
-    pub fn cancel(&self) {
+    /// A request that was begun is over, or was abandoned.
+    pub fn end(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// A request that was begun got its answer after `latency`.
-    pub fn succeed(&self, now: u64, latency: Duration) {
-        self.in_flight.fetch_sub(1, Relaxed);
+    /// The endpoint began to answer after `latency`, or took a connection: what failed before is past.
+    pub fn answer(&self, now: u64, latency: Duration) {
         self.failures.store(0, Relaxed);
         self.sample(now, latency.as_nanos() as f64);
-    }
-
-    /// It accepted a connection: what failed before is past.
-    pub fn recover(&self) {
-        self.failures.store(0, Relaxed);
     }
 
     /// A request that was begun failed by the endpoint's fault.
@@ -81,7 +77,8 @@ impl PeakEwma {
     /// A peak moves the average at once, anything below it only slowly.
     fn sample(&self, now: u64, sample: f64) {
         let average = f64::from_bits(self.average.load(Relaxed));
-        let next = if sample > average { sample } else { self.decayed(now, sample) };
+        // The first one replaces what was assumed.
+        let next = if average < 0.0 || sample > average { sample } else { self.decayed(now, sample) };
         self.average.store(next.to_bits(), Relaxed);
         self.stamp.store(now, Relaxed);
     }
@@ -189,8 +186,7 @@ mod tests {
     #[test]
     fn a_peak_counts_at_once_and_fades() {
         let e = PeakEwma::new(0);
-        e.begin();
-        e.succeed(MS, Duration::from_secs(1));
+        e.answer(MS, Duration::from_secs(1));
         let peak = e.load(MS);
         assert!(peak >= 1e9);
         assert!(e.load(MS + 30_000 * MS) < peak / 10.0);
@@ -202,12 +198,24 @@ mod tests {
         for i in 1..5 {
             bad.begin();
             bad.fail(i * MS);
-            good.begin();
-            good.succeed(i * MS, Duration::from_millis(40));
+            good.answer(i * MS, Duration::from_millis(40));
         }
         assert!(bad.load(5 * MS) > 10.0 * good.load(5 * MS));
         assert_eq!(bad.failures(), 4);
         assert_eq!(bad.in_flight(), 0);
+    }
+
+    #[test]
+    fn what_was_assumed_gives_way_to_the_first_sample_and_nothing_looks_free() {
+        let e = PeakEwma::new(0);
+        assert!((e.load(0) - 30e6).abs() < 1.0);
+        e.answer(MS, Duration::from_millis(2));
+        assert!((e.load(MS) - 2e6).abs() < 1.0);
+        // An hour later its queue still counts.
+        let hour = 3_600_000 * MS;
+        let idle = e.load(hour);
+        e.begin();
+        assert!(e.load(hour) > 1.9 * idle && idle > 0.0);
     }
 
     #[test]

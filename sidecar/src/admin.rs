@@ -134,6 +134,8 @@ fn metrics(shared: &Shared) -> String {
     let flag = |b: bool| f64::from(u8::from(b));
     shared.metrics.render(&[
         ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
+        ("weft_connections_open", "Connections that are held, in and out.", shared.capacity.open() as f64),
+        ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
         ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
         (
             "weft_discovery_connected",

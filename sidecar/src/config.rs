@@ -24,6 +24,10 @@ pub struct Config {
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 0)]
     pub workers: usize,
 
+    /// Connections that are held at once, in and out; 0 is as many as the limit of open files allows, each taking two
+    #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
+    pub max_connections: usize,
+
     /// What is logged (tracing filter), to standard error
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -90,6 +94,10 @@ pub struct Timeouts {
     /// How long an endpoint may take to accept a connection, TLS handshake included
     #[arg(long = "connect-timeout", env = "WEFT_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub connect: Duration,
+
+    /// How long a peer may take to say what it speaks, TLS handshake included
+    #[arg(long = "handshake-timeout", env = "WEFT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub handshake: Duration,
 
     /// How long a client may take to send a whole header section
     #[arg(long = "header-timeout", env = "WEFT_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]

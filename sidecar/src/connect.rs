@@ -19,7 +19,6 @@ use weft_tls::{ServerVerifier, VerifyError, verify_error};
 
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
-use crate::io::{Socket, TcpSocket};
 use crate::stream::{Shared, Stream, as_tls_error};
 use crate::worker::Worker;
 
@@ -200,8 +199,8 @@ impl Worker {
 
     async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
         let address = to.address();
-        let tcp = self.dialer.connect(address).await.map_err(|e| connect_failure(&e, address))?;
-        let stream = Stream::plain(Socket::Tcp(TcpSocket::new(tcp, address)), self.buffers.clone());
+        let socket = self.dialer.connect(address).await.map_err(|e| connect_failure(&e, address))?;
+        let stream = Stream::plain(socket, self.buffers.clone());
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
         let config = self.client_config(identity, protocol)?;
         let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;

@@ -55,28 +55,26 @@ pub enum NoBytes {
     Gone,
 }
 
-/// A client that began to speak may take this long until it is clear what it speaks; then it is opaque.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever.
-pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>) -> Result<FirstBytes, NoBytes> {
+/// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever. One that began to
+/// speak is opaque if that takes longer than `patience`.
+pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>, patience: Duration) -> Result<FirstBytes, NoBytes> {
     let read = stream.read_some();
     let first = match quiet {
         Some(quiet) => tokio::time::timeout(quiet, read).await.map_err(|_| NoBytes::Silent)?,
         None => read.await,
     };
-    classify(stream, first).await
+    classify(stream, first, patience).await
 }
 
 /// Goes on from a first read.
-async fn classify(stream: &Stream, first: std::io::Result<Bytes>) -> Result<FirstBytes, NoBytes> {
+async fn classify(stream: &Stream, first: std::io::Result<Bytes>, patience: Duration) -> Result<FirstBytes, NoBytes> {
     let first = first.map_err(|_| NoBytes::Gone)?;
     if first.is_empty() {
         // It ended its half at once: it may wait for what the server says all the same.
         return Ok(FirstBytes { bytes: BytesMut::new(), what: Detection::Opaque });
     }
     let mut bytes = BytesMut::from(&first[..]);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         match detect(&bytes) {
             Detection::More => {}
@@ -103,7 +101,7 @@ pub enum Spoke {
 }
 
 /// Waits for the first word from either side.
-pub async fn race(client: &Stream, upstream: &Stream) -> Spoke {
+pub async fn race(client: &Stream, upstream: &Stream, patience: Duration) -> Spoke {
     tokio::select! {
         biased;
         read = upstream.read_some() => match read {
@@ -116,6 +114,6 @@ pub async fn race(client: &Stream, upstream: &Stream) -> Spoke {
             }
             Err(_) => Spoke::UpstreamFailed,
         },
-        read = client.read_some() => Spoke::Client(classify(client, read).await),
+        read = client.read_some() => Spoke::Client(classify(client, read, patience).await),
     }
 }

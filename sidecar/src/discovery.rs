@@ -35,7 +35,7 @@ const IDLE_UNKNOWN: Duration = Duration::from_secs(30);
 /// What the sidecar holds, by name: the last good body of each resource and its version.
 #[derive(Default)]
 pub struct Held {
-    resources: BTreeMap<ResourceName, v1::Resource>,
+    resources: BTreeMap<ResourceName, Arc<v1::Resource>>,
     set_hash: SetHash,
 }
 
@@ -43,7 +43,7 @@ impl Held {
     fn put(&mut self, name: ResourceName, resource: v1::Resource) {
         self.remove(&name);
         self.set_hash.add(&name.to_string(), Version(resource.version));
-        self.resources.insert(name, resource);
+        self.resources.insert(name, Arc::new(resource));
     }
 
     fn remove(&mut self, name: &ResourceName) {
@@ -52,7 +52,7 @@ impl Held {
         }
     }
 
-    pub fn resources(&self) -> impl Iterator<Item = &v1::Resource> {
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<v1::Resource>> {
         self.resources.values()
     }
 }
@@ -105,7 +105,7 @@ impl Discovery {
         mut self,
         mut identity: Current,
         mut lookups: mpsc::Receiver<Lookup>,
-        saver: watch::Sender<Vec<v1::Resource>>,
+        saver: watch::Sender<Vec<Arc<v1::Resource>>>,
     ) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
@@ -154,7 +154,7 @@ impl Discovery {
         current: &Identity,
         identity: &mut Current,
         lookups: &mut mpsc::Receiver<Lookup>,
-        saver: &watch::Sender<Vec<v1::Resource>>,
+        saver: &watch::Sender<Vec<Arc<v1::Resource>>>,
     ) -> anyhow::Result<()> {
         let channel = control::connect(&self.config, Trust::Bundle(&current.svid, &current.bundle)).await?;
         let (tx, rx) = mpsc::channel(64);
@@ -295,22 +295,15 @@ impl Discovery {
                     .map_err(|e: ipnet::AddrParseError| text(&e))?;
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
             }
-            (ResourceName::Inbound, Some(Body::Inbound(policy))) => {
-                let policy = InboundPolicy::try_from(policy).inspect_err(|e| {
-                    // A policy that cannot be read denies: the earlier one may have allowed more.
-                    let feature = format!("a policy that can be read ({e})");
-                    let deny = InboundPolicy {
-                        mode: MtlsMode::Strict,
-                        port_modes: vec![],
-                        protocols: vec![],
-                        required_features: vec![feature],
-                    };
-                    self.mesh.inbound.store(Some(Arc::new(deny)));
-                });
-                self.mesh.inbound.store(Some(Arc::new(policy.map_err(|e| text(&e))?)));
-            }
+            (ResourceName::Inbound, Some(Body::Inbound(policy))) => match InboundPolicy::try_from(policy) {
+                Ok(policy) => self.mesh.inbound.store(Some(Arc::new(policy))),
+                Err(e) => {
+                    self.deny(&e);
+                    return Err(text(&e));
+                }
+            },
             // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
-            (ResourceName::Inbound, None) => {}
+            (ResourceName::Inbound, None) if resource.version == 0 => {}
             (ResourceName::Address(ip), Some(Body::Address(address))) => {
                 let kind = AddressKind::try_from(address).map_err(|e| text(&e))?;
                 self.kinds.insert(*ip, kind);
@@ -346,9 +339,26 @@ impl Discovery {
             (ResourceName::Endpoints(id), None) => {
                 self.endpoints.remove(id);
             }
-            _ => return Err("the body is missing, or of a kind that does not belong to the name or to this version".into()),
+            (name, _) => {
+                let reason = "the body is missing, or of a kind that does not belong to the name or to this version";
+                if *name == ResourceName::Inbound {
+                    self.deny(&reason);
+                }
+                return Err(reason.into());
+            }
         }
         Ok(())
+    }
+
+    /// A policy that cannot be read denies: the earlier one may have allowed more.
+    fn deny(&self, why: &dyn std::fmt::Display) {
+        let policy = InboundPolicy {
+            mode: MtlsMode::Strict,
+            port_modes: vec![],
+            protocols: vec![],
+            required_features: vec![format!("a policy that can be read ({why})")],
+        };
+        self.mesh.inbound.store(Some(Arc::new(policy)));
     }
 
     /// Gives a service's state its endpoints.

@@ -26,7 +26,6 @@ use crate::worker::Worker;
 /// How long a caller may be silent before it is taken for one that waits for the server to speak. A mesh peer speaks first, but
 /// a round trip late.
 const QUIET: Duration = Duration::from_millis(100);
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves one connection.
 pub async fn serve(worker: Rc<Worker>, socket: Socket) {
@@ -42,9 +41,10 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let Some(policy) = worker.mesh().inbound.load_full() else {
         return serve::refuse(&worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
+    let patience = worker.shared.config.timeouts.handshake;
     // Where plaintext is refused anyway, there is nothing to race for: a mesh peer will speak.
-    let quiet = if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { HANDSHAKE } else { QUIET };
-    match first_bytes(&stream, Some(quiet)).await {
+    let quiet = if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { patience } else { QUIET };
+    match first_bytes(&stream, Some(quiet), patience).await {
         Ok(first) => Box::pin(classified(&worker, stream, first, destination)).await,
         Err(NoBytes::Silent) => Box::pin(silent(&worker, stream, destination)).await,
         Err(NoBytes::Gone) => {}
@@ -85,7 +85,8 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let Some(identity) = worker.mesh().identity.load_full() else {
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
-    let stream = match tokio::time::timeout(HANDSHAKE, Box::pin(stream.accept_tls(identity.server.clone()))).await {
+    let patience = worker.shared.config.timeouts.handshake;
+    let stream = match tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone()))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
@@ -93,7 +94,7 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
             return worker.metrics.refused(Reason::UpstreamTls);
         }
         Err(_) => {
-            tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {HANDSHAKE:?}");
+            tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
             return worker.metrics.refused(Reason::RequestTimeout);
         }
     };
@@ -110,7 +111,7 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let stream = Rc::new(stream);
     let served = async {
         let tls = stream.tls_names();
-        let caller_facts = HttpCaller::inbound(Some(leaf.id.clone()), client.ip(), tls);
+        let caller_facts = HttpCaller::inbound(Some(&leaf.id), client.ip(), tls);
         let http = Http {
             route: app(destination),
             caller: caller_facts,
@@ -174,7 +175,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
     };
     // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
     if policy.protocol_of(port) == AppProtocol::Detect {
-        match detect::race(stream, &upstream).await {
+        match detect::race(stream, &upstream, worker.shared.config.timeouts.handshake).await {
             Spoke::Server { .. } | Spoke::UpstreamFailed => {}
             Spoke::Client(Err(_)) => return,
             Spoke::Client(Ok(first)) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
@@ -210,7 +211,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    match detect::race(&stream, &upstream).await {
+    match detect::race(&stream, &upstream, worker.shared.config.timeouts.handshake).await {
         Spoke::Server { .. } | Spoke::UpstreamFailed => {}
         Spoke::Client(Ok(first)) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
         Spoke::Client(Ok(first)) => {

@@ -1,8 +1,9 @@
 //! Sockets, as the rest of the sidecar sees them: readiness, reading, writing, shutdown, reset, original destination.
 //!
-//! An enum rather than a trait: production has TCP, simulation an in-memory pipe, and nothing above names either.
+//! An enum rather than a trait: production has TCP, simulation a network in memory, and nothing above names either.
 
 mod memory;
+mod network;
 mod tcp;
 
 use std::io;
@@ -10,9 +11,48 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
+use tokio::net::TcpListener;
 
-pub use memory::{MemorySocket, pair};
+pub use memory::{MemorySocket, Shape, pair};
+pub use network::{Host, MemoryListener, Network, Redirect};
 pub use tcp::{Dialer, TcpSocket, listen};
+
+/// Opens connections of the sidecar's own.
+#[derive(Clone, Debug)]
+pub enum Dial {
+    Tcp(Dialer),
+    Memory(Host),
+}
+
+impl Dial {
+    /// Connects.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(dialer) => Socket::Tcp(TcpSocket::new(dialer.connect(to).await?, to)),
+            Self::Memory(host) => Socket::Memory(host.connect(to).await?),
+        })
+    }
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Memory(MemoryListener),
+}
+
+impl Listener {
+    /// The next connection. Cancel-safe.
+    pub async fn accept(&mut self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Socket::Tcp(TcpSocket::new(stream, peer))
+            }
+            Self::Memory(listener) => Socket::Memory(listener.accept().await),
+        })
+    }
+}
 
 /// One connection. Methods take `&self`: one future may read while another writes.
 #[derive(Debug)]
@@ -68,7 +108,7 @@ impl Socket {
     pub fn reset_on_drop(&self) {
         match self {
             Self::Tcp(s) => s.reset_on_drop(),
-            Self::Memory(s) => s.reset(),
+            Self::Memory(s) => s.reset_on_drop(),
         }
     }
 
@@ -76,7 +116,7 @@ impl Socket {
     pub fn peer(&self) -> SocketAddr {
         match self {
             Self::Tcp(s) => s.peer,
-            Self::Memory(s) => s.peer,
+            Self::Memory(s) => s.peer(),
         }
     }
 
@@ -84,7 +124,7 @@ impl Socket {
     pub fn original_destination(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(s) => s.original_destination(),
-            Self::Memory(s) => s.original_destination,
+            Self::Memory(s) => s.original_destination(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The data plane: accept → detect → identify → authorize → route → balance → connect → relay.
 
 pub mod admin;
+pub mod admission;
 pub mod config;
 pub mod connect;
 pub mod control;

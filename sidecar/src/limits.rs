@@ -15,6 +15,11 @@ pub fn raise_open_files() {
     }
 }
 
+/// How many files may be open at once.
+pub fn open_files() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// How many workers to run: as asked, or as many processors as the cgroup's quota and the affinity mask give.
 pub fn workers(asked: usize) -> usize {
     if asked > 0 {

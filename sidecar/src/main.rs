@@ -13,7 +13,6 @@ use weft_sidecar::config::Config;
 use weft_sidecar::discovery::Discovery;
 use weft_sidecar::identity::{Current, Keeper, random};
 use weft_sidecar::mesh::Mesh;
-use weft_sidecar::metrics::Registry;
 use weft_sidecar::saved::Store;
 use weft_sidecar::worker::{Listeners, Shared, Worker};
 use weft_sidecar::{admin, worker};
@@ -31,14 +30,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();
-    let shared = Arc::new(Shared {
-        config: config.clone(),
-        mesh: mesh.clone(),
-        metrics: Registry::new(),
-        draining: CancellationToken::new(),
-        closing: CancellationToken::new(),
-        cut: CancellationToken::new(),
-    });
+    let shared = Arc::new(Shared::new(config.clone(), mesh.clone()));
     let workers = start_workers(&shared)?;
     let asked_to_drain = CancellationToken::new();
     admin::serve(&shared, &asked_to_drain)?;
@@ -107,22 +99,28 @@ async fn tell_when_ready(mesh: Arc<Mesh>) {
     tracing::info!("ready");
 }
 
+/// What could not be saved is tried again after this.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
 /// Keeps the last good state, at most once a second: after every change of what is held or of the identity.
-async fn save(store: Store, mut identity: Current, mut to_save: watch::Receiver<Vec<v1::Resource>>) {
+async fn save(store: Store, mut identity: Current, mut to_save: watch::Receiver<Vec<Arc<v1::Resource>>>) {
     let store = Arc::new(store);
+    let mut failed = false;
     loop {
         tokio::select! {
             changed = to_save.changed() => if changed.is_err() { return },
             changed = identity.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(SAVE_AGAIN), if failed => {}
         }
         let resources = to_save.borrow_and_update().clone();
         let current = identity.borrow_and_update().clone();
         if let (Some(current), false) = (current, resources.is_empty()) {
             let store = store.clone();
-            let saved = tokio::task::spawn_blocking(move || store.save(&current.svid, &current.bundle, resources)).await;
-            if let Ok(Err(e)) = saved {
+            let saved = tokio::task::spawn_blocking(move || store.save(&current.svid, &current.bundle, &resources)).await;
+            if let (Ok(Err(e)), false) = (&saved, failed) {
                 tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
             }
+            failed = !matches!(saved, Ok(Ok(())));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use weft_core::balance::PeakEwma;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::InboundPolicy;

@@ -10,7 +10,7 @@ use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
 use crate::connect::Destination;
-use crate::detect::{self, FirstBytes, NoBytes, PATIENCE, Spoke, first_bytes};
+use crate::detect::{self, FirstBytes, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::metrics::{Direction, EdgeKey};
@@ -41,12 +41,13 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         }
     };
     let protocol = target.protocol(port);
+    let patience = worker.shared.config.timeouts.handshake;
     let Some(route) = Route::to(target, port, &worker.shared.config.net) else {
         return pass_through(&worker, &stream, destination).await;
     };
     match protocol {
         AppProtocol::Opaque => bytes(&worker, &stream, &route, destination).await,
-        AppProtocol::Http | AppProtocol::Http2 => match first_bytes(&stream, None).await {
+        AppProtocol::Http | AppProtocol::Http2 => match first_request(&worker, &stream).await {
             Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
                 http(&worker, stream, first, route, destination).await;
             }
@@ -58,11 +59,21 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
             Err(_) => {}
         },
         AppProtocol::Detect if worker.server_first.borrow().knows(destination) => race(&worker, stream, route, destination).await,
-        AppProtocol::Detect => match first_bytes(&stream, Some(QUIET)).await {
+        AppProtocol::Detect => match first_bytes(&stream, Some(QUIET), patience).await {
             Ok(first) => Box::pin(detected(&worker, stream, first, route, destination)).await,
             Err(NoBytes::Silent) => race(&worker, stream, route, destination).await,
             Err(NoBytes::Gone) => {}
         },
+    }
+}
+
+/// The first bytes on a port that is declared as HTTP: the client may take its time, but not for ever, nor hold up a drain.
+async fn first_request(worker: &Worker, stream: &Stream) -> Result<FirstBytes, NoBytes> {
+    let timeouts = &worker.shared.config.timeouts;
+    tokio::select! {
+        biased;
+        first = first_bytes(stream, Some(timeouts.idle), timeouts.handshake) => first,
+        () = worker.shared.closing.cancelled() => Err(NoBytes::Gone),
     }
 }
 
@@ -102,7 +113,8 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let first = match detect::race(&stream, &upstream).await {
+    let patience = worker.shared.config.timeouts.handshake;
+    let first = match detect::race(&stream, &upstream, patience).await {
         Spoke::Server { greeted } => {
             if greeted {
                 worker.server_first.borrow_mut().learn(destination);
@@ -112,7 +124,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Spoke::Client(Ok(first)) => Some(first),
         Spoke::Client(Err(_)) => return,
         // It may not want opaque bytes: if the client speaks HTTP after all, it gets that.
-        Spoke::UpstreamFailed => match first_bytes(&stream, Some(PATIENCE)).await {
+        Spoke::UpstreamFailed => match first_bytes(&stream, Some(patience), patience).await {
             Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => Some(first),
             _ => {
                 let failure =
@@ -152,7 +164,8 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
 
 /// Tells an HTTP client why; anything else is reset.
 async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
-    match first_bytes(&stream, Some(QUIET)).await {
+    let patience = worker.shared.config.timeouts.handshake;
+    match first_bytes(&stream, Some(QUIET), patience).await {
         Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
             http(worker, stream, first, route, destination).await;
         }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use weft_core::balance::{PeakEwma, choose};
 use weft_core::failure::{Failure, Side};
 
@@ -31,7 +31,7 @@ pub enum Route {
 /// Endpoints that were tried in vain for one request.
 pub type Tried = SmallVec<[IpAddr; 4]>;
 
-/// An endpoint that was chosen for one request or connection; it counts as loaded until the outcome is told or it is dropped.
+/// An endpoint that was chosen for one request or connection; it counts as loaded until it is dropped.
 pub struct Lease {
     pub destination: Arc<Destination>,
     /// What the peer is called in metrics.
@@ -60,16 +60,10 @@ impl Lease {
         self.destination.address().ip()
     }
 
-    pub fn succeed(mut self) {
-        if let Some(load) = self.load.take() {
-            load.succeed(self.worker.mesh().now(), self.began.elapsed());
-        }
-    }
-
-    /// An opaque connection was opened: it counts as load until it is dropped, and its endpoint is well.
-    pub fn connected(&self) {
+    /// The endpoint began to answer, or took an opaque connection: so long it took, and it is well.
+    pub fn answered(&self) {
         if let Some(load) = &self.load {
-            load.recover();
+            load.answer(self.worker.mesh().now(), self.began.elapsed());
         }
     }
 
@@ -85,7 +79,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(load) = self.load.take() {
-            load.cancel();
+            load.end();
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -67,13 +68,13 @@ impl Store {
     }
 
     /// Keeps state: a new file renamed over the old one, so that a full disk or a crash loses nothing.
-    pub fn save(&self, svid: &Svid, bundle: &TrustBundle, resources: Vec<v1::Resource>) -> std::io::Result<()> {
+    pub fn save(&self, svid: &Svid, bundle: &TrustBundle, resources: &[Arc<v1::Resource>]) -> std::io::Result<()> {
         let state = v1::SavedState {
             saved_at: unix_now(),
             chain: svid.chain().iter().map(|der| der.as_ref().to_vec().into()).collect(),
             private_key: svid.pkcs8().to_vec().into(),
             trust_bundle: Some(bundle.into()),
-            resources,
+            resources: resources.iter().map(|r| (**r).clone()).collect(),
         };
         let body = Zeroizing::new(prost::Message::encode_to_vec(&state));
         let temporary = self.path.with_extension("new");
@@ -121,7 +122,7 @@ mod tests {
         assert!(store.load().expect("nothing").is_none());
         let (svid, bundle) = svid();
         let resource = v1::Resource { name: "mesh".into(), version: 7, body: None };
-        store.save(&svid, &bundle, vec![resource]).expect("saved");
+        store.save(&svid, &bundle, &[Arc::new(resource)]).expect("saved");
         let saved = store.load().expect("good").expect("there");
         assert_eq!((saved.svid.info(), saved.resources.len()), (svid.info(), 1));
         assert_eq!(std::fs::metadata(&store.path).expect("there").mode() & 0o777, 0o600);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use weft_core::failure::{Failure, Reason, Side};
 use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
@@ -70,15 +71,17 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
     let timeouts = worker.shared.config.timeouts;
     let mut reader = Reader::new(Rc::clone(&stream), Side::Downstream);
     let mut writer = Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write);
+    let mut fresh = true;
     loop {
         let next = {
             let request = reader.request(timeouts.idle, timeouts.header);
             tokio::select! {
                 biased;
                 request = request => Some(request),
-                () = worker.shared.draining.cancelled() => None,
+                () = end_of_waiting(&worker.shared.closing, fresh) => None,
             }
         };
+        fresh = false;
         // A request that has begun to arrive is served, drain or not.
         let next = match next {
             None if reader.has_rest() => reader.request(timeouts.idle, timeouts.header).await,
@@ -107,7 +110,13 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
             let mut body = Body::H1(reader.body(framing));
             let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
-            let outcome = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink)).await;
+            let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
+            let outcome = tokio::select! {
+                biased;
+                outcome = exchange => outcome,
+                // An answer that is cut must not look whole.
+                () = worker.shared.cut.cancelled() => Outcome::Broken,
+            };
             (outcome, body.is_done())
         };
         match outcome {
@@ -127,6 +136,18 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         }
     }
     Box::pin(linger(&stream)).await;
+}
+
+/// A connection that was just opened has a request on its way: it may take this long after the sidecar takes no more.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Resolves when a drain waits no longer for the next request. Through its first phase requests come and are answered, with the word that
+/// it was the last on this connection: the other end sends it in good faith, and may not send it twice.
+async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
+    phase.cancelled().await;
+    if fresh {
+        tokio::time::sleep(FIRST_REQUEST).await;
+    }
 }
 
 fn keeps_alive(head: &RequestHead) -> bool {
@@ -178,23 +199,25 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream) {
     }
 }
 
-const H2_HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// Serves HTTP/2 until the client or a drain ends it.
 pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
-    let Ok(Ok(mut connection)) = tokio::time::timeout(H2_HANDSHAKE, h2::accept(Shared(Rc::clone(&stream)))).await else {
+    let Ok(Ok(mut connection)) =
+        tokio::time::timeout(worker.shared.config.timeouts.handshake, h2::accept(Shared(Rc::clone(&stream)))).await
+    else {
         stream.reset();
         return;
     };
     let mut requests = JoinSet::new();
     let mut draining = false;
+    // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
+    let (drain, mut fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
     let idle = worker.shared.config.timeouts.idle;
     let quiet = tokio::time::sleep(idle);
     tokio::pin!(quiet);
     loop {
         tokio::select! {
             biased;
-            () = worker.shared.draining.cancelled(), if !draining => {
+            () = end_of_waiting(drain, fresh), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -209,6 +232,7 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
             }
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
+                    fresh = false;
                     let (worker, http) = (Rc::clone(worker), Rc::clone(&http));
                     requests.spawn_local(http2_request(worker, http, request, respond));
                 }
@@ -244,7 +268,7 @@ pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, L
         own_allowed(worker, &lease, MeshProtocol::Tcp)?;
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
-                lease.connected();
+                lease.answered();
                 return Ok((stream, lease));
             }
             Err(failure) => {

@@ -5,26 +5,31 @@ use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_core::failure::Reason;
 
+use crate::admission::{Admission, Capacity};
 use crate::config::Config;
 use crate::connect::Pools;
 use crate::detect::ServerFirst;
-use crate::io::{Dialer, Socket, TcpSocket};
+use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
 use crate::pool::Buffers;
-use crate::{inbound, outbound};
+use crate::{inbound, limits, outbound};
 
 /// What all workers share.
 pub struct Shared {
     pub config: Config,
     pub mesh: Arc<Mesh>,
     pub metrics: Arc<Registry>,
+    pub capacity: Arc<Capacity>,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -33,27 +38,49 @@ pub struct Shared {
     pub cut: CancellationToken,
 }
 
+impl Shared {
+    pub fn new(config: Config, mesh: Arc<Mesh>) -> Self {
+        Self {
+            capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
+            config,
+            mesh,
+            metrics: Registry::new(),
+            draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+}
+
 /// A worker's own things.
 pub struct Worker {
     pub shared: Arc<Shared>,
-    pub dialer: Dialer,
+    pub dialer: Dial,
     pub buffers: Buffers,
     pub pools: Pools,
     pub metrics: WorkerMetrics,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
+    admission: Rc<Admission>,
     random: Cell<u64>,
 }
 
 impl Worker {
     pub fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        let dialer = Dial::Tcp(Dialer { mark: shared.config.net.mark });
+        Self::dialling_by(dialer, shared, seed)
+    }
+
+    /// A worker on another network than the real one.
+    pub fn dialling_by(dialer: Dial, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         Rc::new(Self {
-            dialer: Dialer { mark: shared.config.net.mark },
+            dialer,
             buffers: Buffers::default(),
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone()),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
+            admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
         })
@@ -116,23 +143,37 @@ impl Listeners {
 
 /// Runs a worker until the drain is over.
 pub async fn run(worker: Rc<Worker>, listeners: Listeners) {
+    let on = |list: Vec<TcpListener>| list.into_iter().map(Listener::Tcp).collect::<Vec<_>>();
+    run_on(worker, on(listeners.inbound), on(listeners.outbound)).await;
+}
+
+/// What is cut may take this long to reset its ends: dropped before that, they would end as if complete (Invariant 7).
+const CUT: Duration = Duration::from_millis(500);
+
+/// See [`run`]: on listeners of any network.
+pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Listener>) {
     let local = LocalSet::new();
     local
         .run_until(async {
-            for listener in listeners.inbound {
+            for listener in inbound {
                 let w = Rc::clone(&worker);
-                spawn(&worker, accept(Rc::clone(&worker), listener, move |socket| inbound::serve(Rc::clone(&w), socket)));
+                let door = Door { worker: Rc::clone(&worker), by_source: true };
+                spawn(&worker, accept(door, listener, move |socket| inbound::serve(Rc::clone(&w), socket)));
             }
-            for listener in listeners.outbound {
+            for listener in outbound {
                 let w = Rc::clone(&worker);
-                spawn(&worker, accept(Rc::clone(&worker), listener, move |socket| outbound::serve(Rc::clone(&w), socket)));
+                let door = Door { worker: Rc::clone(&worker), by_source: false };
+                spawn(&worker, accept(door, listener, move |socket| outbound::serve(Rc::clone(&w), socket)));
             }
             let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
             worker.shared.closing.cancelled().await;
             worker.connections.close();
             tokio::select! {
+                biased;
                 () = worker.connections.wait() => {}
-                () = worker.shared.cut.cancelled() => {}
+                () = worker.shared.cut.cancelled() => {
+                    let _ = tokio::time::timeout(CUT, worker.connections.wait()).await;
+                }
             }
             sweeper.abort();
         })
@@ -144,7 +185,18 @@ pub fn spawn(worker: &Rc<Worker>, task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(worker.connections.track_future(task));
 }
 
-async fn accept<F: Future<Output = ()> + 'static>(worker: Rc<Worker>, listener: TcpListener, serve: impl Fn(Socket) -> F) {
+/// Where connections are let in. The pod's own programs are one source, and not counted against each other.
+struct Door {
+    worker: Rc<Worker>,
+    by_source: bool,
+}
+
+/// What is shed is told in the log this often at the most.
+const TELL: Duration = Duration::from_secs(10);
+
+async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: Listener, serve: impl Fn(Socket) -> F) {
+    let worker = door.worker;
+    let mut told = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -152,15 +204,29 @@ async fn accept<F: Future<Output = ()> + 'static>(worker: Rc<Worker>, listener: 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok(socket) => {
                 worker.metrics.accepted();
-                spawn(&worker, serve(Socket::Tcp(TcpSocket::new(stream, peer))));
+                let Some(admitted) = worker.admission.admit(door.by_source.then(|| socket.peer().ip())) else {
+                    worker.metrics.refused(Reason::Overloaded);
+                    if told.is_none_or(|at: Instant| at.elapsed() > TELL) {
+                        told = Some(Instant::now());
+                        let (open, most) = (worker.shared.capacity.open(), worker.shared.capacity.most());
+                        tracing::warn!(client = %socket.peer(), open, most, "connection shed: {}", Reason::Overloaded.explain());
+                    }
+                    socket.reset_on_drop();
+                    continue;
+                };
+                let served = serve(socket);
+                spawn(&worker, async move {
+                    served.await;
+                    drop(admitted);
+                });
             }
             Err(e) => {
                 // Out of descriptors, most likely. Others may end meanwhile.
                 worker.metrics.accept_failed();
                 tracing::warn!(error = %e, "accept failed: raise the limit of open files");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }
@@ -168,11 +234,12 @@ async fn accept<F: Future<Output = ()> + 'static>(worker: Rc<Worker>, listener: 
 
 /// Drops pooled connections that idle too long, and those of an earlier certificate.
 async fn sweep(worker: Rc<Worker>) {
-    let mut tick = tokio::time::interval(std::time::Duration::from_secs(5));
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
         let generation = worker.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
-        worker.pools.sweep(generation, worker.shared.config.timeouts.idle);
+        // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
+        worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5);
         worker.server_first.borrow_mut().sweep();
     }
 }
@@ -186,15 +253,7 @@ mod tests {
         let config =
             Config::parse_from(["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"]);
         let (mesh, _lookups) = Mesh::new();
-        let shared = Shared {
-            config,
-            mesh,
-            metrics: Registry::new(),
-            draining: CancellationToken::new(),
-            closing: CancellationToken::new(),
-            cut: CancellationToken::new(),
-        };
-        Worker::new(Arc::new(shared), 1)
+        Worker::new(Arc::new(Shared::new(config, mesh)), 1)
     }
 
     /// What every connection costs while it waits: pinned, so that growth is a decision.

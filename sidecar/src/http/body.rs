@@ -1,5 +1,7 @@
 //! A body as the forwarder sees it: pulled piece by piece, with trailers at its end.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use weft_core::failure::Failure;
 
@@ -32,11 +34,12 @@ impl Body<'_> {
         }
     }
 
-    /// After the last piece: resolves when the sender has gone away, for ever where that shows otherwise. Cancel-safe.
-    pub async fn gone(&mut self) -> Failure {
+    /// After the last piece: resolves when the sender has gone away, for ever where that shows otherwise, or if it has only ended its half
+    /// while it is `answering`ed. Cancel-safe.
+    pub async fn gone(&mut self, answering: &Cell<bool>) -> Failure {
         match self {
             Self::Empty | Self::H2(_) => std::future::pending().await,
-            Self::H1(b) => b.gone().await,
+            Self::H1(b) => b.gone(answering).await,
         }
     }
 

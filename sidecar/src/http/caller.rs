@@ -16,14 +16,16 @@ pub type TlsNames = (&'static str, &'static str);
 
 /// The caller of a connection.
 pub struct HttpCaller {
-    /// Inbound: the proved identity, or none for plaintext. Outbound: none.
-    pub identity: Option<SpiffeId>,
     pub address: IpAddr,
+    /// The same, as text.
+    address_text: Box<str>,
     pub direction: Direction,
     /// Inbound: the connection's TLS, for metrics.
     tls: TlsNames,
     /// Inbound: who is counted as the peer.
     peer: Arc<str>,
+    /// Inbound: whether that is a proved identity.
+    proved: bool,
     /// The counters that its last requests went to, so that labels are not looked up for each.
     edges: RefCell<SmallVec<[Recent; 2]>>,
 }
@@ -42,20 +44,27 @@ const RECENT: usize = 8;
 impl HttpCaller {
     /// The pod's own program.
     pub fn outbound(address: IpAddr) -> Self {
-        Self {
-            identity: None,
-            address,
-            direction: Direction::Outbound,
-            tls: ("", ""),
-            peer: "".into(),
-            edges: RefCell::default(),
-        }
+        Self::new(Direction::Outbound, address, "".into(), false, ("", ""))
     }
 
     /// Somebody who came in: a mesh peer with the identity that it proved, or anybody.
-    pub fn inbound(identity: Option<SpiffeId>, address: IpAddr, tls: TlsNames) -> Self {
-        let peer = identity.as_ref().map_or_else(|| "plaintext".into(), |id| id.to_string().into());
-        Self { identity, address, direction: Direction::Inbound, tls, peer, edges: RefCell::default() }
+    pub fn inbound(identity: Option<&SpiffeId>, address: IpAddr, tls: TlsNames) -> Self {
+        let peer = identity.map_or_else(|| "plaintext".into(), |id| id.to_string().into());
+        Self::new(Direction::Inbound, address, peer, identity.is_some(), tls)
+    }
+
+    fn new(direction: Direction, address: IpAddr, peer: Arc<str>, proved: bool, tls: TlsNames) -> Self {
+        let address_text = address.to_string().into();
+        Self { address, address_text, direction, tls, peer, proved, edges: RefCell::default() }
+    }
+
+    /// Inbound: the identity that it proved; none for plaintext.
+    pub fn proved(&self) -> Option<&str> {
+        self.proved.then_some(&*self.peer)
+    }
+
+    pub fn address_text(&self) -> &str {
+        &self.address_text
     }
 
     /// The counters of requests to `target`, and, outbound, to `peer` over `tls`.

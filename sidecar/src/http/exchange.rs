@@ -1,12 +1,13 @@
 //! One exchange with an endpoint, once it is open: the request goes up while the answer comes down.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use h2::SendStream;
+use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::body::{Body, Chunk};
@@ -17,6 +18,7 @@ use super::sink::{ResponseSink, clean_response};
 use super::{h2 as http2, hop};
 use crate::connect::{Exchange, Http1, now_or_pending};
 use crate::metrics::Edge;
+use crate::route::Lease;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -34,6 +36,7 @@ pub struct Attempted<'a> {
     pub upgrade: Option<&'a [u8]>,
     pub from_mesh: bool,
     pub edge: &'a Edge,
+    pub lease: &'a Lease,
     pub began: Instant,
 }
 
@@ -113,12 +116,12 @@ async fn run_http1(
         let Http1 { reader, writer, stream, .. } = &mut *connection;
         writer.request(named.as_ref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
         let mut out = OutgoingBody::new(framing);
-        let sent = std::cell::Cell::new(false);
+        let (sent, answering) = (Cell::new(false), Cell::new(false));
         let mut upload = pin!(async {
             upload_h1(body, &mut out, writer).await?;
             sent.set(true);
             // From here on it only watches: a caller that goes away ends the exchange.
-            Err(body.gone().await)
+            Err(body.gone(&answering).await)
         });
         let mut uploaded = None;
         // Until the final head: informational ones pass through as they come.
@@ -130,6 +133,8 @@ async fn run_http1(
             sink.informational(response).await?;
         };
         peer_refusal(&response.fields, a.from_mesh)?;
+        a.lease.answered();
+        answering.set(true);
         let framing = h1::response_framing(&response, head)?;
         let status = response.status;
         if status == 101 && a.upgrade.is_none() {
@@ -177,6 +182,7 @@ async fn run_http2(
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
     peer_refusal(&response.fields, a.from_mesh)?;
+    a.lease.answered();
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
     let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head());

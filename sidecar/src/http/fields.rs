@@ -64,6 +64,9 @@ struct Field {
     own: bool,
 }
 
+/// Room for what weft usually adds, in bytes: allocated once.
+const OWN: usize = 160;
+
 /// A field section.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
@@ -94,6 +97,9 @@ impl Fields {
 
     /// Adds a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        if self.own.capacity() == 0 {
+            self.own.reserve(OWN);
+        }
         let mut span = |part: &[u8]| {
             let start = self.own.len() as u32;
             self.own.extend_from_slice(part);

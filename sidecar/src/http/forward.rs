@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
-use weft_core::SpiffeId;
+use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
 
@@ -52,7 +51,7 @@ pub async fn forward(
     let upgrade = upgrade.filter(|u| !super::fields::list_elements(u).any(|t| t.eq_ignore_ascii_case(b"h2c")));
     hop::strip(&mut head.fields);
     if caller.direction == Direction::Inbound {
-        tell_caller(&mut head.fields, caller.identity.as_ref(), caller.address);
+        tell_caller(&mut head.fields, caller.proved(), caller.address_text());
     }
     if head.http10 && head.fields.first(Known::Host).is_none() {
         // It goes on as HTTP/1.1, which needs one.
@@ -79,7 +78,7 @@ pub async fn forward(
                     Retryable::IfIdempotent => replayable && head.is_idempotent(),
                     Retryable::No => false,
                 };
-                if attempt < MAX_ATTEMPTS && safe && (route.may_retry_elsewhere() || reused) && !worker.is_draining() {
+                if attempt < MAX_ATTEMPTS && safe && (route.may_retry_elsewhere() || reused) {
                     edge.retry();
                     if !reused {
                         tried.push(address);
@@ -100,16 +99,20 @@ fn body_untouched(body: &Body<'_>) -> bool {
 }
 
 /// Sets what only weft may say, after everything from outside was removed.
-fn tell_caller(fields: &mut Fields, identity: Option<&SpiffeId>, address: IpAddr) {
+fn tell_caller(fields: &mut Fields, identity: Option<&str>, address: &str) {
     if let Some(identity) = identity {
-        fields.push(b"weft-client-id", identity.to_string().as_bytes());
+        fields.push(b"weft-client-id", identity.as_bytes());
+    }
+    if fields.first(Known::ForwardedFor).is_none() {
+        fields.push(b"x-forwarded-for", address.as_bytes());
+        return;
     }
     let mut chain = Vec::new();
     for earlier in fields.all(Known::ForwardedFor) {
         chain.extend_from_slice(earlier);
         chain.extend_from_slice(b", ");
     }
-    chain.extend_from_slice(address.to_string().as_bytes());
+    chain.extend_from_slice(address.as_bytes());
     fields.remove(Known::ForwardedFor);
     fields.push(b"x-forwarded-for", &chain);
 }
@@ -162,12 +165,9 @@ async fn try_once(
     let own_head = lease.own.then(|| own_head(worker, request.head));
     let head = own_head.as_ref().unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
-    let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, began };
+    let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began };
     match exchange::run(attempted, exchange, body, sink).await {
-        Ok(Finished::Done { keep }) => {
-            lease.succeed();
-            Ok(Outcome::Done { keep })
-        }
+        Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),
         Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease }),
         Ok(Finished::Broken(failure)) => {
             tracing::info!(target = %route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
@@ -194,7 +194,8 @@ async fn try_once(
 fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
     let mut head = head.clone();
     let identity = worker.mesh().identity.load();
-    tell_caller(&mut head.fields, identity.as_ref().map(|i| &i.svid.info().id), worker.shared.config.net.pod_ips[0]);
+    let identity = identity.as_ref().map(|i| i.svid.info().id.to_string());
+    tell_caller(&mut head.fields, identity.as_deref(), &worker.shared.config.net.pod_ips[0].to_string());
     head
 }
 

@@ -1,5 +1,6 @@
 //! Heads and bodies from a stream.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -170,13 +171,16 @@ impl IncomingBody<'_> {
 
     /// After the last piece: resolves when the sender has gone away. What it sends meanwhile is the next request, and is kept up
     /// to a bound. Cancel-safe.
-    pub async fn gone(&mut self) -> Failure {
+    pub async fn gone(&mut self, answering: &Cell<bool>) -> Failure {
         let r = &mut *self.reader;
         while r.buf.len() < READ_AHEAD {
             match r.fill(READ).await {
                 Ok(0) => {
-                    // It ended its half: it may still read the answer, but not for ever.
+                    // It ended its half: it may still read the answer, but does not wait for one for ever.
                     tokio::time::sleep(HALF_CLOSED).await;
+                    if answering.get() {
+                        break;
+                    }
                     return Failure::downstream(Reason::DownstreamGone).detail("it ended its half, and no answer came");
                 }
                 Ok(_) => {}

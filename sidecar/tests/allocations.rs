@@ -1,0 +1,144 @@
+//! What a warm request costs each sidecar in allocations: counted, told, and pinned, so that growth is a decision.
+
+#[path = "sim/world.rs"]
+#[expect(dead_code, reason = "the simulation uses the rest")]
+mod world;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::Write;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use weft_sidecar::io::Socket;
+use weft_sidecar::pool::Buffers;
+use weft_sidecar::stream::Stream;
+
+use world::{A, B, Plan, Running, WEB_TARGET, World, simulate};
+
+/// The most allocations of a warm request, on average, in the caller's sidecar and in the callee's. The design's goal is 4 each.
+const MOST: [f64; 2] = [8.0, 10.0];
+const WARM_UP: u32 = 200;
+const COUNTED: u32 = 1_000;
+const STALL: Duration = Duration::from_secs(10);
+
+const REQUEST: &[u8] =
+    b"GET /items/42?details=1 HTTP/1.1\r\nHost: api.shop\r\nUser-Agent: warm/1.0\r\nAccept: application/json\r\n\
+    Accept-Encoding: gzip\r\nCookie: session=0123456789abcdef\r\nX-Request-Id: 7f3c2a\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nETag: \"17\"\r\n\
+    Content-Length: 17\r\n\r\n{\"item\":\"apples\"}";
+const ANSWER_ENDS: &[u8] = b"\"apples\"}";
+
+/// Whose allocations are counted: nobody's, the caller's sidecar's, the callee's.
+const WHO: usize = 3;
+static COUNTS: [AtomicU64; WHO] = [const { AtomicU64::new(0) }; WHO];
+
+thread_local! {
+    /// Whose turn it is on this thread.
+    static TURN: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count() {
+    // A thread that ends allocates without thread-local state.
+    let _ = TURN.try_with(|turn| COUNTS[turn.get()].fetch_add(1, Relaxed));
+}
+
+#[expect(unsafe_code, reason = "an allocator is an unsafe trait; this one counts, and passes everything on to the system's")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the same conditions as the system's allocator asks; so below.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: see above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: see above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: see above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+/// Counts what a worker allocates: all its tasks run within it.
+fn attributed(ip: IpAddr, mut running: Running) -> Running {
+    let whose = if ip == A { 1 } else { 2 };
+    Box::pin(poll_fn(move |cx| {
+        let before = TURN.replace(whose);
+        let polled = running.as_mut().poll(cx);
+        TURN.set(before);
+        polled
+    }))
+}
+
+fn counts() -> [u64; 2] {
+    [COUNTS[1].load(Relaxed), COUNTS[2].load(Relaxed)]
+}
+
+/// Reads up to these last bytes; false if the peer ended before.
+async fn heard(peer: &Stream, buf: &mut [u8], last: &[u8]) -> bool {
+    let mut filled = 0;
+    while !buf[..filled].ends_with(last) {
+        match peer.read(&mut buf[filled..]).await {
+            Ok(n) if n > 0 => filled += n,
+            _ => return false,
+        }
+    }
+    true
+}
+
+async fn ask(client: &Stream, buf: &mut [u8], times: u32) {
+    for _ in 0..times {
+        client.write_all(REQUEST, STALL).await.expect("the sidecar reads");
+        assert!(heard(client, buf, ANSWER_ENDS).await, "no answer");
+    }
+}
+
+#[test]
+fn a_warm_request_allocates_little() {
+    simulate(1, &async |seed| {
+        let world = World::new(&Plan { latency: Duration::ZERO, around: attributed, ..Plan::smooth(seed) });
+        let mut listener = world.network.host(B).listen(WEB_TARGET);
+        spawn_local(async move {
+            // One connection is enough for one warm client.
+            let server = Stream::plain(Socket::Memory(listener.accept().await), Buffers::default());
+            let mut buf = vec![0; 4096];
+            while heard(&server, &mut buf, b"\r\n\r\n").await {
+                server.write_all(ANSWER, STALL).await.expect("the sidecar reads");
+            }
+        });
+        let client = Rc::clone(&world.dial_web().await.0);
+        let mut buf = vec![0; 4096];
+        ask(&client, &mut buf, WARM_UP).await;
+        let before = counts();
+        ask(&client, &mut buf, COUNTED).await;
+        let after = counts();
+        let each = [0, 1].map(|i| (after[i] - before[i]) as f64 / f64::from(COUNTED));
+        // Past the test harness, which keeps what a passing test says to itself.
+        let _ = writeln!(
+            std::io::stderr(),
+            "allocations of a warm request: {:.2} in the caller's sidecar, {:.2} in the callee's",
+            each[0],
+            each[1]
+        );
+        assert!(each[0] > 0.0 && each[1] > 0.0, "nothing was counted: {each:?}");
+        assert!(each[0] <= MOST[0] && each[1] <= MOST[1], "{each:?} allocations a request, and {MOST:?} are allowed");
+        drop(client);
+        world.end().await;
+    });
+}

@@ -1,0 +1,15 @@
+//! Whole sidecars on a network in memory, under a clock that moves only while everything waits: from an application through two
+//! sidecars to another, with faults, for many seeds. A seed fixes how bytes are cut, what is held back and when what breaks; of
+//! TLS's own random numbers it fixes nothing, so that two runs of a seed differ in single bytes' places.
+//!
+//! `WEFT_SIM_SEED=N` runs one seed.
+
+mod drain;
+mod links;
+mod opaque;
+mod peers;
+mod quiet;
+mod requests;
+mod timeouts;
+mod workers;
+mod world;

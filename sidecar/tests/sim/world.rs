@@ -1,0 +1,313 @@
+//! Pods with sidecars on one network in memory, and the clock that they live by.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+use weft_certs::{Authority, LeafKind, LeafSpec};
+use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::protocol::AppProtocol;
+use weft_core::service::{Endpoint, Reach, Service, ServicePort};
+use weft_sidecar::config::Config;
+use weft_sidecar::io::{Dial, Listener, Network, Redirect, Shape, Socket};
+use weft_sidecar::mesh::{Address, Identity, Lookup, Mesh, Target};
+use weft_sidecar::pool::Buffers;
+use weft_sidecar::service::{ServiceState, ServiceView};
+use weft_sidecar::stream::{Shared as Peer, Stream};
+use weft_sidecar::worker::{self, Shared, Worker};
+use weft_tls::{Svid, TrustBundle};
+use zeroize::Zeroizing;
+
+/// The pod that calls.
+pub(crate) const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+/// The pods that are called.
+pub(crate) const B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+pub(crate) const C: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
+/// An address of the mesh's that discovery never answers for.
+pub(crate) const UNANSWERED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
+const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
+
+/// The service's port that declares nothing, and the endpoints' port behind it.
+const WEB: u16 = 80;
+pub(crate) const WEB_TARGET: u16 = 8080;
+/// The port that is declared as opaque, on both.
+pub(crate) const BYTES: u16 = 9000;
+
+pub(crate) const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub(crate) const CALLEE: &str = "spiffe://cluster.local/ns/shop/sa/api";
+
+/// A worker that runs, and what is put around it.
+pub(crate) type Running = Pin<Box<dyn Future<Output = ()>>>;
+type Around = fn(IpAddr, Running) -> Running;
+
+/// What a world is to be like.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) shape: Shape,
+    /// Between pods.
+    pub(crate) latency: Duration,
+    /// Of the caller's sidecar.
+    pub(crate) workers: u64,
+    pub(crate) options: &'static [&'static str],
+    /// Pods behind the service that discovery says to have a sidecar, and those of them that do.
+    pub(crate) endpoints: &'static [IpAddr],
+    pub(crate) sidecars: &'static [IpAddr],
+    /// The certificate that the callees' sidecars show.
+    pub(crate) shown: (LeafKind, &'static str),
+    pub(crate) around: Around,
+}
+
+impl Plan {
+    /// One callee, and nothing wrong. Chunks, capacity and latency follow from the seed: 63 seeds have every combination.
+    pub(crate) fn new(seed: u64) -> Self {
+        let of = |choices: &[usize], n: u64| choices[(n % choices.len() as u64) as usize];
+        let chunk = of(&[1, 2, 7, 64, 1_400, 16_384, usize::MAX], seed);
+        let capacity = of(&[1_024, 8_192, 65_536], seed / 7);
+        let latency = of(&[1, 0, 10], seed / 21);
+        Self {
+            seed,
+            shape: Shape { capacity, chunk },
+            latency: Duration::from_millis(latency as u64),
+            workers: 1,
+            options: &[],
+            endpoints: &[B],
+            sidecars: &[B],
+            shown: (LeafKind::Valid, CALLEE),
+            around: |_, running| running,
+        }
+    }
+
+    /// The same without short reads and writes, and with a latency of one millisecond: for tests of time.
+    pub(crate) fn smooth(seed: u64) -> Self {
+        Self { shape: Shape::default(), latency: Duration::from_millis(1), ..Self::new(seed) }
+    }
+
+    /// The most bytes to send one way: fewer where they go one by one.
+    pub(crate) fn amount(&self) -> u64 {
+        self.shape.chunk.clamp(10, 3_000) as u64 * 20
+    }
+}
+
+pub(crate) struct Sidecar {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Vec<Rc<Worker>>,
+    running: Vec<JoinHandle<()>>,
+    /// Nobody answers; closed, lookups would fail in another way.
+    _lookups: mpsc::Receiver<Lookup>,
+}
+
+fn config(ip: IpAddr, workers: u64, options: &[&str]) -> Config {
+    let always = format!("weft-sidecar --control-plane=127.0.0.1:1 --identity=shop/any --pod-ips={ip} --workers={workers}");
+    Config::parse_from(always.split(' ').chain(options.iter().copied()))
+}
+
+impl Sidecar {
+    fn start(network: &Network, plan: &Plan, config: Config, identity: Identity, known: Option<Target>) -> Self {
+        let (ip, count) = (config.net.pod_ips[0], config.workers as u64);
+        let (inbound, outbound) = (config.net.inbound_port, config.net.outbound_port);
+        network.redirect(ip, Redirect { inbound, outbound });
+        let (mesh, lookups) = Mesh::new();
+        mesh.identity.store(Some(Arc::new(identity)));
+        mesh.inbound.store(Some(Arc::new(InboundPolicy {
+            mode: MtlsMode::Strict,
+            port_modes: vec![],
+            protocols: vec![(BYTES, AppProtocol::Opaque)],
+            required_features: vec![],
+        })));
+        mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
+        mesh.addresses.store(Arc::new(known.into_iter().map(|target| (SERVICE, Address::new(target, 0))).collect()));
+        let shared = Arc::new(Shared::new(config, mesh));
+        let host = network.sidecar(ip);
+        let workers: Vec<_> = (0..count)
+            .map(|i| Worker::dialling_by(Dial::Memory(host.clone()), shared.clone(), plan.seed * 100 + 2 * i + 1))
+            .collect();
+        let running = workers.iter().map(|worker| {
+            let listen = |port| vec![Listener::Memory(host.listen(port))];
+            spawn_local((plan.around)(ip, Box::pin(worker::run_on(Rc::clone(worker), listen(inbound), listen(outbound)))))
+        });
+        Self { shared, running: running.collect(), workers, _lookups: lookups }
+    }
+
+    /// Drains as the program does on a signal; gives how long it took.
+    pub(crate) async fn drain(&mut self) -> Duration {
+        let began = Instant::now();
+        let timeouts = self.shared.config.timeouts;
+        self.shared.draining.cancel();
+        sleep(timeouts.drain_grace).await;
+        self.shared.closing.cancel();
+        let running = std::mem::take(&mut self.running);
+        let mut ended = pin!(async {
+            for worker in running {
+                worker.await.expect("a worker does not panic");
+            }
+        });
+        if timeout(timeouts.drain_timeout, ended.as_mut()).await.is_err() {
+            self.shared.cut.cancel();
+            timeout(Duration::from_secs(1), ended).await.expect("a worker ends within a second of the cut");
+        }
+        began.elapsed()
+    }
+}
+
+/// A calling pod, a service, and the pods behind it.
+pub(crate) struct World {
+    pub(crate) network: Network,
+    pub(crate) caller: Sidecar,
+    pub(crate) callees: Vec<Sidecar>,
+    /// As the caller's sidecar knows it.
+    pub(crate) service: Arc<ServiceState>,
+}
+
+impl World {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let network = Network::new(plan.seed, plan.shape);
+        for ip in plan.endpoints {
+            network.set_latency(A, *ip, plan.latency);
+        }
+        let authority = Authority::new("cluster.local");
+        let anchors = vec![authority.root_der()];
+        let bundle = Arc::new(TrustBundle::new("cluster.local".parse().expect("a domain"), anchors).expect("an anchor"));
+        let identity = |kind, id: &str| {
+            let leaf = authority.leaf(&LeafSpec::new(kind, id));
+            let key = Zeroizing::new(leaf.key_der.secret_der().to_vec());
+            Identity::new(1, Svid::new(leaf.chain_der.clone(), key).expect("an SVID"), bundle.clone())
+        };
+        let ports = [(WEB, AppProtocol::Detect), (BYTES, AppProtocol::Opaque)];
+        let service = Service {
+            id: "shop/api".parse().expect("a name"),
+            addresses: vec![SERVICE],
+            ports: ports.map(|(port, protocol)| ServicePort { port, name: None, protocol }).to_vec(),
+            client_ip_affinity: None,
+            local_only: false,
+        };
+        let endpoint = |address: &IpAddr| {
+            let endpoint = Endpoint {
+                address: *address,
+                workload: None,
+                reach: Reach::Mesh(CALLEE.parse().expect("an identity")),
+                ready: true,
+                zone: "".into(),
+                node: "".into(),
+                ports: vec![(WEB, WEB_TARGET), (BYTES, BYTES)],
+            };
+            (*address, endpoint)
+        };
+        let endpoints: BTreeMap<IpAddr, Endpoint> = plan.endpoints.iter().map(endpoint).collect();
+        let callers = config(A, plan.workers, plan.options);
+        let service = Arc::new(ServiceState::new(ServiceView::new(service, &endpoints, None, &callers.net, 0)));
+        let callees = plan.sidecars.iter().map(|ip| {
+            let (kind, id) = plan.shown;
+            Sidecar::start(&network, plan, config(*ip, 1, &[]), identity(kind, id), None)
+        });
+        let callees = callees.collect();
+        let known = Some(Target::Service(service.clone()));
+        let caller = Sidecar::start(&network, plan, callers, identity(LeafKind::Valid, CALLER), known);
+        Self { network, caller, callees, service }
+    }
+
+    /// A program in the calling pod connects to an address.
+    pub(crate) async fn dial_address(&self, to: SocketAddr) -> std::io::Result<Peer> {
+        let socket = Socket::Memory(self.network.host(A).connect(to).await?);
+        Ok(Peer(Rc::new(Stream::plain(socket, Buffers::default()))))
+    }
+
+    /// … to the service's port that declares nothing.
+    pub(crate) async fn dial_web(&self) -> Peer {
+        self.dial_address(SocketAddr::new(SERVICE, WEB)).await.expect("the sidecar accepts")
+    }
+
+    /// … to the service's opaque port.
+    pub(crate) async fn dial_bytes(&self) -> Peer {
+        self.dial_address(SocketAddr::new(SERVICE, BYTES)).await.expect("the sidecar accepts")
+    }
+
+    /// Ends a world whose programs have all ended, and checks that nothing of it is left.
+    pub(crate) async fn end(mut self) {
+        // Longer than anything may idle.
+        sleep(Duration::from_secs(1_000)).await;
+        for sidecar in std::iter::once(&mut self.caller).chain(&mut self.callees) {
+            let listening = if sidecar.running.is_empty() { 0 } else { 2 };
+            for worker in &sidecar.workers {
+                assert_eq!(worker.connections.len(), listening, "tasks outlive their connections");
+            }
+            let (took, grace) = (sidecar.drain().await, sidecar.shared.config.timeouts.drain_grace);
+            assert!(took < grace + Duration::from_millis(100), "nothing is open, and the drain took {took:?}");
+            for worker in &sidecar.workers {
+                assert!(worker.connections.is_empty(), "tasks outlive the worker");
+                assert_eq!(Rc::strong_count(worker), 1, "something keeps the worker");
+            }
+        }
+        for endpoint in &self.service.view.load().endpoints {
+            assert_eq!(endpoint.load.in_flight(), 0, "{} counts as loaded", endpoint.endpoint.address);
+        }
+        let network = self.network.clone();
+        drop(self);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(network.connections(), 0, "connections are left open");
+    }
+}
+
+/// Says which seed it was, if the test fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it failed with the seed {0}: WEFT_SIM_SEED={0} runs it alone", self.0);
+        }
+    }
+}
+
+thread_local! {
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Panics on this thread so far: the runtime keeps those of tasks to itself.
+fn panics() -> usize {
+    static COUNTING: Once = Once::new();
+    COUNTING.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+    PANICS.get()
+}
+
+/// Runs one seed, for at most a day of its own time.
+pub(crate) fn simulate(seed: u64, scenario: &impl AsyncFn(u64)) {
+    let _told = Seed(seed);
+    let panicked = panics();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let ended = timeout(Duration::from_secs(86_400), Box::pin(scenario(seed))).await;
+        ended.expect("something waits for ever");
+    });
+    drop(local);
+    assert_eq!(panics(), panicked, "a task panicked");
+}
+
+/// Runs every seed, or the one that the environment names.
+pub(crate) fn each_seed(scenario: &impl AsyncFn(u64)) {
+    let seeds = match std::env::var("WEFT_SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("WEFT_SIM_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..64,
+    };
+    for seed in seeds {
+        simulate(seed, scenario);
+    }
+}
