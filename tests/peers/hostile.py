@@ -1,5 +1,6 @@
 """What a hostile client does, each as a command. hostile.py COMMAND HOST PORT [...]; the answer is JSON on one line."""
 
+import concurrent.futures
 import json
 import pathlib
 import random
@@ -8,6 +9,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 
 from raw import dial, outcome, read_all
 
@@ -225,6 +227,49 @@ def slow_read(host, port, count):
         assert c.recv(4096), "no answer"
         held.append(c)
     hold(held, "stalled")
+
+
+def slow(host, port, count):
+    """Mesh peers that are slow in the handshake, so many of each kind: how each connection ends, and after how many seconds."""
+    hello = client_hello(["weft/h1"])
+
+    def drip(c):
+        """A byte of the ClientHello each tenth of a second."""
+        c.settimeout(0.1)
+        for byte in hello:
+            c.sendall(bytes([byte]))
+            try:
+                return "data" if c.recv(1024) else "closed"
+            except TimeoutError:
+                pass
+        return "open"
+
+    def half(c):
+        """Half a ClientHello, and no more."""
+        c.sendall(hello[: len(hello) // 2])
+        return outcome(c)["outcome"]
+
+    def whole(c):
+        """A whole ClientHello, and nothing after the server's answer."""
+        c.sendall(hello)
+        try:
+            read_all(c)
+            return "closed"
+        except TimeoutError:
+            return "silent"
+
+    def attempt(kind):
+        begun = time.monotonic()
+        with dial(host, port) as c:
+            try:
+                end = kind(c)
+            except ConnectionError:
+                end = "reset"
+        return [kind.__name__, end, time.monotonic() - begun]
+
+    kinds = [drip, half, whole] * int(count)
+    with concurrent.futures.ThreadPoolExecutor(len(kinds)) as pool:
+        return list(pool.map(attempt, kinds))
 
 
 def certificates(host, port, directory):

@@ -1,8 +1,8 @@
 """An HTTP/1.1 server that tells what it was sent. http_peer.py PORT [ADDRESS]
 
 /seen answers with the request as JSON; /echo with its body; /name with this host's name; /big?n=BYTES with that many bytes;
-/trailers with a chunked body and a trailer; /paths with every path since the start; /exit ends the process at once. CONNECT is
-granted and echoes.
+/trailers with a chunked body and a trailer; /paths with every path since the start; /hold, once /release was asked for, with this
+host's name and the body; /holding with how many wait there; /exit ends the process at once. CONNECT is granted and echoes.
 """
 
 import http.server
@@ -15,6 +15,8 @@ import urllib.parse
 
 PATHS = []
 LOCK = threading.Lock()
+HELD = []
+GATE = threading.Condition()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -89,6 +91,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with LOCK:
                 known = list(PATHS)
             self.answer(json.dumps(known).encode(), "application/json")
+        elif url.path == "/hold":
+            with GATE:
+                HELD.append(self.command)
+                GATE.wait(60)
+            self.answer(socket.gethostname().encode() + b" " + data)
+        elif url.path == "/holding":
+            with GATE:
+                count = len(HELD)
+            self.answer(str(count).encode())
+        elif url.path == "/release":
+            with GATE:
+                HELD.clear()
+                GATE.notify_all()
+            self.answer(b"")
         elif url.path == "/exit":
             os._exit(0)
         else:

@@ -98,6 +98,14 @@ def talk(host, port, text):
         return {"outcome": "reset", "data": ""}
 
 
+def wait(host, port, text):
+    """Sends a text and, once it has come back, waits for what becomes of the connection."""
+    with dial(host, port) as c:
+        c.sendall(text.encode())
+        print(c.recv(65536).decode(), file=sys.stderr, flush=True)
+        return outcome(c)
+
+
 def tls(host, port):
     """A TLS handshake of the application's own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,6 +1,7 @@
-"""A TCP server. tcp_peer.py echo|banner|sum PORT
+"""A TCP server. tcp_peer.py echo|banner|sum|mute PORT [FILE]
 
-echo sends back what comes. banner speaks first, then echoes. sum reads to the end, and answers how much and what it was.
+echo sends back what comes. banner speaks first, then echoes. sum reads to the end, and answers how much and what it was. mute puts what
+comes into a file, and never says anything.
 """
 
 import hashlib
@@ -31,6 +32,11 @@ class Handler(socketserver.BaseRequestHandler):
             count += len(data)
             digest.update(data)
         self.request.sendall(f"{count} {digest.hexdigest()}".encode())
+
+    def mute(self):
+        with open(sys.argv[3], "ab", buffering=0) as record:
+            while data := self.request.recv(65536):
+                record.write(data)
 
 
 class Server(socketserver.ThreadingTCPServer):

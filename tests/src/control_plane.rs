@@ -24,7 +24,7 @@ use weft_proto::v1::issue_request::Attestation;
 use weft_proto::v1::operator_client::OperatorClient;
 use weft_tls::{PendingKey, PinnedAnchor, ServerVerifier, Svid, TrustBundle};
 
-use crate::{PATIENCE, Running, eventually, programs};
+use crate::{PATIENCE, Running, eventually, process, programs};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -34,6 +34,8 @@ pub struct ControlPlane {
     dir: TempDir,
     process: Running,
     address: SocketAddr,
+    /// The size of its state's own file system, in KiB, where it has one.
+    room: Option<u32>,
 }
 
 impl ControlPlane {
@@ -44,24 +46,49 @@ impl ControlPlane {
     /// If it does not serve in time.
     #[track_caller]
     pub fn start(prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_in(None, prepare)
+    }
+
+    /// The same, with its state on a file system of its own of so many KiB, which ends with the process.
+    #[track_caller]
+    pub fn start_with_room(kib: u32, prepare: impl FnOnce(&Path)) -> Self {
+        programs::require(&["mount", "unshare"]);
+        Self::start_in(Some(kib), prepare)
+    }
+
+    #[track_caller]
+    fn start_in(room: Option<u32>, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::Builder::new().prefix("weft-lab-").tempdir().expect("a temporary directory");
         let manifests = dir.path().join("manifests");
         fs::create_dir(&manifests).expect("a fresh directory takes another");
         prepare(&manifests);
-        let (process, address) = run(dir.path());
-        Self { dir, process, address }
+        let (process, address) = run(dir.path(), room);
+        Self { dir, process, address, room }
     }
 
     /// Ends it, and starts another one with the same directories.
     #[track_caller]
     pub fn restart(&mut self) {
         self.process.stop();
-        (self.process, self.address) = run(self.dir.path());
+        (self.process, self.address) = run(self.dir.path(), self.room);
     }
 
     /// Its private directory.
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        let path = self.dir.path().join("state");
+        match self.room {
+            None => path,
+            // The file system is mounted for that process alone.
+            Some(_) => {
+                let root = PathBuf::from(format!("/proc/{}/root", self.process.id()));
+                root.join(path.strip_prefix("/").expect("temporary directories have absolute paths"))
+            }
+        }
+    }
+
+    /// The most memory that it ever had resident, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        process::memory(self.process.id(), "VmHWM")
     }
 
     /// Puts a text in a manifest's place, at once and whole.
@@ -164,12 +191,21 @@ fn put(manifests: &Path, file: &str, text: &str) {
 }
 
 #[track_caller]
-fn run(dir: &Path) -> (Running, SocketAddr) {
-    let mut command = Command::new(programs::weft("weft-control-plane"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
-        command.env_remove(name);
-    }
-    command.arg("--dir").arg(dir.join("manifests")).arg("--state").arg(dir.join("state"));
+fn run(dir: &Path, room: Option<u32>) -> (Running, SocketAddr) {
+    let (program, state) = (programs::weft("weft-control-plane"), dir.join("state"));
+    let mut command = match room {
+        None => Command::new(program),
+        Some(kib) => {
+            fs::create_dir_all(&state).expect("the directory is ours");
+            let mount = format!("mount -t tmpfs -o size={kib}k,mode=0700 tmpfs \"$1\" && shift && exec \"$@\"");
+            // It stays one process, so that it is the control plane that is known by its number.
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"]).arg(&state).arg(program);
+            command
+        }
+    };
+    programs::without_settings(&mut command);
+    command.arg("--dir").arg(dir.join("manifests")).arg("--state").arg(&state);
     command.args(["--listen", "127.0.0.1:0", "--heartbeat", "1", "--log", "info"]).env("NO_COLOR", "1");
     let mut process = Running::start(command);
     let address = eventually("the control plane serves", || {

@@ -3,17 +3,23 @@
 //! A [`World`] is one `weft up`: namespaces, cables, redirect, sidecars and programs as a user would have them. Nothing here
 //! reaches into weft's own rooms; what a test learns, it learns from programs, from sockets and from the wire.
 
+mod admin;
 mod control_plane;
 mod process;
 mod programs;
+mod sidecar;
 mod watch;
 mod world;
 
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use control_plane::{ControlPlane, issue};
 pub use process::{Output, Running};
 pub use programs::{require, require_modules};
+pub use sidecar::Sidecar;
 pub use watch::{Heard, Watch};
 pub use world::World;
 
@@ -41,4 +47,22 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// Whether `needle` stands somewhere in `hay`.
 pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
     hay.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Fills the file system that a directory is on until nothing more goes in; removing the file gives the room back.
+///
+/// # Panics
+///
+/// If it is not for want of room that nothing more goes in.
+#[track_caller]
+pub fn fill(directory: &Path) -> PathBuf {
+    let path = directory.join("fill");
+    let mut file = File::create(&path).expect("a name takes no room");
+    let error = loop {
+        if let Err(error) = file.write_all(&[0; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{} was not filled: {error}", directory.display());
+    path
 }

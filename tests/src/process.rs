@@ -113,6 +113,22 @@ impl Running {
         Output { status, stdout: self.stdout(), stderr: self.stderr() }
     }
 
+    /// Asks it to end, and waits for what it says last.
+    ///
+    /// # Panics
+    ///
+    /// If it takes longer than `limit`.
+    #[track_caller]
+    pub fn finish(self, limit: Duration) -> Output {
+        self.signal(Signal::SIGTERM);
+        self.wait(limit)
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// Asks it to end, and sees to it.
     pub fn stop(&mut self) {
         if self.ended().is_none() {
@@ -125,7 +141,7 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+        let _ = kill(self.id(), signal);
     }
 
     fn within(&mut self, limit: Duration) -> Option<ExitStatus> {
@@ -146,6 +162,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Memory of a process in KiB: `VmRSS`, what is resident, or `VmHWM`, the most that ever was (`proc_pid_status(5)`).
+#[track_caller]
+pub(crate) fn memory(pid: Pid, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a process has memory");
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("the kernel writes a number")
 }
 
 /// What comes out of a pipe, read by a thread so that the writer never waits.

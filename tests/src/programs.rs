@@ -1,22 +1,26 @@
 //! Where programs are: weft's own beside the tests, the peers' on this machine.
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Debian package of each peer's program.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("curl", "curl"),
     ("initdb", "postgresql"),
     ("iperf3", "iperf3"),
     ("mariadb", "mariadb-client"),
     ("mariadb-install-db", "mariadb-server"),
     ("mariadbd", "mariadb-server"),
+    ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("unshare", "util-linux"),
 ];
 
 /// One of weft's own programs. A test runs from `TARGET/PROFILE/deps`, and they are one directory up.
@@ -28,12 +32,36 @@ pub(crate) fn weft(name: &str) -> PathBuf {
     path
 }
 
+/// A directory of weft's programs in which a shell script stands in the sidecar's place, and the `weft` in it. In the script
+/// `@SIDECAR@` stands for the real one.
+pub(crate) fn with_sidecar(directory: &Path, script: &str) -> PathBuf {
+    fs::create_dir(directory).expect("a fresh directory takes another");
+    for name in ["weft-control-plane", "weft-redirect"] {
+        symlink(weft(name), directory.join(name)).expect("a fresh directory takes a link");
+    }
+    // No symbolic link: it looks for the others beside its own file.
+    let own = directory.join("weft");
+    fs::hard_link(weft("weft"), &own).or_else(|_| fs::copy(weft("weft"), &own).map(drop)).expect("a program can be copied");
+    let sidecar = directory.join("weft-sidecar");
+    let script = script.replace("@SIDECAR@", &format!("'{}'", weft("weft-sidecar").display()));
+    fs::write(&sidecar, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
+    fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    own
+}
+
+/// Takes away what weft's programs would read from the environment besides their flags.
+pub(crate) fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
+        command.env_remove(name);
+    }
+}
+
 /// Where peers' programs may be: `PATH`, and where Debian keeps servers and databases.
 pub(crate) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
-    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
         directories.extend(versions.flatten().map(|version| version.path().join("bin")));
     }
     std::env::join_paths(directories).unwrap_or(path)

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Output, Running};
-use crate::{POLL, programs};
+use crate::{POLL, eventually, programs};
 
 mod look;
 
@@ -52,8 +52,20 @@ impl World {
     /// The same, after `prepare` has put files into `@WORK@`.
     #[track_caller]
     pub fn up_with(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::launch(yaml, None, prepare)
+    }
+
+    /// The same, with a shell script in the place of every sidecar. It is run in the replica's private directory with the
+    /// arguments that the sidecar would have, and becomes that in the end: `exec @SIDECAR@ "$@"`.
+    #[track_caller]
+    pub fn up_with_sidecar(yaml: &str, script: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::launch(yaml, Some(script), prepare)
+    }
+
+    #[track_caller]
+    fn launch(yaml: &str, sidecar: Option<&str>, prepare: impl FnOnce(&Path)) -> Self {
         programs::require(&["curl"]);
-        let weft = programs::weft("weft");
+        let mut weft = programs::weft("weft");
         for sibling in ["weft-control-plane", "weft-redirect", "weft-sidecar"] {
             programs::weft(sibling);
         }
@@ -61,12 +73,16 @@ impl World {
         let work = dir.path().join("work");
         fs::create_dir(&work).expect("a fresh directory takes another");
         prepare(&work);
-        let text = yaml
-            .replace("@PEERS@", &programs::peers().to_string_lossy())
-            .replace("@PYTHON@", &programs::python().to_string_lossy())
-            .replace("@WORK@", &work.to_string_lossy());
+        let here = |text: &str| {
+            text.replace("@PEERS@", &programs::peers().to_string_lossy())
+                .replace("@PYTHON@", &programs::python().to_string_lossy())
+                .replace("@WORK@", &work.to_string_lossy())
+        };
         let file = dir.path().join("mesh.yaml");
-        fs::write(&file, text).expect("a fresh directory takes a file");
+        fs::write(&file, here(yaml)).expect("a fresh directory takes a file");
+        if let Some(script) = sidecar {
+            weft = programs::with_sidecar(&dir.path().join("bin"), &here(script));
+        }
 
         let log = File::create(dir.path().join("log")).expect("a fresh directory takes a file");
         let mut command = weft_command(&weft);
@@ -97,6 +113,11 @@ impl World {
     /// The directory that workloads may write to.
     pub fn work(&self) -> PathBuf {
         self.dir.path().join("work")
+    }
+
+    /// What `weft up` has said so far; warnings of sidecars and of the control plane are in it.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
     }
 
     fn run(&self) -> PathBuf {
@@ -170,6 +191,18 @@ impl World {
         let mut command = vec![&*python, &*script];
         command.extend(&words[1..]);
         self.lab(&command)
+    }
+
+    /// Captures what goes over the mesh's own network, into a file that is readable at any time.
+    #[track_caller]
+    pub fn capture(&self) -> (Running, PathBuf) {
+        let file = self.work().join("bridge.pcap");
+        let mut capture = self.lab_peer(&["capture.py", "weft0", &file.to_string_lossy()]);
+        eventually("the capture begins", || {
+            assert!(capture.ended().is_none(), "the capture ended: {}", capture.stderr());
+            fs::metadata(&file).ok().filter(|found| found.len() >= 24)
+        });
+        (capture, file)
     }
 
     /// Changes a manifest that the control plane follows, as a tool should: a new file, renamed over the old one.

@@ -28,12 +28,7 @@ fn nothing_of_meshed_traffic_is_in_the_clear() {
     require(&["nginx", "curl"]);
     let mesh = format!("workloads:{}{}\n", half("meshed", true), half("plain", false));
     let world = World::up_with(&mesh, |work| fs::create_dir(work.join("files")).expect("a fresh directory takes another"));
-    let file = world.work().join("bridge.pcap");
-    let mut capture = world.lab_peer(&["capture.py", "weft0", &file.to_string_lossy()]);
-    eventually("the capture begins", || {
-        assert!(capture.ended().is_none(), "the capture ended: {}", capture.stderr());
-        fs::metadata(&file).ok().filter(|found| found.len() >= 24)
-    });
+    let (mut capture, file) = world.capture();
 
     let service = |name: &str| world.service(&format!("meshed/{name}"));
     say("meshed/client", &world, MESHED, &service);

@@ -146,8 +146,11 @@ impl Driver {
                 }
                 Happening::RestartSidecar => {
                     self.sidecar_restart = None;
-                    write_token(&self.lab, self.index).await?;
-                    self.orders.steer(Order::StartSidecar);
+                    // The control plane may be away, or its disk full: the workload goes on, and its sidecar is tried again.
+                    match write_token(&self.lab, self.index).await {
+                        Ok(()) => self.orders.steer(Order::StartSidecar),
+                        Err(error) => self.start_sidecar_later(&format!("its sidecar gets no join token: {error:#}")).await,
+                    }
                 }
             }
         }
@@ -247,14 +250,15 @@ impl Driver {
             self.sidecar_pause = FIRST_PAUSE;
         }
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        let message = format!(
-            "{}/{}: its sidecar is gone ({status}){why}; it is started again",
-            self.origin.namespace, self.origin.replica
-        );
+        self.start_sidecar_later(&format!("its sidecar is gone ({status}){why}")).await;
+        Ok(())
+    }
+
+    async fn start_sidecar_later(&mut self, why: &str) {
+        let message = format!("{}/{}: {why}; it is started again", self.origin.namespace, self.origin.replica);
         self.lab.console.warn(message).await;
         self.sidecar_restart = Some(Instant::now() + self.sidecar_pause);
         self.sidecar_pause = LONGEST_PAUSE.min(self.sidecar_pause * 2);
-        Ok(())
     }
 
     /// Changes the registry, and tells the control plane where that changes what others may send here. At the end nobody is told.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::World;
-use crate::{PATIENCE, POLL, eventually};
+use crate::{PATIENCE, POLL, admin, eventually, process};
 
 impl World {
     /// The address of a replica, `NAMESPACE/REPLICA`.
@@ -76,50 +76,62 @@ impl World {
         self.admin(replica, "/config")
     }
 
-    /// Asks a sidecar on its own socket, which only the lab can see: the sidecar stands in the directory where it lies.
     #[track_caller]
     fn admin(&self, replica: &str, path: &str) -> Value {
-        let socket = format!("/proc/{}/cwd/admin.sock", self.sidecar(replica));
-        let asked = UnixStream::connect(&socket).and_then(|mut stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        });
-        let answer = match asked {
-            Ok(answer) => answer,
-            Err(error) => panic!("the sidecar of {replica} cannot be asked for {path} on {socket}: {error}"),
+        let body = match self.ask(self.sidecar(replica), "GET", path) {
+            Ok((200, body)) => body,
+            Ok((status, body)) => panic!("{path} of {replica}: {status} {body}"),
+            Err(error) => panic!("the sidecar of {replica} cannot be asked for {path}: {error}"),
         };
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        assert!(head.starts_with("HTTP/1.1 200 "), "{path} of {replica}: {answer}");
-        match serde_json::from_str(body) {
+        match serde_json::from_str(&body) {
             Ok(value) => value,
             Err(error) => panic!("{path} of {replica} is not JSON ({error}): {body}"),
         }
     }
 
-    /// Resident memory of a replica's sidecar, in KiB (`proc_pid_status(5)`).
+    /// Asks a sidecar on its own socket, which only the lab can see: the sidecar stands in the directory where it lies.
+    pub fn ask(&self, sidecar: Pid, method: &str, path: &str) -> io::Result<(u16, String)> {
+        admin::ask(Path::new(&format!("/proc/{sidecar}/cwd/admin.sock")), method, path)
+    }
+
+    /// Resident memory of a replica's sidecar, in KiB.
     #[track_caller]
     pub fn memory(&self, replica: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.sidecar(replica))).expect("the sidecar runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
-        line.trim().trim_end_matches(" kB").parse().expect("the kernel writes a number")
+        process::memory(self.sidecar(replica), "VmRSS")
     }
 
     /// The process of a replica's sidecar.
     #[track_caller]
     pub fn sidecar(&self, replica: &str) -> Pid {
+        match self.find_sidecar(replica) {
+            Some(pid) => pid,
+            None => panic!("{replica} has no sidecar that runs"),
+        }
+    }
+
+    /// The process of the sidecar that a replica got after this one, once it is ready.
+    #[track_caller]
+    pub fn next_sidecar(&self, replica: &str, before: Pid) -> Pid {
+        eventually(&format!("another sidecar of {replica} is ready"), || {
+            let next = self.find_sidecar(replica).filter(|pid| *pid != before)?;
+            matches!(self.ask(next, "GET", "/ready"), Ok((200, _))).then_some(next)
+        })
+    }
+
+    #[track_caller]
+    fn find_sidecar(&self, replica: &str) -> Option<Pid> {
         let address = self.address(replica);
         let ours = |pid: &Pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let ips = line.split(|byte| *byte == 0).find_map(|word| word.strip_prefix(b"--pod-ips="));
             ips.is_some_and(|ips| ips.split(|byte| *byte == b',').any(|ip| ip == address.as_bytes()))
         };
-        match self.pids("weft-sidecar").into_iter().find(ours) {
-            Some(pid) => pid,
-            None => panic!("{replica} has no sidecar that runs"),
-        }
+        self.pids("weft-sidecar").into_iter().find(ours)
+    }
+
+    /// Whether a process of this world still runs.
+    pub fn runs(&self, pid: Pid) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
     }
 
     /// The process of the control plane.
