@@ -3,26 +3,32 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use ipnet::IpNet;
-use weft_core::TrustDomain;
 use weft_core::policy::MtlsMode;
+use weft_core::{Namespace, TrustDomain};
 
 /// weft's control plane: issues workload certificates and pushes discovery and policy to sidecars.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "weft-control-plane", version)]
 pub struct Config {
-    /// Directory of Kubernetes manifests to follow (Namespace, Service, Pod, `EndpointSlice`)
-    #[arg(long, env = "WEFT_DIR", value_name = "DIR")]
-    pub dir: PathBuf,
+    #[command(flatten)]
+    pub source: SourceConfig,
+    #[command(flatten)]
+    pub cluster: ClusterConfig,
 
-    /// Directory for the CA's keys, join tokens and the operator socket; made private (0700) if it is not there
+    /// Directory for the CA's keys, join tokens and the operator socket (on Kubernetes the socket alone); made private (0700) if
+    /// it is not there
     #[arg(long, env = "WEFT_STATE", value_name = "DIR")]
     pub state: PathBuf,
 
     /// Address for the gRPC API, over TLS
-    #[arg(long, env = "WEFT_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:4700")]
+    #[arg(long, env = "WEFT_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:4700")]
     pub listen: SocketAddr,
+
+    /// Address for /live, /ready and /metrics, in plaintext, for a kubelet's probes; none without it
+    #[arg(long, env = "WEFT_PROBE", value_name = "ADDR:PORT")]
+    pub probe: Option<SocketAddr>,
 
     /// Address for a DNS server (UDP and TCP) that answers for the services of the mesh; none without it
     #[arg(long, env = "WEFT_DNS", value_name = "ADDR:PORT")]
@@ -50,7 +56,8 @@ pub struct Config {
     )]
     pub mesh_ranges: Vec<IpNet>,
 
-    /// The CA's certificate chain (PEM: issuer first, root last); made on first start without it
+    /// The CA's certificate chain (PEM: issuer first, root last); without it, made on first start: in the state directory, or on
+    /// Kubernetes in a Secret, which all replicas share
     #[arg(long, env = "WEFT_CA_CHAIN", value_name = "FILE", requires = "ca_key")]
     pub ca_chain: Option<PathBuf>,
 
@@ -62,7 +69,68 @@ pub struct Config {
     #[arg(long, env = "WEFT_HEARTBEAT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub heartbeat: u32,
 
+    /// Seconds after which a discovery stream ends, give or take a fifth, so that sidecars spread over replicas
+    #[arg(long, env = "WEFT_STREAM_AGE", value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub stream_age: u32,
+
+    /// Seconds that sidecars are given to move to other replicas when this one stops; on Kubernetes only
+    #[arg(long, env = "WEFT_DRAIN", value_name = "SECONDS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=300))]
+    pub drain: u32,
+
     /// What is logged (tracing filter), to standard error
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
+}
+
+/// Where objects come from: exactly one of these.
+#[derive(Args, Debug, Clone)]
+#[group(required = true, multiple = false)]
+pub struct SourceConfig {
+    /// Directory of Kubernetes manifests to follow (Namespace, Service, Pod, `EndpointSlice`)
+    #[arg(long, env = "WEFT_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Follow a cluster's API server: the one that this pod runs in, or the one that KUBECONFIG names
+    #[arg(long)]
+    pub kubernetes: bool,
+}
+
+/// What matters with `--kubernetes` alone.
+#[derive(Args, Debug, Clone)]
+pub struct ClusterConfig {
+    /// The control plane's own namespace: for the Secret of the CA and the Lease
+    #[arg(long = "kube-namespace", env = "WEFT_KUBE_NAMESPACE", value_name = "NAMESPACE", default_value = weft_core::wellknown::CONTROL_PLANE_NAMESPACE)]
+    pub namespace: Namespace,
+
+    /// Secret in that namespace with the CA, laid out as cert-manager does (tls.crt, tls.key, ca.crt); made if it is not there
+    #[arg(long = "kube-ca-secret", env = "WEFT_KUBE_CA_SECRET", value_name = "NAME", default_value = "weft-ca")]
+    pub ca_secret: String,
+
+    /// Audience that a pod's service-account token must be made for
+    #[arg(long = "kube-audience", env = "WEFT_KUBE_AUDIENCE", value_name = "AUDIENCE", default_value = "weft")]
+    pub audience: String,
+
+    /// Name of this replica, for the Lease
+    #[arg(long = "kube-replica", env = "HOSTNAME", value_name = "NAME", default_value = "weft-control-plane")]
+    pub replica: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        Config::try_parse_from(["weft-control-plane", "--state", "/s"].iter().chain(args)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn exactly_one_source_is_taken() {
+        assert!(parse(&["--dir", "/d"]).expect("a source").source.dir.is_some());
+        assert!(parse(&["--kubernetes"]).expect("a source").source.kubernetes);
+        let neither: &[&str] = &[];
+        for args in [neither, &["--dir", "/d", "--kubernetes"]] {
+            let e = parse(args).expect_err("not one source");
+            assert!(e.contains("--dir") && e.contains("--kubernetes"), "{e}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -16,8 +17,8 @@ use weft_proto::{ResourceName, v1};
 use weft_tls::LeafInfo;
 
 use crate::hub::{Hub, Subscription};
-use crate::server::{Peer, unix_now};
-use crate::snapshot::{EndpointsEntry, PIECE, View};
+use crate::server::{Peer, random, unix_now};
+use crate::snapshot::{EndpointsEntry, PIECE, Place, View};
 
 /// The most names that one message may carry.
 const MAX_NAMES: usize = 1_000;
@@ -33,6 +34,11 @@ const MAX_RESOURCES: usize = 500;
 pub struct DiscoveryService {
     pub hub: Arc<Hub>,
     pub heartbeat: Duration,
+    /// How old a stream becomes, give or take a fifth: sidecars then connect anew, and so spread over replicas.
+    pub max_age: Duration,
+    /// Cancelled when this replica goes: streams end within [`Self::spread`], not all at once.
+    pub stopping: CancellationToken,
+    pub spread: Duration,
 }
 
 #[tonic::async_trait]
@@ -60,17 +66,33 @@ impl Discovery for DiscoveryService {
             sent: 0,
             acknowledged: 0,
             heartbeat: self.heartbeat,
+            place: Place::default(),
             budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
         };
         let inbound = request.into_inner();
+        let retired =
+            retired(self.max_age.mul_f64(0.8 + 0.4 * fraction()), self.stopping.clone(), self.spread.mul_f64(fraction()));
         // The stream's own life bounds the task: it ends when the sidecar goes, misbehaves, or its certificate expires.
         tokio::spawn(async move {
-            if let Err(status) = session.run(inbound, &info).await {
+            if let Err(status) = session.run(inbound, &info, retired).await {
                 tracing::info!(id = %info.id, reason = status.message(), "discovery stream ended");
                 let _ = tx.try_send(Err(status));
             }
         });
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+/// Evenly between 0 and 1.
+fn fraction() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Waits until a stream has reached its age, or for its turn after the replica began to stop.
+async fn retired(age: Duration, stopping: CancellationToken, turn: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(age) => {}
+        () = stopping.cancelled() => tokio::time::sleep(turn).await,
     }
 }
 
@@ -101,11 +123,20 @@ struct Session {
     sent: u64,
     acknowledged: u64,
     heartbeat: Duration,
+    /// Where the pod ran when endpoints were looked at last: it decides which of them are seen.
+    place: Place,
     budget: Budget,
 }
 
 impl Session {
-    async fn run(mut self, mut inbound: Streaming<v1::WatchRequest>, info: &LeafInfo) -> Result<(), Status> {
+    /// Runs until the sidecar goes, or something is wrong, or `retired` says that it is time to go elsewhere: that is a clean end.
+    async fn run(
+        mut self,
+        mut inbound: Streaming<v1::WatchRequest>,
+        info: &LeafInfo,
+        retired: impl Future<Output = ()>,
+    ) -> Result<(), Status> {
+        tokio::pin!(retired);
         let life = Duration::from_secs((info.not_after - unix_now()).max(0) as u64);
         let expiry = tokio::time::sleep(life);
         tokio::pin!(expiry);
@@ -117,6 +148,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate that this stream was opened with has expired: connect with the renewed one")),
+                () = &mut retired => return Ok(()),
                 message = async { tokio::time::sleep_until(read_after).await; inbound.message().await } => match message? {
                     None => return Ok(()),
                     Some(m) => read_after = self.hear(m)?,
@@ -269,6 +301,13 @@ impl Session {
         // What is large comes last: a service is known before its many endpoints.
         names.sort_by_key(|name| matches!(name, ResourceName::Endpoints(_)));
         let snapshot = self.sub.snapshot();
+        let place = snapshot.place(self.sub.pod());
+        if place != self.place {
+            self.place = place;
+            for name in self.held.keys().filter(|n| matches!(n, ResourceName::Endpoints(_))) {
+                self.sub.mark(name.clone());
+            }
+        }
         let mut resources = Vec::new();
         let mut endpoints = 0;
         for name in names {

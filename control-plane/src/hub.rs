@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use weft_core::Namespace;
 use weft_core::service::ObjectRef;
 use weft_proto::{ResourceName, v1};
 
@@ -17,6 +18,7 @@ use crate::watch::Problem;
 pub struct Hub {
     snapshot: ArcSwap<Snapshot>,
     problems: ArcSwap<Vec<Problem>>,
+    meshed: watch::Sender<Arc<BTreeSet<Namespace>>>,
     streams: Mutex<Streams>,
     next_id: AtomicU64,
 }
@@ -45,6 +47,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     pub fn new(snapshot: Snapshot) -> Arc<Self> {
         Arc::new(Self {
+            meshed: watch::Sender::new(snapshot.meshed.clone()),
             snapshot: ArcSwap::from_pointee(snapshot),
             problems: ArcSwap::from_pointee(vec![]),
             streams: Mutex::default(),
@@ -64,15 +67,26 @@ impl Hub {
         self.problems.store(Arc::new(problems));
     }
 
+    /// The namespaces that are in the mesh, as they come and go.
+    pub fn meshed(&self) -> watch::Receiver<Arc<BTreeSet<Namespace>>> {
+        self.meshed.subscribe()
+    }
+
     /// Publishes a snapshot, then wakes whoever subscribes to what changed. A stream that subscribes meanwhile reads
     /// the new snapshot or is woken: never neither.
     pub fn publish(&self, snapshot: Snapshot, changed: &BTreeSet<Changed>) {
+        self.meshed.send_if_modified(|meshed| {
+            let another = *meshed != snapshot.meshed;
+            meshed.clone_from(&snapshot.meshed);
+            another
+        });
         self.snapshot.store(Arc::new(snapshot));
         let streams = lock(&self.streams);
         for change in changed {
             let (name, who) = match change {
                 Changed::Name(name) => (name.clone(), streams.by_name.get(name)),
                 Changed::Inbound(pod) => (ResourceName::Inbound, streams.by_pod.get(pod)),
+                Changed::Meshed(_) => continue,
             };
             for stream in who.into_iter().flatten().filter_map(|id| streams.all.get(id)) {
                 lock(&stream.pending).insert(name.clone());
@@ -92,6 +106,11 @@ impl Hub {
             streams.by_pod.entry(pod).or_default().insert(id);
         }
         Subscription { hub: self.clone(), stream, names: HashSet::new() }
+    }
+
+    /// How many sidecars are connected.
+    pub fn streams(&self) -> usize {
+        lock(&self.streams).all.len()
     }
 
     pub fn statuses(&self) -> Vec<v1::SidecarStatus> {

@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod csr;
+pub mod kubernetes;
 pub mod service;
 pub mod token;
 

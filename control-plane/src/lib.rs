@@ -5,9 +5,13 @@ pub mod discovery;
 pub mod dns;
 pub mod hub;
 pub mod issue;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod model;
 pub mod objects;
 pub mod operator;
+pub mod probe;
 pub mod server;
 pub mod snapshot;
+pub mod source;
 pub mod watch;

@@ -1,113 +1,176 @@
-//! `weft-control-plane`: config → CA → watch → serve → wait for a signal → stop.
+//! `weft-control-plane`: config → CA → source → serve → wait for a signal → bounded drain.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weft_control_plane::config::Config;
 use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
-use weft_control_plane::issue::ca::{Ca, Source};
+use weft_control_plane::issue::ca::Ca;
 use weft_control_plane::issue::service::CertificatesService;
-use weft_control_plane::issue::token::Tokens;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
+use weft_control_plane::probe::{self, Health, Stage};
 use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer};
 use weft_control_plane::snapshot::Entry;
-use weft_control_plane::watch::directory;
+use weft_control_plane::source::Source;
+use weft_control_plane::watch::{Batch, Problem};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
+
+/// What is under way, and the lease, have this long after a drain.
+const LAST: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let ca_dir = config.state.join("ca");
-    let source = match (&config.ca_chain, &config.ca_key) {
-        (Some(chain), Some(key)) => Source::Given { chain, key },
-        _ => Source::Kept(&ca_dir),
-    };
-    let ca = Arc::new(Ca::open(config.trust_domain.clone(), &source)?);
-    let tokens = Arc::new(Tokens::open(&config.state.join("tokens")).context("the state directory's tokens")?);
-
-    let trust = Entry::new(Body::Trust((&**ca.bundle()).into()));
-    let mesh = Entry::new(Body::Mesh(v1::Mesh {
-        trust_domain: config.trust_domain.to_string(),
-        ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
-    }));
-    let mut model = Model::new(config.trust_domain.clone(), config.mtls, trust, mesh);
-    let mut batches = directory::follow(&config.dir)?;
-    // Nothing is served before the source has been read once.
-    let first = batches.recv().await.context("the directory could not be read")?;
-    report(&first.problems);
-    model.apply(first.changes);
+    let stop = stop_on_signal()?;
+    let health = Health::new();
+    if let Some(address) = config.probe {
+        probe::serve(address, health.clone()).await?;
+    }
+    // Until it serves, it may be stopped at any time.
+    let Some(source) = stop.run_until_cancelled(Source::open(&config.source)).await else { return Ok(()) };
+    let source = source?;
+    health.is_now(Stage::Waiting("the CA"));
+    let Some(ca) = stop.run_until_cancelled(source.ca(&config)).await else { return Ok(()) };
+    let ca = Arc::new(ca?);
+    let model = model(&config, &ca);
     let hub = Hub::new(model.snapshot().clone());
-    hub.set_problems(first.problems.into_iter().chain(model.problems()).collect());
-    let writer = tokio::spawn(write(model, batches, hub.clone()));
+    health.follow(hub.clone());
+    let (proof, tokens) = source.proof(&config, &hub)?;
+    let listener = server::listen(config.listen).await?;
+    let address = listener.local_addr()?;
+    let socket = server::operator_socket(&config.state.join("operator.sock"))?;
+    let operators = Server::builder()
+        .add_service(OperatorServer::new(OperatorService { ca: ca.clone(), tokens, hub: hub.clone() }))
+        .serve_with_incoming(socket);
+    let mut operators = tokio::spawn(operators);
 
-    let (address, connections) = server::listen(config.listen, ca.clone()).await?;
+    health.is_now(Stage::Waiting("everything to be read once"));
+    let (complete, mut is_complete) = watch::channel(false);
+    let mut writer = tokio::spawn(write(model, source.follow()?, hub.clone(), complete));
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        read = is_complete.wait_for(|c| *c) => drop(read.context("the source could not be read")?),
+        r = &mut operators => r?.context("the operator server ended")?,
+    }
+
+    let stopping = CancellationToken::new();
+    let drain = source.drain(&config);
+    let connections = server::accepted(listener, ca.clone())?;
     if let Some(dns) = config.dns {
         weft_control_plane::dns::serve(dns, &config.cluster_domain, hub.clone()).await?;
     }
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (reporter, health_service) = tonic_health::server::health_reporter();
     for name in server::HEALTH_SERVICES {
-        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
     }
-    let for_model = hub.clone();
-    let certificates = CertificatesService {
-        ca: ca.clone(),
-        tokens: tokens.clone(),
-        has_pod: Arc::new(move |pod, sa| for_model.snapshot().has_pod(pod, sa)),
+    let discovery = DiscoveryService {
+        hub: hub.clone(),
+        heartbeat: Duration::from_secs(config.heartbeat.into()),
+        max_age: Duration::from_secs(config.stream_age.into()),
+        stopping: stopping.clone(),
+        spread: drain / 3,
     };
-    let discovery = DiscoveryService { hub: hub.clone(), heartbeat: Duration::from_secs(config.heartbeat.into()) };
+    let certificates = CertificatesService { ca: ca.clone(), proof };
+    let mut tasks = source.write(&config, &ca, &hub, &health, &stop);
     let workloads = server::workload_server()
         .add_service(CertificatesServer::new(certificates).max_decoding_message_size(64 * 1024))
         .add_service(DiscoveryServer::new(discovery).max_decoding_message_size(1 << 20))
         .add_service(health_service)
         .add_service(server::reflection()?)
-        .serve_with_incoming(connections);
-    let socket = server::operator_socket(&config.state.join("operator.sock"))?;
-    let operators = Server::builder()
-        .add_service(OperatorServer::new(OperatorService { ca: ca.clone(), tokens, hub }))
-        .serve_with_incoming(socket);
+        .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
+    health.is_now(Stage::Serving);
     tracing::info!(%address, anchor = %ca.anchor_hash(), trust_domain = %config.trust_domain, "ready");
 
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
+        biased;
+        // Nobody else could take sidecars over.
+        () = stop.cancelled(), if drain.is_zero() => tracing::info!("stopping"),
         r = workloads => r.context("the gRPC server ended")?,
-        r = operators => r.context("the operator server ended")?,
-        _ = writer => anyhow::bail!("the directory cannot be followed any more"),
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+        r = &mut operators => r?.context("the operator server ended")?,
+        _ = &mut writer => anyhow::bail!("the source cannot be followed any more"),
+        () = async { stop.cancelled().await; sleep(drain + LAST).await } => tracing::info!("cutting what is left"),
     }
-    tracing::info!("stopping");
+    let _ = timeout(LAST, async { while tasks.join_next().await.is_some() {} }).await;
+    tracing::info!("stopped");
     Ok(())
 }
 
+/// Cancelled when the process is told to stop.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+fn model(config: &Config, ca: &Ca) -> Model {
+    let trust = Entry::new(Body::Trust((&**ca.bundle()).into()));
+    let mesh = Entry::new(Body::Mesh(v1::Mesh {
+        trust_domain: config.trust_domain.to_string(),
+        ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
+    }));
+    Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
+}
+
+/// Ends when this replica is to accept no more. In thirds: first the cluster learns that it goes, then streams end one after
+/// another, then what is under way may end.
+async fn drained(stop: CancellationToken, health: Arc<Health>, stopping: CancellationToken, drain: Duration) {
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    health.is_now(Stage::Stopping);
+    sleep(drain / 3).await;
+    stopping.cancel();
+    sleep(drain / 3).await;
+}
+
 /// The model's one writer.
-async fn write(mut model: Model, mut batches: tokio::sync::mpsc::Receiver<directory::Batch>, hub: Arc<Hub>) {
+async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, hub: Arc<Hub>, complete: watch::Sender<bool>) {
+    let mut reported = Vec::new();
     while let Some(batch) = batches.recv().await {
-        report(&batch.problems);
+        report(&batch.problems, &mut reported);
         let changed = model.apply(batch.changes);
         hub.set_problems(batch.problems.into_iter().chain(model.problems()).collect());
         if !changed.is_empty() {
             tracing::debug!(generation = model.snapshot().generation, changed = changed.len(), "published");
             hub.publish(model.snapshot().clone(), &changed);
         }
+        if batch.complete {
+            complete.send_replace(true);
+        }
     }
 }
 
-fn report(problems: &[weft_control_plane::watch::Problem]) {
-    for p in problems {
+/// Logs what was not logged before.
+fn report(problems: &[Problem], reported: &mut Vec<Problem>) {
+    for p in problems.iter().filter(|p| !reported.contains(p)) {
         tracing::warn!(place = %p.place, field = %p.field, "{}; the last good version stays in force", p.message);
     }
+    *reported = problems.to_vec();
 }

@@ -1,28 +1,32 @@
 //! Objects to snapshot. One writer applies changes; what a change touches is computed anew, the rest is shared.
 
+mod endpoints;
+mod inbound;
+mod places;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_core::policy::{InboundPolicy, MtlsMode};
-use weft_core::protocol::AppProtocol;
-use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
-use weft_core::{Namespace, SpiffeId, TrustDomain, wellknown};
+use weft_core::policy::MtlsMode;
+use weft_core::service::{AddressKind, ObjectRef, Reach, Workload};
+use weft_core::{Namespace, SpiffeId, TrustDomain};
 use weft_proto::ResourceName;
 use weft_proto::v1::resource::Body;
 
-use crate::objects::{
-    EndpointSliceObject, IntOrString, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject, ServicePortSpec,
-    ServiceType, TrafficPolicy, Transport,
-};
-use crate::snapshot::{DnsEntry, EndpointsEntry, Entry, Snapshot};
+use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject};
+use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
+use places::Places;
 
-/// A name whose resource has changed; inbound policies are named by their pod.
+/// What of the snapshot is another now.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Changed {
     Name(ResourceName),
+    /// A pod's inbound policy, or the facts of the pod itself.
     Inbound(ObjectRef),
+    /// A namespace came into the mesh, or left it.
+    Meshed(Namespace),
 }
 
 /// Who claims an address, in the order in which a claim wins.
@@ -48,6 +52,9 @@ pub struct Model {
     pod_at: HashMap<IpAddr, BTreeSet<ObjectRef>>,
     /// Slices by address, across namespaces: a pod that comes or goes changes how their endpoints are reached.
     slices_at: HashMap<IpAddr, BTreeSet<ObjectRef>>,
+    places: Places,
+    /// How many pods of each namespace are in the mesh, or ask to be.
+    in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     snapshot: Snapshot,
 }
@@ -64,6 +71,8 @@ impl Model {
             claims: HashMap::new(),
             pod_at: HashMap::new(),
             slices_at: HashMap::new(),
+            places: Places::default(),
+            in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
         }
@@ -85,6 +94,9 @@ impl Model {
             match change {
                 Change::Upsert(object) => {
                     let key = object.key();
+                    if let Object::EndpointSlice(slice) = &object {
+                        self.places.note(slice, &mut dirty.nodes);
+                    }
                     self.mark(&key, &mut dirty);
                     self.forget(&key);
                     self.insert(object);
@@ -96,7 +108,15 @@ impl Model {
                 }
             }
         }
+        for (node, before) in std::mem::take(&mut dirty.nodes) {
+            if self.places.zone(&node) != before {
+                dirty.pods.extend(self.places.pods_on(&node).cloned());
+            }
+        }
         let mut changed = BTreeSet::new();
+        for namespace in &dirty.namespaces {
+            self.refresh_namespace(namespace, &mut changed);
+        }
         for id in &dirty.services {
             self.refresh_service(id, &mut changed);
         }
@@ -116,6 +136,7 @@ impl Model {
     fn mark(&self, key: &ObjectKey, dirty: &mut Dirty) {
         match key.kind {
             Kind::Namespace => {
+                dirty.namespaces.insert(key.id.namespace.clone());
                 if let Some(pods) = self.pods.get(&key.id.namespace) {
                     dirty.pods.extend(pods.keys().cloned());
                 }
@@ -134,6 +155,7 @@ impl Model {
             }
             Kind::Pod => {
                 dirty.pods.insert(key.id.clone());
+                dirty.namespaces.insert(key.id.namespace.clone());
                 let Some(pod) = self.pod(&key.id) else { return };
                 for ip in pod.addresses() {
                     self.mark_address(ip, dirty);
@@ -142,8 +164,10 @@ impl Model {
                 dirty.services.extend(in_namespace.filter(|s| s.spec.selects(&pod.labels)).map(|s| s.id.clone()));
             }
             Kind::EndpointSlice => {
-                let slice = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id));
-                dirty.services.extend(slice.and_then(|s| s.owner()));
+                if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
+                    self.places.note(slice, &mut dirty.nodes);
+                    dirty.services.extend(slice.owner());
+                }
             }
         }
     }
@@ -176,6 +200,15 @@ impl Model {
             }
             Kind::Pod => {
                 if let Some(old) = remove(&mut self.pods, &key.id) {
+                    self.places.forget_pod(&old);
+                    if old.in_mesh()
+                        && let Some(count) = self.in_mesh.get_mut(&key.id.namespace)
+                    {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.in_mesh.remove(&key.id.namespace);
+                        }
+                    }
                     for ip in old.addresses() {
                         unclaim(&mut self.claims, ip, &Claim::Pod(key.id.clone()));
                         unclaim(&mut self.pod_at, ip, &key.id);
@@ -184,6 +217,7 @@ impl Model {
             }
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
+                    self.places.forget_slice(&old);
                     for ip in old.endpoints.iter().flat_map(|e| &e.addresses) {
                         unclaim(&mut self.slices_at, *ip, &key.id);
                     }
@@ -212,9 +246,14 @@ impl Model {
                         self.pod_at.entry(ip).or_default().insert(o.id.clone());
                     }
                 }
+                self.places.add_pod(&o);
+                if o.in_mesh() {
+                    *self.in_mesh.entry(o.id.namespace.clone()).or_default() += 1;
+                }
                 self.pods.entry(o.id.namespace.clone()).or_default().insert(o.id.clone(), o);
             }
             Object::EndpointSlice(o) => {
+                self.places.add_slice(&o);
                 for ip in o.endpoints.iter().flat_map(|e| &e.addresses) {
                     self.slices_at.entry(*ip).or_default().insert(o.id.clone());
                 }
@@ -246,11 +285,29 @@ impl Model {
         }
     }
 
+    /// A namespace is in the mesh by its label, or by a pod that has a sidecar or asks for one. One that is going is not:
+    /// nothing can be written to it.
+    fn refresh_namespace(&mut self, name: &Namespace, changed: &mut BTreeSet<Changed>) {
+        let object = self.namespaces.get(name);
+        let going = object.is_some_and(|n| n.terminating);
+        let meshed = !going && (object.is_some_and(|n| n.enabled()) || self.in_mesh.contains_key(name));
+        if meshed == self.snapshot.meshed.contains(name) {
+            return;
+        }
+        let all = Arc::make_mut(&mut self.snapshot.meshed);
+        if meshed {
+            all.insert(name.clone());
+        } else {
+            all.remove(name);
+        }
+        changed.insert(Changed::Meshed(name.clone()));
+    }
+
     fn refresh_service(&mut self, id: &ObjectRef, changed: &mut BTreeSet<Changed>) {
         let service = self.service(id).cloned();
         let key = ObjectKey { kind: Kind::Service, id: id.clone() };
         self.problems.remove(&key);
-        let (body, endpoints, dns) = match &service {
+        let (body, list, dns) = match &service {
             None => (None, None, None),
             Some(s) => {
                 let duplicates: Vec<Problem> = s
@@ -271,97 +328,22 @@ impl Model {
                 if !duplicates.is_empty() {
                     self.problems.insert(key, duplicates);
                 }
-                let endpoints = self.endpoints_of(s);
-                let dns = dns_of(s, &endpoints, self);
+                let candidates = self.candidates(s);
                 (
-                    Some(Entry::new(Body::Service((&service_of(s)).into()))),
-                    Some(EndpointsEntry::new(endpoints)),
-                    Some(Arc::new(dns)),
+                    Some(Entry::new(Body::Service((&endpoints::service_of(s)).into()))),
+                    Some(Arc::new(endpoints::views(s, &candidates))),
+                    Some(Arc::new(endpoints::dns_of(s, &candidates))),
                 )
             }
         };
         if put(&mut self.snapshot.services, id, body, |a, b| a.version == b.version) {
             changed.insert(Changed::Name(ResourceName::Service(id.clone())));
         }
-        if put(&mut self.snapshot.endpoints, id, endpoints, |a, b| a.version == b.version) {
+        if put(&mut self.snapshot.endpoints, id, list, |a, b| a.versions() == b.versions()) {
             changed.insert(Changed::Name(ResourceName::Endpoints(id.clone())));
         }
         // DNS is asked, not pushed.
         put(&mut self.snapshot.dns, id, dns, |a, b| a == b);
-    }
-
-    fn endpoints_of(&self, service: &ServiceObject) -> BTreeMap<IpAddr, Endpoint> {
-        let slices = self.slices.get(&service.id.namespace).into_iter().flat_map(BTreeMap::values);
-        let owned: Vec<_> = slices.filter(|s| s.owner().as_ref() == Some(&service.id)).collect();
-        let mut found = BTreeMap::new();
-        if owned.is_empty() {
-            for pod in self.selected(service) {
-                self.endpoints_of_pod(service, pod, &mut found);
-            }
-        } else {
-            for slice in owned {
-                self.endpoints_of_slice(service, slice, &mut found);
-            }
-        }
-        found
-    }
-
-    fn endpoints_of_pod(&self, service: &ServiceObject, pod: &PodObject, found: &mut BTreeMap<IpAddr, Endpoint>) {
-        let ports: Vec<(u16, u16)> = tcp_ports(service).filter_map(|p| Some((p.port, target_port(p, pod)?))).collect();
-        // A service has endpoints of its own families; a headless one, of its pods' primary one (KEP-563).
-        let families: Vec<bool> = service.spec.addresses().iter().map(IpAddr::is_ipv4).collect();
-        let primary = pod.status.pod_ip.or(pod.status.pod_ips.first().map(|p| p.ip)).map(|ip| ip.is_ipv4());
-        let fits =
-            |ip: &IpAddr| if families.is_empty() { primary == Some(ip.is_ipv4()) } else { families.contains(&ip.is_ipv4()) };
-        for address in pod.addresses().into_iter().filter(fits) {
-            found.insert(
-                address,
-                Endpoint {
-                    address,
-                    workload: Some(pod.id.clone()),
-                    reach: self.reach(pod),
-                    ready: pod.ready() || (service.spec.publish_not_ready_addresses && !pod.terminating),
-                    zone: "".into(),
-                    node: pod.spec.node_name.as_deref().unwrap_or_default().into(),
-                    ports: ports.clone(),
-                },
-            );
-        }
-    }
-
-    fn endpoints_of_slice(&self, service: &ServiceObject, slice: &EndpointSliceObject, found: &mut BTreeMap<IpAddr, Endpoint>) {
-        let ports: Vec<(u16, u16)> = tcp_ports(service)
-            .filter_map(|p| {
-                let named = |n: &Option<String>| n.as_deref().unwrap_or_default() == p.name.as_deref().unwrap_or_default();
-                slice.ports.iter().find(|q| q.protocol == Transport::Tcp && named(&q.name)).and_then(|q| Some((p.port, q.port?)))
-            })
-            .collect();
-        for e in &slice.endpoints {
-            for address in &e.addresses {
-                let pod = self.pod_at.get(address).and_then(BTreeSet::first).and_then(|id| self.pod(id));
-                let endpoint = found.entry(*address).or_insert_with(|| Endpoint {
-                    address: *address,
-                    workload: pod.map(|p| p.id.clone()),
-                    reach: pod.map_or(Reach::Plain, |p| self.reach(p)),
-                    ready: e.conditions.ready.unwrap_or(true),
-                    zone: e.zone.as_deref().unwrap_or_default().into(),
-                    node: e.node_name.as_deref().unwrap_or_default().into(),
-                    ports: vec![],
-                });
-                // The same address may stand in several slices, each with other ports.
-                endpoint.ports.extend(ports.iter().filter(|p| !endpoint.ports.contains(p)).copied().collect::<Vec<_>>());
-            }
-        }
-        // KEP-1669: while nothing is ready, endpoints that end but still serve are better than none.
-        if !found.values().any(|e| e.ready) {
-            for e in &slice.endpoints {
-                if e.conditions.serving.unwrap_or(false) && e.conditions.terminating.unwrap_or(false) {
-                    for address in &e.addresses {
-                        found.entry(*address).and_modify(|e| e.ready = true);
-                    }
-                }
-            }
-        }
     }
 
     fn refresh_pod(&mut self, id: &ObjectRef, changed: &mut BTreeSet<Changed>) {
@@ -375,69 +357,13 @@ impl Model {
             }
             Entry::new(Body::Inbound((&policy).into()))
         });
-        let account = self.pod(id).filter(|p| !p.ended()).map(|p| Arc::new(p.service_account().to_owned()));
-        put(&mut self.snapshot.accounts, id, account, |a, b| a == b);
+        let facts = self.pod(id).filter(|p| !p.ended()).map(|p| Arc::new(PodFacts::of(p, self.places.of(p))));
+        if put(&mut self.snapshot.pods, id, facts, |a, b| a == b) {
+            changed.insert(Changed::Inbound(id.clone()));
+        }
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
         }
-    }
-
-    /// Mode by port, pod, namespace, mesh: the nearest wins. A word that is no mode means strict, and is reported.
-    fn inbound_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> InboundPolicy {
-        let mut mode = |place: String, field: &str, word: &str| {
-            word.parse().unwrap_or_else(|e: weft_core::policy::InvalidMode| {
-                problems.push(Problem {
-                    place,
-                    field: format!("metadata.annotations[{field:?}]"),
-                    message: format!("{e}; strict is in force until then"),
-                });
-                MtlsMode::Strict
-            })
-        };
-        let of_namespace =
-            self.namespaces.get(&pod.id.namespace).and_then(|n| Some((n, n.annotations.get(wellknown::ANNOTATION_MTLS)?)));
-        let pod_place = format!("Pod {}", pod.id);
-        let whole = match (pod.annotations.get(wellknown::ANNOTATION_MTLS), of_namespace) {
-            (Some(word), _) => mode(pod_place.clone(), wellknown::ANNOTATION_MTLS, word),
-            (None, Some((ns, word))) => mode(format!("Namespace {}", ns.name), wellknown::ANNOTATION_MTLS, word),
-            (None, None) => self.default_mode,
-        };
-        let mut port_modes = Vec::new();
-        let mut whole_override = None;
-        for pair in pod.annotations.get(wellknown::ANNOTATION_MTLS_PORTS).map(String::as_str).unwrap_or_default().split(',') {
-            let pair = pair.trim();
-            if pair.is_empty() {
-                continue;
-            }
-            let (port, word) = pair.split_once('=').unwrap_or((pair, ""));
-            let m = mode(pod_place.clone(), wellknown::ANNOTATION_MTLS_PORTS, word.trim());
-            match port.trim().parse::<u16>() {
-                Ok(port) if port != 0 => port_modes.push((port, m)),
-                // Which port was meant cannot be known: all of them are strict until it is mended.
-                _ => whole_override = Some(mode(pod_place.clone(), wellknown::ANNOTATION_MTLS_PORTS, pair)),
-            }
-        }
-        if let Some(strict) = whole_override {
-            return InboundPolicy { mode: strict, port_modes: vec![], protocols: self.declared(pod), required_features: vec![] };
-        }
-        InboundPolicy { mode: whole, port_modes, protocols: self.declared(pod), required_features: vec![] }
-    }
-
-    /// What the services that select a pod declare for its ports.
-    fn declared(&self, pod: &PodObject) -> Vec<(u16, AppProtocol)> {
-        let mut found: BTreeMap<u16, AppProtocol> = BTreeMap::new();
-        for service in self.services.get(&pod.id.namespace).into_iter().flat_map(BTreeMap::values) {
-            if !service.spec.selects(&pod.labels) {
-                continue;
-            }
-            for p in tcp_ports(service) {
-                let protocol = AppProtocol::from_declaration(p.app_protocol.as_deref(), p.name.as_deref());
-                if let (Some(target), true) = (target_port(p, pod), protocol != AppProtocol::Detect) {
-                    found.entry(target).or_insert(protocol);
-                }
-            }
-        }
-        found.into_iter().collect()
     }
 
     fn refresh_address(&mut self, ip: IpAddr, changed: &mut BTreeSet<Changed>) {
@@ -462,65 +388,18 @@ impl Model {
 
 #[derive(Default)]
 struct Dirty {
+    namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,
     addresses: BTreeSet<IpAddr>,
+    /// Nodes that slices tell the zone of, with the zone that was known before.
+    nodes: BTreeMap<Arc<str>, Option<Arc<str>>>,
 }
 
 impl EndpointSliceObject {
     fn owner(&self) -> Option<ObjectRef> {
         Some(ObjectRef { namespace: self.id.namespace.clone(), name: self.service.clone()? })
     }
-}
-
-fn tcp_ports(service: &ServiceObject) -> impl Iterator<Item = &ServicePortSpec> {
-    service.spec.ports.iter().filter(|p| p.protocol == Transport::Tcp)
-}
-
-fn target_port(port: &ServicePortSpec, pod: &PodObject) -> Option<u16> {
-    match &port.target_port {
-        None => Some(port.port),
-        Some(IntOrString::Int(n)) => Some(*n),
-        Some(IntOrString::Name(name)) => match name.parse() {
-            Ok(n) => Some(n),
-            Err(_) => pod.port_named(name),
-        },
-    }
-}
-
-fn service_of(s: &ServiceObject) -> Service {
-    Service {
-        id: s.id.clone(),
-        addresses: s.spec.addresses(),
-        ports: tcp_ports(s)
-            .map(|p| ServicePort {
-                port: p.port,
-                name: p.name.as_deref().map(Into::into),
-                protocol: AppProtocol::from_declaration(p.app_protocol.as_deref(), p.name.as_deref()),
-            })
-            .collect(),
-        client_ip_affinity: s.spec.client_ip_affinity(),
-        local_only: s.spec.internal_traffic_policy == TrafficPolicy::Local,
-    }
-}
-
-fn dns_of(s: &ServiceObject, endpoints: &BTreeMap<IpAddr, Endpoint>, model: &Model) -> DnsEntry {
-    if s.spec.kind == ServiceType::ExternalName {
-        return DnsEntry::Alias(s.spec.external_name.clone().unwrap_or_default());
-    }
-    let addresses = s.spec.addresses();
-    if !addresses.is_empty() {
-        return DnsEntry::Addresses(addresses);
-    }
-    let ready = endpoints.values().filter(|e| e.ready);
-    DnsEntry::Endpoints(
-        ready
-            .map(|e| {
-                let pod = e.workload.as_ref().and_then(|id| model.pod(id)).map(|p| p.id.name.to_string());
-                (pod, e.address)
-            })
-            .collect(),
-    )
 }
 
 fn remove<T>(map: &mut InNamespace<T>, id: &ObjectRef) -> Option<Arc<T>> {

@@ -34,6 +34,16 @@ pub enum Kind {
     EndpointSlice,
 }
 
+impl Kind {
+    /// Its API group and version, as manifests name it.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Service | Self::Pod => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
+}
+
 impl std::fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.kind {
@@ -62,6 +72,7 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Metadata {
     pub name: String,
     pub namespace: Option<String>,
+    pub uid: Option<String>,
     #[serde(default)]
     pub labels: Labels,
     #[serde(default)]
@@ -80,7 +91,21 @@ impl Metadata {
 pub struct NamespaceObject {
     pub id: ObjectRef,
     pub name: Namespace,
+    pub labels: Labels,
     pub annotations: Labels,
+    pub terminating: bool,
+}
+
+impl NamespaceObject {
+    /// Whether its pods are to have sidecars.
+    pub fn enabled(&self) -> bool {
+        is_enabled(&self.labels) && !self.terminating
+    }
+}
+
+/// Whether the injection label asks for a sidecar.
+fn is_enabled(labels: &Labels) -> bool {
+    labels.get(weft_core::wellknown::LABEL_INJECT).is_some_and(|v| v == "enabled")
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,6 +124,8 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIPs", default)]
     pub cluster_ips: Vec<ClusterIp>,
     #[serde(default)]
+    pub ip_families: Vec<IpFamily>,
+    #[serde(default)]
     pub selector: Labels,
     #[serde(default)]
     pub ports: Vec<ServicePortSpec>,
@@ -108,6 +135,8 @@ pub struct ServiceSpec {
     pub session_affinity_config: SessionAffinityConfig,
     #[serde(default)]
     pub internal_traffic_policy: TrafficPolicy,
+    /// One of several words; a word that this version does not know changes nothing.
+    pub traffic_distribution: Option<String>,
     #[serde(default)]
     pub publish_not_ready_addresses: bool,
     pub external_name: Option<String>,
@@ -120,6 +149,17 @@ impl ServiceSpec {
         list.sort_unstable();
         list.dedup();
         list
+    }
+
+    /// Whether an endpoint's address is of one of the service's families (KEP-563): those that it names, else those of its
+    /// own addresses, else the `primary` one of its pods.
+    pub fn has_family_of(&self, address: &IpAddr, primary: Option<IpFamily>) -> bool {
+        let family = IpFamily::of(address);
+        if !self.ip_families.is_empty() {
+            return self.ip_families.contains(&family);
+        }
+        let own = self.addresses();
+        if own.is_empty() { primary == Some(family) } else { own.iter().any(|a| IpFamily::of(a) == family) }
     }
 
     /// How long a silent client is remembered, where it is at all.
@@ -146,6 +186,18 @@ impl<'de> Deserialize<'de> for ClusterIp {
                 serde::de::Error::custom(format!("{ip:?} is not an IP address (write an address, None for headless, or nothing)"))
             }),
         }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IpFamily {
+    IPv4,
+    IPv6,
+}
+
+impl IpFamily {
+    pub fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() { Self::IPv4 } else { Self::IPv6 }
     }
 }
 
@@ -226,6 +278,8 @@ pub enum IntOrString {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodObject {
     pub id: ObjectRef,
+    /// Given by the API server; a manifest that a person wrote has none.
+    pub uid: Option<String>,
     pub labels: Labels,
     pub annotations: Labels,
     pub terminating: bool,
@@ -308,9 +362,21 @@ impl PodObject {
         matches!(self.status.phase, Some(Phase::Succeeded | Phase::Failed))
     }
 
-    /// The `Ready` condition; a manifest without conditions, as a person writes it, is taken as ready.
+    /// The address family that it was given first.
+    pub fn primary_family(&self) -> Option<IpFamily> {
+        let first = self.status.pod_ip.or(self.status.pod_ips.first().map(|p| p.ip));
+        first.as_ref().map(IpFamily::of)
+    }
+
+    /// Whether new work may go to it.
     pub fn ready(&self) -> bool {
-        if self.terminating || self.ended() {
+        !self.terminating && self.serving()
+    }
+
+    /// The `Ready` condition, which a pod may keep while it ends; a manifest without conditions, as a person writes it, is
+    /// taken as ready.
+    pub fn serving(&self) -> bool {
+        if self.ended() {
             return false;
         }
         match self.status.conditions.iter().find(|c| c.kind == "Ready") {
@@ -333,6 +399,16 @@ impl PodObject {
                 .any(|c| c.name == weft_core::wellknown::SIDECAR_CONTAINER)
     }
 
+    /// Whether it has a sidecar, or asks for one.
+    pub fn in_mesh(&self) -> bool {
+        !self.ended() && !self.spec.host_network && (self.has_sidecar() || is_enabled(&self.labels))
+    }
+
+    /// The zone that it runs in, where the API server wrote it on the pod; empty where not.
+    pub fn zone(&self) -> &str {
+        self.labels.get(LABEL_ZONE).map(String::as_str).unwrap_or_default()
+    }
+
     pub fn port_named(&self, name: &str) -> Option<u16> {
         self.spec
             .containers
@@ -346,6 +422,8 @@ impl PodObject {
 
 /// The label by which a slice names its service.
 pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label with a node's zone, which newer API servers copy to the pods on it.
+pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointSliceObject {
@@ -364,6 +442,42 @@ pub struct SliceEndpoint {
     pub conditions: SliceConditions,
     pub node_name: Option<String>,
     pub zone: Option<String>,
+    pub hints: Option<Hints>,
+    pub target_ref: Option<TargetRef>,
+}
+
+impl SliceEndpoint {
+    /// The pod that it stands for, by name.
+    pub fn pod(&self) -> Option<&str> {
+        self.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"))?.name.as_deref()
+    }
+
+    /// The node that it is on and that node's zone, where it tells both.
+    pub fn place(&self) -> Option<(&str, &str)> {
+        self.node_name.as_deref().zip(self.zone.as_deref())
+    }
+}
+
+/// For whom an endpoint is meant.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Hints {
+    #[serde(default)]
+    pub for_zones: Vec<Named>,
+    #[serde(default)]
+    pub for_nodes: Vec<Named>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    pub name: String,
+}
+
+/// What an endpoint stands for.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct TargetRef {
+    pub kind: Option<String>,
+    pub name: Option<String>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]

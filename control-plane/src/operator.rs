@@ -15,7 +15,8 @@ use crate::server::unix_now;
 
 pub struct OperatorService {
     pub ca: Arc<Ca>,
-    pub tokens: Arc<Tokens>,
+    /// None where pods attest by their service-account tokens.
+    pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
 }
 
@@ -25,6 +26,11 @@ const MAX_TTL: u32 = 86_400;
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let Some(tokens) = &self.tokens else {
+            return Err(Status::failed_precondition(
+                "this control plane follows a cluster, where pods present their service-account tokens: no join token is needed",
+            ));
+        };
         let r = request.into_inner();
         let invalid = |e: weft_core::identity::InvalidName| Status::invalid_argument(e.to_string());
         let pod = ObjectRef { namespace: r.namespace.parse().map_err(invalid)?, name: r.pod.parse().map_err(invalid)? };
@@ -37,8 +43,7 @@ impl Operator for OperatorService {
         if ttl > MAX_TTL {
             return Err(Status::invalid_argument(format!("a token lives at most {MAX_TTL} s, and {ttl} s were asked for")));
         }
-        let (token, expires_at) = self
-            .tokens
+        let (token, expires_at) = tokens
             .create(&pod, account.as_str(), &self.ca.anchor_hash(), unix_now(), i64::from(ttl))
             .map_err(|e| Status::failed_precondition(format!("the token cannot be recorded: {e}: mend the state directory")))?;
         Ok(Response::new(v1::CreateTokenResponse { token: token.to_string(), identity: id.to_string(), expires_at }))

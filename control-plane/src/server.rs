@@ -1,6 +1,6 @@
 //! The gRPC API: over TLS with the control plane's own SVID for workloads, on a Unix socket for operators.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +32,13 @@ pub fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
+/// A uniformly distributed number.
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random number generator works");
+    u64::from_le_bytes(bytes)
+}
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub enum Peer {
@@ -44,20 +51,28 @@ pub enum Peer {
 impl Peer {
     /// The peer of a request's connection; on the operator socket there is none.
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or(Self::Anonymous)
+        request.extensions().get::<Caller>().map_or(Self::Anonymous, |c| c.peer.clone())
     }
+}
+
+/// What is known of a connection: who is at its other end, and where.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub peer: Peer,
+    /// As the kernel has it; an IPv4 address that came in over an IPv6 socket is written as IPv4.
+    pub address: IpAddr,
 }
 
 /// A connection whose handshake is done.
 pub struct Conn {
     tls: TlsStream<TcpStream>,
-    peer: Peer,
+    caller: Caller,
 }
 
 impl Connected for Conn {
-    type ConnectInfo = Peer;
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
@@ -79,21 +94,33 @@ impl AsyncWrite for Conn {
     }
 }
 
-/// Listens on `addr` and yields connections whose handshake succeeded.
-pub async fn listen(addr: SocketAddr, ca: Arc<Ca>) -> anyhow::Result<(SocketAddr, ReceiverStream<std::io::Result<Conn>>)> {
+/// Takes the port. Connections wait in the kernel's queue until they are [`accepted`].
+pub async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let first = TcpListener::bind(addr).await;
+    // On a machine without IPv6, every address is every IPv4 address.
+    let listener = match first {
+        Err(_) if addr.ip() == Ipv6Addr::UNSPECIFIED => TcpListener::bind((Ipv4Addr::UNSPECIFIED, addr.port())).await,
+        other => other,
+    };
+    listener.map_err(|e| anyhow::anyhow!("cannot listen on {addr}: {e}: another process may have the port"))
+}
+
+/// Yields connections whose handshake succeeded.
+pub fn accepted(listener: TcpListener, ca: Arc<Ca>) -> anyhow::Result<ReceiverStream<std::io::Result<Conn>>> {
     let config = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
-    let listener = TcpListener::bind(addr)
-        .await
-        .map_err(|e| anyhow::anyhow!("cannot listen on {addr}: {e}: another process may have the port"))?;
-    let addr = listener.local_addr()?;
     tokio::spawn(renew_own(config.clone(), ca));
     let (tx, rx) = mpsc::channel(64);
     tokio::spawn(async move {
         let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
+            let next = tokio::select! {
+                next = listener.accept() => next,
+                // The server ended: the port is given back.
+                () = tx.closed() => return,
+            };
+            let (socket, from) = match next {
+                Ok(accepted) => accepted,
                 Err(e) => {
                     // Out of descriptors, most likely: others may end meanwhile.
                     tracing::warn!(error = %e, "accept failed");
@@ -101,17 +128,14 @@ pub async fn listen(addr: SocketAddr, ca: Arc<Ca>) -> anyhow::Result<(SocketAddr
                     continue;
                 }
             };
-            if tx.is_closed() {
-                return;
-            }
             let (acceptor, tx) = (tokio_rustls::TlsAcceptor::from(config.load_full()), tx.clone());
             tokio::spawn(async move {
                 let _ = socket.set_nodelay(true);
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
                     Ok(Ok(tls)) => {
                         drop(slot);
-                        let peer = peer_of(&tls);
-                        let _ = tx.send(Ok(Conn { tls, peer })).await;
+                        let caller = Caller { peer: peer_of(&tls), address: from.ip().to_canonical() };
+                        let _ = tx.send(Ok(Conn { tls, caller })).await;
                     }
                     Ok(Err(e)) => tracing::info!(error = %e, "TLS handshake failed"),
                     Err(_) => tracing::info!("TLS handshake timed out"),
@@ -119,7 +143,7 @@ pub async fn listen(addr: SocketAddr, ca: Arc<Ca>) -> anyhow::Result<(SocketAddr
             });
         }
     });
-    Ok((addr, ReceiverStream::new(rx)))
+    Ok(ReceiverStream::new(rx))
 }
 
 fn peer_of(tls: &TlsStream<TcpStream>) -> Peer {
@@ -138,9 +162,7 @@ fn tls_config(ca: &Ca) -> anyhow::Result<rustls::ServerConfig> {
 async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
     let life = Duration::from_secs(wellknown::LEAF_LIFETIME_SECS as u64);
     loop {
-        let mut random = [0; 8];
-        aws_lc_rs::rand::fill(&mut random).expect("the system's random number generator works");
-        tokio::time::sleep(renewal_delay(life, u64::from_le_bytes(random))).await;
+        tokio::time::sleep(renewal_delay(life, random())).await;
         match tls_config(&ca) {
             Ok(fresh) => config.store(Arc::new(fresh)),
             Err(e) => tracing::error!(error = %e, "the control plane's own certificate was not renewed"),
@@ -169,6 +191,9 @@ pub fn reflection()
 /// The operator's socket: made anew, owner-only before anyone can connect.
 pub fn operator_socket(path: &Path) -> anyhow::Result<UnixListenerStream> {
     use std::os::unix::fs::PermissionsExt;
+    if let Some(dir) = path.parent() {
+        crate::issue::private_dir(dir).map_err(|e| anyhow::anyhow!("cannot make the state directory {}: {e}", dir.display()))?;
+    }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(|e| {
         anyhow::anyhow!(

@@ -1,13 +1,16 @@
 //! The mesh as sidecars may see it: immutable, encoded once, shared by every stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_core::Namespace;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef};
 use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
+
+use crate::objects::PodObject;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -25,15 +28,17 @@ impl Entry {
     }
 }
 
-/// A service's endpoints, by address.
+/// A list of a service's endpoints.
 #[derive(Debug)]
 pub struct EndpointsEntry {
     pub version: Version,
-    pub list: BTreeMap<IpAddr, Endpoint>,
+    /// Sorted by address. Endpoints on a host's network may share one: they differ by their ports.
+    pub list: Vec<Endpoint>,
 }
 
 impl EndpointsEntry {
-    pub fn new(list: BTreeMap<IpAddr, Endpoint>) -> Arc<Self> {
+    pub fn new(mut list: Vec<Endpoint>) -> Arc<Self> {
+        list.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
         let body = full(&list);
         let mut bytes = Vec::new();
         body.encode(&mut bytes);
@@ -43,31 +48,42 @@ impl EndpointsEntry {
     /// What brings a sidecar that holds `base`, or nothing, to this version: the change, or everything where that is less. In pieces, each
     /// the base of the next, so that no message grows with a service; the last one has the version of the whole.
     pub fn pieces(&self, base: Option<&Self>) -> Vec<(Version, Body)> {
+        let now = self.by_address();
         let changed = |base: &Self| {
-            let upserted: Vec<&Endpoint> =
-                self.list.iter().filter(|(a, e)| base.list.get(a) != Some(e)).map(|(_, e)| e).collect();
-            let removed: Vec<IpAddr> = base.list.keys().filter(|a| !self.list.contains_key(a)).copied().collect();
-            (upserted.len() + removed.len() < self.list.len()).then_some((base.version, upserted, removed))
+            let before = base.by_address();
+            let upserted: Vec<&Vec<&Endpoint>> = now.iter().filter(|(a, e)| before.get(*a) != Some(*e)).map(|(_, e)| e).collect();
+            let removed: Vec<IpAddr> = before.keys().filter(|a| !now.contains_key(*a)).copied().collect();
+            (upserted.len() + removed.len() < now.len()).then_some((base.version, upserted, removed))
         };
         let (mut base, upserted, removed) = match base.and_then(changed) {
             Some((base, upserted, removed)) => (Some(base), upserted, removed),
-            None => (None, self.list.values().collect(), vec![]),
+            None => (None, now.values().collect(), vec![]),
         };
         let count = upserted.len().max(removed.len()).div_ceil(PIECE).max(1);
         (0..count)
             .map(|i| {
-                let version = if i + 1 == count { self.version } else { self.version.step(i) };
-                let upserted = piece(&upserted, i).map(|e| (*e).into()).collect();
+                let more = i + 1 < count;
+                let version = if more { self.version.step(i) } else { self.version };
+                let upserted = piece(&upserted, i).copied().flatten().map(|e| (*e).into()).collect();
                 let body = match base.replace(version) {
-                    None => Body::Endpoints(v1::Endpoints { endpoints: upserted }),
+                    None => Body::Endpoints(v1::Endpoints { endpoints: upserted, more }),
                     Some(base) => {
                         let removed = piece(&removed, i).map(|a| weft_proto::address_bytes(*a).into()).collect();
-                        Body::EndpointsDelta(v1::EndpointsDelta { base: base.0, upserted, removed })
+                        Body::EndpointsDelta(v1::EndpointsDelta { base: base.0, upserted, removed, more })
                     }
                 };
                 (version, body)
             })
             .collect()
+    }
+
+    /// A change names endpoints by address: those that share one go together.
+    fn by_address(&self) -> BTreeMap<IpAddr, Vec<&Endpoint>> {
+        let mut map: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for e in &self.list {
+            map.entry(e.address).or_default().push(e);
+        }
+        map
     }
 }
 
@@ -78,8 +94,64 @@ fn piece<T>(list: &[T], index: usize) -> impl Iterator<Item = &T> {
     list.iter().skip(index * PIECE).take(PIECE)
 }
 
-fn full(list: &BTreeMap<IpAddr, Endpoint>) -> Body {
-    Body::Endpoints(v1::Endpoints { endpoints: list.values().map(Into::into).collect() })
+fn full(list: &[Endpoint]) -> Body {
+    Body::Endpoints(v1::Endpoints { endpoints: list.iter().map(Into::into).collect(), more: false })
+}
+
+/// Where a pod runs; empty where that is not known.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    pub node: Arc<str>,
+    pub zone: Arc<str>,
+}
+
+/// A service's endpoints as they are seen from each place.
+#[derive(Debug)]
+pub struct ServiceEndpoints {
+    pub anywhere: Arc<EndpointsEntry>,
+    /// Nodes whose pods see another list than those elsewhere.
+    pub from_node: BTreeMap<Arc<str>, Arc<EndpointsEntry>>,
+    /// Zones likewise; a node's own list goes before its zone's.
+    pub from_zone: BTreeMap<Arc<str>, Arc<EndpointsEntry>>,
+}
+
+impl ServiceEndpoints {
+    /// What the pods at a place see.
+    pub fn seen_from(&self, place: &Place) -> &Arc<EndpointsEntry> {
+        self.from_node.get(&place.node).or_else(|| self.from_zone.get(&place.zone)).unwrap_or(&self.anywhere)
+    }
+
+    /// The versions of all lists, which tell whether anything is another.
+    pub fn versions(&self) -> Vec<(String, Version)> {
+        let named = |what: &'static str, name: &str, e: &EndpointsEntry| (format!("{what}{name}"), e.version);
+        std::iter::once(named("anywhere", "", &self.anywhere))
+            .chain(self.from_node.iter().map(|(n, e)| named("node/", n, e)))
+            .chain(self.from_zone.iter().map(|(z, e)| named("zone/", z, e)))
+            .collect()
+    }
+}
+
+/// A pod that lives: what attestation and routing need to know of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodFacts {
+    /// Given by an API server alone.
+    pub uid: Option<String>,
+    pub service_account: String,
+    pub addresses: Vec<IpAddr>,
+    pub host_network: bool,
+    pub place: Place,
+}
+
+impl PodFacts {
+    pub fn of(pod: &PodObject, place: Place) -> Self {
+        Self {
+            uid: pod.uid.clone(),
+            service_account: pod.service_account().to_owned(),
+            addresses: pod.addresses(),
+            host_network: pod.spec.host_network,
+            place,
+        }
+    }
 }
 
 /// One generation of the mesh. Cloning shares structure, so that a change costs what it touches.
@@ -91,11 +163,13 @@ pub struct Snapshot {
     pub inbound: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub addresses: imbl::HashMap<IpAddr, Arc<Entry>>,
     pub services: imbl::HashMap<ObjectRef, Arc<Entry>>,
-    pub endpoints: imbl::HashMap<ObjectRef, Arc<EndpointsEntry>>,
+    pub endpoints: imbl::HashMap<ObjectRef, Arc<ServiceEndpoints>>,
     /// Names that DNS answers for.
     pub dns: imbl::HashMap<ObjectRef, Arc<DnsEntry>>,
-    /// The service account of every pod that lives.
-    pub accounts: imbl::HashMap<ObjectRef, Arc<String>>,
+    /// Every pod that lives.
+    pub pods: imbl::HashMap<ObjectRef, Arc<PodFacts>>,
+    /// Namespaces with pods in the mesh, or that want them in.
+    pub meshed: Arc<BTreeSet<Namespace>>,
     unknown: Arc<Entry>,
 }
 
@@ -138,14 +212,20 @@ impl Snapshot {
             services: imbl::HashMap::new(),
             endpoints: imbl::HashMap::new(),
             dns: imbl::HashMap::new(),
-            accounts: imbl::HashMap::new(),
+            pods: imbl::HashMap::new(),
+            meshed: Arc::default(),
             unknown: Entry::new(Body::Address((&AddressKind::Unknown).into())),
         }
     }
 
     /// Whether a pod of this service account lives under this name: only such a one may renew.
     pub fn has_pod(&self, pod: &ObjectRef, service_account: &str) -> bool {
-        self.accounts.get(pod).is_some_and(|a| **a == service_account)
+        self.pods.get(pod).is_some_and(|p| p.service_account == service_account)
+    }
+
+    /// Where the pod runs that a sidecar is beside.
+    pub fn place(&self, pod: Option<&ObjectRef>) -> Place {
+        pod.and_then(|p| self.pods.get(p)).map(|p| p.place.clone()).unwrap_or_default()
     }
 
     /// What `name` is for the sidecar of `pod`. Every address has an answer: "unknown" is one.
@@ -157,7 +237,9 @@ impl Snapshot {
             ResourceName::Inbound => plain(pod.and_then(|p| self.inbound.get(p))),
             ResourceName::Address(ip) => View::Plain(self.addresses.get(ip).unwrap_or(&self.unknown).clone()),
             ResourceName::Service(id) => plain(self.services.get(id)),
-            ResourceName::Endpoints(id) => self.endpoints.get(id).map_or(View::Absent, |e| View::Endpoints(e.clone())),
+            ResourceName::Endpoints(id) => {
+                self.endpoints.get(id).map_or(View::Absent, |e| View::Endpoints(e.seen_from(&self.place(pod)).clone()))
+            }
         }
     }
 }
@@ -168,41 +250,39 @@ mod tests {
     use proptest::prelude::*;
     use weft_core::service::Reach;
 
+    /// Every seventh address has two endpoints, as pods on a host's network do.
     fn entry(members: &std::collections::BTreeSet<u16>, port: u16) -> Arc<EndpointsEntry> {
-        let endpoint = |i: &u16| {
+        let endpoint = |i: u16, port: u16| {
             let address = IpAddr::from([10, 1, i.to_be_bytes()[0], i.to_be_bytes()[1]]);
             let ports = vec![(80, port)];
-            (
-                address,
-                Endpoint { address, workload: None, reach: Reach::Plain, ready: true, zone: "".into(), node: "".into(), ports },
-            )
+            Endpoint { address, workload: None, reach: Reach::Plain, ready: true, zone: "".into(), node: "".into(), ports }
         };
-        EndpointsEntry::new(members.iter().map(endpoint).collect())
+        let all = |i: &u16| std::iter::once(endpoint(*i, port)).chain(i.is_multiple_of(7).then(|| endpoint(*i, 1)));
+        EndpointsEntry::new(members.iter().flat_map(all).collect())
     }
 
     /// What a sidecar does with them.
-    fn apply(
-        mut held: BTreeMap<IpAddr, Endpoint>,
-        mut version: Version,
-        pieces: Vec<(Version, Body)>,
-    ) -> BTreeMap<IpAddr, Endpoint> {
+    fn apply(mut held: Vec<Endpoint>, mut version: Version, pieces: Vec<(Version, Body)>) -> Vec<Endpoint> {
         let read = |list: &[v1::Endpoint]| {
-            assert!(list.len() <= PIECE);
-            list.iter().map(|e| weft_proto::endpoint_from(e).map(|e| (e.address, e)).expect("valid")).collect::<BTreeMap<_, _>>()
+            assert!(list.len() <= 2 * PIECE);
+            list.iter().map(|e| weft_proto::endpoint_from(e).expect("valid")).collect::<Vec<_>>()
         };
         for (next, body) in pieces {
             match body {
                 Body::Endpoints(all) => held = read(&all.endpoints),
                 Body::EndpointsDelta(delta) => {
                     assert_eq!(delta.base, version.0);
-                    held.extend(read(&delta.upserted));
-                    held.retain(|a, _| !delta.removed.iter().any(|r| **r == *weft_proto::address_bytes(*a)));
+                    let new = read(&delta.upserted);
+                    let mut touched: std::collections::HashSet<IpAddr> = new.iter().map(|e| e.address).collect();
+                    touched.extend(delta.removed.iter().map(|a| weft_proto::address_from(a).expect("valid")));
+                    held.retain(|e| !touched.contains(&e.address));
+                    held.extend(new);
                 }
                 other => panic!("{other:?} is no endpoints"),
             }
             version = next;
         }
-        held
+        EndpointsEntry::new(held).list.clone()
     }
 
     proptest! {
@@ -213,7 +293,7 @@ mod tests {
             fresh in any::<bool>(), moved in any::<bool>(),
         ) {
             let (before, after) = (entry(&before, 8080), entry(&after, if moved { 9090 } else { 8080 }));
-            let (held, base) = if fresh { (BTreeMap::new(), None) } else { (before.list.clone(), Some(&*before)) };
+            let (held, base) = if fresh { (vec![], None) } else { (before.list.clone(), Some(&*before)) };
             let pieces = after.pieces(base);
             prop_assert_eq!(pieces.last().map(|(v, _)| *v), Some(after.version));
             prop_assert_eq!(apply(held, before.version, pieces), after.list.clone());

@@ -1,6 +1,8 @@
 //! Where objects come from. A source ends in [`Change`]s to the model; nothing behind it knows which source it was.
 
 pub mod directory;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod parse;
 
 use crate::objects::{Object, ObjectKey};
@@ -10,6 +12,16 @@ use crate::objects::{Object, ObjectKey};
 pub enum Change {
     Upsert(Object),
     Delete(ObjectKey),
+}
+
+/// What a source tells the model, all at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+    /// Every problem that stands now, replacing the earlier list.
+    pub problems: Vec<Problem>,
+    /// Whether everything has been read once; nothing is served before that.
+    pub complete: bool,
 }
 
 /// Something that the source could not use. The last good version is in force.

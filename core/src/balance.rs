@@ -131,7 +131,14 @@ pub fn choose(
         let mut first = None;
         for _ in 0..DRAWS {
             let drawn = (random() % count as u64) as usize;
-            if avoid(drawn) || first == Some(drawn) || (suspect(drawn) && !on_trial(random())) {
+            if avoid(drawn) || first == Some(drawn) {
+                continue;
+            }
+            if suspect(drawn) {
+                // By its load it would lose to any other, and never be well again.
+                if on_trial(random()) {
+                    return Some(drawn);
+                }
                 continue;
             }
             match first {
@@ -144,8 +151,20 @@ pub fn choose(
     if fit.is_empty() {
         fit.extend(0..count);
     }
-    if fit.iter().any(|i| !suspect(*i)) {
-        fit.retain(|i| !suspect(*i) || on_trial(random()));
+    // Each is asked once: another worker may change the answer at any time.
+    let (mut well, mut tried) = (SmallVec::<[usize; 16]>::new(), None);
+    for i in &fit {
+        match suspect(*i) {
+            false => well.push(*i),
+            true if on_trial(random()) => tried = Some(*i),
+            true => {}
+        }
+    }
+    if !well.is_empty() {
+        if tried.is_some() {
+            return tried;
+        }
+        fit = well;
     }
     pick_p2c(&fit, random(), |i| load(*i)).map(|chosen| fit[chosen])
 }

@@ -31,6 +31,10 @@ pub const LABEL_INJECT: &str = "weft.dev/inject";
 pub const ANNOTATION_MTLS: &str = "weft.dev/mtls";
 /// Annotation on a pod: `PORT=MODE` pairs joined by commas, each overriding [`ANNOTATION_MTLS`] for one port.
 pub const ANNOTATION_MTLS_PORTS: &str = "weft.dev/mtls-ports";
+/// Annotation on a namespace: words joined by commas, each a way round the mesh that its pods' annotations may not take.
+pub const ANNOTATION_FORBID: &str = "weft.dev/forbid";
+/// The words of [`ANNOTATION_FORBID`] that keep a pod from being more permissive than its namespace.
+pub const FORBID_PERMISSIVE: [&str; 2] = ["permissive", "all"];
 
 /// Namespace and service account of the one identity that is the control plane's; attestation never issues it.
 pub const CONTROL_PLANE_NAMESPACE: &str = "weft-system";

@@ -83,15 +83,31 @@ pub fn verify(config: &RedirectConfig, directions: Directions, peer: &PeerProgra
         Some(_) => Some(Link::up(peer, &families, probes.outbound)?),
         None => None,
     };
+    let (several, count) = (families.len() > 1, families.len());
+    let mut unproven = Vec::new();
     for family in families {
         if let Some(port) = probes.outbound {
-            Outbound { config, family, port, linked: link.is_some(), peer }.prove(&mut verified)?;
+            let proof = Outbound { config, family, port, linked: link.is_some(), peer };
+            match proof.prove(&mut verified) {
+                // A pod may have one IP version alone: what has nowhere to go cannot escape either.
+                Err(VerifyError::NoRoute { to, .. }) if config.ipv6 == Ipv6::Auto && several => {
+                    let note = format!("{family} outbound is not proven: no route to {to}, so nothing can leave that way");
+                    verified.notes.push(note);
+                    unproven.push(to);
+                }
+                other => other?,
+            }
         }
         if let (Some(port), Some(link)) = (probes.inbound, &mut link) {
             prove_inbound(config, family, port, link, &mut verified)?;
         }
     }
-    Ok(verified)
+    match unproven.first() {
+        Some(to) if unproven.len() == count => {
+            Err(VerifyError::NoRoute { to: *to, source: io::ErrorKind::NetworkUnreachable.into() }.into())
+        }
+        _ => Ok(verified),
+    }
 }
 
 /// The ports that the probes go to, for each direction to prove.
@@ -148,7 +164,7 @@ impl Outbound<'_> {
         let trap = Trap::set(SocketAddr::new(self.family.loopback(), self.config.outbound_port))?;
 
         if let Err(source) = trap::route(to) {
-            return self.without_route(to, source, verified);
+            return Err(VerifyError::NoRoute { to, source });
         }
         trap.expect_caught("to", to, dial(to, None, CAUGHT_WITHIN)?, CAUGHT_WITHIN)?;
         verified.proven.push(format!("{} outbound: {to} is caught on port {}", self.family, self.config.outbound_port));
@@ -164,15 +180,6 @@ impl Outbound<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Under `Ipv6::Auto` an IPv6 without a route is no failure: what has nowhere to go cannot escape either.
-    fn without_route(&self, to: SocketAddr, source: io::Error, verified: &mut Verified) -> Result<(), VerifyError> {
-        if self.family == Family::V6 && self.config.ipv6 == Ipv6::Auto {
-            verified.notes.push(format!("IPv6 outbound is not proven: no route to {to}, so nothing can leave that way"));
-            return Ok(());
-        }
-        Err(VerifyError::NoRoute { to, source })
     }
 
     /// Another user's connection takes a process of that user, which this one may lack the right to start.

@@ -1,6 +1,8 @@
-//! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, and nothing that reveals or changes
-//! (Invariant 6). On its own Unix socket also `/config`, `/edges` and `/drain`.
+//! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
+//! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
+//! `/edges` and `/drain`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -11,42 +13,54 @@ use std::time::Duration;
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::unix_now;
+use crate::io::Dialer;
 use crate::mesh::Target;
+use crate::probe::Probes;
 use crate::worker::Shared;
 
-/// Admin connections at once, so that a flood of them costs nothing else.
-const MAX_CONNECTIONS: usize = 32;
+/// Admin connections at once, so that a flood of them costs nothing else. The oldest gives way to the next, so that those
+/// who are slow keep out no probe.
+const MAX_CONNECTIONS: usize = 128;
+/// How long a connection may last, beyond what a probe may.
+const WHOLE: Duration = Duration::from_secs(10);
 
 /// Binds both, then serves until the process ends.
 pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<()> {
     let port = shared.config.admin.admin_port;
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let net = &shared.config.net;
+    let dialer = Dialer { mark: net.mark };
+    let probes = Arc::new(Probes::new(&shared.config.admin.probes, net.pod_ips.first().copied(), dialer));
     for addr in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))] {
         let listener = match crate::io::listen(addr) {
             Ok(listener) => listener,
             Err(_) if addr.is_ipv6() => continue,
             Err(e) => return Err(e).with_context(|| format!("cannot listen on {addr}: another process may have the port")),
         };
-        let (shared, slots, drain) = (shared.clone(), slots.clone(), drain.clone());
+        let (shared, probes, drain) = (shared.clone(), probes.clone(), drain.clone());
         tokio::spawn(async move {
-            while let Ok(slot) = slots.clone().acquire_owned().await {
+            let mut open: VecDeque<AbortHandle> = VecDeque::new();
+            loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (shared, drain) = (shared.clone(), drain.clone());
-                        tokio::spawn(async move {
-                            connection(stream, shared, drain, false).await;
-                            drop(slot);
-                        });
+                        open.retain(|connection| !connection.is_finished());
+                        if open.len() >= MAX_CONNECTIONS
+                            && let Some(oldest) = open.pop_front()
+                        {
+                            oldest.abort();
+                        }
+                        let serving = connection(stream, shared.clone(), probes.clone(), drain.clone(), false);
+                        open.push_back(tokio::spawn(serving).abort_handle());
                     }
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
@@ -60,7 +74,7 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        tokio::spawn(connection(stream, shared.clone(), drain.clone(), true));
+                        tokio::spawn(connection(stream, shared.clone(), probes.clone(), drain.clone(), true));
                     }
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
@@ -80,12 +94,20 @@ fn owner_only(path: &Path) -> anyhow::Result<UnixListener> {
 async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     shared: Arc<Shared>,
+    probes: Arc<Probes>,
     drain: CancellationToken,
     owner: bool,
 ) {
-    let service = service_fn(move |request| {
-        let response = answer(&request, &shared, &drain, owner);
-        async move { Ok::<_, Infallible>(response) }
+    let whole = WHOLE + probes.longest();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (probe, probes) = (probe_asked(&request), probes.clone());
+        let other = answer(&request, &shared, &drain, owner);
+        async move {
+            Ok::<_, Infallible>(match probe {
+                Some((name, agent)) => probed(probes.ask(&name, &agent).await),
+                None => other,
+            })
+        }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -93,19 +115,37 @@ async fn connection(
         .header_read_timeout(Duration::from_secs(2))
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
-    let _ = tokio::time::timeout(Duration::from_secs(10), serving).await;
+    let _ = tokio::time::timeout(whole, serving).await;
+}
+
+/// The name of the probe that is asked for, and whom the application will see asking: who asks here, if it is a kubelet.
+fn probe_asked(request: &Request<Incoming>) -> Option<(String, String)> {
+    let name = request.uri().path().strip_prefix("/probe/").filter(|_| request.method() == Method::GET)?;
+    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    let agent = agent.filter(|agent| agent.starts_with("kube-probe/") && agent.len() <= 64);
+    Some((name.to_owned(), agent.unwrap_or("kube-probe/weft").to_owned()))
+}
+
+fn probed(verdict: Option<crate::probe::Verdict>) -> Response<Full<Bytes>> {
+    match verdict {
+        Some(Ok(())) => plain(StatusCode::OK, "well"),
+        Some(Err(why)) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("the application is not well: {why}")),
+        None => plain(StatusCode::NOT_FOUND, "there is no such probe"),
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", format!("{text}\n"))
+}
+
+fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
 }
 
 fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToken, owner: bool) -> Response<Full<Bytes>> {
-    let reply = |status: StatusCode, kind: &str, text: String| {
-        let mut r = Response::new(Full::new(Bytes::from(text)));
-        *r.status_mut() = status;
-        if let Ok(kind) = kind.parse() {
-            r.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
-        }
-        r
-    };
-    let plain = |status, text: &str| reply(status, "text/plain; charset=utf-8", format!("{text}\n"));
     match (request.method(), request.uri().path(), owner) {
         (&Method::GET, "/live", _) => plain(StatusCode::OK, "live"),
         (&Method::GET, "/ready", _) if shared.draining.is_cancelled() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -123,8 +163,10 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
             plain(StatusCode::ACCEPTED, "draining")
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
-        (_, _, true) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /config, /edges and POST /drain"),
-        (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics"),
+        (_, _, true) => {
+            plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /probe, /config, /edges and POST /drain")
+        }
+        (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),
     }
 }
 
@@ -134,7 +176,7 @@ fn metrics(shared: &Shared) -> String {
     let flag = |b: bool| f64::from(u8::from(b));
     shared.metrics.render(&[
         ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
-        ("weft_connections_open", "Connections that are held, in and out.", shared.capacity.open() as f64),
+        ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
         ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
         ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
         (

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -33,6 +33,23 @@ impl Capacity {
     }
 }
 
+/// Why a connection is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shed {
+    /// Its source has as many as one source may.
+    Source,
+    /// There are as many as there may be.
+    Total,
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 network of 64 bits, any address of which one host may take.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// One worker's door.
 pub struct Admission {
     capacity: Arc<Capacity>,
@@ -50,26 +67,30 @@ pub struct Admitted {
 
 impl Admission {
     pub fn new(capacity: Arc<Capacity>, workers: usize) -> Rc<Self> {
-        // The kernel spreads connections over workers unevenly: half of everything, as if this worker had half more than its share.
-        let most_of_one = (capacity.most * 3 / 4 / workers.max(1)).max(1);
+        // The kernel spreads connections over workers unevenly: a quarter of everything, as if this worker had half more than its share.
+        // A pod may have two addresses.
+        let most_of_one = (capacity.most * 3 / 8 / workers.max(1)).max(1);
         Rc::new(Self { capacity, by_source: RefCell::default(), most_of_one })
     }
 
     /// Lets a connection in, or not. `source` is none for the pod's own programs, which cannot crowd each other out of somebody else's
     /// pod.
-    pub fn admit(self: &Rc<Self>, source: Option<IpAddr>) -> Option<Admitted> {
+    pub fn admit(self: &Rc<Self>, source: Option<IpAddr>) -> Result<Admitted, Shed> {
+        let source = source.map(network);
         if let Some(source) = source {
             let mut by_source = self.by_source.borrow_mut();
             let count = by_source.entry(source).or_default();
             if *count >= self.most_of_one {
-                return None;
+                return Err(Shed::Source);
             }
             *count += 1;
         }
         // From here on the drop takes back what was counted.
         let admitted = Admitted { admission: Rc::clone(self), source };
         let before = self.capacity.open.fetch_add(1, Relaxed);
-        (before < self.capacity.most).then_some(admitted)
+        // What comes in leaves room for what the pod's own programs open.
+        let most = if source.is_some() { self.capacity.most.div_ceil(4) * 3 } else { self.capacity.most };
+        if before < most { Ok(admitted) } else { Err(Shed::Total) }
     }
 }
 
@@ -92,20 +113,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_source_leaves_room_for_others_and_all_together_for_the_machine() {
-        let capacity = Arc::new(Capacity::new(8, 0));
+    fn one_source_leaves_room_for_others_and_all_of_them_for_the_pod() {
+        let capacity = Arc::new(Capacity::new(16, 0));
         let workers = [Admission::new(capacity.clone(), 2), Admission::new(capacity.clone(), 2)];
         let source = |i: u8| Some(IpAddr::from([10, 0, 0, i]));
-        let mut greedy: Vec<Admitted> = (0..10).filter_map(|_| workers[0].admit(source(1))).collect();
-        assert_eq!(greedy.len(), 3);
-        let others: Vec<Admitted> = (2..10).filter_map(|i| workers[1].admit(source(i))).collect();
-        assert_eq!((others.len(), capacity.open()), (5, 8));
-        assert!(workers[0].admit(None).is_none());
+        let mut greedy: Vec<Admitted> = (0..10).filter_map(|_| workers[0].admit(source(1)).ok()).collect();
+        assert_eq!((greedy.len(), workers[0].admit(source(1)).err()), (3, Some(Shed::Source)));
+        let others: Vec<Admitted> = (2..20).filter_map(|i| workers[1].admit(source(i)).ok()).collect();
+        assert_eq!((others.len(), workers[1].admit(source(30)).err()), (9, Some(Shed::Total)));
+        let own: Vec<Admitted> = (0..10).filter_map(|_| workers[0].admit(None).ok()).collect();
+        assert_eq!((own.len(), capacity.open()), (4, 16));
+        drop(own);
         greedy.pop();
-        assert!(workers[0].admit(source(1)).is_some());
+        assert!(workers[0].admit(source(1)).is_ok());
         drop((greedy, others));
         assert_eq!(capacity.open(), 0);
         assert!(workers.iter().all(|w| w.by_source.borrow().is_empty()));
+    }
+
+    #[test]
+    fn a_host_with_many_ipv6_addresses_is_one_source() {
+        let door = Admission::new(Arc::new(Capacity::new(16, 0)), 1);
+        let from = |i: u16| Some(IpAddr::from([0xfd47, 0, 0, 1, 0, 0, 0, i]));
+        assert_eq!((0..20).filter_map(|i| door.admit(from(i)).ok()).collect::<Vec<_>>().len(), 6);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Everything that can be set, in one table.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
@@ -35,9 +36,9 @@ pub struct Config {
 
 #[derive(Args, Debug, Clone)]
 pub struct IdentityConfig {
-    /// The control plane's gRPC address
-    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "ADDR:PORT")]
-    pub control_plane: SocketAddr,
+    /// The control plane's gRPC address; a name is looked up at every connect
+    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "HOST:PORT")]
+    pub control_plane: HostPort,
 
     /// Service account and namespace that this sidecar asks a certificate for; the attestation decides
     #[arg(long, env = "WEFT_IDENTITY", value_name = "NS/SERVICE-ACCOUNT")]
@@ -48,13 +49,55 @@ pub struct IdentityConfig {
     pub trust_domain: weft_core::TrustDomain,
 
     /// File that holds a join token (`weft token create`); read when the sidecar has no certificate yet
-    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "token_file")]
     pub join_token_file: Option<PathBuf>,
+
+    /// File with this pod's Kubernetes service-account token for the control plane (a projected volume); read anew for every
+    /// certificate
+    #[arg(long, env = "WEFT_TOKEN_FILE", value_name = "FILE", requires = "anchors_file")]
+    pub token_file: Option<PathBuf>,
+
+    /// File with the anchors (PEM) that vouch for the control plane; read anew for every certificate
+    #[arg(long, env = "WEFT_ANCHORS_FILE", value_name = "FILE", requires = "token_file")]
+    pub anchors_file: Option<PathBuf>,
 
     /// Private directory (0700, best memory-backed) for the last good state, so that a restart with the control plane away still
     /// serves; nothing is kept without it
     #[arg(long, env = "WEFT_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
+}
+
+/// Where something listens: a name or an address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// An IPv6 address stands here without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not HOST:PORT: write control-plane.example:4700, 10.0.0.1:4700 or [fd00::1]:4700");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|p| *p != 0).ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            None if !host.is_empty() && !host.contains([':', '/', '[', ' ']) => host,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
 }
 
 impl IdentityConfig {
@@ -71,10 +114,6 @@ pub struct NetConfig {
     /// The pod's own addresses: inbound dials these and nothing else
     #[arg(long, env = "WEFT_POD_IPS", value_name = "IP,…", value_delimiter = ',', required = true)]
     pub pod_ips: Vec<IpAddr>,
-
-    /// The node that the pod runs on, for services that keep traffic on it; empty on a machine without a cluster
-    #[arg(long, env = "WEFT_NODE", value_name = "NAME", default_value = "")]
-    pub node: String,
 
     /// Port that the redirect sends the pod's own connections to; listens on loopback only
     #[arg(long, env = "WEFT_OUTBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_OUTBOUND)]
@@ -122,13 +161,17 @@ pub struct Timeouts {
 
 #[derive(Args, Debug, Clone)]
 pub struct AdminConfig {
-    /// Port for /live, /ready and /metrics, on every address of the pod
+    /// Port for /live, /ready, /metrics and /probe, on every address of the pod
     #[arg(long, env = "WEFT_ADMIN_PORT", value_name = "PORT", default_value_t = wellknown::PORT_ADMIN)]
     pub admin_port: u16,
 
     /// Unix socket (0600) for /config and /drain; none without it
     #[arg(long, env = "WEFT_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+
+    /// Checks of the application that the admin port makes at /probe/NAME, for who may not ask the application itself
+    #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "{}")]
+    pub probes: crate::probe::Checks,
 }
 
 /// Reads `250ms`, `2s`, `5m` or `1h`.
@@ -147,6 +190,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_and_port_is_a_name_or_an_address_with_a_port() {
+        for good in ["weft-control-plane.weft-system.svc:4700", "10.0.0.1:4700", "[fd00::1]:4700"] {
+            assert_eq!(good.parse::<HostPort>().map(|h| h.to_string()).as_deref(), Ok(good));
+        }
+        for bad in
+            ["", "host", "host:", ":4700", "host:0", "host:65536", "fd00::1:4700", "[fd00::1]", "[host]:1", "http://host:1"]
+        {
+            assert!(bad.parse::<HostPort>().is_err(), "{bad:?} was accepted");
+        }
+    }
 
     #[test]
     fn durations_are_read_with_their_unit_and_never_without() {

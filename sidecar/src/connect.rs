@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
@@ -82,7 +83,30 @@ pub struct Pools {
     #[expect(clippy::vec_box, reason = "an exchange moves it out and back: a pointer, not the whole")]
     http1: RefCell<HashMap<Key, Vec<Box<Http1>>>>,
     http2: RefCell<HashMap<Key, Vec<h2::Sender>>>,
+    /// Connections that are being opened for everybody who asks meanwhile.
+    opening: RefCell<HashMap<Key, Rc<Opening>>>,
     tls: RefCell<HashMap<(SpiffeId, MeshProtocol), Made>>,
+}
+
+/// A shared connection that is being opened: whoever needs it waits for the one that began.
+#[derive(Default)]
+struct Opening {
+    ended: Notify,
+    failure: RefCell<Option<Failure>>,
+}
+
+/// Ends an opening, also where it is abandoned.
+struct Opens<'a> {
+    pools: &'a Pools,
+    key: &'a Key,
+    opening: Rc<Opening>,
+}
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.pools.opening.borrow_mut().remove(self.key);
+        self.opening.ended.notify_waiters();
+    }
 }
 
 /// A client configuration and the generation of the identity that it was made with.
@@ -105,6 +129,19 @@ impl Pools {
             }
         }
         None
+    }
+
+    fn http2_with_room(&self, key: &Key) -> Option<h2::Sender> {
+        let mut pools = self.http2.borrow_mut();
+        let list = pools.get_mut(key)?;
+        list.retain(|s| !s.is_closed());
+        list.iter().find(|s| s.in_flight() < MAX_STREAMS).cloned()
+    }
+
+    fn begin_opening<'a>(&'a self, key: &'a Key) -> Opens<'a> {
+        let opening = Rc::<Opening>::default();
+        self.opening.borrow_mut().insert(key.clone(), Rc::clone(&opening));
+        Opens { pools: self, key, opening }
     }
 
     /// Takes a connection back whose exchange ended cleanly.
@@ -163,12 +200,26 @@ impl Worker {
     /// See [`Self::open_http1`].
     pub async fn open_http2(self: &Rc<Self>, to: &Arc<Destination>) -> Result<(Exchange, bool), Failure> {
         let key = self.key(to, MeshProtocol::Http2);
-        if let Some(list) = self.pools.http2.borrow_mut().get_mut(&key) {
-            list.retain(|s| !s.is_closed());
-            if let Some(sender) = list.iter().find(|s| s.in_flight() < MAX_STREAMS) {
-                return Ok((Exchange::Http2(sender.clone()), true));
+        let opens = loop {
+            if let Some(sender) = self.pools.http2_with_room(&key) {
+                return Ok((Exchange::Http2(sender), true));
             }
+            let under_way = self.pools.opening.borrow().get(&key).cloned();
+            let Some(opening) = under_way else { break self.pools.begin_opening(&key) };
+            opening.ended.notified().await;
+            if let Some(failure) = opening.failure.borrow().clone() {
+                return Err(failure);
+            }
+        };
+        let opened = self.open_new_http2(to).await;
+        match &opened {
+            Ok(sender) => self.pools.http2.borrow_mut().entry(key.clone()).or_default().push(sender.clone()),
+            Err(failure) => *opens.opening.failure.borrow_mut() = Some(failure.clone()),
         }
+        opened.map(|sender| (Exchange::Http2(sender), false))
+    }
+
+    async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {
         let stream = self.open(to, MeshProtocol::Http2).await?;
         let handshake = h2::connect(Shared(Rc::new(stream)));
         let (sender, driver) = tokio::time::timeout(self.shared.config.timeouts.connect, handshake)
@@ -176,8 +227,7 @@ impl Worker {
             .map_err(|_| Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed))??;
         // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
         tokio::task::spawn_local(driver);
-        self.pools.http2.borrow_mut().entry(key).or_default().push(sender.clone());
-        Ok((Exchange::Http2(sender), false))
+        Ok(sender)
     }
 
     fn key(&self, to: &Arc<Destination>, protocol: MeshProtocol) -> Key {

@@ -55,26 +55,40 @@ pub enum NoBytes {
     Gone,
 }
 
-/// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever. One that began to
-/// speak is opaque if that takes longer than `patience`.
-pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>, patience: Duration) -> Result<FirstBytes, NoBytes> {
+/// How a client is listened to.
+#[derive(Clone, Copy)]
+pub struct Hearing {
+    /// One that began to speak is opaque if it takes longer than this until it is clear what it speaks.
+    pub patience: Duration,
+    /// The port is declared as opaque: only a `ClientHello` is told from the rest.
+    pub opaque: bool,
+}
+
+/// Reads until it is clear what the client speaks. `quiet` bounds the wait for the first byte; none waits for ever.
+pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>, hearing: Hearing) -> Result<FirstBytes, NoBytes> {
     let read = stream.read_some();
     let first = match quiet {
         Some(quiet) => tokio::time::timeout(quiet, read).await.map_err(|_| NoBytes::Silent)?,
         None => read.await,
     };
-    classify(stream, first, patience).await
+    classify(stream, first, hearing).await
 }
 
+/// The type of a TLS record that carries a handshake (RFC 8446, section 5.1).
+const CLIENT_HELLO: u8 = 0x16;
+
 /// Goes on from a first read.
-async fn classify(stream: &Stream, first: std::io::Result<Bytes>, patience: Duration) -> Result<FirstBytes, NoBytes> {
+async fn classify(stream: &Stream, first: std::io::Result<Bytes>, hearing: Hearing) -> Result<FirstBytes, NoBytes> {
     let first = first.map_err(|_| NoBytes::Gone)?;
     if first.is_empty() {
         // It ended its half at once: it may wait for what the server says all the same.
         return Ok(FirstBytes { bytes: BytesMut::new(), what: Detection::Opaque });
     }
     let mut bytes = BytesMut::from(&first[..]);
-    let deadline = Instant::now() + patience;
+    if hearing.opaque && bytes[0] != CLIENT_HELLO {
+        return Ok(FirstBytes { bytes, what: Detection::Opaque });
+    }
+    let deadline = Instant::now() + hearing.patience;
     loop {
         match detect(&bytes) {
             Detection::More => {}
@@ -101,7 +115,7 @@ pub enum Spoke {
 }
 
 /// Waits for the first word from either side.
-pub async fn race(client: &Stream, upstream: &Stream, patience: Duration) -> Spoke {
+pub async fn race(client: &Stream, upstream: &Stream, hearing: Hearing) -> Spoke {
     tokio::select! {
         biased;
         read = upstream.read_some() => match read {
@@ -114,6 +128,6 @@ pub async fn race(client: &Stream, upstream: &Stream, patience: Duration) -> Spo
             }
             Err(_) => Spoke::UpstreamFailed,
         },
-        read = client.read_some() => Spoke::Client(classify(client, read, patience).await),
+        read = client.read_some() => Spoke::Client(classify(client, read, hearing).await),
     }
 }

@@ -1,6 +1,6 @@
 //! The discovery stream: asks for what workers dial, applies what is pushed, and notices when it is behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,6 +31,9 @@ use crate::service::{ServiceState, ServiceView};
 const IDLE: Duration = Duration::from_secs(300);
 /// An unknown address that nobody dialled for this long.
 const IDLE_UNKNOWN: Duration = Duration::from_secs(30);
+
+/// A stream that ends sooner was not ended in good order, and is not followed by the next one without a wait.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What the sidecar holds, by name: the last good body of each resource and its version.
 #[derive(Default)]
@@ -64,8 +67,11 @@ pub struct Discovery {
     bundles: watch::Sender<Option<Arc<TrustBundle>>>,
     held: Held,
     services: HashMap<ObjectRef, Service>,
-    endpoints: HashMap<ObjectRef, BTreeMap<IpAddr, Endpoint>>,
+    /// Sorted by address. Endpoints on a host's network may share one: they differ by their ports.
+    endpoints: HashMap<ObjectRef, Vec<Endpoint>>,
     states: HashMap<ObjectRef, Arc<ServiceState>>,
+    /// Services whose endpoints are coming in pieces.
+    unfinished: HashSet<ObjectRef>,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
 }
@@ -84,6 +90,7 @@ impl Discovery {
             services: HashMap::new(),
             endpoints: HashMap::new(),
             states: HashMap::new(),
+            unfinished: HashSet::new(),
             kinds: HashMap::new(),
             waiting: HashMap::new(),
         };
@@ -170,6 +177,7 @@ impl Discovery {
             .map_err(|s| anyhow::anyhow!("the control plane refused: {}", describe(&s)))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
+        let began = Instant::now();
         let mut silence = Duration::from_secs(30);
         let mut doubts = 0;
         let mut idle = tokio::time::interval(Duration::from_secs(5));
@@ -186,7 +194,13 @@ impl Discovery {
                     }
                 }
                 message = updates.message() => {
-                    let message = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))?.context("the control plane ended the stream")?;
+                    let Some(message) = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))? else {
+                        // It sends its sidecars to another replica, now and then, or when it stops; the next stream begins with
+                        // what is held.
+                        anyhow::ensure!(began.elapsed() > AT_ONCE, "the control plane ended the stream at once");
+                        tracing::debug!("the control plane ended the stream: connecting anew");
+                        return Ok(());
+                    };
                     deadline.as_mut().reset(Instant::now() + silence);
                     match message.message {
                         Some(Response::Update(update)) => {
@@ -316,10 +330,11 @@ impl Discovery {
                 self.services.remove(id);
                 self.states.remove(id);
             }
-            (ResourceName::Endpoints(id), Some(Body::Endpoints(list))) => {
-                let list = list.endpoints.iter().map(|e| endpoint_from(e).map(|e| (e.address, e))).collect::<Result<_, _>>();
-                self.endpoints.insert(id.clone(), list.map_err(|e| text(&e))?);
-                self.refresh(id);
+            (ResourceName::Endpoints(id), Some(Body::Endpoints(wire))) => {
+                let list = wire.endpoints.iter().map(endpoint_from).collect::<Result<Vec<_>, _>>();
+                let more = wire.more;
+                self.endpoints.insert(id.clone(), sorted(list.map_err(|e| text(&e))?));
+                self.refresh(id, more);
             }
             (ResourceName::Endpoints(id), Some(Body::EndpointsDelta(delta))) => {
                 let known = self.held.resources.get(name).is_some_and(|r| r.version == delta.base);
@@ -327,16 +342,18 @@ impl Discovery {
                 let upserted = delta.upserted.iter().map(endpoint_from).collect::<Result<Vec<_>, _>>().map_err(|e| text(&e))?;
                 let removed =
                     delta.removed.iter().map(|a| address_from(a)).collect::<Result<Vec<_>, _>>().map_err(|e| text(&e))?;
-                for address in removed {
-                    list.remove(&address);
-                }
-                list.extend(upserted.into_iter().map(|e| (e.address, e)));
+                // A change names endpoints by address: none that it touches shares its address.
+                let touched: HashSet<IpAddr> = removed.into_iter().chain(upserted.iter().map(|e| e.address)).collect();
+                list.retain(|e| !touched.contains(&e.address));
+                list.extend(upserted);
+                *list = sorted(std::mem::take(list));
                 // Kept whole, so that saved state stands alone.
-                let all = list.values().map(Into::into).collect();
-                resource.body = Some(Body::Endpoints(v1::Endpoints { endpoints: all }));
-                self.refresh(id);
+                let (more, all) = (delta.more, list.iter().map(Into::into).collect());
+                resource.body = Some(Body::Endpoints(v1::Endpoints { endpoints: all, more }));
+                self.refresh(id, more);
             }
             (ResourceName::Endpoints(id), None) => {
+                self.unfinished.remove(id);
                 self.endpoints.remove(id);
             }
             (name, _) => {
@@ -361,8 +378,13 @@ impl Discovery {
         self.mesh.inbound.store(Some(Arc::new(policy)));
     }
 
-    /// Gives a service's state its endpoints.
-    fn refresh(&mut self, id: &ObjectRef) {
+    /// Gives a service's state its endpoints, once all of them are there.
+    fn refresh(&mut self, id: &ObjectRef, more: bool) {
+        if more {
+            self.unfinished.insert(id.clone());
+            return;
+        }
+        self.unfinished.remove(id);
         let (Some(state), Some(service)) = (self.states.get(id), self.services.get(id)) else { return };
         if let Some(view) = self.view(service, Some(&state.view.load())) {
             state.view.store(Arc::new(view));
@@ -429,6 +451,7 @@ impl Discovery {
         if let Some(state) = self.states.get(id) {
             let view = state.view.load();
             if view.service != *service
+                && !self.unfinished.contains(id)
                 && let Some(view) = self.view(service, Some(&view))
             {
                 state.view.store(Arc::new(view));
@@ -445,7 +468,12 @@ impl Discovery {
         let now = self.mesh.now();
         let mut gone = Vec::new();
         for (ip, address) in self.mesh.addresses.load().iter() {
-            let limit = if matches!(address.target, Target::Unknown) { IDLE_UNKNOWN } else { IDLE };
+            let limit = match &address.target {
+                Target::Unknown => IDLE_UNKNOWN,
+                Target::Workload(_) => IDLE,
+                // With the service goes what it remembers of its clients.
+                Target::Service(s) => IDLE.max(s.view.load().service.client_ip_affinity.unwrap_or_default()),
+            };
             if now.saturating_sub(address.last_used()) > limit.as_nanos() as u64 {
                 gone.push(*ip);
             }
@@ -460,6 +488,7 @@ impl Discovery {
                     self.services.remove(&id);
                     self.endpoints.remove(&id);
                     self.states.remove(&id);
+                    self.unfinished.remove(&id);
                     names.push(ResourceName::Service(id.clone()));
                     names.push(ResourceName::Endpoints(id));
                 }
@@ -473,6 +502,11 @@ impl Discovery {
         }
         names.iter().map(ToString::to_string).collect()
     }
+}
+
+fn sorted(mut list: Vec<Endpoint>) -> Vec<Endpoint> {
+    list.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
+    list
 }
 
 const MISSING_BASE: &str = "the endpoints that the change builds on are not held";

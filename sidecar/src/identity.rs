@@ -1,10 +1,12 @@
 //! Getting a certificate, and a new one at two thirds of its life, each with a new key.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::sync::watch;
 use weft_core::SpiffeId;
 use weft_core::backoff::{Backoff, renewal_delay};
@@ -109,7 +111,12 @@ impl Keeper {
         );
         let current = self.current.borrow().clone();
         let held = current.filter(|i| i.svid.info().not_after > unix_now());
-        let (channel, attestation) = if let Some(identity) = &held {
+        let files = &self.config.identity;
+        let (channel, attestation) = if let (Some(token), Some(anchors)) = (&files.token_file, &files.anchors_file) {
+            let (token, anchors) = (text(token, "service-account token")?, Arc::new(self.anchors(anchors)?));
+            // The server is known by the anchors as they stand now, not by those of the certificate that is to be replaced.
+            (control::connect(&self.config, Trust::Anchors(&anchors)).await?, Attestation::KubernetesToken(token))
+        } else if let Some(identity) = &held {
             let channel = control::connect(&self.config, Trust::Bundle(&identity.svid, &identity.bundle)).await?;
             (channel, Attestation::Renewal(v1::Renewal {}))
         } else {
@@ -142,11 +149,24 @@ impl Keeper {
 
     fn join_token(&self) -> anyhow::Result<String> {
         let path = self.config.identity.join_token_file.as_ref().context(
-            "there is no certificate and no join token: make one with `weft token create` and name its file with --join-token-file",
+            "there is no certificate, and neither --token-file with --anchors-file nor --join-token-file says how to get one",
         )?;
-        let token = std::fs::read_to_string(path).with_context(|| format!("the join token {}", path.display()))?;
-        Ok(token.trim().to_owned())
+        text(path, "join token")
     }
+
+    /// The anchors as they stand: whoever runs the mesh replaces the file when a root is added or removed.
+    fn anchors(&self, path: &Path) -> anyhow::Result<TrustBundle> {
+        let read = || anyhow::Ok(CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect::<Result<Vec<_>, _>>()?);
+        let anchors = read().with_context(|| format!("the anchors {}", path.display()))?;
+        TrustBundle::new(self.config.identity.trust_domain.clone(), anchors)
+            .with_context(|| format!("the anchors {}", path.display()))
+    }
+}
+
+/// What a file holds as it stands: the kubelet replaces a projected token well before it expires.
+fn text(path: &Path, what: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("the {what} {}", path.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 fn until_renewal(svid: &Svid) -> Duration {

@@ -13,7 +13,7 @@ use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
 use crate::connect::Destination;
-use crate::detect::{self, FirstBytes, NoBytes, Spoke, first_bytes};
+use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
@@ -41,14 +41,19 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let Some(policy) = worker.mesh().inbound.load_full() else {
         return serve::refuse(&worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
-    let patience = worker.shared.config.timeouts.handshake;
+    let hearing = hearing(&worker, policy.protocol_of(port));
     // Where plaintext is refused anyway, there is nothing to race for: a mesh peer will speak.
-    let quiet = if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { patience } else { QUIET };
-    match first_bytes(&stream, Some(quiet), patience).await {
-        Ok(first) => Box::pin(classified(&worker, stream, first, destination)).await,
-        Err(NoBytes::Silent) => Box::pin(silent(&worker, stream, destination)).await,
-        Err(NoBytes::Gone) => {}
+    let quiet =
+        if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { hearing.patience } else { QUIET };
+    match Box::pin(serve::unless_closing(&worker, first_bytes(&stream, Some(quiet), hearing))).await {
+        Some(Ok(first)) => Box::pin(classified(&worker, stream, first, destination)).await,
+        Some(Err(NoBytes::Silent)) => Box::pin(silent(&worker, stream, destination)).await,
+        Some(Err(NoBytes::Gone)) | None => {}
     }
+}
+
+fn hearing(worker: &Worker, declared: AppProtocol) -> Hearing {
+    Hearing { patience: worker.shared.config.timeouts.handshake, opaque: declared == AppProtocol::Opaque }
 }
 
 /// The pod's own addresses, never loopback, never a port of the sidecar's own (Invariant 3).
@@ -86,14 +91,16 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
     let patience = worker.shared.config.timeouts.handshake;
-    let stream = match tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone()))).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => {
+    let handshake = tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone())));
+    let stream = match serve::unless_closing(worker, handshake).await {
+        None => return,
+        Some(Ok(Ok(stream))) => stream,
+        Some(Ok(Err(e))) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
             tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
             return worker.metrics.refused(Reason::UpstreamTls);
         }
-        Err(_) => {
+        Some(Err(_)) => {
             tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
             return worker.metrics.refused(Reason::RequestTimeout);
         }
@@ -175,15 +182,16 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
     };
     // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
     if policy.protocol_of(port) == AppProtocol::Detect {
-        match detect::race(stream, &upstream, worker.shared.config.timeouts.handshake).await {
-            Spoke::Server { .. } | Spoke::UpstreamFailed => {}
-            Spoke::Client(Err(_)) => return,
-            Spoke::Client(Ok(first)) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
+        let race = detect::race(stream, &upstream, hearing(worker, AppProtocol::Detect));
+        match serve::unless_closing(worker, race).await {
+            Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
+            Some(Spoke::Client(Err(_))) | None => return,
+            Some(Spoke::Client(Ok(first))) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
                 let failure =
                     Failure::mesh(Reason::ProtocolMismatch).detail("it comes as opaque bytes, and is or may become HTTP");
                 return serve::refuse(worker, stream, Some(destination), &failure);
             }
-            Spoke::Client(Ok(first)) => stream.unread(first.bytes.freeze()),
+            Some(Spoke::Client(Ok(first))) => stream.unread(first.bytes.freeze()),
         }
     }
     let peer: Arc<str> = match caller {
@@ -211,14 +219,15 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    match detect::race(&stream, &upstream, worker.shared.config.timeouts.handshake).await {
-        Spoke::Server { .. } | Spoke::UpstreamFailed => {}
-        Spoke::Client(Ok(first)) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
-        Spoke::Client(Ok(first)) => {
+    let race = detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port)));
+    match serve::unless_closing(worker, race).await {
+        Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
+        Some(Spoke::Client(Ok(first))) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
+        Some(Spoke::Client(Ok(first))) => {
             drop((upstream, lease));
             return Box::pin(classified(worker, stream, first, destination)).await;
         }
-        Spoke::Client(Err(_)) => return,
+        Some(Spoke::Client(Err(_))) | None => return,
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
     Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;

@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod outbound;
 pub mod pool;
+pub mod probe;
 pub mod relay;
 pub mod route;
 pub mod saved;

@@ -1,5 +1,6 @@
 //! `weft-sidecar`: trace → config → bind → workers → identity and discovery → wait for a signal → bounded drain.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     weft_sidecar::limits::raise_open_files();
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

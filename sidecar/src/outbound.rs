@@ -10,7 +10,7 @@ use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
 use crate::connect::Destination;
-use crate::detect::{self, FirstBytes, NoBytes, Spoke, first_bytes};
+use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::metrics::{Direction, EdgeKey};
@@ -41,7 +41,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         }
     };
     let protocol = target.protocol(port);
-    let patience = worker.shared.config.timeouts.handshake;
+    let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
     let Some(route) = Route::to(target, port, &worker.shared.config.net) else {
         return pass_through(&worker, &stream, destination).await;
     };
@@ -59,7 +59,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
             Err(_) => {}
         },
         AppProtocol::Detect if worker.server_first.borrow().knows(destination) => race(&worker, stream, route, destination).await,
-        AppProtocol::Detect => match first_bytes(&stream, Some(QUIET), patience).await {
+        AppProtocol::Detect => match first_bytes(&stream, Some(QUIET), hearing).await {
             Ok(first) => Box::pin(detected(&worker, stream, first, route, destination)).await,
             Err(NoBytes::Silent) => race(&worker, stream, route, destination).await,
             Err(NoBytes::Gone) => {}
@@ -70,11 +70,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
 /// The first bytes on a port that is declared as HTTP: the client may take its time, but not for ever, nor hold up a drain.
 async fn first_request(worker: &Worker, stream: &Stream) -> Result<FirstBytes, NoBytes> {
     let timeouts = &worker.shared.config.timeouts;
-    tokio::select! {
-        biased;
-        first = first_bytes(stream, Some(timeouts.idle), timeouts.handshake) => first,
-        () = worker.shared.closing.cancelled() => Err(NoBytes::Gone),
-    }
+    let hearing = Hearing { patience: timeouts.handshake, opaque: false };
+    let first = first_bytes(stream, Some(timeouts.idle), hearing);
+    serve::unless_closing(worker, first).await.unwrap_or(Err(NoBytes::Gone))
 }
 
 async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
@@ -113,8 +111,8 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let patience = worker.shared.config.timeouts.handshake;
-    let first = match detect::race(&stream, &upstream, patience).await {
+    let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
+    let first = match detect::race(&stream, &upstream, hearing).await {
         Spoke::Server { greeted } => {
             if greeted {
                 worker.server_first.borrow_mut().learn(destination);
@@ -124,7 +122,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         Spoke::Client(Ok(first)) => Some(first),
         Spoke::Client(Err(_)) => return,
         // It may not want opaque bytes: if the client speaks HTTP after all, it gets that.
-        Spoke::UpstreamFailed => match first_bytes(&stream, Some(patience), patience).await {
+        Spoke::UpstreamFailed => match first_bytes(&stream, Some(hearing.patience), hearing).await {
             Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => Some(first),
             _ => {
                 let failure =
@@ -164,8 +162,8 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
 
 /// Tells an HTTP client why; anything else is reset.
 async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
-    let patience = worker.shared.config.timeouts.handshake;
-    match first_bytes(&stream, Some(QUIET), patience).await {
+    let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
+    match first_bytes(&stream, Some(QUIET), hearing).await {
         Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
             http(worker, stream, first, route, destination).await;
         }

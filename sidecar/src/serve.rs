@@ -150,6 +150,15 @@ async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
     }
 }
 
+/// What a connection says before it is known what it is; none if a drain does not wait for it any longer.
+pub async fn unless_closing<T>(worker: &Worker, saying: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        said = saying => Some(said),
+        () = end_of_waiting(&worker.shared.closing, true) => None,
+    }
+}
+
 fn keeps_alive(head: &RequestHead) -> bool {
     if head.http10 { hop::connection_has(&head.fields, b"keep-alive") } else { !hop::connection_has(&head.fields, b"close") }
 }

@@ -1,7 +1,7 @@
 //! What a worker needs of a service: for each port, the endpoints that may be chosen, each with everything that a request asks of it.
 //! Made anew by the control thread when the service or its endpoints change; what stays the same is shared with the view before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -97,19 +97,14 @@ struct PortView {
 }
 
 impl ServiceView {
-    /// A view that shares with `before` what has not changed; endpoints that stay keep their load. `now` is of [`crate::mesh::Mesh::now`].
-    pub fn new(
-        service: Service,
-        endpoints: &BTreeMap<IpAddr, Endpoint>,
-        before: Option<&Self>,
-        net: &NetConfig,
-        now: u64,
-    ) -> Self {
-        let known: HashMap<IpAddr, &Arc<EndpointState>> =
-            before.into_iter().flat_map(|b| &b.endpoints).map(|e| (e.endpoint.address, e)).collect();
+    /// A view that shares with `before` what has not changed; endpoints that stay keep their load. Several endpoints may share an address,
+    /// on other ports. `now` is of [`crate::mesh::Mesh::now`].
+    pub fn new(service: Service, endpoints: &[Endpoint], before: Option<&Self>, net: &NetConfig, now: u64) -> Self {
+        let known: HashMap<_, &Arc<EndpointState>> =
+            before.into_iter().flat_map(|b| &b.endpoints).map(|e| (key(&e.endpoint), e)).collect();
         let endpoints: Vec<Arc<EndpointState>> = endpoints
-            .values()
-            .map(|e| match known.get(&e.address) {
+            .iter()
+            .map(|e| match known.get(&key(e)) {
                 Some(same) if same.endpoint == *e => (*same).clone(),
                 Some(other) if other.endpoint.reach == e.reach && other.endpoint.workload == e.workload => {
                     Arc::new(EndpointState { endpoint: e.clone(), load: other.load.clone() })
@@ -128,7 +123,7 @@ impl ServiceView {
             return Err(Failure::mesh(Reason::NoSuchPort).detail(format!("{id} has no port {port}")));
         };
         if view.candidates.is_empty() {
-            let here = if self.service.local_only { " on this node (internalTrafficPolicy: Local)" } else { "" };
+            let here = if self.service.local_only { ", on this node (internalTrafficPolicy: Local)" } else { "" };
             let all = self.endpoints.len();
             let text = format!("{id} has {all} endpoints, none of them ready for port {port}{here}");
             return Err(Failure::mesh(Reason::NoEndpoints).detail(text));
@@ -141,6 +136,7 @@ impl ServiceView {
     pub fn stays_with(&self, port: u16, tried: &[IpAddr], client: IpAddr, now: u64) -> Option<&Arc<Candidate>> {
         let timeout = self.service.client_ip_affinity?;
         let view = self.ports.iter().find(|p| p.port == port)?;
+        // Of several on one address, any: affinity is to a pod, and they are one host's.
         let find = |ip: IpAddr| view.candidates.binary_search_by_key(&ip, |c| c.address()).ok().filter(|_| !tried.contains(&ip));
         let chosen = view.kept.get(timeout, now).and_then(find).or_else(|| {
             let fit: Vec<usize> =
@@ -153,6 +149,11 @@ impl ServiceView {
     }
 }
 
+/// What an endpoint is known by from one list to the next: its address, and the port behind the service's first.
+fn key(e: &Endpoint) -> (IpAddr, Option<u16>) {
+    (e.address, e.ports.first().map(|(_, port)| *port))
+}
+
 fn port_view(
     service: &Service,
     port: u16,
@@ -161,24 +162,23 @@ fn port_view(
     net: &NetConfig,
 ) -> PortView {
     let before = before.and_then(|b| b.ports.iter().find(|p| p.port == port));
-    let known = |ip| {
+    let known = |at: SocketAddr| {
         let list = &before?.candidates;
-        list.binary_search_by_key(&ip, |c| c.address()).ok().map(|i| &list[i])
+        list.binary_search_by_key(&at, |c| c.destination.address()).ok().map(|i| &list[i])
     };
-    let usable = |e: &Endpoint| e.ready && (!service.local_only || *e.node == *net.node);
-    let candidates = endpoints.iter().filter(|e| usable(&e.endpoint)).filter_map(|e| {
+    let candidates = endpoints.iter().filter(|e| e.endpoint.ready).filter_map(|e| {
         let target = e.endpoint.target_port(port)?;
         let same = |c: &&Arc<Candidate>| {
-            c.destination.address().port() == target
-                && Arc::ptr_eq(&c.load, &e.load)
-                && c.destination.identity() == if c.own { None } else { e.endpoint.reach.identity() }
+            Arc::ptr_eq(&c.load, &e.load) && c.destination.identity() == if c.own { None } else { e.endpoint.reach.identity() }
         };
-        Some(match known(e.endpoint.address).filter(same) {
+        Some(match known(SocketAddr::new(e.endpoint.address, target)).filter(same) {
             Some(same) => same.clone(),
             None => Arc::new(Candidate::new(e, target, &service.id, port, net)),
         })
     });
-    PortView { port, candidates: candidates.collect(), kept: before.map_or_else(Arc::default, |b| b.kept.clone()) }
+    let mut candidates: Vec<_> = candidates.collect();
+    candidates.sort_by_key(|c| c.destination.address());
+    PortView { port, candidates, kept: before.map_or_else(Arc::default, |b| b.kept.clone()) }
 }
 
 /// Whom the pod used last. A race between two workers loses one of two choices that were made at once.
@@ -209,84 +209,74 @@ mod tests {
     use weft_core::protocol::AppProtocol;
     use weft_core::service::ServicePort;
 
-    fn net(node: &str) -> NetConfig {
-        let args = ["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1", "--node", node];
+    fn net() -> NetConfig {
+        let args = ["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"];
         crate::config::Config::parse_from(args).net
     }
 
-    fn service(affinity: Option<Duration>, local_only: bool) -> Service {
+    fn service(affinity: Option<Duration>) -> Service {
         Service {
             id: "shop/web".parse().expect("a name"),
             addresses: vec![],
             ports: vec![ServicePort { port: 80, name: None, protocol: AppProtocol::Detect }],
             client_ip_affinity: affinity,
-            local_only,
+            local_only: false,
         }
     }
 
-    fn endpoints(count: u8) -> BTreeMap<IpAddr, Endpoint> {
-        (0..count)
-            .map(|i| {
-                let address = IpAddr::from([10, 0, 0, i]);
-                let node = if i % 2 == 0 { "a" } else { "b" };
-                let ports = vec![(80, 8080)];
-                let endpoint = Endpoint {
-                    address,
-                    workload: None,
-                    reach: Reach::Plain,
-                    ready: i != 7,
-                    zone: "".into(),
-                    node: node.into(),
-                    ports,
-                };
-                (address, endpoint)
-            })
-            .collect()
+    fn endpoint(i: u8, port: u16) -> Endpoint {
+        let address = IpAddr::from([10, 0, 0, i]);
+        let ports = vec![(80, port)];
+        Endpoint { address, workload: None, reach: Reach::Plain, ready: i != 7, zone: "".into(), node: "".into(), ports }
+    }
+
+    fn endpoints(count: u8) -> Vec<Endpoint> {
+        (0..count).map(|i| endpoint(i, 8080)).collect()
+    }
+
+    fn view(service: Service, endpoints: &[Endpoint], before: Option<&ServiceView>) -> ServiceView {
+        ServiceView::new(service, endpoints, before, &net(), 0)
     }
 
     #[test]
     fn what_has_not_changed_is_shared_and_what_is_not_ready_is_left_out() {
-        let first = ServiceView::new(service(None, false), &endpoints(9), None, &net("a"), 0);
+        let first = view(service(None), &endpoints(9), None);
         let mut fewer = endpoints(9);
-        fewer.remove(&IpAddr::from([10, 0, 0, 3]));
-        fewer.get_mut(&IpAddr::from([10, 0, 0, 4])).expect("it is there").ports = vec![(80, 9090)];
-        let second = ServiceView::new(service(None, false), &fewer, Some(&first), &net("a"), 1);
+        fewer[4].zone = "b".into();
+        fewer.remove(3);
+        let second = view(service(None), &fewer, Some(&first));
         let (before, after) = (first.candidates(80).expect("ready"), second.candidates(80).expect("ready"));
         assert_eq!((before.len(), after.len()), (8, 7));
-        let shared = after.iter().filter(|c| before.iter().any(|b| Arc::ptr_eq(b, c))).count();
-        assert_eq!(shared, 6);
-        let moved = after.iter().find(|c| c.destination.address().port() == 9090).expect("its port has changed");
-        let same = before.iter().find(|c| c.address() == moved.address()).expect("it was there");
-        assert!(Arc::ptr_eq(&moved.load, &same.load));
+        assert!(after.iter().all(|c| before.iter().any(|b| Arc::ptr_eq(b, c))));
         assert_eq!(first.candidates(81).expect_err("no such port").reason, Reason::NoSuchPort);
     }
 
     #[test]
-    fn a_local_service_has_the_endpoints_of_its_own_node_alone() {
-        let local = ServiceView::new(service(None, true), &endpoints(6), None, &net("a"), 0);
-        assert_eq!(local.candidates(80).expect("three of six").len(), 3);
-        let elsewhere = ServiceView::new(service(None, true), &endpoints(6), None, &net("c"), 0);
-        assert_eq!(elsewhere.candidates(80).expect_err("none is here").reason, Reason::NoEndpoints);
+    fn endpoints_of_one_address_are_told_apart_by_their_ports() {
+        let shared = [endpoint(1, 8080), endpoint(1, 9090), endpoint(2, 8080)];
+        let first = view(service(None), &shared, None);
+        let second = view(service(None), &shared[1..], Some(&first));
+        let (before, after) = (first.candidates(80).expect("ready"), second.candidates(80).expect("ready"));
+        assert_eq!((before.len(), after.len()), (3, 2));
+        assert!(Arc::ptr_eq(&before[1], &after[0]) && Arc::ptr_eq(&before[2], &after[1]));
     }
 
     #[test]
     fn a_client_stays_until_its_endpoint_fails_or_it_was_silent_for_long() {
         const SECOND: u64 = 1_000_000_000;
         let timeout = Duration::from_secs(10);
-        let view = ServiceView::new(service(Some(timeout), false), &endpoints(6), None, &net("a"), 0);
+        let held = view(service(Some(timeout)), &endpoints(6), None);
         let client = IpAddr::from([10, 9, 9, 9]);
         let at =
             |view: &ServiceView, tried: &[IpAddr], now| view.stays_with(80, tried, client, now).expect("asked for").address();
-        let first = at(&view, &[], 0);
-        let second = at(&view, &[first], SECOND);
+        let first = at(&held, &[], 0);
+        let second = at(&held, &[first], SECOND);
         assert_ne!(first, second);
         // It stays with the one that worked, even when another view comes.
-        let next = ServiceView::new(service(Some(timeout), false), &endpoints(7), Some(&view), &net("a"), 0);
+        let next = view(service(Some(timeout)), &endpoints(7), Some(&held));
         assert_eq!((at(&next, &[], 9 * SECOND), at(&next, &[], 19 * SECOND)), (second, second));
         // Silent for longer than the timeout: chosen anew, and the first choice is the same as ever.
-        assert_eq!(at(&view, &[], 40 * SECOND), first);
-        assert!(
-            ServiceView::new(service(None, false), &endpoints(6), None, &net("a"), 0).stays_with(80, &[], client, 0).is_none()
-        );
+        assert_eq!(at(&held, &[], 40 * SECOND), first);
+        assert!(view(service(None), &endpoints(6), None).stays_with(80, &[], client, 0).is_none());
     }
 }

@@ -206,14 +206,16 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
         match accepted {
             Ok(socket) => {
                 worker.metrics.accepted();
-                let Some(admitted) = worker.admission.admit(door.by_source.then(|| socket.peer().ip())) else {
+                let admitted = worker.admission.admit(door.by_source.then(|| socket.peer().ip()));
+                let Ok(admitted) = admitted.inspect_err(|why| {
                     worker.metrics.refused(Reason::Overloaded);
                     if told.is_none_or(|at: Instant| at.elapsed() > TELL) {
                         told = Some(Instant::now());
                         let (open, most) = (worker.shared.capacity.open(), worker.shared.capacity.most());
-                        tracing::warn!(client = %socket.peer(), open, most, "connection shed: {}", Reason::Overloaded.explain());
+                        tracing::warn!(client = %socket.peer(), ?why, open, most, "connection shed: {}", Reason::Overloaded.explain());
                     }
                     socket.reset_on_drop();
+                }) else {
                     continue;
                 };
                 let served = serve(socket);

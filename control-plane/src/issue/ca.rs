@@ -22,10 +22,8 @@ use super::{private_dir, write_private};
 pub enum CaError {
     #[error("{path}: {why}")]
     Io { path: PathBuf, why: std::io::Error },
-    #[error(
-        "{path} is not usable as a CA: {why}: give a PEM certificate with its PKCS#8 key, or remove the state directory to start anew"
-    )]
-    Pem { path: PathBuf, why: String },
+    #[error("{place} is not usable as a CA: {why}: give a PEM certificate with its PKCS#8 key, or remove it to start anew")]
+    Pem { place: String, why: String },
     #[error("could not sign: {0}")]
     Sign(#[from] rcgen::Error),
     #[error(transparent)]
@@ -40,6 +38,16 @@ pub enum Source<'a> {
     Kept(&'a Path),
     /// Given: the issuer's certificate followed by its chain up to the root, and its key.
     Given { chain: &'a Path, key: &'a Path },
+    /// Given as text.
+    Text(&'a Pem),
+}
+
+/// A CA as text: the issuer's certificate followed by its chain up to the root, and the issuer's key.
+pub struct Pem {
+    /// Where it was found, for errors.
+    pub place: String,
+    pub chain: String,
+    pub key: Zeroizing<String>,
 }
 
 /// Signs leaves for one trust domain.
@@ -48,6 +56,7 @@ pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     /// The issuer's certificate and whatever stands between it and the root, which is last.
     chain: Vec<CertificateDer<'static>>,
+    anchor_pem: String,
     bundle: Arc<TrustBundle>,
 }
 
@@ -55,6 +64,7 @@ impl Ca {
     pub fn open(domain: TrustDomain, source: &Source<'_>) -> Result<Self, CaError> {
         match source {
             Source::Given { chain, key } => Self::load(domain, chain, key),
+            Source::Text(pem) => Self::read(domain, pem),
             Source::Kept(dir) => {
                 let io = |path: &Path| {
                     let path = path.to_owned();
@@ -79,24 +89,27 @@ impl Ca {
 
     fn load(domain: TrustDomain, chain_path: &Path, key_path: &Path) -> Result<Self, CaError> {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|why| CaError::Io { path: path.to_owned(), why });
-        let bad = |path: &Path, why: String| CaError::Pem { path: path.to_owned(), why };
-        let chain_pem = read(chain_path)?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| bad(chain_path, e.to_string()))?;
-        let Some(root) = chain.last() else { return Err(bad(chain_path, "it holds no certificate".into())) };
-        let key_pem = Zeroizing::new(read(key_path)?);
-        let key = KeyPair::from_pem(&key_pem).map_err(|e| bad(key_path, e.to_string()))?;
-        let first = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| bad(chain_path, e.to_string()))?.1;
+        let place = format!("{} with {}", chain_path.display(), key_path.display());
+        Self::read(domain, &Pem { place, chain: read(chain_path)?, key: Zeroizing::new(read(key_path)?) })
+    }
+
+    fn read(domain: TrustDomain, pem: &Pem) -> Result<Self, CaError> {
+        let bad = |why: String| CaError::Pem { place: pem.place.clone(), why };
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(pem.chain.as_bytes()).collect::<Result<_, _>>().map_err(|e| bad(e.to_string()))?;
+        let Some(root) = chain.last() else { return Err(bad("it holds no certificate".into())) };
+        let key = KeyPair::from_pem(&pem.key).map_err(|e| bad(e.to_string()))?;
+        let first = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| bad(e.to_string()))?.1;
         if first.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(bad(key_path, "the key is not that of the first certificate in the chain".into()));
+            return Err(bad("the key is not that of the first certificate in the chain".into()));
         }
         if !first.is_ca() {
-            return Err(bad(chain_path, "the first certificate is not a CA".into()));
+            return Err(bad("the first certificate is not a CA".into()));
         }
         let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![root.clone()])?);
         let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
-        Ok(Self { domain, issuer, chain, bundle })
+        let anchor_pem = last_certificate(&pem.chain).ok_or_else(|| bad("it holds no certificate".into()))?;
+        Ok(Self { domain, issuer, chain, anchor_pem, bundle })
     }
 
     pub fn domain(&self) -> &TrustDomain {
@@ -110,6 +123,11 @@ impl Ca {
     /// SHA-256 of the anchor, for join tokens.
     pub fn anchor_hash(&self) -> String {
         weft_tls::anchor_hash(self.chain.last().expect("checked when it was opened"))
+    }
+
+    /// The anchor as text, for those who have no bundle yet.
+    pub fn anchor_pem(&self) -> &str {
+        &self.anchor_pem
     }
 
     /// Signs a leaf for `id` over a public key that was proved to be the requester's; leaf first, then the
@@ -144,21 +162,31 @@ impl Ca {
     pub fn own_svid(&self) -> Result<Svid, CaError> {
         let key = PendingKey::generate()?;
         let id = SpiffeId::control_plane(self.domain.clone());
-        let request =
-            super::csr::check(&key.request(&id)?).map_err(|e| CaError::Pem { path: PathBuf::new(), why: e.to_string() })?;
+        let request = super::csr::check(&key.request(&id)?)
+            .map_err(|e| CaError::Pem { place: "its own request".into(), why: e.to_string() })?;
         let mut chain = self.sign(&id, None, &request.public_key)?;
         chain.push(self.chain.last().expect("checked when it was opened").clone());
         Ok(key.with_chain(chain)?)
     }
 }
 
-struct Made {
-    root_key: Zeroizing<String>,
-    issuer_key: Zeroizing<String>,
-    chain: Zeroizing<String>,
+/// A new CA, as text.
+pub struct Made {
+    pub root_key: Zeroizing<String>,
+    pub issuer_key: Zeroizing<String>,
+    /// The issuer, then the root.
+    pub chain: Zeroizing<String>,
 }
 
-fn make(domain: &TrustDomain) -> Result<Made, CaError> {
+/// The last certificate of a PEM text, and nothing else that may stand beside it, such as a key.
+fn last_certificate(pem: &str) -> Option<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let from = &pem[pem.rfind("-----BEGIN CERTIFICATE-----")?..];
+    Some(from[..from.find(END)? + END.len()].to_owned() + "\n")
+}
+
+/// Makes a root and an issuer under it.
+pub fn make(domain: &TrustDomain) -> Result<Made, CaError> {
     let now = OffsetDateTime::now_utc();
     let authority = |name: &str, path: u8, days: i64| {
         let mut params = CertificateParams::default();
@@ -222,10 +250,22 @@ mod tests {
             let mode = file.metadata().expect("there").permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{:?}", file.path());
         }
+        let anchor = CertificateDer::from_pem_slice(second.anchor_pem().as_bytes()).expect("one certificate");
+        assert_eq!(weft_tls::anchor_hash(&anchor), second.anchor_hash());
         let svid = second.own_svid().expect("signed");
         assert!(svid.info().id.is_control_plane());
         assert_eq!(svid.chain().len(), 3);
         assert!(!format!("{svid:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn the_anchor_is_told_without_the_key_that_stands_beside_it() {
+        let made = make(&"cluster.local".parse().expect("valid")).expect("made");
+        let together = format!("{}{}", *made.chain, *made.issuer_key);
+        let pem = Pem { place: "here".into(), chain: together, key: made.issuer_key.clone() };
+        let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Text(&pem)).expect("good");
+        assert!(!ca.anchor_pem().contains("PRIVATE"));
+        assert!(made.chain.ends_with(ca.anchor_pem()), "the root is last");
     }
 
     #[test]

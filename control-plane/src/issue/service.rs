@@ -12,29 +12,57 @@ use weft_proto::v1::issue_request::Attestation;
 
 use super::ca::Ca;
 use super::csr;
+use super::kubernetes::PodTokens;
 use super::token::{TokenError, Tokens};
-use crate::server::{Peer, unix_now};
+use crate::server::{Caller, Peer, unix_now};
 
 /// Whether the model has a pod of a service account: asked at renewal.
 pub type HasPod = Arc<dyn Fn(&ObjectRef, &str) -> bool + Send + Sync>;
 
+/// How workloads prove who they are: one way for each source of objects, never both.
+pub enum Proof {
+    /// Without a cluster: a join token first, then the SVID in use.
+    Joining { tokens: Arc<Tokens>, has_pod: HasPod },
+    /// In a cluster: a pod's service-account token, each time.
+    Kubernetes(PodTokens),
+}
+
 pub struct CertificatesService {
     pub ca: Arc<Ca>,
-    pub tokens: Arc<Tokens>,
-    pub has_pod: HasPod,
+    pub proof: Proof,
 }
 
 #[tonic::async_trait]
 impl Certificates for CertificatesService {
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
-        let peer = Peer::of(&request);
+        let caller = request.extensions().get::<Caller>().cloned();
         let message = request.into_inner();
         let csr = csr::check(&message.csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let (id, pod) = match message.attestation {
-            Some(Attestation::JoinToken(token)) => self.join(&token, csr.public_key.der_bytes())?,
-            Some(Attestation::Renewal(v1::Renewal {})) => self.renew(&peer)?,
-            None => {
-                return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
+        let Some(attestation) = message.attestation else {
+            return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
+        };
+        let (id, pod) = match (&self.proof, attestation) {
+            (Proof::Joining { tokens, .. }, Attestation::JoinToken(token)) => {
+                self.join(tokens, &token, csr.public_key.der_bytes())?
+            }
+            (Proof::Joining { has_pod, .. }, Attestation::Renewal(v1::Renewal {})) => {
+                renew(has_pod, &caller.map_or(Peer::Anonymous, |c| c.peer))?
+            }
+            (Proof::Kubernetes(pods), Attestation::KubernetesToken(token)) => {
+                let from = caller.ok_or_else(|| Status::unauthenticated("the call came over no network"))?.address;
+                pods.attest(&token, from)
+                    .await
+                    .inspect_err(|e| tracing::warn!(%from, error = %e, "a service-account token was refused"))?
+            }
+            (Proof::Joining { .. }, Attestation::KubernetesToken(_)) => {
+                return Err(Status::failed_precondition(
+                    "this control plane follows no cluster that could vouch for a service-account token: use a join token",
+                ));
+            }
+            (Proof::Kubernetes(_), Attestation::JoinToken(_) | Attestation::Renewal(_)) => {
+                return Err(Status::failed_precondition(
+                    "this control plane follows a cluster: a pod presents its service-account token, at each renewal too",
+                ));
             }
         };
         if csr.id != id {
@@ -54,8 +82,8 @@ impl Certificates for CertificatesService {
 }
 
 impl CertificatesService {
-    fn join(&self, token: &str, public_key: &[u8]) -> Result<(SpiffeId, ObjectRef), Status> {
-        let attested = self.tokens.redeem(token, public_key, unix_now()).map_err(|e| {
+    fn join(&self, tokens: &Tokens, token: &str, public_key: &[u8]) -> Result<(SpiffeId, ObjectRef), Status> {
+        let attested = tokens.redeem(token, public_key, unix_now()).map_err(|e| {
             let code = match e {
                 TokenError::Record(_) => Code::FailedPrecondition,
                 TokenError::Malformed => Code::InvalidArgument,
@@ -66,29 +94,6 @@ impl CertificatesService {
         })?;
         let id = self.identity(&attested.pod, &attested.service_account)?;
         Ok((id, attested.pod))
-    }
-
-    /// Renewal by SVID: the pod that was attested first must still be in the model, under the same service account.
-    fn renew(&self, peer: &Peer) -> Result<(SpiffeId, ObjectRef), Status> {
-        let Peer::Workload(info) = peer else {
-            return Err(Status::unauthenticated("renewal needs the current SVID as the connection's client certificate"));
-        };
-        // The handshake checked it; the connection may be older than that.
-        if info.not_after + weft_core::wellknown::CLOCK_SKEW_SECS < unix_now() {
-            return Err(Status::unauthenticated(
-                "the SVID that this connection was opened with has expired: join again with a token",
-            ));
-        }
-        let Some(pod) = info.pod.clone() else {
-            return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
-        };
-        if !(self.has_pod)(&pod, info.id.service_account().as_str()) {
-            return Err(Status::permission_denied(format!(
-                "pod {pod} with service account {} is not in the mesh any more, so its certificate is not renewed",
-                info.id.service_account()
-            )));
-        }
-        Ok((info.id.clone(), pod))
     }
 
     fn identity(&self, pod: &ObjectRef, service_account: &str) -> Result<SpiffeId, Status> {
@@ -102,4 +107,27 @@ impl CertificatesService {
         }
         Ok(id)
     }
+}
+
+/// Renewal by SVID: the pod that was attested first must still be in the model, under the same service account.
+fn renew(has_pod: &HasPod, peer: &Peer) -> Result<(SpiffeId, ObjectRef), Status> {
+    let Peer::Workload(info) = peer else {
+        return Err(Status::unauthenticated("renewal needs the current SVID as the connection's client certificate"));
+    };
+    // The handshake checked it; the connection may be older than that.
+    if info.not_after + weft_core::wellknown::CLOCK_SKEW_SECS < unix_now() {
+        return Err(Status::unauthenticated(
+            "the SVID that this connection was opened with has expired: join again with a token",
+        ));
+    }
+    let Some(pod) = info.pod.clone() else {
+        return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
+    };
+    if !has_pod(&pod, info.id.service_account().as_str()) {
+        return Err(Status::permission_denied(format!(
+            "pod {pod} with service account {} is not in the mesh any more, so its certificate is not renewed",
+            info.id.service_account()
+        )));
+    }
+    Ok((info.id.clone(), pod))
 }

@@ -2,11 +2,15 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint};
 use weft_proto::v1;
 
 use super::*;
+use crate::snapshot::{ServiceEndpoints, View};
 use crate::watch::parse;
+
+mod endpoints;
 
 fn model() -> Model {
     let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
@@ -28,12 +32,13 @@ fn pod(name: &str, ip: &str, extra: &str) -> String {
 const WEB: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
                    spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}\n";
 
+fn web(m: &Model) -> Option<&Arc<ServiceEndpoints>> {
+    m.snapshot().endpoints.get(&"shop/web".parse::<ObjectRef>().expect("valid"))
+}
+
+/// The endpoints as they are seen from where nothing is known of.
 fn endpoints(m: &Model) -> Vec<Endpoint> {
-    m.snapshot()
-        .endpoints
-        .get(&"shop/web".parse::<ObjectRef>().expect("valid"))
-        .map(|e| e.list.values().cloned().collect())
-        .unwrap_or_default()
+    web(m).map(|e| e.anywhere.list.clone()).unwrap_or_default()
 }
 
 fn address(m: &Model, ip: &str) -> AddressKind {
@@ -51,7 +56,25 @@ fn inbound(m: &Model, pod: &str) -> InboundPolicy {
     p.try_into().expect("converts")
 }
 
-use crate::snapshot::View;
+#[test]
+fn a_pod_is_not_more_permissive_than_a_namespace_that_forbids_it() {
+    let namespace = |mode: &str, forbid: &str| {
+        let annotations = format!("{{weft.dev/mtls: {mode}, weft.dev/forbid: '{forbid}'}}");
+        format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {annotations}}}\n")
+    };
+    let eager = pod("web-0", "10.0.0.5", ", annotations: {weft.dev/mtls: permissive, weft.dev/mtls-ports: '80=permissive'}");
+    let modes = |namespace: String| {
+        let mut m = model();
+        m.apply(upserts(&(namespace + &eager)));
+        let policy = inbound(&m, "shop/web-0");
+        (policy.mode, policy.mode_of(80).0)
+    };
+    let (strict, permissive) = (MtlsMode::Strict, MtlsMode::Permissive);
+    assert_eq!(modes(namespace("strict", "")), (permissive, permissive));
+    assert_eq!(modes(namespace("strict", "skip-inbound-ports, permissive")), (strict, strict));
+    assert_eq!(modes(namespace("strict", "all")), (strict, strict));
+    assert_eq!(modes(namespace("permissive", "all")), (permissive, permissive));
+}
 
 #[test]
 fn endpoints_come_from_the_selector_and_named_ports_resolve() {
@@ -161,9 +184,80 @@ fn a_change_that_changes_nothing_is_not_pushed() {
     assert_eq!(m.snapshot().generation, generation);
 }
 
-/// A small random world, as a list of changes.
-fn changes() -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
-    proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..40)
+#[test]
+fn a_namespace_is_in_the_mesh_by_its_label_or_by_a_pod_until_it_goes() {
+    let mut m = model();
+    let ns = |extra: &str| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop{extra}}}\n");
+    let meshed = |m: &Model| m.snapshot().meshed.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shop = || Changed::Meshed("shop".parse().expect("valid"));
+    m.apply(upserts(&ns("")));
+    assert_eq!(meshed(&m), [""; 0]);
+    assert!(m.apply(upserts(&ns(", labels: {weft.dev/inject: enabled}"))).contains(&shop()));
+    assert_eq!(meshed(&m), ["shop"]);
+    // A pod alone is enough, whether it has its sidecar already or asks for one.
+    m.apply(upserts(&(ns("") + &pod("web-0", "10.244.0.5", ""))));
+    assert_eq!(meshed(&m), ["shop"]);
+    let asks = pod("web-0", "10.244.0.5", "").replace("weft-sidecar", "other").replace("app: web", "weft.dev/inject: enabled");
+    m.apply(upserts(&asks));
+    assert_eq!(meshed(&m), ["shop"]);
+    m.apply(upserts(&asks.replace("enabled", "disabled")));
+    assert_eq!(meshed(&m), [""; 0]);
+    m.apply(upserts(&pod("web-0", "10.244.0.5", "")));
+    let going = ns(", labels: {weft.dev/inject: enabled}, deletionTimestamp: '2026-01-01T00:00:00Z'");
+    assert!(m.apply(upserts(&going)).contains(&shop()), "nothing can be written to it any more");
+    assert_eq!(meshed(&m), [""; 0]);
+}
+
+#[test]
+fn what_attestation_needs_of_a_pod_is_in_the_snapshot_while_it_lives() {
+    let mut m = model();
+    let id: ObjectRef = "shop/web-0".parse().expect("valid");
+    let changed = m.apply(upserts(&pod("web-0", "10.244.0.5", ", uid: u-1")));
+    assert!(changed.contains(&Changed::Inbound(id.clone())));
+    let facts = m.snapshot().pods.get(&id).expect("it lives").clone();
+    assert_eq!((facts.uid.as_deref(), facts.service_account.as_str()), (Some("u-1"), "web"));
+    let changed = m.apply(upserts(&pod("web-0", "10.244.0.5", ", uid: u-2")));
+    assert_eq!(changed, BTreeSet::from([Changed::Inbound(id.clone())]), "another pod of the name, and nothing else is another");
+    m.apply(upserts(&pod("web-0", "10.244.0.5", "").replace("status: {podIP", "status: {phase: Failed, podIP")));
+    assert!(m.snapshot().pods.get(&id).is_none());
+}
+
+/// A small random world, as a list of changes: a kind, a number that varies it, a variant of the same object, and whether it
+/// stands.
+fn changes() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
+    proptest::collection::vec((0u8..5, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
+}
+
+fn manifest(kind: u8, n: u8, other: bool) -> String {
+    let (node, zone) = (n / 2, if other { "east" } else { "west" });
+    match kind {
+        0 => {
+            let local = if other { ", internalTrafficPolicy: Local" } else { ", trafficDistribution: PreferClose" };
+            let web = WEB.replace("name: web,", &format!("name: web{n},")).replace("10.96.0.1", &format!("10.96.0.{}", n / 2));
+            web.replace("selector:", &format!("{},  selector:", local.trim_start_matches(", ")))
+        }
+        1 => {
+            let name = if other { "other" } else { "weft-sidecar" };
+            let pod = pod(&format!("web-{n}"), &format!("10.244.0.{}", n / 2), "").replace("weft-sidecar", name);
+            pod.replace("serviceAccountName", &format!("nodeName: n{node}, serviceAccountName"))
+        }
+        2 => format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{weft.dev/inject: {}}}, annotations: {{weft.dev/mtls: {}}}}}\n",
+            if other { "enabled" } else { "disabled" },
+            if n > 0 { "strict" } else { "permissive" }
+        ),
+        3 => format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{n}, namespace: shop, labels: {{kubernetes.io/service-name: web{n}}}}}\n\
+             endpoints: [{{addresses: [10.244.0.{n}], nodeName: n{node}, zone: {zone}, hints: {{forZones: [{{name: {zone}}}]}}}}]\nports: [{{name: http, port: 9090}}]\n"
+        ),
+        // Another slice of the first service: it names its pod, and differs in port or readiness.
+        _ => format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: t{n}, namespace: shop, labels: {{kubernetes.io/service-name: web0}}}}\n\
+             endpoints: [{{addresses: [10.244.0.{node}], targetRef: {{kind: Pod, name: web-{n}}}, conditions: {{ready: {other}, serving: true, terminating: true}}}}]\n\
+             ports: [{{name: http, port: {}}}]\n",
+            9090 + u16::from(n)
+        ),
+    }
 }
 
 proptest! {
@@ -172,14 +266,8 @@ proptest! {
     fn incremental_equals_from_scratch(steps in changes()) {
         let mut m = model();
         let mut state: BTreeMap<ObjectKey, Object> = BTreeMap::new();
-        for (kind, n, present) in steps {
-            let text = match kind {
-                0 => WEB.replace("name: web,", &format!("name: web{n},")).replace("10.96.0.1", &format!("10.96.0.{}", n / 2)),
-                1 => pod(&format!("web-{n}"), &format!("10.244.0.{}", n / 2), ""),
-                2 => format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{weft.dev/mtls: {}}}}}\n", if n > 0 {"strict"} else {"permissive"}),
-                _ => format!("---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{n}, namespace: shop, labels: {{kubernetes.io/service-name: web{n}}}}}\nendpoints: [{{addresses: [10.244.0.{n}]}}]\nports: [{{name: http, port: 9090}}]\n"),
-            };
-            let object = parse::parse("t", &text).expect("good").remove(0);
+        for (kind, n, other, present) in steps {
+            let object = parse::parse("t", &manifest(kind, n, other)).expect("good").remove(0);
             let key = object.key();
             if present {
                 state.insert(key, object.clone());
@@ -191,17 +279,21 @@ proptest! {
         }
         let mut fresh = model();
         fresh.apply(state.into_values().map(Change::Upsert).collect());
-        let versions = |s: &Snapshot| {
+        let everything = |s: &Snapshot| {
             let mut all: Vec<(String, String)> = Vec::new();
             all.extend(s.inbound.iter().map(|(k, v)| (format!("inbound {k}"), v.version.to_string())));
             all.extend(s.addresses.iter().map(|(k, v)| (format!("address {k}"), v.version.to_string())));
             all.extend(s.services.iter().map(|(k, v)| (format!("service {k}"), v.version.to_string())));
-            all.extend(s.endpoints.iter().map(|(k, v)| (format!("endpoints {k}"), v.version.to_string())));
+            for (k, v) in &s.endpoints {
+                all.extend(v.versions().into_iter().map(|(place, version)| (format!("endpoints {k} {place}"), version.to_string())));
+            }
             all.extend(s.dns.iter().map(|(k, v)| (format!("dns {k}"), format!("{v:?}"))));
+            all.extend(s.pods.iter().map(|(k, v)| (format!("pod {k}"), format!("{v:?}"))));
+            all.extend(s.meshed.iter().map(|n| (format!("meshed {n}"), String::new())));
             all.sort();
             all
         };
-        prop_assert_eq!(versions(m.snapshot()), versions(fresh.snapshot()));
+        prop_assert_eq!(everything(m.snapshot()), everything(fresh.snapshot()));
         prop_assert_eq!(m.problems(), fresh.problems());
     }
 }

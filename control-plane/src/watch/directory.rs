@@ -11,16 +11,8 @@ use std::time::{Duration, Instant};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::{Change, Problem, parse};
+use super::{Batch, Change, Problem, parse};
 use crate::objects::{Object, ObjectKey};
-
-/// What the source tells the model, all at once.
-#[derive(Debug, Default)]
-pub struct Batch {
-    pub changes: Vec<Change>,
-    /// Every problem that stands now, replacing the earlier list.
-    pub problems: Vec<Problem>,
-}
 
 /// Why the directory cannot be followed at all.
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +211,7 @@ impl Files {
         }
         problems.sort();
         self.problems.clone_from(&problems);
-        Batch { changes, problems }
+        Batch { changes, problems, complete: true }
     }
 }
 

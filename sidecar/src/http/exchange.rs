@@ -149,7 +149,7 @@ async fn run_http1(
             && !hop::connection_has(&response.fields, b"close")
             && (!response.http10 || hop::connection_has(&response.fields, b"keep-alive"));
         let mut answer = Body::H1(reader.body(framing));
-        let answered = download(&mut answer, response, sink, a.from_mesh, head.is_head());
+        let answered = download(&mut answer, response, sink, a.from_mesh, head.is_head(), &answering);
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }
@@ -185,7 +185,8 @@ async fn run_http2(
     a.lease.answered();
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
-    let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head());
+    let progress = Cell::default();
+    let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head(), &progress);
     if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
         return Ok(Finished::Broken(failure));
     }
@@ -235,13 +236,14 @@ async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool
     out.send_data(Bytes::new(), true).map_err(|e| http2::upstream(&e))
 }
 
-/// Passes an answer on.
+/// Passes an answer on; notes in `progress` that there is some.
 async fn download(
     answer: &mut Body<'_>,
     mut head: ResponseHead,
     sink: &mut ResponseSink<'_>,
     from_mesh: bool,
     head_only: bool,
+    progress: &Cell<bool>,
 ) -> Result<(), Failure> {
     clean_response(&mut head.fields, from_mesh);
     sink.head(head, answer, head_only)?;
@@ -262,6 +264,7 @@ async fn download(
         match piece {
             None => return sink.finish().await,
             Some(chunk) => {
+                progress.set(true);
                 if sink.send(chunk).await? {
                     return Ok(());
                 }

@@ -1,7 +1,6 @@
 //! Pods with sidecars on one network in memory, and the clock that they live by.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -189,19 +188,16 @@ impl World {
             client_ip_affinity: None,
             local_only: false,
         };
-        let endpoint = |address: &IpAddr| {
-            let endpoint = Endpoint {
-                address: *address,
-                workload: None,
-                reach: Reach::Mesh(CALLEE.parse().expect("an identity")),
-                ready: true,
-                zone: "".into(),
-                node: "".into(),
-                ports: vec![(WEB, WEB_TARGET), (BYTES, BYTES)],
-            };
-            (*address, endpoint)
+        let endpoint = |address: &IpAddr| Endpoint {
+            address: *address,
+            workload: None,
+            reach: Reach::Mesh(CALLEE.parse().expect("an identity")),
+            ready: true,
+            zone: "".into(),
+            node: "".into(),
+            ports: vec![(WEB, WEB_TARGET), (BYTES, BYTES)],
         };
-        let endpoints: BTreeMap<IpAddr, Endpoint> = plan.endpoints.iter().map(endpoint).collect();
+        let endpoints: Vec<Endpoint> = plan.endpoints.iter().map(endpoint).collect();
         let callers = config(A, plan.workers, plan.options);
         let service = Arc::new(ServiceState::new(ServiceView::new(service, &endpoints, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {

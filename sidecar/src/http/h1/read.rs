@@ -176,12 +176,13 @@ impl IncomingBody<'_> {
         while r.buf.len() < READ_AHEAD {
             match r.fill(READ).await {
                 Ok(0) => {
-                    // It ended its half: it may still read the answer, but does not wait for one for ever.
+                    // It ended its half, or everything: it may still read an answer, as long as there is one to read.
                     tokio::time::sleep(HALF_CLOSED).await;
-                    if answering.get() {
-                        break;
+                    while answering.replace(false) {
+                        tokio::time::sleep(HALF_CLOSED).await;
                     }
-                    return Failure::downstream(Reason::DownstreamGone).detail("it ended its half, and no answer came");
+                    return Failure::downstream(Reason::DownstreamGone)
+                        .detail("it ended its half, and no more of an answer came");
                 }
                 Ok(_) => {}
                 Err(e) => return r.broken(&e),

@@ -1,0 +1,125 @@
+//! The CA of a cluster: a Secret in the control plane's own namespace, which the first replica makes and all share. So there is
+//! one issuing key without a leader.
+//!
+//! Its keys are those of a `kubernetes.io/tls` Secret as cert-manager writes it, too: `tls.crt` (the issuer, then what stands
+//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the root). One that was made here also keeps `root.key`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use weft_core::TrustDomain;
+use weft_core::backoff::Backoff;
+use zeroize::Zeroizing;
+
+use super::{MANAGED_BY, MANAGER, within, won};
+use crate::issue::ca::{Ca, Made, Pem, Source, make};
+use crate::server::random;
+
+const NEEDS: &str =
+    "the CA cannot be read or made, and is tried again; the control plane's Role needs get on this Secret and create on Secrets";
+
+/// Why the Secret cannot be used; the API server being away is none of these, and is waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    #[error("Secret {place} lacks {key}, or it is no text: it needs tls.crt, tls.key and ca.crt, as cert-manager writes them")]
+    Lacks { place: String, key: &'static str },
+    #[error(transparent)]
+    Ca(#[from] crate::issue::ca::CaError),
+}
+
+/// Opens the CA from its Secret, or makes both. Waits as long as the API server does not answer or does not allow it.
+pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDomain) -> Result<Ca, SecretError> {
+    let api = Api::<Secret>::namespaced(client, namespace);
+    let place = format!("{namespace}/{name}");
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+    loop {
+        match within(api.get_opt(name)).await {
+            Ok(Some(secret)) => return Ok(Ca::open(domain.clone(), &Source::Text(&pem(&place, secret)?))?),
+            Ok(None) => {
+                let secret = secret(name, &make(domain)?);
+                match within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
+                    Ok(true) => tracing::info!(secret = place, "a new CA was made"),
+                    // Another replica was faster: what it made is read now.
+                    Ok(false) => continue,
+                    Err(why) => tracing::warn!(secret = place, "{NEEDS} ({why})"),
+                }
+            }
+            Err(why) => tracing::warn!(secret = place, "{NEEDS} ({why})"),
+        }
+        tokio::time::sleep(backoff.next_wait(random()).max(Duration::from_millis(50))).await;
+    }
+}
+
+fn pem(place: &str, secret: Secret) -> Result<Pem, SecretError> {
+    let mut data = secret.data.unwrap_or_default();
+    let mut text = |key: &'static str| {
+        let bytes = data.remove(key).map(|b| b.0);
+        let text = bytes.and_then(|b| String::from_utf8(b).ok()).filter(|t| !t.is_empty());
+        text.ok_or_else(|| SecretError::Lacks { place: place.to_owned(), key })
+    };
+    let (mut chain, root, key) = (text("tls.crt")?, text("ca.crt")?, Zeroizing::new(text("tls.key")?));
+    // A root that issues by itself stands in both.
+    if !chain.trim_end().ends_with(root.trim()) {
+        if !chain.ends_with('\n') {
+            chain.push('\n');
+        }
+        chain.push_str(&root);
+    }
+    Ok(Pem { place: format!("Secret {place}"), chain, key })
+}
+
+fn secret(name: &str, made: &Made) -> Secret {
+    let root = made.chain.rfind("-----BEGIN CERTIFICATE-----").map_or("", |at| &made.chain[at..]);
+    let data: BTreeMap<String, ByteString> = [
+        ("tls.crt", made.chain.as_str()),
+        ("tls.key", made.issuer_key.as_str()),
+        ("ca.crt", root),
+        ("root.key", made.root_key.as_str()),
+    ]
+    .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
+    .into();
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some([(MANAGED_BY.to_owned(), MANAGER.to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("kubernetes.io/tls".into()),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_read_again_and_so_is_what_cert_manager_writes() {
+        let domain: TrustDomain = "cluster.local".parse().expect("valid");
+        let made = make(&domain).expect("made");
+        let ca = |secret: Secret| Ca::open(domain.clone(), &Source::Text(&pem("a/b", secret).expect("whole")));
+        let ours = ca(secret("weft-ca", &made)).expect("good");
+        // cert-manager's chain ends before the root.
+        let mut theirs = secret("weft-ca", &made);
+        let data = theirs.data.as_mut().expect("there");
+        let root = data["ca.crt"].0.clone();
+        let whole = data["tls.crt"].0.clone();
+        data.insert("tls.crt".into(), ByteString(whole[..whole.len() - root.len()].to_vec()));
+        data.remove("root.key");
+        assert_eq!(ca(theirs).expect("good").anchor_hash(), ours.anchor_hash());
+    }
+
+    #[test]
+    fn a_secret_that_lacks_a_part_says_which() {
+        let domain: TrustDomain = "cluster.local".parse().expect("valid");
+        let mut secret = secret("weft-ca", &make(&domain).expect("made"));
+        secret.data.as_mut().expect("there").remove("ca.crt");
+        let e = pem("weft-system/weft-ca", secret).err().expect("incomplete");
+        assert!(e.to_string().contains("ca.crt") && e.to_string().contains("weft-system/weft-ca"), "{e}");
+    }
+}

@@ -1,0 +1,185 @@
+//! What the API server has told, and what of it the model has not been told yet. Pure: events and times in, batches out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kube::runtime::watcher;
+use tokio::time::Instant;
+
+use super::lean::{Lean, Watched};
+use crate::objects::{Kind, Object, ObjectKey};
+use crate::watch::parse::Fault;
+use crate::watch::{Batch, Change, Problem};
+
+/// A watch that fails once is tried again within half a minute. One that has not failed for this long works, though nothing came.
+const FAILURE_STANDS: Duration = Duration::from_secs(75);
+
+/// An object that was received.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub(super) key: Option<ObjectKey>,
+    pub(super) place: String,
+    pub(super) object: Result<Object, Fault>,
+}
+
+/// What a watch tells of one kind.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// A list begins; what is not in it when it ends does not stand any more.
+    Listing,
+    Listed(Received),
+    Complete,
+    Put(Received),
+    Gone(Received),
+    Failed(String),
+}
+
+impl<T: Watched> From<Lean<T>> for Received {
+    fn from(lean: Lean<T>) -> Self {
+        Self { key: lean.key(), place: lean.place(), object: lean.object }
+    }
+}
+
+impl<T: Watched> From<watcher::Event<Lean<T>>> for Event {
+    fn from(event: watcher::Event<Lean<T>>) -> Self {
+        match event {
+            watcher::Event::Init => Self::Listing,
+            watcher::Event::InitApply(o) => Self::Listed(o.into()),
+            watcher::Event::InitDone => Self::Complete,
+            watcher::Event::Apply(o) => Self::Put(o.into()),
+            watcher::Event::Delete(o) => Self::Gone(o.into()),
+        }
+    }
+}
+
+/// A list that is under way.
+#[derive(Default)]
+struct Listing {
+    keys: BTreeSet<ObjectKey>,
+    broken: BTreeSet<String>,
+}
+
+/// Everything that stands.
+pub(super) struct Known {
+    kinds: Vec<Kind>,
+    complete: BTreeSet<Kind>,
+    listings: BTreeMap<Kind, Listing>,
+    /// What the model was told, or is about to be.
+    objects: BTreeMap<ObjectKey, Object>,
+    /// Objects that cannot be read, by what they are called.
+    broken: BTreeMap<(Kind, String), Problem>,
+    failures: BTreeMap<Kind, (Problem, Instant)>,
+    changes: BTreeMap<ObjectKey, Change>,
+    /// The problems that were told last, and whether everything had been read.
+    told: Option<(Vec<Problem>, bool)>,
+}
+
+impl Known {
+    pub(super) fn new(kinds: &[Kind]) -> Self {
+        Self {
+            kinds: kinds.to_vec(),
+            complete: BTreeSet::new(),
+            listings: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            told: None,
+        }
+    }
+
+    /// Objects whose change the model is to be told, once everything has been read.
+    pub(super) fn waiting(&self) -> usize {
+        if self.is_complete() { self.changes.len() } else { 0 }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.kinds.iter().all(|k| self.complete.contains(k))
+    }
+
+    pub(super) fn hear(&mut self, kind: Kind, event: Event, now: Instant) {
+        match event {
+            Event::Failed(message) => {
+                let place = format!("{}/{kind:?}", kind.api_version());
+                self.failures.insert(kind, (Problem { place, field: String::new(), message }, now));
+                return;
+            }
+            Event::Listing => {
+                self.listings.insert(kind, Listing::default());
+                // It may fail yet: only what it brings shows that it works.
+                return;
+            }
+            Event::Listed(received) => {
+                let listing = self.listings.entry(kind).or_default();
+                listing.keys.extend(received.key.clone());
+                if received.object.is_err() {
+                    listing.broken.insert(received.place.clone());
+                }
+                self.put(kind, received);
+            }
+            Event::Complete => self.listed(kind),
+            Event::Put(received) => self.put(kind, received),
+            Event::Gone(received) => {
+                self.broken.remove(&(kind, received.place));
+                if let Some(key) = received.key {
+                    self.remove(key);
+                }
+            }
+        }
+        self.failures.remove(&kind);
+    }
+
+    fn put(&mut self, kind: Kind, received: Received) {
+        match received.object {
+            Ok(object) => {
+                self.broken.remove(&(kind, received.place));
+                let key = object.key();
+                if self.objects.get(&key) != Some(&object) {
+                    self.objects.insert(key.clone(), object.clone());
+                    self.changes.insert(key, Change::Upsert(object));
+                }
+            }
+            // The last good version stands.
+            Err(fault) => {
+                let problem = Problem { place: received.place.clone(), field: fault.field, message: fault.message };
+                self.broken.insert((kind, received.place), problem);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: ObjectKey) {
+        if self.objects.remove(&key).is_some() {
+            self.changes.insert(key.clone(), Change::Delete(key));
+        }
+    }
+
+    /// A list is complete: what it lacks is gone.
+    fn listed(&mut self, kind: Kind) {
+        let listing = self.listings.remove(&kind).unwrap_or_default();
+        let gone: Vec<_> = self.objects.keys().filter(|k| k.kind == kind && !listing.keys.contains(*k)).cloned().collect();
+        for key in gone {
+            self.remove(key);
+        }
+        self.broken.retain(|(of, place), _| *of != kind || listing.broken.contains(place));
+        self.complete.insert(kind);
+    }
+
+    /// What the model is to be told now, if there is anything. Before everything has been read, that is problems alone.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Batch> {
+        let complete = &self.complete;
+        self.failures.retain(|kind, (_, at)| !complete.contains(kind) || now.duration_since(*at) < FAILURE_STANDS);
+        let mut problems: Vec<Problem> = self.failures.values().map(|(p, _)| p).chain(self.broken.values()).cloned().collect();
+        problems.sort();
+        let complete = self.is_complete();
+        let changes: Vec<Change> = if complete { std::mem::take(&mut self.changes).into_values().collect() } else { vec![] };
+        let standing = (problems.clone(), complete);
+        if changes.is_empty() && self.told.as_ref() == Some(&standing) {
+            return None;
+        }
+        self.told = Some(standing);
+        Some(Batch { changes, problems, complete })
+    }
+}
+
+#[cfg(test)]
+mod tests;

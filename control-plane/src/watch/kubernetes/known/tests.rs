@@ -1,0 +1,126 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::objects::ServiceObject;
+
+fn service(name: &str, ip: &str) -> Received {
+    received(&json!({
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": "7"},
+        "spec": {"clusterIP": ip, "ports": [{"port": 80}]},
+    }))
+}
+
+fn received(value: &Value) -> Received {
+    serde_json::from_value::<Lean<ServiceObject>>(value.clone()).expect("every object is read").into()
+}
+
+fn names(batch: &Batch) -> Vec<String> {
+    let name = |c: &Change| match c {
+        Change::Upsert(o) => format!("+{}", o.key().id.name),
+        Change::Delete(k) => format!("-{}", k.id.name),
+    };
+    batch.changes.iter().map(name).collect()
+}
+
+/// One that follows services alone, with `listed` in its first list.
+fn after_first_list(listed: &[Received]) -> (Known, Instant) {
+    let (mut known, now) = (Known::new(&[Kind::Service]), Instant::now());
+    known.hear(Kind::Service, Event::Listing, now);
+    for received in listed {
+        known.hear(Kind::Service, Event::Listed(received.clone()), now);
+    }
+    known.hear(Kind::Service, Event::Complete, now);
+    let batch = known.take(now).expect("the first sight of all");
+    assert!(batch.complete);
+    assert_eq!(names(&batch).len(), listed.len());
+    (known, now)
+}
+
+#[test]
+fn nothing_is_delivered_before_every_kind_has_been_read() {
+    let (mut known, now) = (Known::new(&[Kind::Service, Kind::Pod]), Instant::now());
+    for event in [Event::Listing, Event::Listed(service("web", "10.0.0.1")), Event::Complete] {
+        known.hear(Kind::Service, event, now);
+    }
+    known.hear(Kind::Pod, Event::Failed("forbidden".into()), now);
+    let batch = known.take(now).expect("a problem");
+    assert_eq!((batch.complete, batch.changes.len()), (false, 0));
+    assert_eq!(batch.problems[0].to_string(), "v1/Pod: forbidden");
+    assert!(known.take(now).is_none(), "told once");
+
+    // A kind that was never read keeps its problem, however long it takes.
+    assert!(known.take(now + 10 * FAILURE_STANDS).is_none());
+    known.hear(Kind::Pod, Event::Listing, now);
+    assert!(known.take(now).is_none(), "a list that begins shows nothing");
+    known.hear(Kind::Pod, Event::Complete, now);
+    let batch = known.take(now).expect("the first sight of all");
+    assert!(batch.complete && batch.problems.is_empty());
+    assert_eq!(names(&batch), ["+web"]);
+}
+
+#[test]
+fn an_empty_cluster_is_complete_too() {
+    after_first_list(&[]);
+}
+
+#[test]
+fn changes_that_come_together_are_one_and_those_that_change_nothing_none() {
+    let (mut known, now) = after_first_list(&[service("web", "10.0.0.1")]);
+    known.hear(Kind::Service, Event::Put(service("web", "10.0.0.1")), now);
+    assert_eq!(known.waiting(), 0);
+    for n in 2..9 {
+        known.hear(Kind::Service, Event::Put(service("web", &format!("10.0.0.{n}"))), now);
+    }
+    assert_eq!(known.waiting(), 1);
+    known.hear(Kind::Service, Event::Gone(service("web", "10.0.0.8")), now);
+    assert_eq!(names(&known.take(now).expect("a change")), ["-web"]);
+}
+
+#[test]
+fn what_a_later_list_lacks_is_gone_and_what_it_brings_anew_is_there() {
+    let (mut known, now) = after_first_list(&[service("a", "10.0.0.1"), service("b", "10.0.0.2")]);
+    known.hear(Kind::Service, Event::Listing, now);
+    known.hear(Kind::Service, Event::Listed(service("a", "10.0.0.1")), now);
+    // It broke off, and begins anew: what it brought does not count.
+    known.hear(Kind::Service, Event::Listing, now);
+    known.hear(Kind::Service, Event::Listed(service("b", "10.0.0.2")), now);
+    known.hear(Kind::Service, Event::Listed(service("c", "10.0.0.3")), now);
+    known.hear(Kind::Service, Event::Complete, now);
+    assert_eq!(names(&known.take(now).expect("changes")), ["-a", "+c"]);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_its_last_good_version_and_says_so() {
+    let (mut known, now) = after_first_list(&[service("web", "10.0.0.1")]);
+    let broken = received(&json!({
+        "metadata": {"name": "web", "namespace": "shop", "resourceVersion": "8"}, "spec": {"ports": [{"port": "eighty"}]},
+    }));
+    known.hear(Kind::Service, Event::Put(broken.clone()), now);
+    let batch = known.take(now).expect("a problem");
+    assert!(batch.changes.is_empty(), "the last good version stands");
+    let p = &batch.problems[0];
+    assert_eq!((p.place.as_str(), p.field.as_str()), ("Service shop/web", "spec.ports[0].port"));
+    // It stands in a later list, still broken: it is not gone.
+    known.hear(Kind::Service, Event::Listing, now);
+    known.hear(Kind::Service, Event::Listed(broken.clone()), now);
+    known.hear(Kind::Service, Event::Complete, now);
+    assert!(known.take(now).is_none());
+    // It is not in the next one: both go.
+    known.hear(Kind::Service, Event::Listing, now);
+    known.hear(Kind::Service, Event::Complete, now);
+    let batch = known.take(now).expect("it is gone");
+    assert_eq!((names(&batch), batch.problems.len()), (vec!["-web".to_owned()], 0));
+}
+
+#[test]
+fn a_failure_ends_with_the_next_event_or_when_it_is_not_repeated() {
+    let (mut known, now) = after_first_list(&[]);
+    known.hear(Kind::Service, Event::Failed("away".into()), now);
+    assert_eq!(known.take(now).expect("a problem").problems.len(), 1);
+    assert!(known.take(now + FAILURE_STANDS / 2).is_none());
+    assert_eq!(known.take(now + FAILURE_STANDS).expect("no problem").problems.len(), 0);
+    known.hear(Kind::Service, Event::Failed("away".into()), now);
+    assert_eq!(known.take(now).expect("a problem").problems.len(), 1);
+    known.hear(Kind::Service, Event::Put(service("web", "10.0.0.1")), now);
+    assert_eq!(known.take(now).expect("a change").problems.len(), 0);
+}
