@@ -3,7 +3,10 @@
 use weft_core::identity::InvalidName;
 use weft_core::wellknown::{LABEL_INJECT, SIDECAR_CONTAINER, SIDECAR_UID};
 
-use crate::names::{ANNOTATION_ALLOW_NET_ADMIN, ANNOTATION_ALLOW_SHARED_PROCESSES, ANNOTATION_ALLOW_SIDECAR_UID};
+use crate::names::{
+    ANNOTATION_ALLOW_NET_ADMIN, ANNOTATION_ALLOW_SHARED_PROCESSES, ANNOTATION_ALLOW_SIDECAR_UID, ANNOTATION_FORBID,
+    ANNOTATION_REWRITE_PROBES,
+};
 
 /// Why a pod, or the review that carries it, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +34,10 @@ pub enum InjectError {
     },
 
     /// An annotation has a value that cannot be used.
-    #[error("the pod's annotation {name}: {value:?} can't be used: {why}")]
+    #[error("{on} has the annotation {name}: {value:?}, which can't be used: {why}")]
     Annotation {
+        /// Whose annotation: the pod's or its namespace's.
+        on: String,
         /// The annotation.
         name: &'static str,
         /// What it reads.
@@ -42,7 +47,7 @@ pub enum InjectError {
     },
 
     /// The sidecar would ask for more than it may use.
-    #[error("the pod's annotation {request} ({requested}) is above {limit} ({limited}); lower the one or raise the other")]
+    #[error("the annotation {request} ({requested}) is above {limit} ({limited}); lower the one or raise the other")]
     RequestAboveLimit {
         /// The annotation with the request.
         request: &'static str,
@@ -52,6 +57,28 @@ pub enum InjectError {
         limit: &'static str,
         /// The limit.
         limited: String,
+    },
+
+    /// The pod asks for a way round the mesh that its namespace forbids.
+    #[error(
+        "the pod has the annotation {name}, which would let it go round the mesh, and the namespace {namespace} forbids \
+         that by {forbid}; remove the one or the other",
+        forbid = ANNOTATION_FORBID
+    )]
+    Forbidden {
+        /// The annotation.
+        name: &'static str,
+        /// The pod's namespace.
+        namespace: weft_core::Namespace,
+    },
+
+    /// The namespace cannot be looked at now, so that what it forbids is not known.
+    #[error("the namespace {namespace} can't be looked at ({why}), so that what it allows isn't known; try again")]
+    NamespaceUnknown {
+        /// The pod's namespace.
+        namespace: weft_core::Namespace,
+        /// What went wrong.
+        why: String,
     },
 
     /// What runs as the sidecar's user bypasses the redirect.
@@ -95,6 +122,28 @@ pub enum InjectError {
         namespace: weft_core::Namespace,
     },
 
+    /// The app listens where the sidecar must.
+    #[error("{at} declares the port {port}, which is the sidecar's; let the app listen on another")]
+    PortTaken {
+        /// The container.
+        at: String,
+        /// The port.
+        port: i64,
+    },
+
+    /// All probes together make more text than a program can be started with.
+    #[error(
+        "the pod's probes make {bytes} bytes of text for the sidecar, and at most {most} can be passed to it; shorten their \
+         headers, or annotate the pod with {annotation}: \"false\"",
+        annotation = ANNOTATION_REWRITE_PROBES
+    )]
+    ProbesTooLong {
+        /// How much they make.
+        bytes: usize,
+        /// How much they may make.
+        most: usize,
+    },
+
     /// A name that injection needs is in use, in a pod that has no sidecar yet.
     #[error("{at} is named {name:?}, which the mesh needs for itself beside {sidecar}; rename it", sidecar = SIDECAR_CONTAINER)]
     NameTaken {
@@ -110,8 +159,33 @@ impl InjectError {
     pub fn status_code(&self) -> u16 {
         match self {
             Self::Malformed { .. } | Self::Namespace(_) => 400,
-            Self::SidecarUid { .. } | Self::NetworkPower { .. } | Self::SharedProcesses { .. } => 403,
-            Self::Label { .. } | Self::Annotation { .. } | Self::RequestAboveLimit { .. } | Self::NameTaken { .. } => 422,
+            Self::Forbidden { .. } | Self::SidecarUid { .. } | Self::NetworkPower { .. } | Self::SharedProcesses { .. } => 403,
+            Self::NamespaceUnknown { .. } => 503,
+            Self::Label { .. }
+            | Self::Annotation { .. }
+            | Self::RequestAboveLimit { .. }
+            | Self::PortTaken { .. }
+            | Self::ProbesTooLong { .. }
+            | Self::NameTaken { .. } => 422,
+        }
+    }
+
+    /// The reason in kebab case, as metrics have it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "malformed",
+            Self::Namespace(_) => "namespace-name",
+            Self::Label { .. } => "label",
+            Self::Annotation { .. } => "annotation",
+            Self::RequestAboveLimit { .. } => "request-above-limit",
+            Self::Forbidden { .. } => "forbidden",
+            Self::NamespaceUnknown { .. } => "namespace-unknown",
+            Self::SidecarUid { .. } => "sidecar-uid",
+            Self::NetworkPower { .. } => "network-power",
+            Self::SharedProcesses { .. } => "shared-processes",
+            Self::PortTaken { .. } => "port-taken",
+            Self::ProbesTooLong { .. } => "probes-too-long",
+            Self::NameTaken { .. } => "name-taken",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! default capabilities can still become the sidecar's user.
 
 use serde_json::Value;
-use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_UID};
+use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_PORTS, SIDECAR_UID};
 
 use crate::error::{InjectError, excerpt};
 use crate::manifest::{Container, Object, Pod, flag_in, list_in, malformed, object_in, whole_number_in};
@@ -37,8 +37,21 @@ pub(crate) fn check(pod: &Pod<'_>, injected: bool, namespace: &NamespaceFacts) -
         });
     }
     for container in &pod.containers {
+        if !(injected && container.name == SIDECAR_CONTAINER) {
+            ports_are_free(container)?;
+        }
         if let Some(security) = container.security {
             check_container(container, security, injected, namespace)?;
+        }
+    }
+    Ok(())
+}
+
+/// What listens on one of the sidecar's ports keeps the sidecar from starting, and can't be reached by others.
+fn ports_are_free(container: &Container<'_>) -> Result<(), InjectError> {
+    for (port, protocol) in container.ports()? {
+        if protocol == "TCP" && SIDECAR_PORTS.iter().any(|ours| i64::from(*ours) == port) {
+            return Err(InjectError::PortTaken { at: container.said(), port });
         }
     }
     Ok(())

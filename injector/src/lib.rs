@@ -4,8 +4,9 @@
 //! [`InjectError`] that says how to mend it. [`admit`] puts that decision into the words of an
 //! `admission.k8s.io/v1` `AdmissionReview`.
 //!
-//! Nothing here keeps state, opens a socket or asks the API server: what is known of the namespaces comes in
-//! with the [`InjectorOptions`], so that `weft inject` gives the same answer offline, from the same code.
+//! None of this keeps state, opens a socket or asks the API server: what is known of the namespace comes in as
+//! [`NamespaceFacts`], so that `weft inject` gives the same answer offline, from the same code. The server around it
+//! is behind the feature `server`.
 #![warn(missing_docs)]
 
 mod base64;
@@ -16,12 +17,26 @@ mod names;
 mod options;
 mod parts;
 mod patch;
+mod probes;
 mod quantity;
 mod review;
 mod settings;
 
+#[cfg(feature = "server")]
+pub mod certificate;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod listen;
+#[cfg(feature = "server")]
+pub mod namespaces;
+#[cfg(feature = "server")]
+pub mod status;
+#[cfg(feature = "server")]
+pub mod webhook;
+
 pub use error::InjectError;
 pub use names::*;
-pub use options::{InjectLabel, InjectorOptions, NamespaceFacts};
-pub use patch::{Outcome, PatchOp, SkipReason, patch_pod};
-pub use review::admit;
+pub use options::{Bypass, InjectLabel, InjectorOptions, NamespaceFacts, NativeSidecars, Redirect};
+pub use patch::{Decision, PatchOp, SkipReason, patch_pod};
+pub use review::{Answer, Verdict, admit, namespace_of};

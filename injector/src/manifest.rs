@@ -21,13 +21,42 @@ pub(crate) struct Container<'a> {
     pub(crate) name: &'a str,
     /// Where it stands: `spec.containers[0]`.
     pub(crate) at: String,
+    /// The same as a JSON pointer: `/spec/containers/0`.
+    pub(crate) pointer: String,
+    pub(crate) object: &'a Object,
     pub(crate) security: Option<&'a Object>,
 }
 
-impl Container<'_> {
+impl<'a> Container<'a> {
     /// The container as a message names it.
     pub(crate) fn said(&self) -> String {
         format!("the container {:?} ({})", excerpt(self.name), self.at)
+    }
+
+    /// The ports that it declares, with their protocols.
+    pub(crate) fn ports(&self) -> Result<Vec<(i64, &'a str)>, InjectError> {
+        self.each_port(|port, at| {
+            let number = whole_number_in(port, at, "containerPort")?.unwrap_or_default();
+            Ok((number, text_in(port, at, "protocol")?.unwrap_or("TCP")))
+        })
+    }
+
+    /// The number of the port that it declares by this name.
+    pub(crate) fn port_named(&self, name: &str) -> Result<Option<i64>, InjectError> {
+        let named = self.each_port(|port, at| {
+            let same = text_in(port, at, "name")? == Some(name);
+            Ok(if same { whole_number_in(port, at, "containerPort")? } else { None })
+        })?;
+        Ok(named.into_iter().flatten().next())
+    }
+
+    fn each_port<T>(&self, read: impl Fn(&'a Object, &str) -> Result<T, InjectError>) -> Result<Vec<T>, InjectError> {
+        let ports = list_in(self.object, &self.at, "ports")?.unwrap_or_default();
+        let read_one = |(index, port): (usize, &'a Value)| {
+            let at = format!("{}.ports[{index}]", self.at);
+            read(as_object(port, &at)?, &at)
+        };
+        ports.iter().enumerate().map(read_one).collect()
     }
 }
 
@@ -43,24 +72,27 @@ impl<'a> Pod<'a> {
         let mut containers = Vec::new();
         for key in ["initContainers", "containers", "ephemeralContainers"] {
             for (index, container) in list_in(spec, "spec", key)?.unwrap_or_default().iter().enumerate() {
-                containers.push(Container::parse(container, format!("spec.{key}[{index}]"))?);
+                let pointer = format!("/spec/{key}/{index}");
+                containers.push(Container::parse(container, format!("spec.{key}[{index}]"), pointer)?);
             }
         }
         Ok(Self { metadata, spec, init_containers, volumes: list_in(spec, "spec", "volumes")?, containers })
     }
 
-    /// Whether a container of any sort has this name.
-    pub(crate) fn has_container(&self, name: &str) -> bool {
-        self.containers.iter().any(|container| container.name == name)
+    /// The container of any sort that has this name.
+    pub(crate) fn container(&self, name: &str) -> Option<&Container<'a>> {
+        self.containers.iter().find(|container| container.name == name)
     }
 }
 
 impl<'a> Container<'a> {
-    fn parse(container: &'a Value, at: String) -> Result<Self, InjectError> {
-        let container = as_object(container, &at)?;
+    fn parse(container: &'a Value, at: String, pointer: String) -> Result<Self, InjectError> {
+        let object = as_object(container, &at)?;
         Ok(Self {
-            name: text_in(container, &at, "name")?.unwrap_or_default(),
-            security: object_in(container, &at, "securityContext")?,
+            name: text_in(object, &at, "name")?.unwrap_or_default(),
+            security: object_in(object, &at, "securityContext")?,
+            object,
+            pointer,
             at,
         })
     }

@@ -7,28 +7,36 @@ use weft_core::wellknown::{PORT_ADMIN, SIDECAR_CONTAINER, SIDECAR_UID};
 
 use crate::guard::NET_ADMIN;
 use crate::names::{
-    FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, REDIRECT_CONTAINER, TOKEN_AUDIENCE, VOLUME_STATE, VOLUME_TOKEN,
-    VOLUME_TRUST_BUNDLE,
+    FILE_ANCHORS, FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, REDIRECT_CONTAINER, TOKEN_AUDIENCE, VOLUME_STATE,
+    VOLUME_TOKEN, VOLUME_TRUST_BUNDLE,
 };
 use crate::options::InjectorOptions;
+use crate::probes::literal;
 use crate::settings::{Settings, Share, Skips};
 
 /// The token's life in seconds; the kubelet renews it when four fifths have passed.
 const TOKEN_LIFETIME_SECS: u32 = 3600;
-/// The sidecar keeps a certificate, a key and its last good state there, and nothing else.
-const STATE_SIZE: &str = "4Mi";
+/// The sidecar keeps a certificate, a key and its last good state there, and nothing else. What is in it counts as the
+/// sidecar's memory.
+const STATE_SIZE: &str = "16Mi";
 /// How often the kubelet may find the sidecar not ready at its start, once a second, before it is started anew:
 /// as long as a control plane that is itself restarting may take to issue a certificate.
 const STARTUP_ATTEMPTS: u32 = 120;
 
-/// The init container that redirects the pod's traffic. It is root with one capability, and ends before the app starts.
+/// The init container that redirects the pod's traffic. It ends before the app starts.
+///
+/// It is root, with one capability: a container's capabilities reach no other user unless its programs carry them as
+/// file attributes. It proves its rules for outgoing connections alone, since proving the others takes a second
+/// network namespace, and so far more power. Nor has it `NET_RAW`, which only iptables' legacy interface asks for.
 pub(crate) fn redirect_container(options: &InjectorOptions, settings: &Settings) -> Value {
+    let mut arguments = vec!["apply".to_owned(), "--verify=outbound".to_owned()];
+    arguments.extend(redirect_arguments(&settings.skips));
     json!({
         "name": REDIRECT_CONTAINER,
         "image": options.redirect_image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": options.image_pull_policy,
         "command": ["weft-redirect"],
-        "args": redirect_arguments(&settings.skips),
+        "args": arguments,
         "resources": resources(settings),
         "securityContext": {
             "runAsUser": 0,
@@ -43,8 +51,9 @@ pub(crate) fn redirect_container(options: &InjectorOptions, settings: &Settings)
     })
 }
 
-fn redirect_arguments(skips: &Skips) -> Vec<String> {
-    let mut arguments = vec!["apply".to_owned(), "--verify".to_owned()];
+/// What the redirect is told of this pod, by whoever applies it.
+pub(crate) fn redirect_arguments(skips: &Skips) -> Vec<String> {
+    let mut arguments = Vec::new();
     for (flag, list) in [
         ("--skip-inbound-ports", joined(&skips.inbound_ports)),
         ("--skip-outbound-ports", joined(&skips.outbound_ports)),
@@ -62,20 +71,15 @@ fn joined<T: ToString>(entries: &BTreeSet<T>) -> String {
 }
 
 /// The sidecar. As an init container that stays (`native_sidecar`) it holds back all that follows until it is
-/// ready; as an ordinary container it can only say whether it is.
-pub(crate) fn sidecar_container(options: &InjectorOptions, settings: &Settings) -> Value {
+/// ready; as an ordinary container it can only say whether it is. `probes` is its variable with the checks that it
+/// makes for the kubelet.
+pub(crate) fn sidecar_container(options: &InjectorOptions, settings: &Settings, probes: Option<Value>) -> Value {
     let mut container = json!({
         "name": SIDECAR_CONTAINER,
         "image": options.sidecar_image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": options.image_pull_policy,
         "command": ["weft-sidecar"],
-        "env": [
-            from_field("POD_NAME", "metadata.name"),
-            from_field("POD_NAMESPACE", "metadata.namespace"),
-            from_field("POD_IPS", "status.podIPs"),
-            from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-            { "name": "WEFT_CONTROL_PLANE", "value": options.control_plane },
-        ],
+        "env": environment(options, settings, probes),
         "ports": [{ "name": "weft-admin", "containerPort": PORT_ADMIN, "protocol": "TCP" }],
         "resources": resources(settings),
         "securityContext": {
@@ -104,6 +108,30 @@ pub(crate) fn sidecar_container(options: &InjectorOptions, settings: &Settings) 
     container
 }
 
+fn environment(options: &InjectorOptions, settings: &Settings, probes: Option<Value>) -> Vec<Value> {
+    let is = |name: &str, value: String| json!({ "name": name, "value": value });
+    let mut variables = vec![
+        from_field("POD_NAME", "metadata.name"),
+        from_field("POD_NAMESPACE", "metadata.namespace"),
+        from_field("POD_UID", "metadata.uid"),
+        from_field("NODE_NAME", "spec.nodeName"),
+        from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        from_field("WEFT_POD_IPS", "status.podIPs"),
+        // The kubelet puts in what is defined above.
+        is("WEFT_IDENTITY", "$(POD_NAMESPACE)/$(SERVICE_ACCOUNT)".to_owned()),
+        is("WEFT_TRUST_DOMAIN", options.trust_domain.to_string()),
+        is("WEFT_CONTROL_PLANE", literal(&options.control_plane)),
+        is("WEFT_TOKEN_FILE", format!("{MOUNT_TOKEN}/{FILE_TOKEN}")),
+        is("WEFT_ANCHORS_FILE", format!("{MOUNT_TRUST_BUNDLE}/{FILE_ANCHORS}")),
+        // A directory of its own in the volume, since the volume itself is open to every user.
+        is("WEFT_STATE", format!("{MOUNT_STATE}/kept")),
+        is("WEFT_ADMIN_SOCKET", format!("{MOUNT_STATE}/admin.sock")),
+    ];
+    variables.extend(settings.environment.iter().map(|(name, value)| is(name, literal(value))));
+    variables.extend(probes);
+    variables
+}
+
 fn from_field(name: &str, path: &str) -> Value {
     json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
 }
@@ -127,6 +155,9 @@ pub(crate) fn volumes(options: &InjectorOptions) -> Vec<Value> {
     vec![
         json!({ "name": VOLUME_TOKEN, "projected": { "sources": [{ "serviceAccountToken": token }] } }),
         json!({ "name": VOLUME_STATE, "emptyDir": { "medium": "Memory", "sizeLimit": STATE_SIZE } }),
-        json!({ "name": VOLUME_TRUST_BUNDLE, "configMap": { "name": options.trust_bundle } }),
+        json!({
+            "name": VOLUME_TRUST_BUNDLE,
+            "configMap": { "name": options.trust_bundle, "items": [{ "key": FILE_ANCHORS, "path": FILE_ANCHORS }] },
+        }),
     ]
 }

@@ -1,24 +1,28 @@
 //! The decision about one pod, and the patch that carries it out.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use weft_core::wellknown::SIDECAR_CONTAINER;
 
 use crate::error::InjectError;
 use crate::guard;
 use crate::manifest::{Pod, flag_in, object_in, text_in};
-use crate::names::ANNOTATION_INJECTED;
-use crate::options::{InjectLabel, InjectorOptions, NamespaceFacts};
+use crate::names::{ANNOTATION_INJECTED, ANNOTATION_NOT_INJECTED, ANNOTATION_REDIRECT};
+use crate::options::{InjectLabel, InjectorOptions, NamespaceFacts, Redirect};
 use crate::parts;
-use crate::settings::Settings;
+use crate::probes::{Probes, hook_warnings};
+use crate::settings::{Asked, Settings};
 
 /// What becomes of a pod that is not refused.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// It gets its sidecar by these operations, in this order.
-    Patch(Vec<PatchOp>),
-    /// It stays as it is.
-    Skip(SkipReason),
+pub struct Decision {
+    /// Why it gets no sidecar, if it gets none.
+    pub skipped: Option<SkipReason>,
+    /// What is changed, in this order: most of it the sidecar; in a pod that gets none, a note of the reason, or
+    /// probes that were added after its sidecar.
+    pub ops: Vec<PatchOp>,
+    /// What its author should know.
+    pub warnings: Vec<String>,
 }
 
 /// Why a pod is left alone.
@@ -32,6 +36,8 @@ pub enum SkipReason {
     HostNetwork,
     /// It runs on Windows, where there is no redirect.
     Windows,
+    /// Its namespace is the cluster's or the mesh's own, which is never touched.
+    ProtectedNamespace,
     /// Its own label says so.
     PodDisabled,
     /// Its namespace's label says so.
@@ -48,9 +54,24 @@ impl SkipReason {
             Self::AlreadyInjected => "already-injected",
             Self::HostNetwork => "host-network",
             Self::Windows => "windows",
+            Self::ProtectedNamespace => "protected-namespace",
             Self::PodDisabled => "pod-disabled",
             Self::NamespaceDisabled => "namespace-disabled",
             Self::NotEnabled => "not-enabled",
+        }
+    }
+
+    /// What to tell the author of a pod that asked for a sidecar in vain.
+    fn in_vain(self) -> Option<&'static str> {
+        match self {
+            Self::HostNetwork => Some("this pod is not in the mesh: it uses the host's network (spec.hostNetwork)"),
+            Self::Windows => Some("this pod is not in the mesh: it runs on Windows (spec.os)"),
+            Self::NotAPodCreation
+            | Self::AlreadyInjected
+            | Self::ProtectedNamespace
+            | Self::PodDisabled
+            | Self::NamespaceDisabled
+            | Self::NotEnabled => None,
         }
     }
 }
@@ -67,27 +88,68 @@ pub struct PatchOp {
 }
 
 impl PatchOp {
-    fn add(path: impl Into<String>, value: Value) -> Self {
+    pub(crate) fn add(path: impl Into<String>, value: Value) -> Self {
         Self { path: path.into(), value }
     }
 }
 
 /// Decides about `pod`, which is to be created in `namespace`.
-pub fn patch_pod(pod: &Value, namespace: &NamespaceFacts, options: &InjectorOptions) -> Result<Outcome, InjectError> {
+pub fn patch_pod(pod: &Value, namespace: &NamespaceFacts, options: &InjectorOptions) -> Result<Decision, InjectError> {
+    // Before anything is read: what a broken pod of the cluster's own gets is no concern of the mesh's.
+    if options.protected.contains(&namespace.name) {
+        return Ok(left_alone(SkipReason::ProtectedNamespace));
+    }
     let pod = Pod::parse(pod)?;
     if let Some(reason) = not_wanted(&pod, namespace)? {
-        return Ok(Outcome::Skip(reason));
+        return with_note(&pod, reason);
     }
     // The guard comes before the end of the second call for the same pod: another webhook may have added a
     // container since the first.
-    let injected = pod.has_container(SIDECAR_CONTAINER);
-    guard::check(&pod, injected, namespace)?;
-    if injected {
-        return Ok(Outcome::Skip(SkipReason::AlreadyInjected));
+    let sidecar = pod.container(SIDECAR_CONTAINER);
+    guard::check(&pod, sidecar.is_some(), namespace)?;
+    let asked = Asked { pod: &pod.metadata, namespace };
+    let probes = if asked.rewrites_probes()? { Probes::rewrite(&pod)? } else { Probes::default() };
+    if let Some(sidecar) = sidecar {
+        return Ok(Decision { ops: probes.into_late_ops(sidecar)?, ..left_alone(SkipReason::AlreadyInjected) });
     }
     guard::names_are_free(&pod)?;
-    let settings = Settings::parse(&pod.metadata)?;
-    Ok(Outcome::Patch(operations(&pod, &settings, options)))
+    asked.check_mtls()?;
+    let settings = Settings::parse(&asked)?;
+    let mut warnings = probes.warnings.clone();
+    warnings.extend(hook_warnings(&pod)?);
+    warnings.extend(classic_warnings(&pod, options)?);
+    Ok(Decision { skipped: None, ops: operations(&pod, &settings, probes, options)?, warnings })
+}
+
+pub(crate) fn left_alone(reason: SkipReason) -> Decision {
+    Decision { skipped: Some(reason), ops: Vec::new(), warnings: Vec::new() }
+}
+
+/// Where a sidecar was asked for in vain, the pod says so itself. Nobody else's pod is written to.
+fn with_note(pod: &Pod<'_>, reason: SkipReason) -> Result<Decision, InjectError> {
+    let mut decision = left_alone(reason);
+    if let Some(warning) = reason.in_vain() {
+        decision.warnings.push(warning.to_owned());
+        if pod.metadata.annotation(ANNOTATION_NOT_INJECTED)? != Some(reason.as_str()) {
+            decision.ops = annotate(pod, &[(ANNOTATION_NOT_INJECTED, reason.as_str().to_owned())]);
+        }
+    }
+    Ok(decision)
+}
+
+/// What a server without native sidecars makes of some pods.
+fn classic_warnings(pod: &Pod<'_>, options: &InjectorOptions) -> Result<Vec<String>, InjectError> {
+    let mut warnings = Vec::new();
+    if options.native_sidecar {
+        return Ok(warnings);
+    }
+    if pod.init_containers.is_some_and(|list| !list.is_empty()) && options.redirect == Redirect::Init {
+        warnings.push("init containers have no network here: the sidecar starts after them (no native sidecars)".to_owned());
+    }
+    if text_in(pod.spec, "spec", "restartPolicy")?.is_some_and(|policy| policy != "Always") {
+        warnings.push("this pod won't end by itself: its sidecar runs on (no native sidecars)".to_owned());
+    }
+    Ok(warnings)
 }
 
 /// A `disabled` anywhere wins; without one, an `enabled` anywhere suffices.
@@ -113,26 +175,43 @@ fn not_wanted(pod: &Pod<'_>, namespace: &NamespaceFacts) -> Result<Option<SkipRe
     Ok(None)
 }
 
-fn operations(pod: &Pod<'_>, settings: &Settings, options: &InjectorOptions) -> Vec<PatchOp> {
-    let redirect = parts::redirect_container(options, settings);
-    let sidecar = parts::sidecar_container(options, settings);
-    let (init, ordinary) =
-        if options.native_sidecar { (vec![redirect, sidecar], vec![]) } else { (vec![redirect], vec![sidecar]) };
+/// The probes come first, since what follows moves the containers that they are in. The redirect comes before the
+/// sidecar, and both before the pod's own init containers, which so are in the mesh too.
+fn operations(
+    pod: &Pod<'_>,
+    settings: &Settings,
+    probes: Probes,
+    options: &InjectorOptions,
+) -> Result<Vec<PatchOp>, InjectError> {
+    let sidecar = parts::sidecar_container(options, settings, probes.variable()?);
+    let mut annotations = vec![(ANNOTATION_INJECTED, options.version.clone())];
+    let mut init = Vec::new();
+    match options.redirect {
+        Redirect::Init => init.push(parts::redirect_container(options, settings)),
+        Redirect::Cni => annotations.push((ANNOTATION_REDIRECT, parts::redirect_arguments(&settings.skips).join(" "))),
+    }
+    let mut ordinary = Vec::new();
+    let list = if options.native_sidecar { &mut init } else { &mut ordinary };
+    list.push(sidecar);
 
-    let mut ops = vec![annotate(pod, &options.version)];
+    let mut ops = probes.ops;
+    ops.extend(annotate(pod, &annotations));
     append(&mut ops, "/spec/volumes", pod.volumes.is_some(), parts::volumes(options));
     prepend(&mut ops, "/spec/initContainers", pod.init_containers.is_some(), init);
     prepend(&mut ops, "/spec/containers", true, ordinary);
-    ops
+    Ok(ops)
 }
 
-fn annotate(pod: &Pod<'_>, version: &str) -> PatchOp {
+fn annotate(pod: &Pod<'_>, annotations: &[(&str, String)]) -> Vec<PatchOp> {
     if pod.metadata.annotations.is_some() {
-        PatchOp::add(format!("/metadata/annotations/{}", escaped(ANNOTATION_INJECTED)), json!(version))
-    } else if pod.metadata.object.is_some() {
-        PatchOp::add("/metadata/annotations", json!({ ANNOTATION_INJECTED: version }))
+        let one = |(name, value): &(&str, String)| PatchOp::add(format!("/metadata/annotations/{}", escaped(name)), json!(value));
+        return annotations.iter().map(one).collect();
+    }
+    let all: Map<String, Value> = annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    if pod.metadata.object.is_some() {
+        vec![PatchOp::add("/metadata/annotations", Value::Object(all))]
     } else {
-        PatchOp::add("/metadata", json!({ "annotations": { ANNOTATION_INJECTED: version } }))
+        vec![PatchOp::add("/metadata", json!({ "annotations": all }))]
     }
 }
 
@@ -140,7 +219,7 @@ fn annotate(pod: &Pod<'_>, version: &str) -> PatchOp {
 fn prepend(ops: &mut Vec<PatchOp>, path: &str, exists: bool, values: Vec<Value>) {
     if exists {
         ops.extend(values.into_iter().enumerate().map(|(index, value)| PatchOp::add(format!("{path}/{index}"), value)));
-    } else {
+    } else if !values.is_empty() {
         ops.push(PatchOp::add(path, Value::Array(values)));
     }
 }

@@ -1,25 +1,45 @@
-//! What a pod's annotations ask of its sidecar, parsed once.
+//! What a pod's annotations, and its namespace's, ask of its sidecar, parsed once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use weft_core::Namespace;
+use weft_core::wellknown::{ANNOTATION_MTLS, ANNOTATION_MTLS_PORTS};
+
 use crate::error::{InjectError, excerpt};
 use crate::manifest::Metadata;
 use crate::names::{
-    ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST,
-    ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS,
+    ANNOTATION_CONNECT_TIMEOUT, ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_DRAIN_GRACE, ANNOTATION_DRAIN_TIMEOUT,
+    ANNOTATION_IDLE_TIMEOUT, ANNOTATION_LOG, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST, ANNOTATION_REWRITE_PROBES,
+    ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS, ANNOTATION_WORKERS,
 };
+use crate::options::{Bypass, NamespaceFacts};
 use crate::quantity::Quantity;
 
 const DEFAULT_CPU_REQUEST: &str = "10m";
 const DEFAULT_MEMORY_REQUEST: &str = "16Mi";
 const DEFAULT_MEMORY_LIMIT: &str = "128Mi";
 
+/// Says what is wrong with a text.
+type Check = fn(&str) -> Result<(), String>;
+
+/// Options that the sidecar takes as they are, once their form is checked: it would not start with a bad one.
+const PASSED_ON: [(&str, &str, Check); 6] = [
+    (ANNOTATION_LOG, "WEFT_LOG", log_filter),
+    (ANNOTATION_WORKERS, "WEFT_WORKERS", workers),
+    (ANNOTATION_CONNECT_TIMEOUT, "WEFT_CONNECT_TIMEOUT", duration),
+    (ANNOTATION_IDLE_TIMEOUT, "WEFT_IDLE_TIMEOUT", duration),
+    (ANNOTATION_DRAIN_GRACE, "WEFT_DRAIN_GRACE", duration),
+    (ANNOTATION_DRAIN_TIMEOUT, "WEFT_DRAIN_TIMEOUT", duration),
+];
+
 /// What one pod asks of its sidecar.
 pub(crate) struct Settings {
     pub(crate) cpu: Share,
     pub(crate) memory: Share,
     pub(crate) skips: Skips,
+    /// The sidecar's variables for what it is told directly.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// How much of a resource the sidecar asks for, and how much it may use at most.
@@ -35,22 +55,91 @@ pub(crate) struct Skips {
     pub(crate) subnets: BTreeSet<String>,
 }
 
+/// Where options are looked up: among the pod's annotations, then among its namespace's.
+pub(crate) struct Asked<'a> {
+    pub(crate) pod: &'a Metadata<'a>,
+    pub(crate) namespace: &'a NamespaceFacts,
+}
+
+/// An option that is set, and whose annotation it is: the pod's, or the namespace's of this name.
+struct Said<'a> {
+    name: &'static str,
+    text: &'a str,
+    by: Option<&'a Namespace>,
+}
+
+impl Said<'_> {
+    fn wrong(&self, why: impl Into<String>) -> InjectError {
+        let on = self.by.map_or_else(|| "the pod".to_owned(), |namespace| format!("the namespace {namespace}"));
+        InjectError::Annotation { on, name: self.name, value: excerpt(self.text), why: why.into() }
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn option(&self, name: &'static str) -> Result<Option<Said<'a>>, InjectError> {
+        if let Some(text) = self.pod.annotation(name)? {
+            self.may_ask(name, text)?;
+            return Ok(Some(Said { name, text, by: None }));
+        }
+        let inherited = self.namespace.defaults.get(name);
+        Ok(inherited.map(|text| Said { name, text, by: Some(&self.namespace.name) }))
+    }
+
+    fn may_ask(&self, name: &'static str, text: &str) -> Result<(), InjectError> {
+        match Bypass::asked_by(name, text) {
+            Some(way) if self.namespace.forbidden.contains(&way) => {
+                Err(InjectError::Forbidden { name, namespace: self.namespace.name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what the namespace forbids among the annotations that the control plane reads.
+    pub(crate) fn check_mtls(&self) -> Result<(), InjectError> {
+        for name in [ANNOTATION_MTLS, ANNOTATION_MTLS_PORTS] {
+            self.may_ask(name, self.pod.annotation(name)?.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the probes are to be rewritten.
+    pub(crate) fn rewrites_probes(&self) -> Result<bool, InjectError> {
+        match self.option(ANNOTATION_REWRITE_PROBES)? {
+            None => Ok(true),
+            Some(said) => match said.text.trim() {
+                "true" => Ok(true),
+                "false" => Ok(false),
+                _ => Err(said.wrong("it should read \"true\" or \"false\"")),
+            },
+        }
+    }
+}
+
 impl Settings {
-    pub(crate) fn parse(metadata: &Metadata<'_>) -> Result<Self, InjectError> {
+    pub(crate) fn parse(asked: &Asked<'_>) -> Result<Self, InjectError> {
+        let mut environment = Vec::new();
+        for (name, variable, check) in PASSED_ON {
+            if let Some(said) = asked.option(name)? {
+                let text = said.text.trim();
+                check(text).map_err(|why| said.wrong(why))?;
+                environment.push((variable, text.to_owned()));
+            }
+        }
         Ok(Self {
-            cpu: Share::parse(metadata, ANNOTATION_CPU_REQUEST, ANNOTATION_CPU_LIMIT, DEFAULT_CPU_REQUEST, None)?,
+            cpu: Share::parse(asked, ANNOTATION_CPU_REQUEST, ANNOTATION_CPU_LIMIT, DEFAULT_CPU_REQUEST, None)?,
             memory: Share::parse(
-                metadata,
+                asked,
                 ANNOTATION_MEMORY_REQUEST,
                 ANNOTATION_MEMORY_LIMIT,
                 DEFAULT_MEMORY_REQUEST,
                 Some(DEFAULT_MEMORY_LIMIT),
             )?,
             skips: Skips {
-                inbound_ports: list(metadata, ANNOTATION_SKIP_INBOUND_PORTS, port)?,
-                outbound_ports: list(metadata, ANNOTATION_SKIP_OUTBOUND_PORTS, port)?,
-                subnets: list(metadata, ANNOTATION_SKIP_SUBNETS, subnet)?,
+                inbound_ports: list(asked, ANNOTATION_SKIP_INBOUND_PORTS, port)?,
+                outbound_ports: list(asked, ANNOTATION_SKIP_OUTBOUND_PORTS, port)?,
+                subnets: list(asked, ANNOTATION_SKIP_SUBNETS, subnet)?,
             },
+            environment,
         })
     }
 }
@@ -59,20 +148,16 @@ impl Share {
     /// A default yields to what is asked for: it is never the reason why a request exceeds a limit, which the
     /// API server would refuse.
     fn parse(
-        metadata: &Metadata<'_>,
+        asked: &Asked<'_>,
         request_name: &'static str,
         limit_name: &'static str,
         default_request: &str,
         default_limit: Option<&str>,
     ) -> Result<Self, InjectError> {
         let constant = |text: &str| Quantity::parse(text).expect("the defaults are quantities");
-        let asked_request = quantity(metadata, request_name)?;
-        let asked_limit = quantity(metadata, limit_name)?;
-        if let Some(limit) = &asked_limit
-            && limit.is_zero()
-        {
-            return Err(annotation(limit_name, limit.as_str(), "a limit should be above zero".to_owned()));
-        }
+        let asked_request = quantity(asked, request_name, |_| Ok(()))?;
+        let asked_limit =
+            quantity(asked, limit_name, |limit| if limit.is_zero() { Err("a limit should be above zero") } else { Ok(()) })?;
         let request_is_asked = asked_request.is_some();
         let request = asked_request.unwrap_or_else(|| constant(default_request));
         match asked_limit {
@@ -93,24 +178,55 @@ impl Share {
     }
 }
 
-fn quantity(metadata: &Metadata<'_>, name: &'static str) -> Result<Option<Quantity>, InjectError> {
-    let Some(text) = metadata.annotation(name)? else {
+fn quantity(
+    asked: &Asked<'_>,
+    name: &'static str,
+    fits: impl Fn(&Quantity) -> Result<(), &'static str>,
+) -> Result<Option<Quantity>, InjectError> {
+    let Some(said) = asked.option(name)? else {
         return Ok(None);
     };
-    Quantity::parse(text.trim()).map(Some).map_err(|why| annotation(name, text, why.to_owned()))
+    let read = Quantity::parse(said.text.trim()).and_then(|quantity| fits(&quantity).map(|()| quantity));
+    read.map(Some).map_err(|why| said.wrong(why))
 }
 
 /// A list joined by commas. An annotation that is absent or blank is an empty list; an entry that is blank is a mistake.
 fn list<T: Ord>(
-    metadata: &Metadata<'_>,
+    asked: &Asked<'_>,
     name: &'static str,
     entry: impl Fn(&str) -> Result<T, String>,
 ) -> Result<BTreeSet<T>, InjectError> {
-    let text = metadata.annotation(name)?.unwrap_or_default();
-    if text.trim().is_empty() {
-        return Ok(BTreeSet::new());
+    let said = match asked.option(name)? {
+        Some(said) if !said.text.trim().is_empty() => said,
+        _ => return Ok(BTreeSet::new()),
+    };
+    said.text.split(',').map(|part| entry(part.trim()).map_err(|why| said.wrong(why))).collect()
+}
+
+/// As the sidecar reads its durations.
+fn duration(text: &str) -> Result<(), String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let known = ["ms", "s", "m", "h"].contains(&&text[digits.len()..]);
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u32>().is_ok();
+    if known && number { Ok(()) } else { Err("write 250ms, 2s, 5m or 1h".to_owned()) }
+}
+
+fn workers(text: &str) -> Result<(), String> {
+    const MOST: u16 = 256;
+    match text.parse::<u16>() {
+        Ok(count) if count <= MOST && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
+        _ => Err(format!("write a number from 0 to {MOST}")),
     }
-    text.split(',').map(|part| entry(part.trim()).map_err(|why| annotation(name, text, why))).collect()
+}
+
+fn log_filter(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let target = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b));
+    let known = text.split(',').all(|part| match part.split_once('=') {
+        Some((name, level)) => target(name) && LEVELS.contains(&level),
+        None => LEVELS.contains(&part),
+    });
+    if known { Ok(()) } else { Err(format!("write a level ({}), or TARGET=LEVEL, joined by commas", LEVELS.join(", "))) }
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -159,10 +275,6 @@ fn network_of(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-fn annotation(name: &'static str, value: &str, why: String) -> InjectError {
-    InjectError::Annotation { name, value: excerpt(value), why }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +306,23 @@ mod tests {
         }
         let error = subnet("10.1.2.3/8").expect_err("bits beyond the prefix");
         assert!(error.ends_with("write 10.0.0.0/8"), "{error}");
+    }
+
+    #[test]
+    fn what_is_passed_on_is_what_the_sidecar_can_read() {
+        let cases: [(Check, &[&str], &[&str]); 3] = [
+            (duration, &["0s", "250ms", "5m", "1h"], &["", "5", "s", "1.5s", "5d", "5 s", "-1s", "99999999999s"]),
+            (workers, &["0", "8", "256"], &["", "-1", "+1", "257", "auto"]),
+            (log_filter, &["info", "info,weft_sidecar=debug", "h2::proto=off"], &["", "loud", "a=b=c", "info,", "=info", "$(X)"]),
+        ];
+        for (check, good, bad) in cases {
+            for text in good {
+                assert_eq!(check(text), Ok(()), "{text}");
+            }
+            for text in bad {
+                assert!(check(text).is_err(), "{text} was accepted");
+            }
+        }
     }
 
     proptest! {

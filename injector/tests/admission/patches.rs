@@ -1,9 +1,12 @@
 //! What is patched and how, and what is left alone.
 
 use serde_json::{Value, json};
-use weft_injector::{InjectorOptions, NamespaceFacts, Outcome, SkipReason, admit, patch_pod};
+use weft_injector::{NamespaceFacts, Redirect, SkipReason, patch_pod};
 
-use crate::{bare_pod, injected, namespace, options, ordinary_pod, patch_of, response, review, skip_reason};
+use crate::{
+    admit, apply, bare_pod, container, injected, mesh, mesh_where_shop_has, mesh_with, namespace, ordinary_pod, patch_of,
+    response, review, skip_reason,
+};
 
 fn paths(patch: &Value) -> Vec<&str> {
     patch.as_array().expect("a list").iter().map(|op| op["path"].as_str().expect("a path")).collect()
@@ -16,14 +19,13 @@ fn names(list: &Value) -> Vec<&str> {
 #[test]
 fn an_ordinary_pod_becomes_the_golden_one() {
     let golden: Value = serde_json::from_str(include_str!("../data/ordinary-pod.injected.json")).expect("JSON");
-    let got = injected(&ordinary_pod(), &options());
-    let pretty = |value: &Value| serde_json::to_string_pretty(value).expect("plain JSON");
-    assert_eq!(pretty(&got), pretty(&golden));
+    let got = injected(&ordinary_pod(), &mesh());
+    assert_eq!(got, golden, "\n{}", serde_json::to_string_pretty(&got).expect("plain JSON"));
 }
 
 #[test]
 fn the_answer_is_a_review_with_the_uid_that_was_asked() {
-    let answer = admit(&review("shop", &ordinary_pod()), &options());
+    let answer = admit(&review("shop", &ordinary_pod()), &mesh());
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
     assert_eq!(answer["response"]["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
@@ -31,10 +33,12 @@ fn the_answer_is_a_review_with_the_uid_that_was_asked() {
 
 #[test]
 fn what_is_there_is_added_to_and_what_is_absent_is_made() {
-    let patch = patch_of(&response(&ordinary_pod(), &options()));
+    let patch = patch_of(&response(&ordinary_pod(), &mesh()));
     assert_eq!(
         paths(&patch),
         [
+            "/spec/containers/0/livenessProbe",
+            "/spec/containers/0/readinessProbe",
             "/metadata/annotations/weft.dev~1injected",
             "/spec/volumes/-",
             "/spec/volumes/-",
@@ -44,27 +48,26 @@ fn what_is_there_is_added_to_and_what_is_absent_is_made() {
         ]
     );
 
-    let patch = patch_of(&response(&bare_pod(), &options()));
+    let patch = patch_of(&response(&bare_pod(), &mesh()));
     assert_eq!(paths(&patch), ["/metadata/annotations", "/spec/volumes", "/spec/initContainers"]);
 
     let mut headless = bare_pod();
     headless.as_object_mut().expect("an object").remove("metadata");
     headless["spec"]["volumes"] = Value::Null;
     headless["spec"]["initContainers"] = json!([]);
-    let patch = patch_of(&response(&headless, &options()));
+    let patch = patch_of(&response(&headless, &mesh()));
     assert_eq!(paths(&patch), ["/metadata", "/spec/volumes", "/spec/initContainers/0", "/spec/initContainers/1"]);
 
-    let pod = injected(&headless, &options());
+    let pod = injected(&headless, &mesh());
     assert_eq!(pod["metadata"]["annotations"]["weft.dev/injected"], "0.1.0");
-    assert_eq!(names(&pod["spec"]["initContainers"]), ["weft-redirect", "weft-sidecar"]);
+    assert_eq!(names(&pod["spec"]["initContainers"]), ["weft-init", "weft-sidecar"]);
     assert_eq!(names(&pod["spec"]["volumes"]), ["weft-token", "weft-state", "weft-trust-bundle"]);
 }
 
 #[test]
 fn without_native_sidecars_it_is_the_first_ordinary_container() {
-    let options = InjectorOptions { native_sidecar: false, ..options() };
-    let pod = injected(&ordinary_pod(), &options);
-    assert_eq!(names(&pod["spec"]["initContainers"]), ["weft-redirect", "migrate"]);
+    let pod = injected(&ordinary_pod(), &mesh_with(false));
+    assert_eq!(names(&pod["spec"]["initContainers"]), ["weft-init", "migrate"]);
     assert_eq!(names(&pod["spec"]["containers"]), ["weft-sidecar", "app"]);
 
     let sidecar = &pod["spec"]["containers"][0];
@@ -76,7 +79,7 @@ fn without_native_sidecars_it_is_the_first_ordinary_container() {
 
 #[test]
 fn only_the_sidecar_sees_the_token() {
-    let pod = injected(&ordinary_pod(), &options());
+    let pod = injected(&ordinary_pod(), &mesh());
     for list in ["initContainers", "containers"] {
         for container in pod["spec"][list].as_array().expect("a list") {
             let sees = container["volumeMounts"]
@@ -90,10 +93,10 @@ fn only_the_sidecar_sees_the_token() {
 #[test]
 fn injecting_again_changes_nothing() {
     for native_sidecar in [true, false] {
-        let options = InjectorOptions { native_sidecar, ..options() };
+        let mesh = mesh_with(native_sidecar);
         for pod in [ordinary_pod(), bare_pod()] {
-            let once = injected(&pod, &options);
-            let again = response(&once, &options);
+            let once = injected(&pod, &mesh);
+            let again = response(&once, &mesh);
             assert_eq!(again["allowed"], true);
             assert!(again.get("patch").is_none());
             assert_eq!(again["auditAnnotations"]["skipped"], "already-injected");
@@ -111,17 +114,18 @@ fn a_label_decides_and_disabled_wins() {
     assert_eq!(skip_reason("plain", &bare_pod()), "not-enabled");
     assert_eq!(skip_reason("plain", &labelled("disabled")), "pod-disabled");
     assert_eq!(skip_reason("shop", &labelled("disabled")), "pod-disabled");
-    patch_of(&admit(&review("plain", &labelled("enabled")), &options())["response"]);
+    patch_of(&admit(&review("plain", &labelled("enabled")), &mesh())["response"]);
 
     let off = json!({ "metadata": { "name": "off", "labels": { "weft.dev/inject": "disabled" } } });
     let off = NamespaceFacts::from_manifest(&off).expect("a namespace");
-    let outcome = patch_pod(&labelled("enabled"), &off, &options());
-    assert_eq!(outcome, Ok(Outcome::Skip(SkipReason::NamespaceDisabled)));
+    let decision = patch_pod(&labelled("enabled"), &off, &mesh().options).expect("it is not refused");
+    assert_eq!(decision.skipped, Some(SkipReason::NamespaceDisabled));
+    assert!(decision.ops.is_empty() && decision.warnings.is_empty());
 }
 
 #[test]
 fn a_namespace_that_is_not_known_counts_as_enabled() {
-    patch_of(&admit(&review("brand-new", &bare_pod()), &options())["response"]);
+    patch_of(&admit(&review("brand-new", &bare_pod()), &mesh())["response"]);
 }
 
 #[test]
@@ -148,15 +152,82 @@ fn a_namespace_reads_from_its_manifest() {
 }
 
 #[test]
-fn some_pods_have_no_network_of_their_own_to_redirect() {
+fn some_pods_have_no_network_of_their_own_to_redirect_and_say_so() {
     let with = |key: &str, value: Value| {
         let mut pod = bare_pod();
         pod["spec"][key] = value;
         pod
     };
-    assert_eq!(skip_reason("shop", &with("hostNetwork", json!(true))), "host-network");
-    assert_eq!(skip_reason("shop", &with("os", json!({ "name": "windows" }))), "windows");
-    patch_of(&response(&with("os", json!({ "name": "linux" })), &options()));
+    for (pod, reason, word) in [
+        (with("hostNetwork", json!(true)), "host-network", "hostNetwork"),
+        (with("os", json!({ "name": "windows" })), "windows", "Windows"),
+    ] {
+        let response = response(&pod, &mesh());
+        assert_eq!(response["auditAnnotations"]["skipped"], reason);
+        assert!(response["warnings"][0].as_str().is_some_and(|text| text.contains(word)), "{response}");
+        let mut noted = pod;
+        apply::apply(&mut noted, &patch_of(&response)).expect("the patch fits the pod");
+        assert_eq!(noted["metadata"]["annotations"], json!({ "weft.dev/not-injected": reason }));
+        assert_eq!(skip_reason("shop", &noted), reason, "once is enough");
+        // Who did not ask is not written to.
+        assert_eq!(skip_reason("plain", &noted), "not-enabled");
+    }
+    patch_of(&response(&with("os", json!({ "name": "linux" })), &mesh()));
+}
+
+#[test]
+fn the_clusters_own_namespaces_are_never_touched() {
+    let mut pod = bare_pod();
+    pod["metadata"]["labels"] = json!({ "weft.dev/inject": "enabled" });
+    for name in ["kube-system", "kube-public", "kube-node-lease", "weft-system"] {
+        assert_eq!(skip_reason(name, &pod), "protected-namespace");
+        assert_eq!(skip_reason(name, &json!("no pod at all")), "protected-namespace");
+    }
+}
+
+#[test]
+fn a_namespace_sets_options_and_a_pod_has_the_last_word() {
+    let mesh = mesh_where_shop_has(&json!({
+        "weft.dev/sidecar-memory-limit": "256Mi",
+        "weft.dev/sidecar-log": "debug",
+        "weft.dev/drain-timeout": "90s",
+        "weft.dev/skip-subnets": "10.9.0.0/16",
+    }));
+    let mut pod = bare_pod();
+    pod["metadata"]["annotations"] = json!({ "weft.dev/sidecar-log": "info,weft_sidecar=trace", "weft.dev/skip-subnets": "" });
+    let pod = injected(&pod, &mesh);
+    let sidecar = container(&pod, "weft-sidecar");
+    let variable = |name: &str| {
+        let environment = sidecar["env"].as_array().expect("a list");
+        environment.iter().find(|entry| entry["name"] == name).map(|entry| entry["value"].clone())
+    };
+    assert_eq!(sidecar["resources"]["limits"]["memory"], "256Mi");
+    assert_eq!(variable("WEFT_LOG"), Some(json!("info,weft_sidecar=trace")));
+    assert_eq!(variable("WEFT_DRAIN_TIMEOUT"), Some(json!("90s")));
+    assert_eq!(variable("WEFT_WORKERS"), None, "the sidecar has defaults of its own");
+    assert_eq!(container(&pod, "weft-init")["args"], json!(["apply", "--verify=outbound"]));
+}
+
+#[test]
+fn with_the_cni_plugin_the_pod_has_no_privilege_and_says_what_to_redirect() {
+    for native_sidecar in [true, false] {
+        let mut mesh = mesh_with(native_sidecar);
+        mesh.options.redirect = Redirect::Cni;
+        let pod = injected(&ordinary_pod(), &mesh);
+        let flags = "--skip-inbound-ports 22,9100 --skip-outbound-ports 3306 --skip-subnets 10.96.0.0/12,169.254.169.254/32";
+        assert_eq!(pod["metadata"]["annotations"]["weft.dev/redirect"], flags);
+        assert!(!pod.to_string().contains("weft-init") && !pod.to_string().contains("NET_ADMIN"), "{pod}");
+        assert_eq!(injected(&bare_pod(), &mesh)["metadata"]["annotations"]["weft.dev/redirect"], "");
+    }
+}
+
+#[test]
+fn without_native_sidecars_a_pod_that_will_suffer_is_told() {
+    let mut pod = ordinary_pod();
+    pod["spec"]["restartPolicy"] = json!("Never");
+    let said = response(&pod, &mesh_with(false))["warnings"].to_string();
+    assert!(said.contains("init containers") && said.contains("end by itself"), "{said}");
+    assert!(response(&pod, &mesh()).get("warnings").is_none());
 }
 
 #[test]
@@ -168,13 +239,13 @@ fn what_is_no_pod_creation_is_let_by() {
     ] {
         let mut review = review("shop", &bare_pod());
         *review.pointer_mut(pointer).expect("it is there") = value;
-        let answer = admit(&review, &options());
+        let answer = admit(&review, &mesh());
         assert_eq!(answer["response"]["allowed"], true, "{answer}");
         assert_eq!(answer["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation", "{answer}");
     }
     let mut review = review("shop", &bare_pod());
     review["request"]["subResource"] = json!("ephemeralcontainers");
-    assert_eq!(admit(&review, &options())["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation");
+    assert_eq!(admit(&review, &mesh())["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation");
 }
 
 #[test]
@@ -182,7 +253,7 @@ fn resources_have_defaults_that_yield() {
     let resources = |annotations: Value| {
         let mut pod = bare_pod();
         pod["metadata"]["annotations"] = annotations;
-        injected(&pod, &options())["spec"]["initContainers"][1]["resources"].take()
+        injected(&pod, &mesh())["spec"]["initContainers"][1]["resources"].take()
     };
     assert_eq!(resources(json!({})), json!({ "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "128Mi" } }));
     assert_eq!(
@@ -203,6 +274,6 @@ fn resources_have_defaults_that_yield() {
 fn nothing_is_skipped_unless_asked() {
     let mut pod = bare_pod();
     pod["metadata"]["annotations"] = json!({ "weft.dev/skip-inbound-ports": " " });
-    let pod = injected(&pod, &options());
-    assert_eq!(pod["spec"]["initContainers"][0]["args"], json!(["apply", "--verify"]));
+    let pod = injected(&pod, &mesh());
+    assert_eq!(pod["spec"]["initContainers"][0]["args"], json!(["apply", "--verify=outbound"]));
 }

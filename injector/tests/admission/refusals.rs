@@ -1,19 +1,11 @@
 //! What is refused, and that the message names what, where, and how to mend it.
 
 use serde_json::{Value, json};
-use weft_injector::{InjectorOptions, NamespaceFacts, admit};
+use weft_injector::NamespaceFacts;
 
-use crate::{bare_pod, injected, namespace, options, patch_of, pod_with_security, refusal, refusal_with, response, review};
-
-/// Options under which the namespace `shop` has these annotations.
-fn options_with(annotations: &Value) -> InjectorOptions {
-    let manifest =
-        json!({ "metadata": { "name": "shop", "labels": { "weft.dev/inject": "enabled" }, "annotations": annotations } });
-    let facts = NamespaceFacts::from_manifest(&manifest).expect("a namespace");
-    let mut options = options();
-    options.namespaces.insert(namespace("shop"), facts);
-    options
-}
+use crate::{
+    admit, bare_pod, injected, mesh, mesh_where_shop_has, patch_of, pod_with_security, refusal, refusal_with, response, review,
+};
 
 #[track_caller]
 fn assert_says(message: &str, parts: &[&str]) {
@@ -35,11 +27,11 @@ fn the_sidecars_user_is_its_own() {
     init["spec"]["initContainers"] = json!([{ "name": "prepare", "securityContext": { "runAsUser": 4747 } }]);
     assert_says(&refusal(&init), &["\"prepare\"", "spec.initContainers[0]"]);
 
-    let allowing = options_with(&json!({ "weft.dev/allow-sidecar-uid": "true" }));
+    let allowing = mesh_where_shop_has(&json!({ "weft.dev/allow-sidecar-uid": "true" }));
     for pod in [&container, &pod, &init] {
         patch_of(&response(pod, &allowing));
     }
-    refusal_with(&container, &options_with(&json!({ "weft.dev/allow-sidecar-uid": "yes" })));
+    refusal_with(&container, &mesh_where_shop_has(&json!({ "weft.dev/allow-sidecar-uid": "yes" })));
 }
 
 #[test]
@@ -51,7 +43,7 @@ fn power_over_the_network_is_refused() {
         (json!({ "capabilities": { "add": ["cap_net_admin"] } }), "cap_net_admin"),
         (json!({ "capabilities": { "add": ["ALL"] } }), "ALL"),
     ];
-    let allowing = options_with(&json!({ "weft.dev/allow-net-admin": "true" }));
+    let allowing = mesh_where_shop_has(&json!({ "weft.dev/allow-net-admin": "true" }));
     for (security, power) in powers {
         let pod = pod_with_security(&security);
         let message = refusal(&pod);
@@ -59,12 +51,12 @@ fn power_over_the_network_is_refused() {
         patch_of(&response(&pod, &allowing));
     }
     let dropped = json!({ "privileged": false, "capabilities": { "drop": ["NET_ADMIN", "NET_RAW"] } });
-    patch_of(&response(&pod_with_security(&dropped), &options()));
+    patch_of(&response(&pod_with_security(&dropped), &mesh()));
 }
 
 #[test]
 fn shared_process_namespaces_are_refused() {
-    let allowing = options_with(&json!({ "weft.dev/allow-shared-process-namespace": "true" }));
+    let allowing = mesh_where_shop_has(&json!({ "weft.dev/allow-shared-process-namespace": "true" }));
     for key in ["shareProcessNamespace", "hostPID"] {
         let mut pod = bare_pod();
         pod["spec"][key] = json!(true);
@@ -76,24 +68,24 @@ fn shared_process_namespaces_are_refused() {
 #[test]
 fn one_allowance_does_not_stand_for_another() {
     let pod = pod_with_security(&json!({ "privileged": true }));
-    refusal_with(&pod, &options_with(&json!({ "weft.dev/allow-sidecar-uid": "true" })));
+    refusal_with(&pod, &mesh_where_shop_has(&json!({ "weft.dev/allow-sidecar-uid": "true" })));
 }
 
 #[test]
 fn what_is_left_alone_may_have_any_power() {
     let mut pod = pod_with_security(&json!({ "privileged": true, "runAsUser": 4747 }));
     pod["metadata"]["labels"] = json!({ "weft.dev/inject": "disabled" });
-    assert_eq!(response(&pod, &options())["allowed"], true);
+    assert_eq!(response(&pod, &mesh())["allowed"], true);
 }
 
 #[test]
 fn what_is_added_between_two_calls_is_seen() {
-    let mut pod = injected(&bare_pod(), &options());
+    let mut pod = injected(&bare_pod(), &mesh());
     let late = json!({ "name": "late", "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } } });
     pod["spec"]["containers"].as_array_mut().expect("a list").push(late);
     assert_says(&refusal(&pod), &["\"late\"", "spec.containers[1]"]);
 
-    let mut pod = injected(&bare_pod(), &options());
+    let mut pod = injected(&bare_pod(), &mesh());
     pod["spec"]["initContainers"][1]["securityContext"]["privileged"] = json!(true);
     assert_says(&refusal(&pod), &["\"weft-sidecar\"", "privileged"]);
 }
@@ -101,8 +93,8 @@ fn what_is_added_between_two_calls_is_seen() {
 #[test]
 fn our_names_are_free_or_the_pod_is_refused() {
     let mut pod = bare_pod();
-    pod["spec"]["containers"][0]["name"] = json!("weft-redirect");
-    assert_says(&refusal(&pod), &["spec.containers[0]", "weft-redirect", "rename"]);
+    pod["spec"]["containers"][0]["name"] = json!("weft-init");
+    assert_says(&refusal(&pod), &["spec.containers[0]", "weft-init", "rename"]);
 
     let mut pod = bare_pod();
     pod["spec"]["volumes"] = json!([{ "name": "data" }, { "name": "weft-state" }]);
@@ -122,6 +114,10 @@ fn annotations_with_bad_values_are_refused() {
         ("weft.dev/sidecar-cpu-limit", "0", "above zero"),
         ("weft.dev/sidecar-memory-request", "64mb", "suffix"),
         ("weft.dev/sidecar-memory-limit", "1e9", "suffix"),
+        ("weft.dev/sidecar-log", "loud", "level"),
+        ("weft.dev/sidecar-workers", "many", "0 to 256"),
+        ("weft.dev/drain-timeout", "20", "5m"),
+        ("weft.dev/rewrite-probes", "no", "false"),
     ] {
         let mut pod = bare_pod();
         pod["metadata"]["annotations"] = json!({ name: value });
@@ -135,6 +131,50 @@ fn annotations_with_bad_values_are_refused() {
     let mut pod = bare_pod();
     pod["metadata"]["annotations"] = json!({ "weft.dev/sidecar-cpu-request": "x".repeat(100_000) });
     assert!(refusal(&pod).len() < 500, "a message repeats no more than an excerpt");
+}
+
+#[test]
+fn a_namespace_that_forbids_is_obeyed_and_its_own_annotations_hold() {
+    let asks = [
+        ("weft.dev/skip-inbound-ports", "22", "skip-inbound-ports"),
+        ("weft.dev/skip-outbound-ports", "25", "skip-outbound-ports"),
+        ("weft.dev/skip-subnets", "10.0.0.0/8", "skip-subnets"),
+        ("weft.dev/mtls", "permissive", "permissive"),
+        ("weft.dev/mtls-ports", "80=permissive", "permissive"),
+    ];
+    for (name, value, word) in asks {
+        let mut pod = bare_pod();
+        pod["metadata"]["annotations"] = json!({ name: value });
+        patch_of(&response(&pod, &mesh()));
+        for forbid in [word, "all"] {
+            let forbidding = mesh_where_shop_has(&json!({ "weft.dev/forbid": forbid }));
+            assert_says(&refusal_with(&pod, &forbidding), &[name, "namespace shop", "weft.dev/forbid"]);
+        }
+        // A pod may always ask for less.
+        pod["metadata"]["annotations"] = json!({ name: "" });
+        patch_of(&response(&pod, &mesh_where_shop_has(&json!({ "weft.dev/forbid": "all" }))));
+    }
+    let own = mesh_where_shop_has(&json!({ "weft.dev/forbid": "all", "weft.dev/skip-inbound-ports": "22" }));
+    let pod = injected(&bare_pod(), &own);
+    assert_eq!(pod["spec"]["initContainers"][0]["args"], json!(["apply", "--verify=outbound", "--skip-inbound-ports", "22"]));
+}
+
+#[test]
+fn a_mistake_of_the_namespace_names_the_namespace() {
+    let mistaken = mesh_where_shop_has(&json!({ "weft.dev/sidecar-log": "loud" }));
+    assert_says(&refusal_with(&bare_pod(), &mistaken), &["the namespace shop", "weft.dev/sidecar-log"]);
+    let namespace = json!({ "metadata": { "name": "shop", "annotations": { "weft.dev/forbid": "everything" } } });
+    let error = NamespaceFacts::from_manifest(&namespace).expect_err("no such word").to_string();
+    assert_says(&error, &["the namespace shop", "weft.dev/forbid", "skip-inbound-ports"]);
+}
+
+#[test]
+fn the_sidecars_ports_are_its_own() {
+    let mut pod = bare_pod();
+    pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 80 }, { "containerPort": 4791 }]);
+    assert_says(&refusal(&pod), &["4791", "\"app\"", "spec.containers[0]"]);
+    pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 4791, "protocol": "UDP" }]);
+    patch_of(&response(&pod, &mesh()));
 }
 
 #[test]
@@ -169,12 +209,12 @@ fn what_is_no_review_is_refused() {
     {
         let mut review = good.clone();
         *review.pointer_mut(pointer).expect("it is there") = Value::Null;
-        let answer = admit(&review, &options());
+        let answer = admit(&review, &mesh());
         assert_eq!(answer["response"]["allowed"], false, "{pointer}: {answer}");
         assert!(answer["response"]["uid"].is_string(), "{pointer}: {answer}");
     }
     let mut older = good;
     older["apiVersion"] = json!("admission.k8s.io/v1beta1");
-    let answer = admit(&older, &options());
+    let answer = admit(&older, &mesh());
     assert_says(answer["response"]["status"]["message"].as_str().expect("a message"), &["admission.k8s.io/v1"]);
 }
