@@ -1,10 +1,12 @@
-//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`), and join tokens (`token`).
+//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`), and join tokens (`token`); a
+//! mesh on a Kubernetes cluster (`install`, `upgrade`, `uninstall`, `check`), and sidecars in manifests (`inject`).
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod check;
 mod confine;
 mod console;
 mod demo;
@@ -13,6 +15,8 @@ mod exec;
 mod fds;
 mod http;
 mod init;
+mod inject;
+mod install;
 mod lab;
 mod manifests;
 mod mesh_file;
@@ -53,6 +57,17 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
 
+    /// Install the mesh on a Kubernetes cluster: prints the manifests, or applies them
+    Install(Box<install::InstallArgs>),
+    /// Bring a mesh on Kubernetes to this version or to other settings: shows the differences, or applies them
+    Upgrade(Box<install::UpgradeArgs>),
+    /// Remove the mesh from a Kubernetes cluster: prints what to delete, or deletes it
+    Uninstall(install::uninstall::UninstallArgs),
+    /// Find what is wrong with a mesh on Kubernetes, and how to mend it
+    Check(check::CheckArgs),
+    /// Add sidecars to the pods of manifests
+    Inject(Box<inject::InjectArgs>),
+
     // What `up` and `exec` start again as, inside namespaces; each is described where it is defined.
     #[command(name = "__probe", hide = true)]
     Probe(preflight::ProbeArgs),
@@ -81,6 +96,11 @@ fn main() -> ExitCode {
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),
+        Command::Install(args) => install::main(&args),
+        Command::Upgrade(args) => install::upgrade(&args),
+        Command::Uninstall(args) => install::uninstall::main(&args),
+        Command::Check(args) => check::main(&args),
+        Command::Inject(args) => inject::main(&args),
         Command::Probe(args) => preflight::probe(&args),
         Command::Init => init::main(),
         Command::Lab => lab::main(),

@@ -1,0 +1,178 @@
+//! `weft install`, `upgrade` and `uninstall`: the mesh on a Kubernetes cluster.
+//!
+//! Everything that is installed is rendered here, from the [`Settings`] and the version of Kubernetes, without asking
+//! anyone; `apply` brings it to a cluster, and [`chart`] writes it as a Helm chart.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::Value;
+
+use crate::duration;
+use settings::{Flags, Settings};
+pub(crate) use version::KubeVersion;
+
+pub(crate) mod access;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod apply;
+mod chart;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod cluster;
+mod deployment;
+mod diff;
+mod disruption;
+pub(crate) mod kinds;
+pub(crate) mod namespace;
+mod network;
+pub(crate) mod object;
+pub(crate) mod ready;
+pub(crate) mod service;
+pub(crate) mod settings;
+pub(crate) mod sidecars;
+pub(crate) mod uninstall;
+mod version;
+pub(crate) mod webhook;
+pub(crate) mod yaml;
+
+/// This weft's version, which is also that of the programs that it installs.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What `weft install` is told.
+#[derive(Args, Debug)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    flags: Flags,
+
+    /// Print what this version of Kubernetes takes; with --apply the server itself is asked
+    #[arg(long, value_name = "VERSION", conflicts_with = "apply", default_value_t = KubeVersion::CURRENT)]
+    kube_version: KubeVersion,
+
+    #[command(flatten)]
+    target: Target,
+
+    /// Write the Helm chart into a directory
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "apply")]
+    helm_chart: Option<PathBuf>,
+}
+
+/// What `weft upgrade` is told.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What no flag says stays as it was chosen before. Without --apply, the differences are shown and nothing is \
+                  changed."
+)]
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client reads them"))]
+pub(crate) struct UpgradeArgs {
+    #[command(flatten)]
+    flags: Flags,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Which cluster, and how.
+#[derive(Args, Debug)]
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client reads all of it"))]
+pub(crate) struct Target {
+    /// Do it, on the cluster of the kubeconfig, and wait until it is done
+    #[arg(long)]
+    pub(crate) apply: bool,
+
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig [default: its current one]")]
+    pub(crate) context: Option<String>,
+
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+
+    /// Take over what somebody else has changed in weft's objects
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+pub(crate) fn main(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings::default().with(&args.flags);
+    if let Some(directory) = &args.helm_chart {
+        chart::write(directory)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.target.apply {
+        return install(&settings, &args.target);
+    }
+    print(&yaml::documents(&objects(&settings, args.kube_version)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Objects that belong together: a file of the chart.
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) objects: Vec<Value>,
+}
+
+/// Everything that is installed, in the order in which it is applied.
+pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
+    let access = [
+        access::service_accounts(settings),
+        access::cluster_roles(),
+        access::cluster_role_bindings(settings),
+        access::roles(settings),
+        access::role_bindings(settings),
+    ]
+    .concat();
+    vec![
+        Section { name: "namespace", objects: vec![namespace::namespace(settings)] },
+        Section { name: "access", objects: access },
+        Section { name: "settings", objects: vec![namespace::record(settings)] },
+        Section { name: "services", objects: service::services(settings) },
+        Section { name: "network-policies", objects: network::policies(settings) },
+        Section { name: "disruption-budgets", objects: disruption::budgets(settings, kube) },
+        Section { name: "deployments", objects: deployment::deployments(settings) },
+        Section { name: "webhook", objects: vec![webhook::configuration(settings)] },
+    ]
+}
+
+/// The same without its sections.
+pub(crate) fn objects(settings: &Settings, kube: KubeVersion) -> Vec<Value> {
+    render(settings, kube).into_iter().flat_map(|section| section.objects).collect()
+}
+
+/// Prints what was asked for. A standard output that is gone, as behind `head`, is nobody's problem.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("it can't be printed"),
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn install(settings: &Settings, target: &Target) -> anyhow::Result<ExitCode> {
+    cluster::run(apply::install(settings, target))
+}
+
+#[cfg(feature = "kubernetes")]
+pub(crate) fn upgrade(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
+    cluster::run(apply::upgrade(&args.flags, &args.target))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn install(_: &Settings, _: &Target) -> anyhow::Result<ExitCode> {
+    Err(no_client("pipe what `weft install` prints to `kubectl apply --server-side -f -`"))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+pub(crate) fn upgrade(_: &UpgradeArgs) -> anyhow::Result<ExitCode> {
+    Err(no_client("pipe what `weft install` prints, with the flags of before, to `kubectl apply --server-side -f -`"))
+}
+
+/// What a build without the client says, and what else one can do.
+#[cfg(not(feature = "kubernetes"))]
+pub(crate) fn no_client(instead: &str) -> anyhow::Error {
+    anyhow::anyhow!("this build has no Kubernetes client: build it with --features kubernetes, or {instead}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The Helm chart: the same manifests, with the settings as values. It is written by `weft install --helm-chart DIR` and
+//! kept in `deploy/helm/weft`; a test tells when the two differ.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, LABEL_INJECT};
+
+use super::settings::{Settings, TABLE};
+use super::{KubeVersion, VERSION, render, yaml};
+
+/// The one value that is no text: it stands without quotes.
+const REPLICAS: &str = "{{ int .Values.replicas }}";
+/// The value by which the chart makes the namespace too.
+const CREATE_NAMESPACE: &str = "createNamespace";
+
+/// A file of the chart: its path and its text.
+pub(super) type File = (String, String);
+
+/// Writes the chart into `directory`, over what is there.
+pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
+    for (path, text) in files() {
+        let path = directory.join(path);
+        let named = || format!("{} can't be written", path.display());
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(named)?;
+        }
+        std::fs::write(&path, text).with_context(named)?;
+    }
+    Ok(())
+}
+
+/// All of its files, in the order of their paths.
+pub(super) fn files() -> Vec<File> {
+    let mut files = vec![
+        ("Chart.yaml".to_owned(), yaml::document(&chart())),
+        ("templates/NOTES.txt".to_owned(), notes()),
+        ("templates/validate.yaml".to_owned(), validation()),
+        ("values.schema.json".to_owned(), format!("{:#}\n", schema())),
+        ("values.yaml".to_owned(), values()),
+    ];
+    let settings = Settings::filled("{{ .Release.Namespace }}", |setting| format!("{{{{ .Values.{} }}}}", setting.key));
+    for section in render(&settings, KubeVersion::CURRENT) {
+        let objects = section.objects.into_iter().map(|mut object| {
+            if object["kind"] == "Deployment" {
+                object["spec"]["replicas"] = REPLICAS.into();
+            }
+            format!("---\n{}", yaml::template(&object, &[REPLICAS]))
+        });
+        let mut text: String = objects.collect();
+        if section.name == "namespace" {
+            text = format!("{{{{- if .Values.{CREATE_NAMESPACE} }}}}\n{text}{{{{- end }}}}\n");
+        }
+        files.push((format!("templates/{}.yaml", section.name), text));
+    }
+    files.sort();
+    files
+}
+
+fn chart() -> Value {
+    json!({
+        "apiVersion": "v2",
+        "name": "weft",
+        "description": "A service mesh: mutual TLS between pods, without the pods knowing",
+        "type": "application",
+        "version": VERSION,
+        "appVersion": VERSION,
+        "kubeVersion": format!(">={}.0-0", KubeVersion::POLICY_V1),
+    })
+}
+
+/// A text as a setting's value; the number of replicas as a number.
+fn value(key: &str, text: &str) -> Value {
+    match text.parse::<u32>() {
+        Ok(number) if key == "replicas" => number.into(),
+        _ => text.into(),
+    }
+}
+
+fn values() -> String {
+    let defaults = Settings::default().record();
+    let mut text = "# Set when the chart is installed; `weft install --help` has the same as flags.\n\n".to_owned();
+    for setting in &TABLE {
+        let default = value(setting.key, defaults[setting.key].as_str().unwrap_or_default());
+        let _ = write!(text, "# {}\n{}\n", setting.help, yaml::document(&json!({ setting.key: default })));
+    }
+    text + &format!("# Make the namespace, with its labels, instead of helm's --create-namespace\n{CREATE_NAMESPACE}: false\n")
+}
+
+fn schema() -> Value {
+    let mut properties = Map::new();
+    for setting in &TABLE {
+        let schema = if setting.key == "replicas" {
+            json!({ "type": "integer", "minimum": 1, "maximum": 99, "description": setting.help })
+        } else {
+            json!({ "type": "string", "pattern": setting.pattern, "description": setting.help })
+        };
+        properties.insert(setting.key.to_owned(), schema);
+    }
+    properties.insert(CREATE_NAMESPACE.to_owned(), json!({ "type": "boolean" }));
+    json!({ "$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "properties": properties })
+}
+
+/// Refuses any other namespace: the control plane's identity has its name in it.
+fn validation() -> String {
+    let home = CONTROL_PLANE_NAMESPACE;
+    let why = format!("the control plane's identity has its namespace in it: install with --namespace {home} --create-namespace");
+    format!("{{{{- if ne .Release.Namespace \"{home}\" }}}}\n{{{{- fail \"{why}\" }}}}\n{{{{- end }}}}\n")
+}
+
+fn notes() -> String {
+    format!(
+        "weft {VERSION} is installed. Mesh a namespace and restart what runs in it:\n\n    \
+         kubectl label namespace NAME {LABEL_INJECT}=enabled\n    \
+         kubectl rollout restart deployment -n NAME\n\n\
+         weft check tells how the installation is.\n"
+    )
+}
+
+#[cfg(test)]
+mod tests;

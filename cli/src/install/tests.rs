@@ -1,0 +1,294 @@
+//! What holds for everything that is installed, whatever it is.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{admissionregistration, apps, core as core_api, networking, policy, rbac};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use weft_core::wellknown::LABEL_INJECT;
+
+use super::kinds::{KINDS, Kind};
+use super::object::{LABEL_NAME, LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
+use super::settings::Settings;
+use super::*;
+
+fn all() -> Vec<Value> {
+    objects(&Settings::default(), KubeVersion::CURRENT)
+}
+
+fn of_kind(kind: &str) -> Vec<Value> {
+    all().into_iter().filter(|object| object["kind"] == kind).collect()
+}
+
+fn name(object: &Value) -> String {
+    format!("{} {}", object["kind"].as_str().unwrap_or("?"), object["metadata"]["name"].as_str().unwrap_or("?"))
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).unwrap_or_else(|| panic!("no list {pointer} in {value}"))
+}
+
+#[test]
+fn every_object_says_whose_it_is_and_where() {
+    for object in all() {
+        let kind = Kind::of(&object).unwrap_or_else(|| panic!("{} is of no known kind", name(&object)));
+        let labels = &object["metadata"]["labels"];
+        assert_eq!(labels[LABEL_PART_OF], PART_OF, "{}", name(&object));
+        assert_eq!(labels[LABEL_VERSION], VERSION, "{}", name(&object));
+        assert!(labels[LABEL_NAME].is_string(), "{}", name(&object));
+        let namespace = object["metadata"].get("namespace").and_then(Value::as_str);
+        assert_eq!(namespace, kind.namespaced.then_some("weft-system"), "{}", name(&object));
+        assert!(
+            namespace.is_some()
+                || kind == kinds::NAMESPACE
+                || object["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("weft-"))
+        );
+    }
+}
+
+#[test]
+fn objects_come_in_the_order_in_which_they_need_each_other_and_only_once() {
+    let all = all();
+    let order: Vec<usize> =
+        all.iter().map(|object| KINDS.iter().position(|kind| Some(*kind) == Kind::of(object)).expect("a known kind")).collect();
+    assert!(order.is_sorted(), "{:?}", all.iter().map(name).collect::<Vec<_>>());
+    let names: BTreeSet<String> = all.iter().map(name).collect();
+    assert_eq!(names.len(), all.len());
+    assert_eq!(all, super::objects(&Settings::default(), KubeVersion::CURRENT), "the output is always the same");
+}
+
+/// The level `restricted` of the Pod Security standards, item by item.
+#[test]
+fn every_container_is_restricted() {
+    for deployment in of_kind("Deployment") {
+        let pod = &deployment["spec"]["template"]["spec"];
+        for power in ["hostNetwork", "hostPID", "hostIPC", "hostUsers", "initContainers", "ephemeralContainers"] {
+            assert_eq!(pod.get(power), None, "{}", name(&deployment));
+        }
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert!(pod["securityContext"]["runAsUser"].as_u64().is_some_and(|user| user > 1000 && user != 4747));
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for volume in pod.get("volumes").and_then(Value::as_array).into_iter().flatten() {
+            assert!(volume.get("emptyDir").is_some(), "{volume}");
+        }
+        for container in list(pod, "/containers") {
+            let security = &container["securityContext"];
+            let expected = json!({
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"drop": ["ALL"]},
+                "readOnlyRootFilesystem": true,
+                "runAsNonRoot": true,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            });
+            assert_eq!(*security, expected, "{}", name(&deployment));
+            for part in ["readinessProbe", "livenessProbe", "resources", "image", "imagePullPolicy", "command", "args"] {
+                assert!(container.get(part).is_some(), "{} has no {part}", name(&deployment));
+            }
+            for port in list(container, "/ports") {
+                assert!(port.get("hostPort").is_none(), "{port}");
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_run_twice_and_apart_and_survive_a_drain() {
+    let deployments = of_kind("Deployment");
+    assert_eq!(deployments.len(), Part::PROGRAMS.len());
+    for deployment in deployments {
+        let spec = &deployment["spec"];
+        assert_eq!(spec["replicas"], 2);
+        let pod = &spec["template"]["spec"];
+        assert_eq!(pod["priorityClassName"], "system-cluster-critical");
+        assert_eq!(list(pod, "/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution").len(), 1);
+        assert_eq!(list(pod, "/topologySpreadConstraints").len(), 1);
+        // Every selector that is to mean these pods does, and does not mean the other's.
+        let labels = spec["template"]["metadata"]["labels"].as_object().expect("labels").clone();
+        let means =
+            |selector: &Value| selector.as_object().expect("a map").iter().all(|(key, value)| labels.get(key) == Some(value));
+        assert!(means(&spec["selector"]["matchLabels"]));
+        for (kind, pointer) in [
+            ("PodDisruptionBudget", "/spec/selector/matchLabels"),
+            ("NetworkPolicy", "/spec/podSelector/matchLabels"),
+            ("Service", "/spec/selector"),
+        ] {
+            let meant = of_kind(kind).iter().filter(|object| means(object.pointer(pointer).expect("a selector"))).count();
+            assert_eq!(meant, 1, "{kind} of {}", name(&deployment));
+        }
+        let account = pod["serviceAccountName"].as_str().expect("a name");
+        assert!(of_kind("ServiceAccount").iter().any(|object| object["metadata"]["name"] == account));
+    }
+}
+
+/// Whether a label selector matches, as the API server evaluates it.
+fn matches(selector: &Value, labels: &[(&str, &str)]) -> bool {
+    list(selector, "/matchExpressions").iter().all(|requirement| {
+        let key = requirement["key"].as_str().expect("a key");
+        let values = list(requirement, "/values");
+        let label = labels.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+        let among = label.is_some_and(|label| values.iter().any(|value| *value == label));
+        match requirement["operator"].as_str() {
+            Some("In") => among,
+            Some("NotIn") => !among,
+            other => panic!("{other:?} is not evaluated here"),
+        }
+    })
+}
+
+/// How many of the webhooks are called for a pod with this label in a namespace with that name and label.
+fn called(namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str>) -> usize {
+    let configuration = of_kind("MutatingWebhookConfiguration").remove(0);
+    let of_namespace: Vec<(&str, &str)> = [("kubernetes.io/metadata.name", namespace)]
+        .into_iter()
+        .chain(namespace_label.map(|value| (LABEL_INJECT, value)))
+        .collect();
+    let of_pod: Vec<(&str, &str)> = pod_label.map(|value| (LABEL_INJECT, value)).into_iter().collect();
+    list(&configuration, "/webhooks")
+        .iter()
+        .filter(|hook| matches(&hook["namespaceSelector"], &of_namespace) && matches(&hook["objectSelector"], &of_pod))
+        .count()
+}
+
+#[test]
+fn the_webhook_is_asked_about_what_is_labelled_and_never_twice() {
+    let labels = [None, Some("enabled"), Some("disabled"), Some("yes")];
+    for namespace in labels {
+        for pod in labels {
+            let wanted = match (namespace, pod) {
+                // A pod whose label is no word of ours is refused by the injector, which says so.
+                (Some("enabled"), Some("disabled")) | (Some("disabled"), _) => 0,
+                (Some("enabled"), _) | (_, Some("enabled")) => 1,
+                _ => 0,
+            };
+            assert_eq!(called("shop", namespace, pod), wanted, "namespace {namespace:?}, pod {pod:?}");
+            for system in ["kube-system", "kube-public", "kube-node-lease", "weft-system"] {
+                assert_eq!(called(system, namespace, pod), 0, "{system}: namespace {namespace:?}, pod {pod:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_webhook_is_narrow_quick_and_fails_closed() {
+    let configuration = of_kind("MutatingWebhookConfiguration").remove(0);
+    let hooks = list(&configuration, "/webhooks");
+    assert_eq!(hooks.len(), 2);
+    for hook in hooks {
+        let expected = json!([{
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"], "scope": "Namespaced",
+        }]);
+        assert_eq!(hook["rules"], expected);
+        for (key, value) in [
+            ("failurePolicy", json!("Fail")),
+            ("timeoutSeconds", json!(5)),
+            ("reinvocationPolicy", json!("IfNeeded")),
+            ("matchPolicy", json!("Equivalent")),
+            ("sideEffects", json!("None")),
+        ] {
+            assert_eq!(hook[key], value);
+        }
+        let service = &hook["clientConfig"]["service"];
+        assert_eq!(*service, json!({"name": "weft-injector", "namespace": "weft-system", "path": "/inject", "port": 443}));
+        assert_eq!(hook["clientConfig"].get("caBundle"), None, "it is the injector's");
+    }
+}
+
+/// Every right that is given, as one line each.
+#[test]
+fn the_rights_are_these_and_no_others() {
+    let mut given = BTreeSet::new();
+    for role in of_kind("ClusterRole").into_iter().chain(of_kind("Role")) {
+        for rule in list(&role, "/rules") {
+            for resource in list(rule, "/resources") {
+                for verb in list(rule, "/verbs") {
+                    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+                    let names = rule.get("resourceNames").map_or_else(String::new, |names| {
+                        format!("[{}]", names.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(","))
+                    });
+                    assert_ne!(verb, "*");
+                    given.insert(format!("{}: {} {}{names}", name(&role), text(verb), text(resource)));
+                }
+            }
+        }
+    }
+    let expected: BTreeSet<String> = include_str!("tests/rights.txt").lines().map(str::to_owned).collect();
+    let more: Vec<&String> = given.difference(&expected).collect();
+    let less: Vec<&String> = expected.difference(&given).collect();
+    assert!(more.is_empty() && less.is_empty(), "given and not listed: {more:#?}; listed and not given: {less:#?}");
+
+    for binding in of_kind("ClusterRoleBinding").into_iter().chain(of_kind("RoleBinding")) {
+        let (role, subjects) = (&binding["roleRef"], list(&binding, "/subjects"));
+        assert_eq!(subjects.len(), 1);
+        assert_eq!(subjects[0], json!({"kind": "ServiceAccount", "name": role["name"], "namespace": "weft-system"}));
+        assert_eq!(binding["kind"], format!("{}Binding", role["kind"].as_str().unwrap_or("?")));
+    }
+}
+
+/// Through the type and back: what the type does not know is lost, what it wants otherwise is an error.
+fn survives<T: Serialize + DeserializeOwned>(object: &Value) {
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{}: {error}", name(object)));
+    let back = serde_json::to_value(typed).expect("plain JSON");
+    assert_eq!(back, *object, "{}: a field that current Kubernetes does not have", name(object));
+}
+
+#[test]
+fn current_kubernetes_knows_every_field() {
+    for object in all() {
+        let check: fn(&Value) = match object["kind"].as_str().unwrap_or_default() {
+            "Namespace" => survives::<core_api::v1::Namespace>,
+            "ServiceAccount" => survives::<core_api::v1::ServiceAccount>,
+            "ConfigMap" => survives::<core_api::v1::ConfigMap>,
+            "Service" => survives::<core_api::v1::Service>,
+            "ClusterRole" => survives::<rbac::v1::ClusterRole>,
+            "ClusterRoleBinding" => survives::<rbac::v1::ClusterRoleBinding>,
+            "Role" => survives::<rbac::v1::Role>,
+            "RoleBinding" => survives::<rbac::v1::RoleBinding>,
+            "NetworkPolicy" => survives::<networking::v1::NetworkPolicy>,
+            "PodDisruptionBudget" => survives::<policy::v1::PodDisruptionBudget>,
+            "Deployment" => survives::<apps::v1::Deployment>,
+            "MutatingWebhookConfiguration" => survives::<admissionregistration::v1::MutatingWebhookConfiguration>,
+            other => panic!("{other} is checked against nothing"),
+        };
+        check(&object);
+    }
+}
+
+#[test]
+fn an_old_server_gets_what_it_knows() {
+    let versions = |kube: &str| -> BTreeSet<String> {
+        let kube = kube.parse().expect("a version");
+        let budgets = objects(&Settings::default(), kube).into_iter().filter(|object| object["kind"] == "PodDisruptionBudget");
+        budgets.map(|object| object["apiVersion"].as_str().unwrap_or("?").to_owned()).collect()
+    };
+    assert_eq!(versions("1.20"), BTreeSet::from(["policy/v1beta1".to_owned()]));
+    assert_eq!(versions("1.21"), BTreeSet::from(["policy/v1".to_owned()]));
+    assert_eq!(versions("1.31"), versions("1.21"));
+}
+
+#[test]
+fn settings_reach_the_programs() {
+    let arguments = |part: Part| -> Vec<String> {
+        let deployment = of_kind("Deployment").into_iter().find(|object| object["metadata"]["name"] == part.name());
+        let deployment = deployment.expect("both are installed");
+        list(&deployment, "/spec/template/spec/containers/0/args").iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let image = format!("weft.local/weft:{VERSION}");
+    for (part, argument) in [
+        (Part::ControlPlane, "--kubernetes".to_owned()),
+        (Part::ControlPlane, "--mtls=permissive".to_owned()),
+        (Part::ControlPlane, "--trust-domain=cluster.local".to_owned()),
+        (Part::Injector, format!("--sidecar-image={image}")),
+        (Part::Injector, "--control-plane=weft-control-plane.weft-system.svc:4700".to_owned()),
+        (Part::Injector, "--native-sidecars=auto".to_owned()),
+    ] {
+        assert!(arguments(part).contains(&argument), "{argument}: {:?}", arguments(part));
+    }
+}
+
+#[test]
+fn what_is_printed_is_what_was_rendered() {
+    let text = yaml::documents(&all());
+    let read: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+    assert_eq!(read, all());
+}
