@@ -1,7 +1,9 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint deny fuzz bench clean help
+.PHONY: demo up test check fmt lint deny fuzz cluster-up cluster-test cluster-down bench clean help
 
 CARGO ?= cargo
+# What needs a cluster is left out of the demo, which builds sooner without.
+CLUSTER = --features weft-control-plane/kubernetes,weft/kubernetes
 SECONDS ?= 30
 
 help:            ## this list
@@ -15,18 +17,18 @@ demo:            ## a whole mesh on this machine: no root, no cluster
 
 test:            ## all tests, in namespaces of their own
 	@scripts/need demo test
-	@$(CARGO) build --workspace --bins
-	@$(CARGO) test --workspace --no-fail-fast -- --test-threads=2 2>&1 | scripts/count
+	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@$(CARGO) test --workspace $(CLUSTER) --no-fail-fast -- --test-threads=2 2>&1 | scripts/count
 
 check:           ## does it compile
-	@$(CARGO) check --workspace --all-targets
+	@$(CARGO) check --workspace --all-targets $(CLUSTER),weft-tests/cluster
 
 fmt:             ## format
 	@$(CARGO) fmt --all
 
 lint:            ## format, lints, and that core is pure
 	@$(CARGO) fmt --all -- --check
-	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets $(CLUSTER),weft-tests/cluster -- -D warnings
 	@scripts/pure
 
 deny:            ## licences, advisories, banned crates (needs cargo-deny)
@@ -41,6 +43,18 @@ bench:           ## measure the sidecar beside real proxies (root)
 	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect -p weft-bench
 	@target/ship/weft-bench control-plane
 	@bench/compare $(ARGS)
+
+cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
+	@tests/cluster/setup
+	@tests/cluster/up
+
+cluster-test:    ## the tests on that cluster, or on the one that KUBECONFIG names
+	@scripts/need demo test
+	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@tests/cluster/with tests/cluster/run $(ARGS)
+
+cluster-down:    ## and away
+	@tests/cluster/down
 
 clean:           ## remove what was built
 	@$(CARGO) clean

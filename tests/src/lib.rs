@@ -1,9 +1,10 @@
-//! The lab: worlds in which real peers run through real sidecars, and the real control plane on loopback.
+//! The lab: worlds in which real peers run through real sidecars, the real control plane on loopback, and a real cluster.
 //!
 //! A [`World`] is one `weft up`: namespaces, cables, redirect, sidecars and programs as a user would have them. Nothing here
 //! reaches into weft's own rooms; what a test learns, it learns from programs, from sockets and from the wire.
 
 mod admin;
+pub mod cluster;
 mod control_plane;
 mod process;
 mod programs;

@@ -1,0 +1,63 @@
+//! A shop on a real cluster, from `weft install` to `weft uninstall`, by the commands that people type. `make cluster-test` runs it.
+//!
+//! One installation serves all stories, so they are one test; each begins with what it is about on standard error. Everything
+//! is in namespaces of the test's own, and is removed whatever happens.
+
+mod attestation;
+mod install;
+mod outage;
+mod rights;
+mod strict;
+mod traffic;
+mod uninstall;
+
+use weft_tests::cluster::{Cluster, Installed, Inventory, Namespace};
+
+/// The shop's Deployments, whose pods are in the mesh.
+const APPS: [&str; 6] = ["banner", "cache", "client", "echo", "health", "web"];
+
+/// weft on the cluster, and two namespaces.
+struct Mesh<'a> {
+    cluster: &'a Cluster,
+    /// In the mesh.
+    shop: Namespace,
+    /// Outside of it, with some of the same programs.
+    plain: Namespace,
+    installed: Installed,
+}
+
+impl Mesh<'_> {
+    /// A pod of the shop to call from.
+    #[track_caller]
+    fn client(&self) -> String {
+        self.shop.pods("client").swap_remove(0)
+    }
+
+    /// A pod outside of the mesh to call from.
+    #[track_caller]
+    fn stranger(&self) -> String {
+        self.plain.pods("client").swap_remove(0)
+    }
+}
+
+#[test]
+fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
+    let cluster = Cluster::connect();
+    let before = story("what there is on the cluster", Inventory::settled);
+    let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster));
+    story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
+    story("nothing that was said is on the wire", || traffic::is_not_in_the_clear(&mesh));
+    story("strict: who is not in the mesh is refused", || strict::strangers_are_refused(&mesh));
+    story("strict: the kubelet's probes find what the app is, and so do sidecars", || strict::probes_tell_of_the_app(&mesh));
+    story("a rolling restart and a lost control plane cost no request", || outage::costs_no_request(&mesh));
+    story("a Job ends", || outage::a_job_ends(&mesh));
+    story("no webhook: nobody outside of the mesh notices", || outage::of_the_webhook(&mesh));
+    story("a pod's token is good in that pod alone", || attestation::is_of_the_pod(&mesh));
+    story("weft may do what it needs, and no more", || rights::are_the_least(&mesh));
+    story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
+}
+
+fn story<T>(what: &str, tell: impl FnOnce() -> T) -> T {
+    eprintln!("=== {what}");
+    tell()
+}
