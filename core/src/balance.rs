@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 /// between two workers loses at most one sample.
 #[derive(Debug)]
 pub struct PeakEwma {
-    /// Moving average of latency in nanoseconds, as the bits of an `f64`; negative while it is only assumed.
+    /// Moving average of latency in nanoseconds, as the bits of an `f64`; 0 until the first answer.
     average: AtomicU64,
     /// When it was last moved, in nanoseconds of the caller's clock.
     stamp: AtomicU64,
@@ -19,11 +19,10 @@ pub struct PeakEwma {
     failures: AtomicU32,
 }
 
-/// Assumed latency of an endpoint that has never answered.
-pub const DEFAULT_RTT: Duration = Duration::from_millis(30);
 /// The time in which a sample loses about two thirds of its weight.
 pub const DECAY: Duration = Duration::from_secs(10);
-/// No endpoint counts as faster than this: one that was not used for long would look free however much it has in flight.
+/// No endpoint counts as faster than this: one that has not answered yet is tried soon, and so is one that was not used for long, but
+/// neither looks free however much it has in flight.
 const FLOOR: Duration = Duration::from_micros(100);
 /// What a failure counts as, so that an endpoint that fails fast does not look fast.
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
@@ -31,12 +30,7 @@ const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 impl PeakEwma {
     /// A fresh endpoint. `now` is nanoseconds of any monotonic clock, the same in every call.
     pub fn new(now: u64) -> Self {
-        Self {
-            average: AtomicU64::new((-(DEFAULT_RTT.as_nanos() as f64)).to_bits()),
-            stamp: AtomicU64::new(now),
-            in_flight: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
-        }
+        Self { average: AtomicU64::new(0), stamp: AtomicU64::new(now), in_flight: AtomicU32::new(0), failures: AtomicU32::new(0) }
     }
 
     /// The expected cost of one more request: latency times the queue that it would join.
@@ -45,7 +39,7 @@ impl PeakEwma {
     }
 
     fn decayed(&self, now: u64, sample: f64) -> f64 {
-        let average = f64::from_bits(self.average.load(Relaxed)).abs();
+        let average = f64::from_bits(self.average.load(Relaxed));
         let age = now.saturating_sub(self.stamp.load(Relaxed)) as f64;
         let weight = (-age / DECAY.as_nanos() as f64).exp();
         average * weight + sample * (1.0 - weight)
@@ -77,8 +71,7 @@ impl PeakEwma {
     /// A peak moves the average at once, anything below it only slowly.
     fn sample(&self, now: u64, sample: f64) {
         let average = f64::from_bits(self.average.load(Relaxed));
-        // The first one replaces what was assumed.
-        let next = if average < 0.0 || sample > average { sample } else { self.decayed(now, sample) };
+        let next = if sample > average { sample } else { self.decayed(now, sample) };
         self.average.store(next.to_bits(), Relaxed);
         self.stamp.store(now, Relaxed);
     }
@@ -225,16 +218,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_assumed_gives_way_to_the_first_sample_and_nothing_looks_free() {
-        let e = PeakEwma::new(0);
-        assert!((e.load(0) - 30e6).abs() < 1.0);
-        e.answer(MS, Duration::from_millis(2));
-        assert!((e.load(MS) - 2e6).abs() < 1.0);
+    fn who_never_answered_is_tried_soon_and_nothing_looks_free() {
+        let (used, fresh) = (PeakEwma::new(0), PeakEwma::new(0));
+        used.answer(MS, Duration::from_millis(2));
+        assert!(fresh.load(MS) < used.load(MS));
+        fresh.answer(MS, Duration::from_millis(3));
+        assert!(fresh.load(MS) > used.load(MS));
         // An hour later its queue still counts.
         let hour = 3_600_000 * MS;
-        let idle = e.load(hour);
-        e.begin();
-        assert!(e.load(hour) > 1.9 * idle && idle > 0.0);
+        let idle = used.load(hour);
+        used.begin();
+        assert!(used.load(hour) > 1.9 * idle && idle > 0.0);
+    }
+
+    /// One call after the other, as a small shop has it: nobody is left out.
+    #[test]
+    fn every_endpoint_gets_its_share_of_calls_that_come_one_by_one() {
+        let ends: Vec<PeakEwma> = (0..3).map(|_| PeakEwma::new(0)).collect();
+        let (mut counts, mut numbers) = ([0; 3], stream(7));
+        for i in 0..60u64 {
+            let now = i * 5 * MS;
+            let chosen = choose(3, &mut numbers, |_| false, |_| false, |i| ends[i].load(now)).expect("there are three");
+            ends[chosen].begin();
+            ends[chosen].answer(now + MS, Duration::from_micros(900 + 100 * chosen as u64));
+            ends[chosen].end();
+            counts[chosen] += 1;
+        }
+        assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
     }
 
     #[test]

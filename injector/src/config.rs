@@ -55,7 +55,7 @@ pub struct InjectConfig {
     #[arg(long, env = "WEFT_TRUST_BUNDLE", value_name = "NAME", default_value = "weft-trust-bundle")]
     pub trust_bundle: String,
 
-    /// Sidecars as init containers that stay: auto (Kubernetes 1.29 and later), always or never
+    /// Sidecars as init containers that stay: auto (from Kubernetes 1.32 on, when every node has them), always or never
     #[arg(long, env = "WEFT_NATIVE_SIDECARS", value_name = "WHEN", default_value = "auto")]
     pub native_sidecars: NativeSidecars,
 

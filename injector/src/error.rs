@@ -144,6 +144,14 @@ pub enum InjectError {
         most: usize,
     },
 
+    /// Something bears a name of ours, and is not ours.
+    #[error("{at} is not what the mesh puts into a pod: {why}; take it out, and the sidecar is put there")]
+    Forged {
+        /// What it is.
+        at: String,
+        /// How that shows.
+        why: String,
+    },
     /// A name that injection needs is in use, in a pod that has no sidecar yet.
     #[error("{at} is named {name:?}, which the mesh needs for itself beside {sidecar}; rename it", sidecar = SIDECAR_CONTAINER)]
     NameTaken {
@@ -166,6 +174,7 @@ impl InjectError {
             | Self::RequestAboveLimit { .. }
             | Self::PortTaken { .. }
             | Self::ProbesTooLong { .. }
+            | Self::Forged { .. }
             | Self::NameTaken { .. } => 422,
         }
     }
@@ -186,6 +195,7 @@ impl InjectError {
             Self::PortTaken { .. } => "port-taken",
             Self::ProbesTooLong { .. } => "probes-too-long",
             Self::NameTaken { .. } => "name-taken",
+            Self::Forged { .. } => "forged",
         }
     }
 }

@@ -40,8 +40,24 @@ pub(crate) fn check(pod: &Pod<'_>, injected: bool, namespace: &NamespaceFacts) -
         if !(injected && container.name == SIDECAR_CONTAINER) {
             ports_are_free(container)?;
         }
+        if !(injected && [SIDECAR_CONTAINER, REDIRECT_CONTAINER].contains(&container.name)) {
+            volumes_are_not_ours(container)?;
+        }
         if let Some(security) = container.security {
             check_container(container, security, injected, namespace)?;
+        }
+    }
+    Ok(())
+}
+
+/// The sidecar's token, keys and sockets are nobody else's to mount.
+fn volumes_are_not_ours(container: &Container<'_>) -> Result<(), InjectError> {
+    for mount in list_in(container.object, &container.at, "volumeMounts")?.unwrap_or_default() {
+        let volume = mount.get("name").and_then(Value::as_str);
+        for name in [VOLUME_TOKEN, VOLUME_STATE, VOLUME_TRUST_BUNDLE] {
+            if volume == Some(name) {
+                return Err(InjectError::NameTaken { at: format!("a volume that {} mounts", container.said()), name });
+            }
         }
     }
     Ok(())

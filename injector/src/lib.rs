@@ -11,6 +11,7 @@
 
 mod base64;
 mod error;
+mod genuine;
 mod guard;
 mod manifest;
 mod names;

@@ -95,10 +95,11 @@ pub enum NativeSidecars {
 }
 
 impl NativeSidecars {
-    /// The first minor version of Kubernetes 1 that has them without being asked to.
-    const SINCE: u32 = 29;
+    /// The first minor version of Kubernetes 1 all of whose nodes have them: a kubelet may be three versions older than the API server,
+    /// and has them since 1.29.
+    const SINCE: u32 = 32;
 
-    /// Whether to use them with a server of this version, as `/version` has its parts: `1`, `29` or `29+`. A
+    /// Whether to use them with a server of this version, as `/version` has its parts: `1`, `32` or `32+`. A
     /// version that cannot be read has none.
     pub fn suit(self, major: &str, minor: &str) -> bool {
         let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(0);
@@ -270,13 +271,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_has_native_sidecars_from_1_29_on() {
+    fn all_nodes_of_a_server_have_native_sidecars_from_1_32_on() {
         for (major, minor, has) in [
-            ("1", "29", true),
-            ("1", "29+", true),
-            ("1", "31-gke", true),
+            ("1", "32", true),
+            ("1", "33+", true),
+            ("1", "34-gke", true),
             ("2", "0", true),
-            ("1", "28", false),
+            ("1", "31", false),
             ("1", "20+", false),
             ("", "", false),
             ("one", "many", false),

@@ -5,13 +5,13 @@ use serde_json::{Map, Value, json};
 use weft_core::wellknown::SIDECAR_CONTAINER;
 
 use crate::error::InjectError;
-use crate::guard;
 use crate::manifest::{Pod, flag_in, object_in, text_in};
 use crate::names::{ANNOTATION_INJECTED, ANNOTATION_NOT_INJECTED, ANNOTATION_REDIRECT};
 use crate::options::{InjectLabel, InjectorOptions, NamespaceFacts, Redirect};
 use crate::parts;
 use crate::probes::{Probes, hook_warnings};
 use crate::settings::{Asked, Settings};
+use crate::{genuine, guard};
 
 /// What becomes of a pod that is not refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,12 +109,13 @@ pub fn patch_pod(pod: &Value, namespace: &NamespaceFacts, options: &InjectorOpti
     guard::check(&pod, sidecar.is_some(), namespace)?;
     let asked = Asked { pod: &pod.metadata, namespace };
     let probes = if asked.rewrites_probes()? { Probes::rewrite(&pod)? } else { Probes::default() };
+    asked.check_mtls()?;
+    let settings = Settings::parse(&asked)?;
     if let Some(sidecar) = sidecar {
+        genuine::check(&pod, &settings, options)?;
         return Ok(Decision { ops: probes.into_late_ops(sidecar)?, ..left_alone(SkipReason::AlreadyInjected) });
     }
     guard::names_are_free(&pod)?;
-    asked.check_mtls()?;
-    let settings = Settings::parse(&asked)?;
     let mut warnings = probes.warnings.clone();
     warnings.extend(hook_warnings(&pod)?);
     warnings.extend(classic_warnings(&pod, options)?);

@@ -110,7 +110,7 @@ fn decide(
     patch_pod(pod, &find(&namespace)?, options)
 }
 
-/// Afterwards a pod's containers cannot be changed, but for ephemeral ones.
+/// Of what can be changed afterwards, images and ephemeral containers, nothing is looked at: whoever may do that is trusted with the pod.
 fn is_pod_creation(request: &Object) -> Result<bool, InjectError> {
     let kind = object_in(request, "request", "kind")?.ok_or_else(|| malformed("request", "kind", "an object"))?;
     let is_pod = text_in(kind, "request.kind", "kind")? == Some("Pod")

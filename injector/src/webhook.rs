@@ -26,7 +26,9 @@ use crate::{Answer, InjectError, InjectorOptions, NamespaceFacts, SkipReason, Ve
 
 /// An object in etcd has at most 1.5 MiB; a review holds the pod once, and little else.
 const MAX_BODY: usize = 3 << 20;
-const TOO_LARGE: (StatusCode, &str) = (StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 3 MiB");
+/// Values in one review at most: each may take some hundred bytes of memory, however few it has on the wire.
+const MAX_VALUES: usize = 100_000;
+const TOO_LARGE: (StatusCode, &str) = (StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 3 MiB and 100000 values");
 /// Where the webhook is.
 const PATH: &str = "/inject";
 
@@ -157,6 +159,9 @@ impl Webhook {
             Ok(Err(_)) => return Err((StatusCode::BAD_REQUEST, "the body broke off")),
             Ok(Ok(body)) => body.to_bytes(),
         };
+        if body.iter().filter(|b| matches!(b, b'{' | b'[' | b',')).count() > MAX_VALUES {
+            return Err(TOO_LARGE);
+        }
         serde_json::from_slice(&body).map_err(|_| (StatusCode::BAD_REQUEST, "the body is no JSON"))
     }
 }

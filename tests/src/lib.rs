@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use control_plane::{ControlPlane, issue};
 pub use process::{Output, Running};
-pub use programs::{require, require_modules};
+pub use programs::{require, require_modules, weft};
 pub use sidecar::Sidecar;
 pub use watch::{Heard, Watch};
 pub use world::World;

@@ -24,7 +24,7 @@ const PACKAGES: [(&str, &str); 13] = [
 ];
 
 /// One of weft's own programs. A test runs from `TARGET/PROFILE/deps`, and they are one directory up.
-pub(crate) fn weft(name: &str) -> PathBuf {
+pub fn weft(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     let dir = test.parent().and_then(Path::parent).expect("a test lies two directories deep");
     let path = dir.join(name);

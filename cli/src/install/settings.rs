@@ -97,7 +97,7 @@ pub(crate) const NATIVE_SIDECARS: Setting = setting!(
     "auto",
     |text| one_of(&["auto", "always", "never"], text),
     "^(auto|always|never)$",
-    "Sidecars as init containers that stay (Kubernetes 1.29 and later): auto, always or never"
+    "Sidecars as init containers that stay (auto: from Kubernetes 1.32 on, when every node has them): auto, always or never"
 );
 const CA_SECRET: Setting = setting!(
     ca_secret,

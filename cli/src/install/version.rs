@@ -12,14 +12,14 @@ pub(crate) struct KubeVersion {
 
 impl KubeVersion {
     /// What manifests are printed for, unless another version is asked for: the oldest that still gets fixes counts as current.
-    pub(crate) const CURRENT: Self = Self::new(1, 31);
+    pub(crate) const CURRENT: Self = Self::new(1, 34);
     /// The oldest that weft runs on.
     #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client meets a server"))]
     pub(crate) const OLDEST: Self = Self::new(1, 20);
     /// The first with `policy/v1`.
     pub(crate) const POLICY_V1: Self = Self::new(1, 21);
     /// The first with native sidecars switched on.
-    pub(crate) const NATIVE_SIDECARS: Self = Self::new(1, 29);
+    pub(crate) const NATIVE_SIDECARS: Self = Self::new(1, 32);
 
     const fn new(major: u32, minor: u32) -> Self {
         Self { major, minor }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_people_and_servers_write_them() {
-        for text in ["1.31", "v1.31", "v1.31.2-gke.7", "1.31+"] {
+        for text in ["1.34", "v1.34", "v1.34.2-gke.7", "1.34+"] {
             assert_eq!(text.parse::<KubeVersion>(), Ok(KubeVersion::CURRENT), "{text}");
         }
         for bad in ["", "1", "1.", "one.31", "v", "31"] {

@@ -54,6 +54,7 @@ pub struct Pem {
 pub struct Ca {
     domain: TrustDomain,
     issuer: Issuer<'static, KeyPair>,
+    issuer_ends: OffsetDateTime,
     /// The issuer's certificate and whatever stands between it and the root, which is last.
     chain: Vec<CertificateDer<'static>>,
     anchor_pem: String,
@@ -106,10 +107,11 @@ impl Ca {
         if !first.is_ca() {
             return Err(bad("the first certificate is not a CA".into()));
         }
+        let issuer_ends = first.validity().not_after.to_datetime();
         let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![root.clone()])?);
         let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
         let anchor_pem = last_certificate(&pem.chain).ok_or_else(|| bad("it holds no certificate".into()))?;
-        Ok(Self { domain, issuer, chain, anchor_pem, bundle })
+        Ok(Self { domain, issuer, issuer_ends, chain, anchor_pem, bundle })
     }
 
     pub fn domain(&self) -> &TrustDomain {
@@ -143,7 +145,8 @@ impl Ca {
         params.distinguished_name = DistinguishedName::new();
         params.serial_number = Some(serial());
         params.not_before = now - Duration::seconds(wellknown::BACKDATE_SECS);
-        params.not_after = now + Duration::seconds(wellknown::LEAF_LIFETIME_SECS);
+        // A leaf that outlives its issuer would be refused before its time.
+        params.not_after = (now + Duration::seconds(wellknown::LEAF_LIFETIME_SECS)).min(self.issuer_ends);
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -2,7 +2,8 @@
 //! one issuing key without a leader.
 //!
 //! Its keys are those of a `kubernetes.io/tls` Secret as cert-manager writes it, too: `tls.crt` (the issuer, then what stands
-//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the root). One that was made here also keeps `root.key`.
+//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the root). The key of a root that is made here goes into a Secret of
+//! its own, which weft may make and never read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,9 +41,13 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
         match within(api.get_opt(name)).await {
             Ok(Some(secret)) => return Ok(Ca::open(domain.clone(), &Source::Text(&pem(&place, secret)?))?),
             Ok(None) => {
-                let secret = secret(name, &make(domain)?);
+                let made = make(domain)?;
+                let secret = secret(name, &made);
                 match within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
-                    Ok(true) => tracing::info!(secret = place, "a new CA was made"),
+                    Ok(true) => {
+                        tracing::info!(secret = place, "a new CA was made");
+                        keep_root(&api, name, &made).await;
+                    }
                     // Another replica was faster: what it made is read now.
                     Ok(false) => continue,
                     Err(why) => tracing::warn!(secret = place, "{NEEDS} ({why})"),
@@ -74,21 +79,30 @@ fn pem(place: &str, secret: Secret) -> Result<Pem, SecretError> {
 
 fn secret(name: &str, made: &Made) -> Secret {
     let root = made.chain.rfind("-----BEGIN CERTIFICATE-----").map_or("", |at| &made.chain[at..]);
-    let data: BTreeMap<String, ByteString> = [
-        ("tls.crt", made.chain.as_str()),
-        ("tls.key", made.issuer_key.as_str()),
-        ("ca.crt", root),
-        ("root.key", made.root_key.as_str()),
-    ]
-    .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
-    .into();
+    let data: BTreeMap<String, ByteString> =
+        [("tls.crt", made.chain.as_str()), ("tls.key", made.issuer_key.as_str()), ("ca.crt", root)]
+            .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
+            .into();
+    of(name, "kubernetes.io/tls", data)
+}
+
+/// Where the root's key is, for whoever renews the issuer by hand.
+async fn keep_root(api: &Api<Secret>, name: &str, made: &Made) {
+    let key = ByteString(made.root_key.as_bytes().to_vec());
+    let secret = of(&format!("{name}-root"), "Opaque", [("root.key".to_owned(), key)].into());
+    if let Err(why) = within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
+        tracing::warn!("the root's key could not be kept, and is gone: this CA can be replaced, not renewed ({why})");
+    }
+}
+
+fn of(name: &str, kind: &str, data: BTreeMap<String, ByteString>) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some([(MANAGED_BY.to_owned(), MANAGER.to_owned())].into()),
             ..ObjectMeta::default()
         },
-        type_: Some("kubernetes.io/tls".into()),
+        type_: Some(kind.into()),
         data: Some(data),
         ..Secret::default()
     }
@@ -110,7 +124,6 @@ mod tests {
         let root = data["ca.crt"].0.clone();
         let whole = data["tls.crt"].0.clone();
         data.insert("tls.crt".into(), ByteString(whole[..whole.len() - root.len()].to_vec()));
-        data.remove("root.key");
         assert_eq!(ca(theirs).expect("good").anchor_hash(), ours.anchor_hash());
     }
 

@@ -91,6 +91,29 @@ fn what_is_added_between_two_calls_is_seen() {
 }
 
 #[test]
+fn what_only_bears_our_names_is_not_taken_for_ours() {
+    let forged = |change: &dyn Fn(&mut Value)| {
+        let mut pod = injected(&bare_pod(), &mesh());
+        change(&mut pod["spec"]);
+        refusal(&pod)
+    };
+    assert_says(&forged(&|s| s["initContainers"][1]["image"] = json!("evil/weft-sidecar:0.1.0")), &["weft-sidecar", "image"]);
+    assert_says(&forged(&|s| s["initContainers"][1]["command"] = json!(["sleep"])), &["weft-sidecar", "something else"]);
+    assert_says(&forged(&|s| s["initContainers"][1]["securityContext"]["runAsUser"] = json!(1000)), &["user 4747"]);
+    let skip = json!(["apply", "--verify=outbound", "--skip-outbound-ports", "1-65535"]);
+    assert_says(&forged(&|s| s["initContainers"][0]["args"] = skip.clone()), &["weft-init", "skips"]);
+    assert_says(&forged(&|s| s["initContainers"] = json!([s["initContainers"][1]])), &["missing"]);
+    let twice = |s: &mut Value| {
+        let again = s["initContainers"][1].clone();
+        s["containers"].as_array_mut().expect("a list").push(again);
+    };
+    assert_says(&forged(&twice), &["same name"]);
+    let mut pod = bare_pod();
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "weft-token", "mountPath": "/x" }]);
+    assert_says(&refusal(&pod), &["weft-token", "mounts"]);
+}
+
+#[test]
 fn our_names_are_free_or_the_pod_is_refused() {
     let mut pod = bare_pod();
     pod["spec"]["containers"][0]["name"] = json!("weft-init");

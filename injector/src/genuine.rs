@@ -1,0 +1,95 @@
+//! Whether what bears our names in a pod was made by us: a pod that claims to have its sidecar already is not asked for anything else.
+
+use serde_json::Value;
+use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_UID};
+
+use crate::error::InjectError;
+use crate::manifest::{Container, Pod, flag_in, list_in, object_in, text_in, whole_number_in};
+use crate::names::REDIRECT_CONTAINER;
+use crate::options::{InjectorOptions, Redirect};
+use crate::parts::redirect_arguments;
+use crate::settings::Settings;
+
+/// Refuses a pod with a container that bears one of our names and does not what we would have it do. Versions may differ: what is
+/// compared is what the mesh rests on.
+pub(crate) fn check(pod: &Pod<'_>, settings: &Settings, options: &InjectorOptions) -> Result<(), InjectError> {
+    for (name, image) in [(SIDECAR_CONTAINER, &options.sidecar_image), (REDIRECT_CONTAINER, &options.redirect_image)] {
+        let mut found = pod.containers.iter().filter(|c| c.name == name);
+        let Some(container) = found.next() else {
+            if name == REDIRECT_CONTAINER && options.redirect == Redirect::Init {
+                let why = "the container that redirects its traffic is missing".to_owned();
+                return Err(InjectError::Forged { at: format!("a pod with a {SIDECAR_CONTAINER:?}"), why });
+            }
+            continue;
+        };
+        let wrong = match found.next() {
+            Some(second) => Some(format!("{} has the same name", second.at)),
+            None if repository(text_in(container.object, &container.at, "image")?.unwrap_or_default()) != repository(image) => {
+                Some(format!("its image is not {}", repository(image)))
+            }
+            None if name == SIDECAR_CONTAINER => sidecar(container)?,
+            None => redirect(container, settings)?,
+        };
+        if let Some(why) = wrong {
+            return Err(InjectError::Forged { at: container.said(), why });
+        }
+    }
+    Ok(())
+}
+
+fn sidecar(container: &Container<'_>) -> Result<Option<String>, InjectError> {
+    let uid = match container.security {
+        Some(security) => whole_number_in(security, &container.at, "runAsUser")?,
+        None => None,
+    };
+    Ok(if !runs(container, "weft-sidecar") || !words(container, "args")?.is_empty() {
+        Some("it runs something else".to_owned())
+    } else if uid != Some(i64::from(SIDECAR_UID)) {
+        Some(format!("it does not run as user {SIDECAR_UID}"))
+    } else {
+        has_powers(container, &[])?
+    })
+}
+
+fn redirect(container: &Container<'_>, settings: &Settings) -> Result<Option<String>, InjectError> {
+    let args = words(container, "args")?;
+    let flags: Vec<&str> = args.iter().skip(1).copied().filter(|arg| !arg.starts_with("--verify")).collect();
+    Ok(if !container.at.starts_with("spec.initContainers") || container.object.contains_key("restartPolicy") {
+        Some("it is not an init container that ends".to_owned())
+    } else if !runs(container, "weft-redirect") || args.first() != Some(&"apply") {
+        Some("it runs something else".to_owned())
+    } else if flags != redirect_arguments(&settings.skips) {
+        Some("it skips what the pod's annotations do not".to_owned())
+    } else {
+        has_powers(container, &[crate::guard::NET_ADMIN])?
+    })
+}
+
+fn runs(container: &Container<'_>, program: &str) -> bool {
+    container.object.get("command").and_then(Value::as_array).is_some_and(|words| words.len() == 1 && words[0] == program)
+}
+
+fn words<'a>(container: &Container<'a>, key: &str) -> Result<Vec<&'a str>, InjectError> {
+    let list = list_in(container.object, &container.at, key)?.unwrap_or_default();
+    Ok(list.iter().map(|word| word.as_str().unwrap_or_default()).collect())
+}
+
+fn has_powers(container: &Container<'_>, allowed: &[&str]) -> Result<Option<String>, InjectError> {
+    let Some(security) = container.security else { return Ok(None) };
+    if flag_in(security, &container.at, "privileged")? || flag_in(security, &container.at, "allowPrivilegeEscalation")? {
+        return Ok(Some("it is privileged".to_owned()));
+    }
+    let Some(capabilities) = object_in(security, &container.at, "capabilities")? else { return Ok(None) };
+    let added = list_in(capabilities, &container.at, "add")?.unwrap_or_default();
+    let more = added.iter().any(|c| !allowed.iter().any(|a| *c == **a));
+    Ok(more.then(|| "it has more capabilities than it needs".to_owned()))
+}
+
+/// An image without its tag and digest.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') => before,
+        _ => image,
+    }
+}
