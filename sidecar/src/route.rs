@@ -1,5 +1,6 @@
 //! route and balance: from a target to the next endpoint to try.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub struct Lease {
     /// One of the pod's own addresses: the inbound path is entered in process.
     pub own: bool,
     load: Option<Arc<PeakEwma>>,
-    began: Instant,
+    began: Cell<Instant>,
     worker: Rc<Worker>,
 }
 
@@ -51,7 +52,7 @@ impl Lease {
             peer: candidate.peer.clone(),
             own: candidate.own,
             load: Some(candidate.load.clone()),
-            began: Instant::now(),
+            began: Cell::new(Instant::now()),
             worker: Rc::clone(worker),
         }
     }
@@ -60,10 +61,15 @@ impl Lease {
         self.destination.address().ip()
     }
 
+    /// A connection for a request is there: what it took to open is not the endpoint's way with requests.
+    pub fn opened(&self) {
+        self.began.set(Instant::now());
+    }
+
     /// The endpoint began to answer, or took an opaque connection: so long it took, and it is well.
     pub fn answered(&self) {
         if let Some(load) = &self.load {
-            load.answer(self.worker.mesh().now(), self.began.elapsed());
+            load.answer(self.worker.mesh().now(), self.began.get().elapsed());
         }
     }
 
@@ -142,7 +148,7 @@ impl Route {
                 peer: name.clone(),
                 own: false,
                 load: None,
-                began: Instant::now(),
+                began: Cell::new(Instant::now()),
                 worker: Rc::clone(worker),
             }),
             Self::Workload { endpoint, .. } => Ok(Lease::new(worker, endpoint)),

@@ -157,6 +157,7 @@ async fn try_once(
             return Err(Attempt { failure, edge, address, reused: false });
         }
     };
+    lease.opened();
     let tls = match &exchange {
         Exchange::Http1(c) => c.stream.tls_names(),
         Exchange::Http2(s) => s.tls,
