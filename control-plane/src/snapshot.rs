@@ -240,6 +240,8 @@ impl Snapshot {
             ResourceName::Endpoints(id) => {
                 self.endpoints.get(id).map_or(View::Absent, |e| View::Endpoints(e.seen_from(&self.place(pod)).clone()))
             }
+            // No source reads routes or traffic policies yet.
+            ResourceName::Routes(_) | ResourceName::Policy(_) => View::Absent,
         }
     }
 }

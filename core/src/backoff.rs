@@ -19,9 +19,9 @@ impl Backoff {
 
     /// The next wait. `random` is any uniformly distributed number.
     pub fn next_wait(&mut self, random: u64) -> Duration {
-        let ceiling = self.base.saturating_mul(1_u32.checked_shl(self.attempt).unwrap_or(u32::MAX)).min(self.max);
+        let ceiling = doubled(self.base, self.attempt).min(self.max);
         self.attempt = self.attempt.saturating_add(1).min(31);
-        ceiling.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
+        ceiling.mul_f64(unit(random))
     }
 
     /// Starts over, after a success.
@@ -30,10 +30,20 @@ impl Backoff {
     }
 }
 
+/// `base`, doubled so many times; never overflows.
+pub(crate) fn doubled(base: Duration, times: u32) -> Duration {
+    base.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
+}
+
+/// An even draw from 0 to below 1.
+pub(crate) fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// How long after issue a certificate is renewed: two thirds of its life, give or take ten per cent of that.
 /// `random` is any uniformly distributed number.
 pub fn renewal_delay(lifetime: Duration, random: u64) -> Duration {
-    let spread = 0.9 + 0.2 * ((random >> 11) as f64 / (1_u64 << 53) as f64);
+    let spread = 0.9 + 0.2 * unit(random);
     lifetime.mul_f64(2.0 / 3.0 * spread)
 }
 

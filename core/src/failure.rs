@@ -1,6 +1,7 @@
 //! What went wrong with a connection or request, whose fault it is, and what may be done about it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Which end failed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -68,6 +69,8 @@ reasons! {
     DiscoveryUnavailable "discovery-unavailable" 503 14 "The address lies in the mesh and the control plane did not answer for it in time.",
     NoEndpoints "no-endpoints" 503 14 "The service has no endpoint that is ready.",
     NoSuchPort "no-such-port" 502 14 "The service has no such port.",
+    NoRoute "no-route" 404 12 "The service has routes, and the request matches none of them.",
+    NoBackend "no-backend" 500 14 "The route leads to a backend that does not exist or may not be referred to.",
     UpstreamConnectRefused "upstream-connect-refused" 503 14 "The endpoint refused the connection.",
     UpstreamConnectTimeout "upstream-connect-timeout" 504 14 "The endpoint did not accept the connection in time.",
     UpstreamUnreachable "upstream-unreachable" 503 14 "There is no route to the endpoint.",
@@ -77,6 +80,9 @@ reasons! {
     UpstreamProtocol "upstream-protocol" 502 14 "The endpoint's answer is not valid HTTP, or is ambiguous about where it ends.",
     UpstreamTimeout "upstream-timeout" 504 4 "The endpoint did not answer in time.",
     Overloaded "overloaded" 503 14 "A limit was reached and the request was shed.",
+    RateLimited "rate-limited" 429 8 "The caller has used up the rate that the service allows.",
+    FaultInjected "fault-injected" 503 14 "The service's traffic policy asks for this fault.",
+    EndpointsEjected "endpoints-ejected" 503 14 "Every endpoint of the service is ejected for now.",
     Draining "draining" 503 14 "The sidecar is shutting down.",
     NotReady "not-ready" 503 14 "The sidecar has no certificate or no policy yet.",
     NotRedirected "not-redirected" 403 7 "The connection was not redirected: the sidecar is nobody else's proxy.",
@@ -102,22 +108,35 @@ pub struct Failure {
     pub reason: Reason,
     /// What exactly, for the log; made on the cold side and never sent to the caller.
     pub detail: Option<Box<str>>,
+    /// How the caller is answered, where the reason alone does not say it.
+    pub answer: Option<Box<Answer>>,
+}
+
+/// How a caller is answered, beyond what a [`Reason`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    /// An HTTP status other than the reason's.
+    pub http: Option<u16>,
+    /// A gRPC status other than the reason's.
+    pub grpc: Option<u8>,
+    /// When it makes sense to ask again (RFC 9110, section 10.2.3).
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure of the mesh's own making, not to be repeated.
     pub fn mesh(reason: Reason) -> Self {
-        Self { side: Side::Mesh, retryable: Retryable::No, reason, detail: None }
+        Self { side: Side::Mesh, retryable: Retryable::No, reason, detail: None, answer: None }
     }
 
     /// A failure of the caller.
     pub fn downstream(reason: Reason) -> Self {
-        Self { side: Side::Downstream, retryable: Retryable::No, reason, detail: None }
+        Self { side: Side::Downstream, retryable: Retryable::No, reason, detail: None, answer: None }
     }
 
     /// A failure of the endpoint.
     pub fn upstream(reason: Reason, retryable: Retryable) -> Self {
-        Self { side: Side::Upstream, retryable, reason, detail: None }
+        Self { side: Side::Upstream, retryable, reason, detail: None, answer: None }
     }
 
     /// Adds what exactly happened.
@@ -125,6 +144,23 @@ impl Failure {
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
         self.detail = Some(detail.to_string().into());
         self
+    }
+
+    /// Says how the caller is answered.
+    #[must_use]
+    pub fn answered(mut self, answer: Answer) -> Self {
+        self.answer = Some(Box::new(answer));
+        self
+    }
+
+    /// The HTTP status that the caller gets.
+    pub fn http_status(&self) -> u16 {
+        self.answer.as_ref().and_then(|a| a.http).unwrap_or_else(|| self.reason.http_status())
+    }
+
+    /// The gRPC status that a gRPC caller gets.
+    pub fn grpc_status(&self) -> u8 {
+        self.answer.as_ref().and_then(|a| a.grpc).unwrap_or_else(|| self.reason.grpc_status())
     }
 }
 

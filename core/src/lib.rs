@@ -6,14 +6,20 @@
 
 pub mod backoff;
 pub mod balance;
+pub mod breaker;
 pub mod detect;
 pub mod failure;
+pub mod gate;
 pub mod hex;
 pub mod identity;
 pub mod policy;
 pub mod protocol;
+pub mod rate;
+pub mod retry;
 pub mod service;
+pub mod traffic;
 pub mod version;
 pub mod wellknown;
+mod window;
 
 pub use identity::{Name, Namespace, ServiceAccount, SpiffeId, TrustDomain};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::identity::SpiffeId;
 use crate::protocol::{AppProtocol, MeshProtocol};
+use crate::traffic::policy::RateLimit;
 
 /// Whether plaintext from outside the mesh is let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -41,7 +43,7 @@ impl fmt::Display for MtlsMode {
 }
 
 /// What a sidecar must know before it lets anything in.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct InboundPolicy {
     /// The mode where no port says otherwise.
     pub mode: MtlsMode,
@@ -51,10 +53,19 @@ pub struct InboundPolicy {
     pub protocols: Vec<(u16, AppProtocol)>,
     /// Features without which this policy cannot be enforced. One that this version lacks denies everything.
     pub required_features: Vec<String>,
+    /// The zone that the pod runs in; empty if unknown.
+    pub zone: Arc<str>,
+    /// How many requests are taken; each must let a request in. Ports are the pod's own.
+    pub rates: Vec<RateLimit>,
 }
 
+/// Needed by a policy that has rates.
+pub const FEATURE_RATE_LIMIT: &str = "rate-limit/v1";
+/// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
+pub const FEATURE_ROUTES: &str = "routes/v1";
+
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1"];
+pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_ROUTES];
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,7 +151,7 @@ mod tests {
     use super::*;
 
     fn policy(mode: MtlsMode) -> InboundPolicy {
-        InboundPolicy { mode, port_modes: vec![], protocols: vec![], required_features: vec![] }
+        InboundPolicy { mode, port_modes: vec![], protocols: vec![], required_features: vec![], zone: "".into(), rates: vec![] }
     }
 
     fn peer(protocol: MeshProtocol) -> Caller {

@@ -1,5 +1,7 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
+mod traffic;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -7,8 +9,11 @@ use weft_core::identity::InvalidName;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
+use weft_core::traffic::route::InvalidPattern;
 
 use crate::v1;
+
+pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +27,9 @@ pub enum WireError {
     /// A name or identity is malformed.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// A regular expression that cannot be used.
+    #[error("regular expression {0}")]
+    Pattern(#[from] InvalidPattern),
 }
 
 /// The address in 4 or 16 bytes, as the wire carries it.
@@ -114,6 +122,8 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
                 .collect(),
             protocols: port_protocols(&p.protocols),
             required_features: p.required_features.clone(),
+            rates: p.rates.iter().map(Into::into).collect(),
+            zone: p.zone.to_string(),
         }
     }
 }
@@ -130,6 +140,8 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
                 .collect::<Result<_, WireError>>()?,
             protocols: port_protocols_from(&p.protocols)?,
             required_features: p.required_features.clone(),
+            rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            zone: p.zone.as_str().into(),
         })
     }
 }
@@ -199,6 +211,9 @@ impl From<&Service> for v1::Service {
                 .collect(),
             client_ip_affinity_seconds: s.client_ip_affinity.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX)),
             local_only: s.local_only,
+            // Who sends it knows.
+            has_routes: false,
+            has_policy: false,
         }
     }
 }
@@ -291,6 +306,8 @@ mod tests {
             port_modes: vec![(1, MtlsMode::Permissive)],
             protocols: vec![(8080, AppProtocol::Http2)],
             required_features: vec!["x".into()],
+            rates: vec![],
+            zone: "".into(),
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

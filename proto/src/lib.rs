@@ -10,7 +10,7 @@ pub mod v1 {
 mod convert;
 pub mod name;
 
-pub use convert::{WireError, address_bytes, address_from, endpoint_from};
+pub use convert::{WireError, address_bytes, address_from, endpoint_from, routes_from, routes_to};
 pub use name::ResourceName;
 
 /// The compiled descriptors, for gRPC reflection.

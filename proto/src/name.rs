@@ -21,11 +21,17 @@ pub enum ResourceName {
     Service(ObjectRef),
     /// A service's endpoints.
     Endpoints(ObjectRef),
+    /// A service's routes, as the callers of the stream's namespace see them.
+    Routes(ObjectRef),
+    /// A service's traffic policy.
+    Policy(ObjectRef),
 }
 
 /// A text that names no resource.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("resource name {0:?} is not known: use trust, mesh, inbound, address/IP, service/NS/NAME or endpoints/NS/NAME")]
+#[error(
+    "resource name {0:?} is not known: use trust, mesh, inbound, address/IP, or one of service, endpoints, routes and policy with /NS/NAME"
+)]
 pub struct UnknownName(String);
 
 impl FromStr for ResourceName {
@@ -39,6 +45,8 @@ impl FromStr for ResourceName {
             Some(("address", ip)) => ip.parse().map(Self::Address).map_err(|_| bad()),
             Some(("service", id)) => id.parse().map(Self::Service).map_err(|_| bad()),
             Some(("endpoints", id)) => id.parse().map(Self::Endpoints).map_err(|_| bad()),
+            Some(("routes", id)) => id.parse().map(Self::Routes).map_err(|_| bad()),
+            Some(("policy", id)) => id.parse().map(Self::Policy).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -53,6 +61,8 @@ impl fmt::Display for ResourceName {
             Self::Address(ip) => write!(f, "address/{ip}"),
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Endpoints(id) => write!(f, "endpoints/{id}"),
+            Self::Routes(id) => write!(f, "routes/{id}"),
+            Self::Policy(id) => write!(f, "policy/{id}"),
         }
     }
 }
@@ -63,9 +73,17 @@ mod tests {
 
     #[test]
     fn names_survive_the_round_trip_and_others_are_refused() {
-        for name in
-            ["trust", "mesh", "inbound", "address/10.0.0.1", "address/fd47::1", "service/shop/web", "endpoints/shop/web.v2"]
-        {
+        for name in [
+            "trust",
+            "mesh",
+            "inbound",
+            "address/10.0.0.1",
+            "address/fd47::1",
+            "service/shop/web",
+            "endpoints/shop/web.v2",
+            "routes/shop/web",
+            "policy/shop/web",
+        ] {
             assert_eq!(name.parse::<ResourceName>().expect("known").to_string(), name);
         }
         for name in ["", "trust/", "address/", "address/web", "service/shop", "service/shop/Web", "secret/a/b", "service/a/b/c"] {

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use weft_core::breaker::State;
 
 use crate::identity::unix_now;
 use crate::io::Dialer;
@@ -188,6 +189,15 @@ fn metrics(shared: &Shared) -> String {
     ])
 }
 
+/// How a breaker stands, and for how long yet, in milliseconds.
+fn breaker(state: State, now: u64) -> serde_json::Value {
+    match state {
+        State::Closed => json!({"state": "closed"}),
+        State::Open { until } => json!({"state": "open", "millis_left": until.saturating_sub(now) / 1_000_000}),
+        State::HalfOpen { probing } => json!({"state": "half-open", "probing": probing}),
+    }
+}
+
 /// What it knows, with versions, without secrets.
 fn config(shared: &Shared) -> serde_json::Value {
     let mesh = &shared.mesh;
@@ -202,15 +212,21 @@ fn config(shared: &Shared) -> serde_json::Value {
                 Target::Workload(w) => json!({"workload": w.workload.id.to_string(), "reach": format!("{:?}", w.workload.reach)}),
                 Target::Service(s) => json!({
                     "service": s.id.to_string(),
+                    "traffic": s.view.load().traffic.as_ref().map(|t| t.describe()),
+                    "ejected": s.view.load().standing.ejections.held(),
+                    "retries_left": s.view.load().standing.budget.left(mesh.now()),
+                    "requests_connections_pending": s.view.load().standing.held(),
                     "ports": s.view.load().service.ports.iter().map(|p| json!({"port": p.port, "protocol": format!("{:?}", p.protocol)})).collect::<Vec<_>>(),
                     "endpoints": s.view.load().endpoints.iter().map(|e| json!({
                         "address": e.endpoint.address,
                         "workload": e.endpoint.workload.as_ref().map(ToString::to_string),
                         "reach": format!("{:?}", e.endpoint.reach),
                         "ready": e.endpoint.ready,
-                        "in_flight": e.load.in_flight(),
-                        "failures_in_a_row": e.load.failures(),
-                        "load": e.load.load(mesh.now()),
+                        "in_flight": e.health.load.in_flight(),
+                        "failures_in_a_row": e.health.load.failures(),
+                        "load": e.health.load.load(mesh.now()),
+                        "breaker": breaker(e.health.breaker.state(mesh.now()), mesh.now()),
+                        "ejections": e.health.breaker.ejections(),
                     })).collect::<Vec<_>>(),
                 }),
             };

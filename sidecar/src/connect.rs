@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
+use weft_core::traffic::policy::Tcp;
 use weft_tls::{ServerVerifier, VerifyError, verify_error};
 
 use crate::http::h1::{Reader, Writer};
@@ -27,15 +28,34 @@ use crate::worker::Worker;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
     /// A peer's sidecar, which must prove this identity. `name` goes into SNI: a routing hint.
-    Mesh { address: SocketAddr, identity: SpiffeId, name: Arc<str> },
+    Mesh { address: SocketAddr, identity: SpiffeId, name: Arc<str>, dial: DialPolicy },
     /// In the clear: an endpoint without a sidecar, or the pod's own application.
-    Plain { address: SocketAddr },
+    Plain { address: SocketAddr, dial: DialPolicy },
+}
+
+/// What the service's policy says of its connections; none where it says nothing.
+pub type DialPolicy = Option<Arc<DialOptions>>;
+
+/// How connections are made and kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DialOptions {
+    /// The time that opening one may take, instead of the sidecar's own bound.
+    pub connect: Option<Duration>,
+    /// The kernel's options.
+    pub tcp: Tcp,
 }
 
 impl Destination {
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Mesh { address, .. } | Self::Plain { address } => *address,
+            Self::Mesh { address, .. } | Self::Plain { address, .. } => *address,
+        }
+    }
+
+    /// How connections to it are made.
+    pub fn dial(&self) -> Option<&DialOptions> {
+        match self {
+            Self::Mesh { dial, .. } | Self::Plain { dial, .. } => dial.as_deref(),
         }
     }
 
@@ -222,7 +242,7 @@ impl Worker {
     async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {
         let stream = self.open(to, MeshProtocol::Http2).await?;
         let handshake = h2::connect(Shared(Rc::new(stream)));
-        let (sender, driver) = tokio::time::timeout(self.shared.config.timeouts.connect, handshake)
+        let (sender, driver) = tokio::time::timeout(self.connect_timeout(to), handshake)
             .await
             .map_err(|_| Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed))??;
         // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
@@ -238,8 +258,12 @@ impl Worker {
         Key { destination: to.clone(), protocol, generation }
     }
 
+    fn connect_timeout(&self, to: &Destination) -> Duration {
+        to.dial().and_then(|d| d.connect).unwrap_or(self.shared.config.timeouts.connect)
+    }
+
     async fn open(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
-        let timeout = self.shared.config.timeouts.connect;
+        let timeout = self.connect_timeout(to);
         match tokio::time::timeout(timeout, Box::pin(self.open_unbounded(to, protocol))).await {
             Ok(result) => result,
             Err(_) => Err(Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed)
@@ -249,7 +273,7 @@ impl Worker {
 
     async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
         let address = to.address();
-        let socket = self.dialer.connect(address).await.map_err(|e| connect_failure(&e, address))?;
+        let socket = self.dialer.connect(address, to.dial().map(|d| &d.tcp)).await.map_err(|e| connect_failure(&e, address))?;
         let stream = Stream::plain(socket, self.buffers.clone());
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
         let config = self.client_config(identity, protocol)?;

@@ -10,9 +10,9 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::backoff::Backoff;
-use weft_core::balance::PeakEwma;
 use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
+use weft_core::traffic::{Route, TrafficPolicy};
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_client::DiscoveryClient;
 use weft_proto::v1::resource::Body;
@@ -25,7 +25,8 @@ use crate::config::Config;
 use crate::control::{self, Trust};
 use crate::identity::{Current, describe, random, serving};
 use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
-use crate::service::{ServiceState, ServiceView};
+use crate::service::{Facts, ServiceState, ServiceView};
+use crate::standing::Health;
 
 /// An address that nobody dialled for this long is unsubscribed from.
 const IDLE: Duration = Duration::from_secs(300);
@@ -69,11 +70,24 @@ pub struct Discovery {
     services: HashMap<ObjectRef, Service>,
     /// Sorted by address. Endpoints on a host's network may share one: they differ by their ports.
     endpoints: HashMap<ObjectRef, Vec<Endpoint>>,
+    routes: HashMap<ObjectRef, Vec<Arc<Route>>>,
+    policies: HashMap<ObjectRef, Arc<TrafficPolicy>>,
+    /// What a service must have before it is dialled: routes, and a policy.
+    awaited: HashMap<ObjectRef, Awaited>,
     states: HashMap<ObjectRef, Arc<ServiceState>>,
+    /// Services of which something is another than their states say.
+    stale: HashSet<ObjectRef>,
     /// Services whose endpoints are coming in pieces.
     unfinished: HashSet<ObjectRef>,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
+}
+
+/// What the control plane has of a service: it is not dialled before this is held, too.
+#[derive(Clone, Copy, Default)]
+struct Awaited {
+    routes: bool,
+    policy: bool,
 }
 
 /// Why a resource could not be applied: the earlier one stays in force.
@@ -89,7 +103,11 @@ impl Discovery {
             held: Held::default(),
             services: HashMap::new(),
             endpoints: HashMap::new(),
+            routes: HashMap::new(),
+            policies: HashMap::new(),
+            awaited: HashMap::new(),
             states: HashMap::new(),
+            stale: HashSet::new(),
             unfinished: HashSet::new(),
             kinds: HashMap::new(),
             waiting: HashMap::new(),
@@ -310,7 +328,7 @@ impl Discovery {
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
             }
             (ResourceName::Inbound, Some(Body::Inbound(policy))) => match InboundPolicy::try_from(policy) {
-                Ok(policy) => self.mesh.inbound.store(Some(Arc::new(policy))),
+                Ok(policy) => self.mesh.govern(policy),
                 Err(e) => {
                     self.deny(&e);
                     return Err(text(&e));
@@ -323,12 +341,33 @@ impl Discovery {
                 self.kinds.insert(*ip, kind);
             }
             (ResourceName::Service(id), Some(Body::Service(service))) => {
+                let awaited = Awaited { routes: service.has_routes, policy: service.has_policy };
                 let service = Service::try_from(service).map_err(|e| text(&e))?;
+                self.awaited.insert(id.clone(), awaited);
                 self.services.insert(id.clone(), service);
+                self.stale.insert(id.clone());
             }
             (ResourceName::Service(id), None) => {
                 self.services.remove(id);
                 self.states.remove(id);
+            }
+            (ResourceName::Routes(id), Some(Body::Routes(wire))) => {
+                let routes = wire.routes.iter().map(|r| Route::try_from(r).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+                self.routes.insert(id.clone(), routes.map_err(|e| text(&e))?);
+                self.stale.insert(id.clone());
+            }
+            (ResourceName::Routes(id), None) => {
+                self.routes.remove(id);
+                self.stale.insert(id.clone());
+            }
+            (ResourceName::Policy(id), Some(Body::Policy(wire))) => {
+                let policy = TrafficPolicy::try_from(wire).map_err(|e| text(&e))?;
+                self.policies.insert(id.clone(), Arc::new(policy));
+                self.stale.insert(id.clone());
+            }
+            (ResourceName::Policy(id), None) => {
+                self.policies.remove(id);
+                self.stale.insert(id.clone());
             }
             (ResourceName::Endpoints(id), Some(Body::Endpoints(wire))) => {
                 let list = wire.endpoints.iter().map(endpoint_from).collect::<Result<Vec<_>, _>>();
@@ -374,8 +413,10 @@ impl Discovery {
             port_modes: vec![],
             protocols: vec![],
             required_features: vec![format!("a policy that can be read ({why})")],
+            rates: vec![],
+            zone: "".into(),
         };
-        self.mesh.inbound.store(Some(Arc::new(policy)));
+        self.mesh.govern(policy);
     }
 
     /// Gives a service's state its endpoints, once all of them are there.
@@ -394,12 +435,22 @@ impl Discovery {
     /// A service as workers see it; none while its endpoints are not there.
     fn view(&self, service: &Service, before: Option<&ServiceView>) -> Option<ServiceView> {
         let endpoints = self.endpoints.get(&service.id)?;
-        Some(ServiceView::new(service.clone(), endpoints, before, &self.config.net, self.mesh.now()))
+        let awaited = self.awaited.get(&service.id).copied().unwrap_or_default();
+        let policy = match self.policies.get(&service.id) {
+            Some(policy) => policy.clone(),
+            None if awaited.policy => return None,
+            None => Arc::default(),
+        };
+        let routes = self.routes.get(&service.id).map(Vec::as_slice).unwrap_or_default();
+        let zone = self.mesh.inbound.load().as_ref().map(|p| p.zone.clone()).unwrap_or_default();
+        let facts = Facts { service, endpoints, routes, policy: &policy, zone: &zone };
+        Some(ServiceView::new(facts, before, &self.config.net, self.mesh.now()))
     }
 
     /// Has workers see what was applied, and answers who waits.
     fn publish(&mut self) {
         let now = self.mesh.now();
+        self.publish_services();
         let current = self.mesh.addresses.load_full();
         let mut next = (*current).clone();
         let kinds: Vec<_> = self.kinds.iter().map(|(ip, kind)| (*ip, kind.clone())).collect();
@@ -411,12 +462,12 @@ impl Discovery {
                 (AddressKind::Workload(w), Some(Target::Workload(b))) if b.workload == w => continue,
                 (AddressKind::Workload(w), before) => {
                     let load = match before {
-                        Some(Target::Workload(b)) if b.workload.id == w.id => b.endpoint.load.clone(),
-                        _ => Arc::new(PeakEwma::new(now)),
+                        Some(Target::Workload(b)) if b.workload.id == w.id => b.endpoint.health.clone(),
+                        _ => Arc::new(Health::new(now, 0, &Arc::default())),
                     };
                     Some(Target::workload(w, load))
                 }
-                (AddressKind::Service(id), before) => match self.service_state(&id) {
+                (AddressKind::Service(id), before) => match self.dialled(&id) {
                     Some(state) => match before {
                         Some(Target::Service(b)) if Arc::ptr_eq(b, &state) => continue,
                         _ => Some(Target::Service(state)),
@@ -445,12 +496,29 @@ impl Discovery {
         self.mesh.addresses.store(Arc::new(next));
     }
 
-    /// A service that can be dialled: both its facts and its endpoints are there.
+    /// Has workers see every service, those that routes lead to among them.
+    fn publish_services(&mut self) {
+        let ids: Vec<_> = self.services.keys().cloned().collect();
+        let all: imbl::HashMap<_, _> = ids.into_iter().filter_map(|id| Some((id.clone(), self.service_state(&id)?))).collect();
+        self.stale.clear();
+        let held = self.mesh.services.load();
+        if all.len() != held.len() || all.iter().any(|(id, s)| held.get(id).is_none_or(|h| !Arc::ptr_eq(h, s))) {
+            self.mesh.services.store(Arc::new(all));
+        }
+    }
+
+    /// A service that can be dialled: its routes are held, if it has any.
+    fn dialled(&self, id: &ObjectRef) -> Option<Arc<ServiceState>> {
+        let awaits = self.awaited.get(id).is_some_and(|a| a.routes) && !self.routes.contains_key(id);
+        if awaits { None } else { self.states.get(id).cloned() }
+    }
+
+    /// A service whose facts, endpoints and policy are there.
     fn service_state(&mut self, id: &ObjectRef) -> Option<Arc<ServiceState>> {
         let service = self.services.get(id)?;
         if let Some(state) = self.states.get(id) {
             let view = state.view.load();
-            if view.service != *service
+            if self.stale.contains(id)
                 && !self.unfinished.contains(id)
                 && let Some(view) = self.view(service, Some(&view))
             {
@@ -480,19 +548,21 @@ impl Discovery {
         }
         let mut names = Vec::new();
         for ip in gone.into_iter().take(500) {
-            let kind = self.kinds.remove(&ip);
+            self.kinds.remove(&ip);
             names.push(ResourceName::Address(ip));
-            if let Some(AddressKind::Service(id)) = kind {
-                // A service may have an address of each family.
-                if !self.kinds.values().any(|k| matches!(k, AddressKind::Service(other) if *other == id)) {
-                    self.services.remove(&id);
-                    self.endpoints.remove(&id);
-                    self.states.remove(&id);
-                    self.unfinished.remove(&id);
-                    names.push(ResourceName::Service(id.clone()));
-                    names.push(ResourceName::Endpoints(id));
-                }
-            }
+        }
+        for id in self.unneeded() {
+            self.services.remove(&id);
+            self.endpoints.remove(&id);
+            self.routes.remove(&id);
+            self.policies.remove(&id);
+            self.awaited.remove(&id);
+            self.states.remove(&id);
+            self.unfinished.remove(&id);
+            names.extend(
+                [ResourceName::Service, ResourceName::Endpoints, ResourceName::Routes, ResourceName::Policy]
+                    .map(|n| n(id.clone())),
+            );
         }
         if !names.is_empty() {
             for name in &names {
@@ -501,6 +571,19 @@ impl Discovery {
             self.publish();
         }
         names.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Discovery {
+    /// Services that no address stands for, and no route of one that an address stands for leads to.
+    fn unneeded(&self) -> Vec<ObjectRef> {
+        // A service may have an address of each family.
+        let dialled = self.kinds.values().filter_map(|k| if let AddressKind::Service(id) = k { Some(id) } else { None });
+        let mut needed: HashSet<&ObjectRef> = dialled.collect();
+        let led_to: Vec<&ObjectRef> =
+            needed.iter().filter_map(|id| self.routes.get(*id)).flatten().flat_map(|r| r.services()).collect();
+        needed.extend(led_to);
+        self.services.keys().filter(|id| !needed.contains(id)).cloned().collect()
     }
 }
 

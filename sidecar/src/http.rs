@@ -1,5 +1,6 @@
 //! HTTP between codec and forwarder: our own head and body, whatever the version on the wire.
 
+pub mod attempts;
 pub mod body;
 pub mod caller;
 pub mod exchange;
@@ -9,7 +10,11 @@ pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod hop;
+pub mod mirror;
+pub mod routed;
+pub mod session;
 pub mod sink;
+pub mod treatment;
 
 pub use body::{Body, Chunk};
 pub use fields::{Fields, Known};

@@ -19,7 +19,7 @@ use crate::identity::unix_now;
 use crate::io::Socket;
 use crate::metrics::Direction;
 use crate::route::Route;
-use crate::serve::{self, Http};
+use crate::serve::{self, Http, Opening};
 use crate::stream::{Stream, as_tls_error};
 use crate::worker::Worker;
 
@@ -82,7 +82,7 @@ async fn classified(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, dest
 
 fn app(destination: SocketAddr) -> Route {
     let name = Arc::from(format!("port {}", destination.port()));
-    Route::App { destination: Arc::new(Destination::Plain { address: destination }), name }
+    Route::App { destination: Arc::new(Destination::Plain { address: destination, dial: None }), name }
 }
 
 async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
@@ -176,7 +176,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
     let route = app(destination);
-    let (upstream, _lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
+    let (upstream, _lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, stream, Some(destination), &failure),
     };
@@ -199,7 +199,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
         Caller::Plaintext => "plaintext".into(),
     };
     let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
-    Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
+    Box::pin(serve::opaque(worker, stream, &upstream, key, None)).await;
 }
 
 /// A caller that says nothing: the server may have to speak first. If the caller speaks after all, it is looked at then.
@@ -215,7 +215,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         return serve::refuse(worker, &stream, Some(destination), &Failure::downstream(Reason::RequestTimeout));
     }
     let route = app(destination);
-    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
+    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -230,5 +230,5 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Some(Spoke::Client(Err(_))) | None => return,
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
-    Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, None)).await;
 }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 use tokio::net::TcpListener;
+use weft_core::traffic::policy::Tcp;
 
 pub use memory::{MemorySocket, Shape, pair};
 pub use network::{Host, MemoryListener, Network, Redirect};
@@ -25,10 +26,16 @@ pub enum Dial {
 }
 
 impl Dial {
-    /// Connects.
-    pub async fn connect(&self, to: SocketAddr) -> io::Result<Socket> {
+    /// Connects, with the options of a service's policy where it has any; a network in memory has none.
+    pub async fn connect(&self, to: SocketAddr, options: Option<&Tcp>) -> io::Result<Socket> {
         Ok(match self {
-            Self::Tcp(dialer) => Socket::Tcp(TcpSocket::new(dialer.connect(to).await?, to)),
+            Self::Tcp(dialer) => {
+                let socket = TcpSocket::new(dialer.connect(to).await?, to);
+                if let Some(options) = options {
+                    socket.apply(options);
+                }
+                Socket::Tcp(socket)
+            }
             Self::Memory(host) => Socket::Memory(host.connect(to).await?),
         })
     }

@@ -10,15 +10,16 @@ use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use weft_core::balance::PeakEwma;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::InboundPolicy;
 use weft_core::protocol::{AppProtocol, MeshProtocol};
-use weft_core::service::{Endpoint, Workload};
+use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
+use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
+use crate::standing::Health;
 
 /// The certificate in use, the bundle, and what follows from them.
 pub struct Identity {
@@ -83,7 +84,7 @@ impl Address {
 }
 
 impl Target {
-    pub fn workload(workload: Workload, load: Arc<PeakEwma>) -> Self {
+    pub fn workload(workload: Workload, health: Arc<Health>) -> Self {
         let endpoint = Endpoint {
             address: workload.address,
             workload: Some(workload.id.clone()),
@@ -93,14 +94,14 @@ impl Target {
             node: "".into(),
             ports: vec![],
         };
-        let endpoint = EndpointState { endpoint, load };
+        let endpoint = EndpointState { endpoint, health };
         Self::Workload(Arc::new(WorkloadState { name: workload.id.to_string().into(), workload, endpoint }))
     }
 
     /// What the port is declared to speak.
     pub fn protocol(&self, port: u16) -> AppProtocol {
         match self {
-            Self::Service(s) => s.view.load().service.port(port).map_or(AppProtocol::Detect, |p| p.protocol),
+            Self::Service(s) => s.view.load().protocol(port),
             Self::Workload(w) => {
                 w.workload.protocols.iter().find(|(p, _)| *p == port).map_or(AppProtocol::Detect, |(_, protocol)| *protocol)
             }
@@ -118,7 +119,11 @@ pub struct Lookup {
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
+    /// Every service that is known: those that are dialled, and the backends of their routes.
+    pub services: ArcSwap<imbl::HashMap<ObjectRef, Arc<ServiceState>>>,
     pub inbound: ArcSwapOption<InboundPolicy>,
+    /// The rates that the inbound policy allows; none where it has none.
+    pub rates: ArcSwapOption<Rates>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
     /// Whether a discovery stream is up.
@@ -135,7 +140,9 @@ impl Mesh {
         let (lookups, asked) = mpsc::channel(MAX_LOOKUPS);
         let mesh = Self {
             addresses: ArcSwap::default(),
+            services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
+            rates: ArcSwapOption::empty(),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
             connected: AtomicBool::new(false),
@@ -170,6 +177,18 @@ impl Mesh {
     fn in_mesh(&self, ip: IpAddr) -> bool {
         // Before the ranges are known, everything is in the mesh.
         self.ranges.load().as_ref().is_none_or(|ranges| ranges.iter().any(|r| r.contains(&ip)))
+    }
+
+    /// A service by its name.
+    pub fn service(&self, id: &ObjectRef) -> Option<Arc<ServiceState>> {
+        self.services.load().get(id).cloned()
+    }
+
+    /// Puts an inbound policy in force, with its rates; what callers have used up of a rate that stays is not given back.
+    pub fn govern(&self, policy: InboundPolicy) {
+        let rates = Rates::new(&policy.rates, self.rates.load().as_deref());
+        self.rates.store(rates.map(Arc::new));
+        self.inbound.store(Some(Arc::new(policy)));
     }
 
     /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde::Serialize;
+use weft_core::breaker::Event;
 use weft_core::failure::Reason;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
@@ -156,6 +157,21 @@ impl WorkerMetrics {
         self.registry.handshakes.fetch_add(1, Relaxed);
     }
 
+    /// Copies of requests (RequestMirror) that were not sent.
+    pub fn copies_dropped(&self, n: u64) {
+        self.registry.copies_dropped.fetch_add(n, Relaxed);
+    }
+
+    /// A breaker did something.
+    pub fn ejection(&self, event: &Event) {
+        let slot = match event {
+            Event::Ejected { .. } => &self.registry.ejected,
+            Event::Spared(_) => &self.registry.spared,
+            Event::Readmitted => &self.registry.readmitted,
+        };
+        slot.fetch_add(1, Relaxed);
+    }
+
     /// A connection that was refused before it was known whose it is.
     pub fn refused(&self, reason: Reason) {
         if let Some(i) = Reason::ALL.iter().position(|r| *r == reason) {
@@ -174,6 +190,10 @@ pub struct Registry {
     accepted: AtomicU64,
     accept_failures: AtomicU64,
     handshakes: AtomicU64,
+    copies_dropped: AtomicU64,
+    ejected: AtomicU64,
+    spared: AtomicU64,
+    readmitted: AtomicU64,
     refused: [AtomicU64; REASONS],
 }
 
@@ -211,6 +231,10 @@ impl Registry {
             accepted: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
             handshakes: AtomicU64::new(0),
+            copies_dropped: AtomicU64::new(0),
+            ejected: AtomicU64::new(0),
+            spared: AtomicU64::new(0),
+            readmitted: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
@@ -254,6 +278,18 @@ impl Registry {
         for (name, help, value) in [
             ("weft_connections_accepted_total", "Connections that were accepted.", self.accepted.load(Relaxed)),
             ("weft_accept_failures_total", "Times that accepting failed.", self.accept_failures.load(Relaxed)),
+            ("weft_ejections_total", "Times that an endpoint was ejected.", self.ejected.load(Relaxed)),
+            (
+                "weft_ejections_spared_total",
+                "Times that an endpoint should have been ejected, and as many as may be were.",
+                self.spared.load(Relaxed),
+            ),
+            ("weft_readmissions_total", "Times that an ejected endpoint came back.", self.readmitted.load(Relaxed)),
+            (
+                "weft_mirrors_dropped_total",
+                "Copies of requests that were not sent: too many under way, or a body too long to keep.",
+                self.copies_dropped.load(Relaxed),
+            ),
             ("weft_handshakes_total", "TLS handshakes with other sidecars, as a client.", self.handshakes.load(Relaxed)),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");

@@ -15,7 +15,7 @@ use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::metrics::{Direction, EdgeKey};
 use crate::route::Route;
-use crate::serve::{self, Http};
+use crate::serve::{self, Http, Opening};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -46,7 +46,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         return pass_through(&worker, &stream, destination).await;
     };
     match protocol {
-        AppProtocol::Opaque => bytes(&worker, &stream, &route, destination).await,
+        AppProtocol::Opaque => bytes(&worker, &stream, &route, destination, Opening::Bytes).await,
         AppProtocol::Http | AppProtocol::Http2 => match first_request(&worker, &stream).await {
             Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
                 http(&worker, stream, first, route, destination).await;
@@ -78,9 +78,13 @@ async fn first_request(worker: &Worker, stream: &Stream) -> Result<FirstBytes, N
 async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
     match first.what {
         Detection::Http1 | Detection::Http2 => http(worker, stream, first, route, destination).await,
-        Detection::Tls(_) | Detection::Opaque | Detection::More => {
+        Detection::Tls(hello) => {
             stream.unread(first.bytes.freeze());
-            bytes(worker, &stream, &route, destination).await;
+            bytes(worker, &stream, &route, destination, Opening::Tls(hello.server_name.as_deref())).await;
+        }
+        Detection::Opaque | Detection::More => {
+            stream.unread(first.bytes.freeze());
+            bytes(worker, &stream, &route, destination, Opening::Bytes).await;
         }
     }
 }
@@ -95,11 +99,11 @@ async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Rou
     }
 }
 
-async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr) {
-    match Box::pin(serve::open_bytes(worker, route)).await {
+async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr, opening: Opening<'_>) {
+    match Box::pin(serve::open_bytes(worker, route, opening, stream.peer().ip())).await {
         Ok((upstream, lease)) => {
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
-            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle())).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -107,7 +111,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
 
 /// The client is silent: the upstream is opened as opaque, and whoever speaks first decides.
 async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: SocketAddr) {
-    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route)).await {
+    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -140,12 +144,12 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         stream.unread(first.bytes.freeze());
     }
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
-    Box::pin(serve::opaque(worker, &stream, &upstream, key)).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle())).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
 async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
-    match worker.open_bytes(&Destination::Plain { address: destination }).await {
+    match worker.open_bytes(&Destination::Plain { address: destination, dial: None }).await {
         Ok(upstream) => {
             let key = EdgeKey {
                 direction: Direction::Outbound,
@@ -154,7 +158,7 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
                 protocol: "tcp",
                 tls: ("", ""),
             };
-            Box::pin(serve::opaque(worker, stream, &upstream, key)).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key, None)).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }

@@ -1,19 +1,26 @@
 //! route and balance: from a target to the next endpoint to try.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use weft_core::balance::{PeakEwma, choose};
+use weft_core::breaker::{self, Event, Probe};
 use weft_core::failure::{Failure, Side};
+use weft_core::retry::Ending;
+use weft_core::traffic::TrafficPolicy;
 
 use crate::config::NetConfig;
 use crate::connect::Destination;
 use crate::mesh::{Target, WorkloadState};
+pub use crate::service::choice::Wish;
+use crate::service::choice::{Asker, Chosen};
 use crate::service::{Candidate, ServiceState};
+use crate::standing::{Health, Place};
+use crate::traffic::ServiceTraffic;
 use crate::worker::Worker;
 
 /// Where traffic of one connection goes.
@@ -39,20 +46,53 @@ pub struct Lease {
     pub peer: Arc<str>,
     /// One of the pod's own addresses: the inbound path is entered in process.
     pub own: bool,
-    load: Option<Arc<PeakEwma>>,
+    /// None for the pod's own application.
+    health: Option<Arc<Health>>,
+    /// The policy in force, where there is one.
+    policy: Option<Arc<TrafficPolicy>>,
+    /// It is the one request that finds out whether the endpoint is well again.
+    probe: RefCell<Option<Probe>>,
+    /// A place at the endpoint, and one at the service.
+    _place: Place,
+    service_place: Option<Place>,
     began: Cell<Instant>,
+    /// The balancer has heard of the answer.
+    told: Cell<bool>,
     worker: Rc<Worker>,
 }
 
 impl Lease {
-    fn new(worker: &Rc<Worker>, candidate: &Candidate) -> Self {
-        candidate.load.begin();
+    fn new(worker: &Rc<Worker>, chosen: Chosen) -> Self {
+        let Chosen { candidate, policy, probe, place } = chosen;
+        candidate.health.load.begin();
         Self {
             destination: candidate.destination.clone(),
             peer: candidate.peer.clone(),
             own: candidate.own,
-            load: Some(candidate.load.clone()),
+            health: Some(candidate.health.clone()),
+            policy,
+            probe: RefCell::new(probe),
+            _place: place,
+            service_place: None,
             began: Cell::new(Instant::now()),
+            told: Cell::new(false),
+            worker: Rc::clone(worker),
+        }
+    }
+
+    /// What has no policy and no balancer.
+    fn bare(worker: &Rc<Worker>, destination: &Arc<Destination>, peer: &Arc<str>) -> Self {
+        Self {
+            destination: destination.clone(),
+            peer: peer.clone(),
+            own: false,
+            health: None,
+            policy: None,
+            probe: RefCell::new(None),
+            _place: Place::free(),
+            service_place: None,
+            began: Cell::new(Instant::now()),
+            told: Cell::new(false),
             worker: Rc::clone(worker),
         }
     }
@@ -66,32 +106,84 @@ impl Lease {
         self.began.set(Instant::now());
     }
 
-    /// The endpoint began to answer, or took an opaque connection: so long it took, and it is well.
-    pub fn answered(&self) {
-        if let Some(load) = &self.load {
-            load.answer(self.worker.mesh().now(), self.began.get().elapsed());
+    /// The endpoint began to answer: so long it took.
+    pub fn speaks(&self) {
+        if let Some(health) = &self.health
+            && !self.told.replace(true)
+        {
+            health.load.answer(self.worker.mesh().now(), self.began.get().elapsed());
         }
     }
 
-    /// Tells the balancer of a failure, if it was the endpoint's.
+    /// The endpoint took an opaque connection: it is well.
+    pub fn took(&self) {
+        self.speaks();
+        self.ended(Ending::Http(200));
+    }
+
+    /// The endpoint answered with this status, and, where it is known by now, this gRPC status.
+    pub fn answered(&self, status: u16, grpc: Option<u8>) {
+        self.speaks();
+        self.ended(match grpc {
+            Some(status) => Ending::Grpc { status, only: false },
+            None => Ending::Http(status),
+        });
+    }
+
+    /// A place at the service that lasts as long as the connection.
+    pub fn holds(&mut self, place: Option<Place>) {
+        self.service_place = place;
+    }
+
+    /// How long its connections may be silent.
+    pub fn idle(&self) -> Option<Duration> {
+        self.policy.as_ref()?.timeouts.idle
+    }
+
+    /// Tells the balancer and the breaker of a failure, if it was the endpoint's.
     pub fn fail(mut self, failure: &Failure) {
-        if let (Some(load), Side::Upstream) = (&self.load, failure.side) {
-            load.fail(self.worker.mesh().now());
-            self.load = None;
+        self.ended(Ending::Failed(failure));
+        if let (Some(health), Side::Upstream) = (&self.health, failure.side) {
+            health.load.fail(self.worker.mesh().now());
+            self.health = None;
+        }
+    }
+
+    /// Tells the breaker how an attempt ended.
+    fn ended(&self, ending: Ending<'_>) {
+        let (Some(health), Some(policy)) = (&self.health, &self.policy) else { return };
+        let Some(outlier) = &policy.outlier else { return };
+        let Some(outcome) = breaker::Outcome::of(outlier, ending) else { return };
+        let (now, random) = (self.worker.mesh().now(), self.worker.random());
+        let event = match self.probe.take() {
+            Some(probe) => health.breaker.probed(probe, now, outlier, outcome, random),
+            None => health.breaker.outcome(now, outlier, outcome, random),
+        };
+        if let Some(event) = event {
+            self.worker.metrics.ejection(&event);
+            match event {
+                Event::Ejected { lasts, why } => {
+                    tracing::warn!(peer = %self.destination.address(), ?why, "endpoint ejected for {lasts:?}");
+                }
+                Event::Spared(why) => {
+                    tracing::debug!(peer = %self.destination.address(), ?why, "endpoint not ejected: as many as may be are");
+                }
+                Event::Readmitted => tracing::info!(peer = %self.destination.address(), "endpoint is back"),
+            }
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(load) = self.load.take() {
-            load.end();
+        if let Some(health) = self.health.take() {
+            if let Some(probe) = self.probe.take() {
+                health.breaker.abandon(probe);
+            }
+            health.load.end();
         }
     }
 }
-
-/// An endpoint that has failed this often in a row is only tried when nothing better is there.
-const SUSPECT_AFTER: u32 = 3;
 
 impl Route {
     /// What was dialled, for people and metrics.
@@ -118,7 +210,7 @@ impl Route {
         match target {
             Target::Service(service) => Some(Self::Service { service, port }),
             Target::Workload(workload) => {
-                let endpoint = Arc::new(Candidate::new(&workload.endpoint, port, &workload.workload.id, port, net));
+                let endpoint = Arc::new(Candidate::new(&workload.endpoint, port, &workload.workload.id, port, net, &None));
                 Some(Self::Workload { workload, endpoint })
             }
             Target::Unknown => None,
@@ -139,35 +231,46 @@ impl Route {
         matches!(self, Self::Service { .. })
     }
 
+    /// The port that was dialled; 0 where nothing was.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Service { port, .. } => *port,
+            Self::Workload { endpoint, .. } => endpoint.destination.address().port(),
+            Self::App { destination, .. } => destination.address().port(),
+            Self::Refuse { .. } => 0,
+        }
+    }
+
+    /// What the service's routes and policy say; none where there is nothing to say.
+    pub fn traffic(&self) -> Option<Arc<ServiceTraffic>> {
+        match self {
+            Self::Service { service, .. } => service.view.load().traffic.clone(),
+            _ => None,
+        }
+    }
+
+    /// Takes one repetition out of the service's budget.
+    pub fn spend(&self, worker: &Worker) -> bool {
+        match self {
+            Self::Service { service, .. } => service.view.load().standing.budget.take(worker.mesh().now()),
+            _ => false,
+        }
+    }
+
     /// Chooses an endpoint that is not among `tried`, unless there is no other.
-    pub fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Lease, Failure> {
+    pub fn pick(&self, worker: &Rc<Worker>, tried: &Tried, wish: Wish, opaque: bool) -> Result<Lease, Failure> {
         match self {
             Self::Refuse { failure, .. } => Err(failure.clone()),
-            Self::App { destination, name } => Ok(Lease {
-                destination: destination.clone(),
-                peer: name.clone(),
-                own: false,
-                load: None,
-                began: Cell::new(Instant::now()),
-                worker: Rc::clone(worker),
-            }),
-            Self::Workload { endpoint, .. } => Ok(Lease::new(worker, endpoint)),
+            Self::App { destination, name } => Ok(Lease::bare(worker, destination, name)),
+            Self::Workload { endpoint, .. } => {
+                let chosen = Chosen { candidate: endpoint.clone(), policy: None, probe: None, place: Place::free() };
+                Ok(Lease::new(worker, chosen))
+            }
             Self::Service { service, port } => {
-                let view = service.view.load();
-                let candidates = view.candidates(*port)?;
-                let now = worker.mesh().now();
-                let own = worker.shared.config.net.pod_ips[0];
-                if let Some(kept) = view.stays_with(*port, tried, own, now) {
-                    return Ok(Lease::new(worker, kept));
-                }
-                let chosen = choose(
-                    candidates.len(),
-                    || worker.random(),
-                    |i| tried.contains(&candidates[i].address()),
-                    |i| candidates[i].load.failures() >= SUSPECT_AFTER,
-                    |i| candidates[i].load.load(now),
-                );
-                Ok(Lease::new(worker, &candidates[chosen.expect("there is at least one")]))
+                let (now, own) = (worker.mesh().now(), worker.shared.config.net.pod_ips[0]);
+                let asker = Asker { tried, wish, own, now, opaque };
+                let chosen = service.view.load().pick(*port, &asker, || worker.random())?;
+                Ok(Lease::new(worker, chosen))
             }
         }
     }

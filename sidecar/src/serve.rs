@@ -1,6 +1,6 @@
 //! Connections whose bytes are known: HTTP/1, HTTP/2, or opaque.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use weft_core::failure::{Failure, Reason, Side};
 use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
+use weft_core::traffic::apply::choose_backend;
+use weft_core::traffic::route::BackendTarget;
+use weft_core::traffic::table::Verdict;
 
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
@@ -20,7 +23,8 @@ use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
 use crate::relay::relay;
-use crate::route::{Lease, Route, Tried};
+use crate::route::{Lease, Route, Tried, Wish};
+use crate::standing::Place;
 use crate::stream::{Shared, Stream};
 use crate::worker::Worker;
 
@@ -269,21 +273,72 @@ async fn http2_request(
     forward(&worker, &route, &http.caller, head, &mut body, ResponseSink::H2 { respond, body: None }).await;
 }
 
+/// What is known of an opaque connection before it is routed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opening<'a> {
+    /// TLS of the application's own, and the name that it asks for.
+    Tls(Option<&'a str>),
+    /// Anything else.
+    Bytes,
+}
+
+/// Where an opaque connection goes, by the service's TLS and TCP routes.
+fn bytes_route(worker: &Worker, route: &Route, opening: Opening<'_>) -> Result<Route, Failure> {
+    let Some(traffic) = route.traffic() else { return Ok(route.clone()) };
+    let Some(table) = traffic.table(route.port()) else { return Ok(route.clone()) };
+    let by_name = match opening {
+        Opening::Tls(name) => table.tls(name),
+        Opening::Bytes => Verdict::NoRoutes,
+    };
+    let verdict = if matches!(by_name, Verdict::NoRoutes) { table.tcp() } else { by_name };
+    let rule = match verdict {
+        Verdict::NoRoutes => return Ok(route.clone()),
+        Verdict::NoMatch => return Err(Failure::mesh(Reason::NoRoute).detail("no TLSRoute is for this server name")),
+        Verdict::Rule { rule, .. } => rule.rule(),
+    };
+    let chosen = choose_backend(rule, worker.random()).map(|i| &rule.backends[i].target);
+    match chosen {
+        None => Err(Failure::mesh(Reason::NoBackend).detail("the rule has no backend with a weight")),
+        Some(BackendTarget::Unresolved(why)) => Err(Failure::mesh(Reason::NoBackend).detail(why)),
+        Some(BackendTarget::Service { id, port }) => match worker.mesh().service(id) {
+            Some(service) => Ok(Route::Service { service, port: *port }),
+            None => Err(Failure::mesh(Reason::DiscoveryUnavailable).detail(format!("the backend {id} is not known yet"))),
+        },
+    }
+}
+
 /// An opaque connection to an endpoint of a route, tried elsewhere if it cannot be opened.
-pub async fn open_bytes(worker: &Rc<Worker>, route: &Route) -> Result<(Stream, Lease), Failure> {
+pub async fn open_bytes(
+    worker: &Rc<Worker>,
+    route: &Route,
+    opening: Opening<'_>,
+    client: IpAddr,
+) -> Result<(Stream, Lease), Failure> {
+    let route = &bytes_route(worker, route, opening)?;
+    let key = route.traffic().and_then(|t| t.connection_key(client));
+    let mut place = None;
+    if let Route::Service { service, .. } = route {
+        let view = service.view.load();
+        place = Some(Place::among_connections(&view.standing).ok_or_else(|| {
+            Failure::mesh(Reason::Overloaded).detail(format!("{} has as many connections as its policy allows", service.id))
+        })?);
+        view.standing.budget.request(worker.mesh().now());
+    }
     let mut tried = Tried::new();
     loop {
-        let lease = route.pick(worker, &tried)?;
+        let mut lease = route.pick(worker, &tried, Wish { key, pinned: None }, true)?;
         own_allowed(worker, &lease, MeshProtocol::Tcp)?;
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
-                lease.answered();
+                lease.took();
+                lease.holds(place);
                 return Ok((stream, lease));
             }
             Err(failure) => {
                 tried.push(lease.address());
                 lease.fail(&failure);
-                if tried.len() >= 3 || !route.may_retry_elsewhere() {
+                let again = tried.len() < 3 && route.may_retry_elsewhere();
+                if !(again && route.spend(worker)) {
                     return Err(failure);
                 }
             }
@@ -310,7 +365,9 @@ fn authorize(worker: &Worker, port: u16, caller: &Caller) -> Result<(), Failure>
 }
 
 /// Relays an opaque connection and counts it.
-pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key: EdgeKey) {
+///
+/// After `idle` without a byte either way, both ends are reset.
+pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key: EdgeKey, idle: Option<Duration>) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
     let (sent, received) =
@@ -322,10 +379,29 @@ pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
         }
+        () = silence(idle, &open) => {
+            tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
+            client.reset();
+            upstream.reset();
+        }
         () = worker.shared.cut.cancelled() => {
             client.reset();
             upstream.reset();
         }
+    }
+}
+
+/// Resolves when nothing was sent or received for so long; never where there is no bound.
+async fn silence(idle: Option<Duration>, open: &OpenConnection) {
+    let Some(idle) = idle else { return std::future::pending().await };
+    let mut seen = None;
+    loop {
+        let now = Some((open.sent.get(), open.received.get()));
+        if now == seen {
+            return;
+        }
+        seen = now;
+        tokio::time::sleep(idle).await;
     }
 }
 

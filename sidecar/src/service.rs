@@ -8,25 +8,34 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use weft_core::balance::{PeakEwma, rendezvous};
+use weft_core::balance::{Chooser, rendezvous};
 use weft_core::failure::{Failure, Reason};
+use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, ObjectRef, Reach, Service};
+use weft_core::traffic::TrafficPolicy;
+use weft_core::traffic::route::Route;
+use weft_core::traffic::table::Verdict;
 
 use crate::config::NetConfig;
-use crate::connect::Destination;
+use crate::connect::{Destination, DialOptions, DialPolicy};
+use crate::standing::{Health, Standing};
+use crate::traffic::ServiceTraffic;
 
-/// An endpoint with its load, which outlives changes of its facts.
+pub mod choice;
+
+/// An endpoint with how it does, which outlives changes of its facts.
 #[derive(Debug)]
 pub struct EndpointState {
     pub endpoint: Endpoint,
-    pub load: Arc<PeakEwma>,
+    pub health: Arc<Health>,
 }
 
 /// An endpoint and how it is dialled for one port.
 #[derive(Debug)]
 pub struct Candidate {
     pub destination: Arc<Destination>,
-    pub load: Arc<PeakEwma>,
+    pub health: Arc<Health>,
+    pub zone: Arc<str>,
     /// What the peer is called in metrics.
     pub peer: Arc<str>,
     /// One of the pod's own addresses: the inbound path is entered in process.
@@ -35,19 +44,27 @@ pub struct Candidate {
 
 impl Candidate {
     /// `target` is what is dialled, as SNI names it; `named_port` its port, `port` the endpoint's.
-    pub fn new(endpoint: &EndpointState, port: u16, target: &ObjectRef, named_port: u16, net: &NetConfig) -> Self {
+    pub fn new(
+        endpoint: &EndpointState,
+        port: u16,
+        target: &ObjectRef,
+        named_port: u16,
+        net: &NetConfig,
+        dial: &DialPolicy,
+    ) -> Self {
         let address = SocketAddr::new(endpoint.endpoint.address, port);
         let own = net.pod_ips.contains(&address.ip());
-        let plain = Destination::Plain { address };
+        let plain = Destination::Plain { address, dial: dial.clone() };
         let (destination, peer) = match &endpoint.endpoint.reach {
             Reach::Mesh(identity) if own => (plain, identity.to_string().into()),
             Reach::Mesh(identity) => {
                 let name = server_name(target, named_port);
-                (Destination::Mesh { address, identity: identity.clone(), name }, identity.to_string().into())
+                (Destination::Mesh { address, identity: identity.clone(), name, dial: dial.clone() }, identity.to_string().into())
             }
             Reach::Plain => (plain, "plaintext".into()),
         };
-        Self { destination: Arc::new(destination), load: endpoint.load.clone(), peer, own }
+        let (health, zone) = (endpoint.health.clone(), endpoint.endpoint.zone.clone());
+        Self { destination: Arc::new(destination), health, zone, peer, own }
     }
 
     pub fn address(&self) -> IpAddr {
@@ -79,12 +96,27 @@ impl ServiceState {
     }
 }
 
+/// What a view of a service is made of.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    pub service: &'a Service,
+    /// Several may share an address, on other ports.
+    pub endpoints: &'a [Endpoint],
+    pub routes: &'a [Arc<Route>],
+    pub policy: &'a Arc<TrafficPolicy>,
+    /// The zone that the pod runs in; empty if unknown.
+    pub zone: &'a str,
+}
+
 /// One consistent state of a service.
 #[derive(Debug)]
 pub struct ServiceView {
     pub service: Service,
     /// All of them, by address.
     pub endpoints: Vec<Arc<EndpointState>>,
+    /// What its routes and its policy say; none where there is nothing to say.
+    pub traffic: Option<Arc<ServiceTraffic>>,
+    pub standing: Arc<Standing>,
     ports: Vec<PortView>,
 }
 
@@ -93,31 +125,64 @@ pub struct ServiceView {
 struct PortView {
     port: u16,
     candidates: Vec<Arc<Candidate>>,
+    chooser: Arc<Chooser>,
+    /// Those of the pod's own zone, and how to choose among them; none where the policy does not ask for it.
+    local: Option<(Vec<Arc<Candidate>>, Arc<Chooser>)>,
     kept: Arc<Kept>,
 }
 
 impl ServiceView {
-    /// A view that shares with `before` what has not changed; endpoints that stay keep their load. Several endpoints may share an address,
-    /// on other ports. `now` is of [`crate::mesh::Mesh::now`].
-    pub fn new(service: Service, endpoints: &[Endpoint], before: Option<&Self>, net: &NetConfig, now: u64) -> Self {
+    /// A view that shares with `before` what has not changed; endpoints that stay keep their health. `now` is of [`crate::mesh::Mesh::now`].
+    pub fn new(facts: Facts<'_>, before: Option<&Self>, net: &NetConfig, now: u64) -> Self {
+        let Facts { service, policy, .. } = facts;
+        let standing = match before {
+            Some(b) if b.policy() == **policy => b.standing.clone(),
+            _ => Arc::new(Standing::new(policy, before.map(|b| &*b.standing))),
+        };
         let known: HashMap<_, &Arc<EndpointState>> =
             before.into_iter().flat_map(|b| &b.endpoints).map(|e| (key(&e.endpoint), e)).collect();
-        let endpoints: Vec<Arc<EndpointState>> = endpoints
+        let endpoints: Vec<Arc<EndpointState>> = facts
+            .endpoints
             .iter()
             .map(|e| match known.get(&key(e)) {
                 Some(same) if same.endpoint == *e => (*same).clone(),
                 Some(other) if other.endpoint.reach == e.reach && other.endpoint.workload == e.workload => {
-                    Arc::new(EndpointState { endpoint: e.clone(), load: other.load.clone() })
+                    Arc::new(EndpointState { endpoint: e.clone(), health: other.health.clone() })
                 }
-                _ => Arc::new(EndpointState { endpoint: e.clone(), load: Arc::new(PeakEwma::new(now)) }),
+                // What is there at first is not new: only what comes later starts slowly.
+                _ => {
+                    let since = if before.is_some() { now } else { 0 };
+                    let health = Arc::new(Health::new(now, since, &standing.ejections));
+                    Arc::new(EndpointState { endpoint: e.clone(), health })
+                }
             })
             .collect();
-        let ports = service.ports.iter().map(|p| port_view(&service, p.port, &endpoints, before, net)).collect();
-        Self { service, endpoints, ports }
+        let ready = endpoints.iter().filter(|e| e.endpoint.ready).count();
+        standing.ejections.set_endpoints(u32::try_from(ready).unwrap_or(u32::MAX));
+        let dial = dial_policy(policy);
+        let ports = service.ports.iter().map(|p| port_view(facts, p.port, &endpoints, before, (net, &dial))).collect();
+        let traffic = ServiceTraffic::new(policy, facts.routes, service.ports.iter().map(|p| p.port));
+        Self { service: service.clone(), endpoints, traffic, standing, ports }
     }
 
-    /// The endpoints that are ready for a port; at least one.
-    pub fn candidates(&self, port: u16) -> Result<&[Arc<Candidate>], Failure> {
+    /// The policy in force.
+    fn policy(&self) -> TrafficPolicy {
+        self.traffic.as_ref().map_or_else(TrafficPolicy::default, |t| (*t.policy).clone())
+    }
+
+    /// What a port is declared to speak: by the service, or by its routes.
+    pub fn protocol(&self, port: u16) -> AppProtocol {
+        let declared = self.service.port(port).map_or(AppProtocol::Detect, |p| p.protocol);
+        let Some(table) = self.traffic.as_ref().and_then(|t| t.table(port)) else { return declared };
+        match declared {
+            AppProtocol::Detect if table.needs_requests() => AppProtocol::Http,
+            // The server name must be seen.
+            AppProtocol::Opaque if !matches!(table.tls(None), Verdict::NoRoutes) => AppProtocol::Detect,
+            _ => declared,
+        }
+    }
+
+    fn port(&self, port: u16) -> Result<&PortView, Failure> {
         let id = &self.service.id;
         let Some(view) = self.ports.iter().find(|p| p.port == port) else {
             return Err(Failure::mesh(Reason::NoSuchPort).detail(format!("{id} has no port {port}")));
@@ -128,7 +193,12 @@ impl ServiceView {
             let text = format!("{id} has {all} endpoints, none of them ready for port {port}{here}");
             return Err(Failure::mesh(Reason::NoEndpoints).detail(text));
         }
-        Ok(&view.candidates)
+        Ok(view)
+    }
+
+    /// The endpoints that are ready for a port; at least one.
+    pub fn candidates(&self, port: u16) -> Result<&[Arc<Candidate>], Failure> {
+        self.port(port).map(|view| &*view.candidates)
     }
 
     /// The endpoint that the pod stays with (`sessionAffinity: ClientIP`): the one that it used last, unless it is gone, in `tried`, or
@@ -149,18 +219,24 @@ impl ServiceView {
     }
 }
 
+fn dial_policy(policy: &TrafficPolicy) -> DialPolicy {
+    let options = DialOptions { connect: policy.timeouts.connect, tcp: policy.tcp.clone() };
+    (options != DialOptions::default()).then(|| Arc::new(options))
+}
+
 /// What an endpoint is known by from one list to the next: its address, and the port behind the service's first.
 fn key(e: &Endpoint) -> (IpAddr, Option<u16>) {
     (e.address, e.ports.first().map(|(_, port)| *port))
 }
 
 fn port_view(
-    service: &Service,
+    facts: Facts<'_>,
     port: u16,
     endpoints: &[Arc<EndpointState>],
     before: Option<&ServiceView>,
-    net: &NetConfig,
+    (net, dial): (&NetConfig, &DialPolicy),
 ) -> PortView {
+    let same_balancer = before.is_some_and(|b| b.policy().balancer == facts.policy.balancer);
     let before = before.and_then(|b| b.ports.iter().find(|p| p.port == port));
     let known = |at: SocketAddr| {
         let list = &before?.candidates;
@@ -169,16 +245,36 @@ fn port_view(
     let candidates = endpoints.iter().filter(|e| e.endpoint.ready).filter_map(|e| {
         let target = e.endpoint.target_port(port)?;
         let same = |c: &&Arc<Candidate>| {
-            Arc::ptr_eq(&c.load, &e.load) && c.destination.identity() == if c.own { None } else { e.endpoint.reach.identity() }
+            Arc::ptr_eq(&c.health, &e.health)
+                && c.destination.identity() == if c.own { None } else { e.endpoint.reach.identity() }
+                && c.destination.dial() == dial.as_deref()
+                && c.zone == e.endpoint.zone
         };
         Some(match known(SocketAddr::new(e.endpoint.address, target)).filter(same) {
             Some(same) => same.clone(),
-            None => Arc::new(Candidate::new(e, target, &service.id, port, net)),
+            None => Arc::new(Candidate::new(e, target, &facts.service.id, port, net, dial)),
         })
     });
     let mut candidates: Vec<_> = candidates.collect();
     candidates.sort_by_key(|c| c.destination.address());
-    PortView { port, candidates, kept: before.map_or_else(Arc::default, |b| b.kept.clone()) }
+    let addresses = |list: &[Arc<Candidate>]| list.iter().map(|c| c.destination.address()).collect::<Vec<_>>();
+    let chooser = |list: &[Arc<Candidate>], before: Option<(&[Arc<Candidate>], &Arc<Chooser>)>| match before {
+        Some((old, chooser)) if same_balancer && addresses(old) == addresses(list) => chooser.clone(),
+        _ => Arc::new(Chooser::new(&facts.policy.balancer, &addresses(list), crate::identity::random())),
+    };
+    let local = (facts.policy.zone.prefer && !facts.zone.is_empty()).then(|| {
+        let list: Vec<_> = candidates.iter().filter(|c| *c.zone == *facts.zone).cloned().collect();
+        let old = before.and_then(|b| b.local.as_ref()).map(|(list, chooser)| (&**list, chooser));
+        let chooser = chooser(&list, old);
+        (list, chooser)
+    });
+    PortView {
+        port,
+        chooser: chooser(&candidates, before.map(|b| (&*b.candidates, &b.chooser))),
+        candidates,
+        local,
+        kept: before.map_or_else(Arc::default, |b| b.kept.clone()),
+    }
 }
 
 /// Whom the pod used last. A race between two workers loses one of two choices that were made at once.
@@ -206,7 +302,6 @@ impl Kept {
 mod tests {
     use super::*;
     use clap::Parser;
-    use weft_core::protocol::AppProtocol;
     use weft_core::service::ServicePort;
 
     fn net() -> NetConfig {
@@ -235,14 +330,16 @@ mod tests {
     }
 
     fn view(service: Service, endpoints: &[Endpoint], before: Option<&ServiceView>) -> ServiceView {
-        ServiceView::new(service, endpoints, before, &net(), 0)
+        let policy = Arc::new(TrafficPolicy::default());
+        let facts = Facts { service: &service, endpoints, routes: &[], policy: &policy, zone: "" };
+        ServiceView::new(facts, before, &net(), 0)
     }
 
     #[test]
     fn what_has_not_changed_is_shared_and_what_is_not_ready_is_left_out() {
         let first = view(service(None), &endpoints(9), None);
         let mut fewer = endpoints(9);
-        fewer[4].zone = "b".into();
+        fewer[4].node = "b".into();
         fewer.remove(3);
         let second = view(service(None), &fewer, Some(&first));
         let (before, after) = (first.candidates(80).expect("ready"), second.candidates(80).expect("ready"));

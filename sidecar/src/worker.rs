@@ -61,6 +61,8 @@ pub struct Worker {
     pub metrics: WorkerMetrics,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
+    /// Held once by each copy of a request that is under way, and once here.
+    pub copies: Rc<()>,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -80,6 +82,7 @@ impl Worker {
             metrics: WorkerMetrics::new(shared.metrics.clone()),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
+            copies: Rc::default(),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,

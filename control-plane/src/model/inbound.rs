@@ -56,10 +56,10 @@ impl Model {
                 _ => whole_override = Some(mode(pod_place.clone(), wellknown::ANNOTATION_MTLS_PORTS, pair)),
             }
         }
-        if let Some(strict) = whole_override {
-            return InboundPolicy { mode: strict, port_modes: vec![], protocols: self.declared(pod), required_features: vec![] };
-        }
-        InboundPolicy { mode: whole, port_modes, protocols: self.declared(pod), required_features: vec![] }
+        let (mode, port_modes) = whole_override.map_or((whole, port_modes), |strict| (strict, vec![]));
+        let (protocols, rates) = (self.declared(pod), vec![]);
+        let zone = self.places.of(pod).zone;
+        InboundPolicy { mode, port_modes, protocols, required_features: vec![], rates, zone }
     }
 
     /// Whether the namespace keeps its pods from being more permissive than itself.

@@ -24,8 +24,8 @@ pub struct HttpCaller {
     tls: TlsNames,
     /// Inbound: who is counted as the peer.
     peer: Arc<str>,
-    /// Inbound: whether that is a proved identity.
-    proved: bool,
+    /// Inbound: the identity that it proved.
+    identity: Option<SpiffeId>,
     /// The counters that its last requests went to, so that labels are not looked up for each.
     edges: RefCell<SmallVec<[Recent; 2]>>,
 }
@@ -44,23 +44,28 @@ const RECENT: usize = 8;
 impl HttpCaller {
     /// The pod's own program.
     pub fn outbound(address: IpAddr) -> Self {
-        Self::new(Direction::Outbound, address, "".into(), false, ("", ""))
+        Self::new(Direction::Outbound, address, "".into(), None, ("", ""))
     }
 
     /// Somebody who came in: a mesh peer with the identity that it proved, or anybody.
     pub fn inbound(identity: Option<&SpiffeId>, address: IpAddr, tls: TlsNames) -> Self {
         let peer = identity.map_or_else(|| "plaintext".into(), |id| id.to_string().into());
-        Self::new(Direction::Inbound, address, peer, identity.is_some(), tls)
+        Self::new(Direction::Inbound, address, peer, identity.cloned(), tls)
     }
 
-    fn new(direction: Direction, address: IpAddr, peer: Arc<str>, proved: bool, tls: TlsNames) -> Self {
+    fn new(direction: Direction, address: IpAddr, peer: Arc<str>, identity: Option<SpiffeId>, tls: TlsNames) -> Self {
         let address_text = address.to_string().into();
-        Self { address, address_text, direction, tls, peer, proved, edges: RefCell::default() }
+        Self { address, address_text, direction, tls, peer, identity, edges: RefCell::default() }
     }
 
     /// Inbound: the identity that it proved; none for plaintext.
     pub fn proved(&self) -> Option<&str> {
-        self.proved.then_some(&*self.peer)
+        self.identity.as_ref().map(|_| &*self.peer)
+    }
+
+    /// The same, as it is.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.identity.as_ref()
     }
 
     pub fn address_text(&self) -> &str {

@@ -15,6 +15,7 @@ use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::{RequestHead, ResponseHead};
 use super::sink::{ResponseSink, clean_response};
+use super::treatment::Treatment;
 use super::{h2 as http2, hop};
 use crate::connect::{Exchange, Http1, now_or_pending};
 use crate::metrics::Edge;
@@ -38,6 +39,7 @@ pub struct Attempted<'a> {
     pub edge: &'a Edge,
     pub lease: &'a Lease,
     pub began: Instant,
+    pub treatment: &'a Treatment,
 }
 
 /// Sends the request and passes the answer on. An error means that nothing of an answer was passed on.
@@ -133,9 +135,9 @@ async fn run_http1(
             sink.informational(response).await?;
         };
         peer_refusal(&response.fields, a.from_mesh)?;
-        a.lease.answered();
-        answering.set(true);
         let framing = h1::response_framing(&response, head)?;
+        a.treatment.judge(a.worker, &response, a.lease)?;
+        answering.set(true);
         let status = response.status;
         if status == 101 && a.upgrade.is_none() {
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols unasked"));
@@ -149,7 +151,7 @@ async fn run_http1(
             && !hop::connection_has(&response.fields, b"close")
             && (!response.http10 || hop::connection_has(&response.fields, b"keep-alive"));
         let mut answer = Body::H1(reader.body(framing));
-        let answered = download(&mut answer, response, sink, a.from_mesh, head.is_head(), &answering);
+        let answered = download(&a, &mut answer, response, sink, &answering);
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }
@@ -182,11 +184,11 @@ async fn run_http2(
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
     peer_refusal(&response.fields, a.from_mesh)?;
-    a.lease.answered();
+    a.treatment.judge(a.worker, &response, a.lease)?;
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
     let progress = Cell::default();
-    let answered = download(&mut answer, response, sink, a.from_mesh, a.head.is_head(), &progress);
+    let answered = download(&a, &mut answer, response, sink, &progress);
     if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
         return Ok(Finished::Broken(failure));
     }
@@ -238,15 +240,15 @@ async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool
 
 /// Passes an answer on; notes in `progress` that there is some.
 async fn download(
+    a: &Attempted<'_>,
     answer: &mut Body<'_>,
     mut head: ResponseHead,
     sink: &mut ResponseSink<'_>,
-    from_mesh: bool,
-    head_only: bool,
     progress: &Cell<bool>,
 ) -> Result<(), Failure> {
-    clean_response(&mut head.fields, from_mesh);
-    sink.head(head, answer, head_only)?;
+    clean_response(&mut head.fields, a.from_mesh);
+    a.treatment.edit(&mut head, a.lease);
+    sink.head(head, answer, a.head.is_head())?;
     loop {
         let piece = {
             let mut next = pin!(answer.next());
@@ -265,6 +267,9 @@ async fn download(
             None => return sink.finish().await,
             Some(chunk) => {
                 progress.set(true);
+                if let Chunk::Trailers(trailers) = &chunk {
+                    a.treatment.trailers(trailers, a.lease);
+                }
                 if sink.send(chunk).await? {
                     return Ok(());
                 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use weft_core::traffic::apply::HeaderEdit;
 
 /// The fields that the forwarder itself looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,8 +10,11 @@ pub enum Known {
     Connection,
     ContentLength,
     ContentType,
+    Cookie,
     Expect,
     ForwardedFor,
+    GrpcStatus,
+    GrpcTimeout,
     Host,
     Http2Settings,
     KeepAlive,
@@ -32,11 +36,14 @@ impl Known {
             2 if is("te") => Self::Te,
             4 if is("host") => Self::Host,
             6 if is("expect") => Self::Expect,
+            6 if is("cookie") => Self::Cookie,
             7 if is("upgrade") => Self::Upgrade,
             7 if is("trailer") => Self::Trailer,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::KeepAlive,
+            11 if is("grpc-status") => Self::GrpcStatus,
             12 if is("content-type") => Self::ContentType,
+            12 if is("grpc-timeout") => Self::GrpcTimeout,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Http2Settings,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
@@ -139,6 +146,16 @@ impl Fields {
         });
     }
 
+    /// The values of every field of a name, in order.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(_, n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, _, v)| v)
+    }
+
+    /// Takes every field of a name out.
+    pub fn remove_named(&mut self, name: &str) {
+        self.retain(|_, n, _| !n.eq_ignore_ascii_case(name.as_bytes()));
+    }
+
     /// Takes every field of a kind out.
     pub fn remove(&mut self, known: Known) {
         self.list.retain(|f| f.known != known);
@@ -151,6 +168,47 @@ impl Fields {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
+}
+
+/// What routes may change: whatever they say, framing, this hop's own fields and what only weft may say are left alone.
+impl HeaderEdit for Fields {
+    fn set(&mut self, name: &str, value: &str) {
+        if is_free(name) {
+            self.remove_named(name);
+            self.push(name.as_bytes(), value.as_bytes());
+        }
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
+        if is_free(name) {
+            self.push(name.as_bytes(), value.as_bytes());
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if is_free(name) {
+            self.remove_named(name);
+        }
+    }
+}
+
+fn is_free(name: &str) -> bool {
+    use Known::{
+        Connection, ContentLength, Http2Settings, KeepAlive, ProxyConnection, Te, Trailer, TransferEncoding, Upgrade, Weft,
+    };
+    !matches!(
+        Known::of(name.as_bytes()),
+        Connection
+            | ContentLength
+            | Http2Settings
+            | KeepAlive
+            | ProxyConnection
+            | Te
+            | Trailer
+            | TransferEncoding
+            | Upgrade
+            | Weft
+    )
 }
 
 /// The elements of a comma-separated list, trimmed, without the empty ones (RFC 9110, section 5.6.1).
@@ -174,6 +232,24 @@ mod tests {
             all,
             [(b"X-A".to_vec(), b"1".to_vec()), (b"Own".to_vec(), b"value".to_vec()), (b"x-a".to_vec(), b"2".to_vec())]
         );
+    }
+
+    #[test]
+    fn routes_change_fields_but_not_framing_nor_what_weft_says() {
+        let mut fields = Fields::default();
+        for (n, v) in [("A", "1"), ("b", "2"), ("a", "3"), ("C", "4"), ("Content-Length", "5")] {
+            fields.push(n.as_bytes(), v.as_bytes());
+        }
+        let pair = |n: &str, v: &str| (n.into(), v.into());
+        let change = weft_core::traffic::route::HeaderChange {
+            set: vec![pair("a", "x"), pair("content-length", "0"), pair("weft-client-id", "me")],
+            add: vec![pair("b", "y"), pair("c", "z"), pair("transfer-encoding", "chunked")],
+            remove: vec!["c".into(), "content-length".into()],
+        };
+        weft_core::traffic::apply::change_headers(&change, &mut fields);
+        let all: Vec<_> = fields.iter().map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect();
+        let want = [("b", "2"), ("Content-Length", "5"), ("a", "x"), ("b", "y")];
+        assert_eq!(all, want.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())));
     }
 
     #[test]

@@ -34,6 +34,37 @@ impl RequestHead {
         matches!(&self.method[..], b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 
+    /// The path, without the query and, in the absolute form, without scheme and authority.
+    pub fn path(&self) -> &[u8] {
+        let target = self.target_from_path();
+        &target[..target.iter().position(|b| *b == b'?').unwrap_or(target.len())]
+    }
+
+    /// The query, without its `?`.
+    pub fn query(&self) -> Option<&[u8]> {
+        let target = self.target_from_path();
+        target.iter().position(|b| *b == b'?').map(|at| &target[at + 1..])
+    }
+
+    /// The request target from its path on (RFC 9112, section 3.2).
+    fn target_from_path(&self) -> &[u8] {
+        let target = &self.target[..];
+        if target.first() == Some(&b'/') {
+            return target;
+        }
+        let Some(scheme) = target.windows(3).position(|w| w == b"://") else { return target };
+        let rest = &target[scheme + 3..];
+        match rest.iter().position(|b| matches!(b, b'/' | b'?')) {
+            Some(at) => &rest[at..],
+            None => b"/",
+        }
+    }
+
+    /// The authority that the request names: `:authority`, or `Host`.
+    pub fn host(&self) -> Option<&[u8]> {
+        self.authority.as_deref().or_else(|| self.fields.first(Known::Host))
+    }
+
     /// Whether the caller speaks gRPC, and wants errors as it does.
     pub fn is_grpc(&self) -> bool {
         self.fields.first(Known::ContentType).is_some_and(|t| {

@@ -16,8 +16,20 @@ use super::{h2 as http2, hop};
 
 /// Where an answer goes.
 pub enum ResponseSink<'a> {
-    H1 { writer: &'a mut h1::Writer, close: bool, http10: bool, body: Option<OutgoingBody> },
-    H2 { respond: SendResponse<Bytes>, body: Option<SendStream<Bytes>> },
+    H1 {
+        writer: &'a mut h1::Writer,
+        close: bool,
+        http10: bool,
+        body: Option<OutgoingBody>,
+    },
+    H2 {
+        respond: SendResponse<Bytes>,
+        body: Option<SendStream<Bytes>>,
+    },
+    /// Nobody waits for the answer to a copy.
+    Nowhere {
+        version: MeshProtocol,
+    },
 }
 
 impl ResponseSink<'_> {
@@ -26,6 +38,7 @@ impl ResponseSink<'_> {
         match self {
             Self::H1 { .. } => MeshProtocol::Http1,
             Self::H2 { .. } => MeshProtocol::Http2,
+            Self::Nowhere { version } => *version,
         }
     }
 
@@ -38,7 +51,7 @@ impl ResponseSink<'_> {
     pub async fn gone(&mut self) {
         match self {
             // Shows at the reading end, while the upload waits there.
-            Self::H1 { .. } => std::future::pending().await,
+            Self::H1 { .. } | Self::Nowhere { .. } => std::future::pending().await,
             Self::H2 { body: Some(stream), .. } => {
                 let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
             }
@@ -106,6 +119,7 @@ impl ResponseSink<'_> {
                 *out = (!end).then_some(stream);
                 Ok(())
             }
+            Self::Nowhere { .. } => Ok(()),
         }
     }
 
@@ -128,7 +142,7 @@ impl ResponseSink<'_> {
     pub async fn flush(&mut self) -> Result<(), Failure> {
         match self {
             Self::H1 { writer, .. } => writer.flush().await,
-            Self::H2 { .. } => Ok(()),
+            Self::H2 { .. } | Self::Nowhere { .. } => Ok(()),
         }
     }
 
@@ -137,7 +151,7 @@ impl ResponseSink<'_> {
             Self::H1 { writer, body: Some(out), .. } => out.finish(writer).await,
             Self::H1 { writer, .. } => writer.flush().await,
             Self::H2 { body: Some(stream), .. } => stream.send_data(Bytes::new(), true).map_err(|e| downstream(&e)),
-            Self::H2 { .. } => Ok(()),
+            Self::H2 { .. } | Self::Nowhere { .. } => Ok(()),
         }
     }
 
@@ -147,22 +161,39 @@ impl ResponseSink<'_> {
         let mut head = if grpc {
             let mut head = ResponseHead::new(200);
             head.fields.push(b"content-type", b"application/grpc");
-            head.fields.push(b"grpc-status", reason.grpc_status().to_string().as_bytes());
+            head.fields.push(b"grpc-status", failure.grpc_status().to_string().as_bytes());
             head.fields.push(b"grpc-message", format!("weft: {reason}").as_bytes());
             head
         } else {
-            let mut head = ResponseHead::new(reason.http_status());
+            let mut head = ResponseHead::new(failure.http_status());
             head.fields.push(b"content-type", b"text/plain; charset=utf-8");
             head
         };
         head.fields.push(b"weft-error", reason.as_str().as_bytes());
+        if let Some(wait) = failure.answer.as_ref().and_then(|a| a.retry_after) {
+            // Whole seconds, rounded up: earlier would be in vain.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            head.fields.push(b"retry-after", seconds.max(1).to_string().as_bytes());
+        }
         let text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
+        if let Self::H1 { close, .. } = self {
+            *close = true;
+        }
+        self.answer(head, text).await
+    }
+
+    /// Answers with a head and a text of weft's own.
+    pub async fn answer(&mut self, mut head: ResponseHead, text: String) -> Result<(), Failure> {
         match self {
-            Self::H1 { writer, close, .. } => {
-                *close = true;
+            Self::H1 { writer, close, http10, .. } => {
                 head.fields.push(b"content-length", text.len().to_string().as_bytes());
                 let framing = Framing::Length(text.len() as u64);
-                writer.response(&head, framing, Some("close"));
+                let connection = match (*close, *http10) {
+                    (true, _) => Some("close"),
+                    (false, true) => Some("keep-alive"),
+                    (false, false) => None,
+                };
+                writer.response(&head, framing, connection);
                 let mut out = OutgoingBody::new(framing);
                 out.send(writer, Chunk::Data(Bytes::from(text))).await?;
                 out.finish(writer).await
@@ -174,6 +205,7 @@ impl ResponseSink<'_> {
                 }
                 Ok(())
             }
+            Self::Nowhere { .. } => Ok(()),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use weft_core::traffic::policy::Tcp;
 
 /// A TCP connection. The cell is borrowed within one poll only.
 #[derive(Debug)]
@@ -26,6 +27,36 @@ impl TcpSocket {
         let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
         Self { stream: RefCell::new(stream), peer }
+    }
+
+    /// Sets what a policy asks for. What this kernel does not have is told and left out: the connection matters more.
+    pub(super) fn apply(&self, options: &Tcp) {
+        let stream = self.stream.borrow();
+        let socket = SockRef::from(&*stream);
+        let tell = |what: &str, set: io::Result<()>| {
+            if let Err(e) = set {
+                tracing::warn!("the kernel refuses the policy's {what}: {e}");
+            }
+        };
+        if options.keepalive_idle.is_some() || options.keepalive_interval.is_some() || options.keepalive_count.is_some() {
+            let mut keepalive = TcpKeepalive::new();
+            if let Some(idle) = options.keepalive_idle {
+                keepalive = keepalive.with_time(idle);
+            }
+            if let Some(interval) = options.keepalive_interval {
+                keepalive = keepalive.with_interval(interval);
+            }
+            if let Some(count) = options.keepalive_count {
+                keepalive = keepalive.with_retries(count);
+            }
+            tell("keep-alive", socket.set_tcp_keepalive(&keepalive));
+        }
+        if let Some(timeout) = options.user_timeout {
+            tell("user timeout", socket.set_tcp_user_timeout(Some(timeout)));
+        }
+        if let Some(name) = &options.congestion {
+            tell("congestion control", socket.set_tcp_congestion(name.as_bytes()));
+        }
     }
 
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -47,8 +47,12 @@ fn one_failure_warns_every_worker() {
             }
             assert!(all_work(&world), "a worker got no client: choose another seed");
             let endpoints = world.service.view.load().endpoints.clone();
-            assert!(endpoints[1].load.failures() <= 1, "{} tries by {workers} workers", endpoints[1].load.failures());
-            assert_eq!(endpoints[0].load.failures(), 0);
+            assert!(
+                endpoints[1].health.load.failures() <= 1,
+                "{} tries by {workers} workers",
+                endpoints[1].health.load.failures()
+            );
+            assert_eq!(endpoints[0].health.load.failures(), 0);
             drop(clients);
             world.end().await;
         });
@@ -67,7 +71,7 @@ fn requests_under_way_count_for_every_worker() {
             sleep(Duration::from_secs(1)).await;
             assert!(all_work(&world), "a worker got no client: choose another seed");
             let endpoints = world.service.view.load().endpoints.clone();
-            let under_way = [endpoints[0].load.in_flight(), endpoints[1].load.in_flight()];
+            let under_way = [endpoints[0].health.load.in_flight(), endpoints[1].health.load.in_flight()];
             assert_eq!(under_way, [32, 32], "with {workers} workers");
             let mut answers = JoinSet::new();
             for mut client in clients {

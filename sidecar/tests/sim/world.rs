@@ -19,7 +19,7 @@ use weft_sidecar::config::Config;
 use weft_sidecar::io::{Dial, Listener, Network, Redirect, Shape, Socket};
 use weft_sidecar::mesh::{Address, Identity, Lookup, Mesh, Target};
 use weft_sidecar::pool::Buffers;
-use weft_sidecar::service::{ServiceState, ServiceView};
+use weft_sidecar::service::{Facts, ServiceState, ServiceView};
 use weft_sidecar::stream::{Shared as Peer, Stream};
 use weft_sidecar::worker::{self, Shared, Worker};
 use weft_tls::{Svid, TrustBundle};
@@ -121,6 +121,8 @@ impl Sidecar {
             port_modes: vec![],
             protocols: vec![(BYTES, AppProtocol::Opaque)],
             required_features: vec![],
+            rates: vec![],
+            zone: "".into(),
         })));
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|target| (SERVICE, Address::new(target, 0))).collect()));
@@ -199,7 +201,9 @@ impl World {
         };
         let endpoints: Vec<Endpoint> = plan.endpoints.iter().map(endpoint).collect();
         let callers = config(A, plan.workers, plan.options);
-        let service = Arc::new(ServiceState::new(ServiceView::new(service, &endpoints, None, &callers.net, 0)));
+        let policy = Arc::default();
+        let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone: "" };
+        let service = Arc::new(ServiceState::new(ServiceView::new(facts, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {
             let (kind, id) = plan.shown;
             Sidecar::start(&network, plan, config(*ip, 1, &[]), identity(kind, id), None)
@@ -243,7 +247,7 @@ impl World {
             }
         }
         for endpoint in &self.service.view.load().endpoints {
-            assert_eq!(endpoint.load.in_flight(), 0, "{} counts as loaded", endpoint.endpoint.address);
+            assert_eq!(endpoint.health.load.in_flight(), 0, "{} counts as loaded", endpoint.endpoint.address);
         }
         let network = self.network.clone();
         drop(self);

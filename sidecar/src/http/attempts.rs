@@ -1,0 +1,189 @@
+//! The attempts at one request: an endpoint, an exchange with it, and another one if that failed and may be repeated.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weft_core::failure::{Failure, Reason, Retryable, Side};
+use weft_core::protocol::MeshProtocol;
+
+use super::body::Body;
+use super::caller::HttpCaller;
+use super::exchange::{self, Attempted, Finished};
+use super::forward::{Outcome, own_head, refuse};
+use super::head::RequestHead;
+use super::sink::ResponseSink;
+use super::treatment::Treatment;
+use crate::connect::{Destination, Exchange};
+use crate::metrics::Edge;
+use crate::route::{Lease, Route, Tried};
+use crate::serve::own_allowed;
+use crate::worker::Worker;
+
+/// Attempts for one request, where no route says otherwise.
+const MAX_ATTEMPTS: u32 = 3;
+/// The pause before a repetition grows from here, unless the route says otherwise: what failed just now is not asked at once.
+const BACKOFF: Duration = Duration::from_millis(25);
+/// The longest pause between attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// One request, as every attempt needs it.
+pub struct Request<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub route: &'a Route,
+    pub caller: &'a HttpCaller,
+    pub head: &'a RequestHead,
+    /// The protocol that it asks to switch to.
+    pub upgrade: Option<&'a [u8]>,
+    pub treatment: &'a Treatment,
+    pub began: Instant,
+}
+
+/// An attempt that failed before anything of its answer was passed on.
+struct Failed {
+    failure: Failure,
+    edge: Arc<Edge>,
+    address: IpAddr,
+    /// On a connection that was there before: its end may be older than the request.
+    reused: bool,
+}
+
+/// Sends a request until it is answered, or cannot be repeated any more.
+pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSink<'_>) -> Outcome {
+    let Request { worker, route, caller, head, treatment, began, .. } = request;
+    let version = sink.version();
+    let most = treatment.attempts().unwrap_or(MAX_ATTEMPTS);
+    let mut tried = Tried::new();
+    for attempt in 1.. {
+        treatment.begins(attempt, most);
+        let lease = match route.pick(worker, &tried, treatment.wish(), false) {
+            Ok(lease) => lease,
+            Err(failure) => {
+                let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
+                return refuse(sink, failure, treatment.grpc, &edge, began).await;
+            }
+        };
+        let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, &mut sink, lease).await {
+            Ok(outcome) => return outcome,
+            Err(failed) => failed,
+        };
+        let asked = treatment.asked();
+        let whole = treatment.replayable() || (failure.retryable == Retryable::Unprocessed && body.is_untouched());
+        let safe = whole && treatment.repeats(head, &failure);
+        let again =
+            asked.is_some() || (attempt < most && safe && (reused || (route.may_retry_elsewhere() && treatment.spend(worker))));
+        let pause = match (asked, &failure.retryable) {
+            (Some(asked), _) => asked.max(treatment.backoff(BACKOFF, MAX_BACKOFF, attempt - 1, worker.random())),
+            // Nobody has seen it yet: the next one is asked at once.
+            (None, Retryable::Unprocessed) => Duration::ZERO,
+            (None, _) if reused => Duration::ZERO,
+            (None, _) => treatment.backoff(BACKOFF, MAX_BACKOFF, attempt - 1, worker.random()),
+        };
+        let in_time = treatment.deadline.is_none_or(|at| Instant::now() + pause < at);
+        if !(again && in_time && rewind(body)) {
+            tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
+            return refuse(sink, failure, treatment.grpc, &edge, began).await;
+        }
+        edge.retry();
+        if !reused {
+            tried.push(address);
+        }
+        if !pause.is_zero() {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(pause) => {}
+                () = sink.gone() => return Outcome::Broken,
+            }
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+fn rewind(body: &mut Body<'_>) -> bool {
+    match body {
+        Body::Kept(kept) => kept.rewind(),
+        other => other.is_done() || other.is_untouched(),
+    }
+}
+
+/// Waits for something until a time; what comes too late is the endpoint's failure.
+async fn within<T>(at: Option<Instant>, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match at {
+        None => work.await,
+        Some(at) => tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| {
+            Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::IfIdempotent).detail("the time for it was over"))
+        }),
+    }
+}
+
+async fn try_once(
+    request: &Request<'_>,
+    attempt: u32,
+    body: &mut Body<'_>,
+    sink: &mut ResponseSink<'_>,
+    lease: Lease,
+) -> Result<Outcome, Failed> {
+    let Request { worker, route, caller, treatment, began, .. } = *request;
+    let address = lease.address();
+    let version = sink.version();
+    let until = treatment.until();
+    let opened = match (own_allowed(worker, &lease, version), version) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), MeshProtocol::Http2) => within(until, worker.open_http2(&lease.destination)).await,
+        (Ok(()), MeshProtocol::Http1 | MeshProtocol::Tcp) => within(until, worker.open_http1(&lease.destination)).await,
+    };
+    let (exchange, reused) = match opened {
+        Ok(opened) => opened,
+        Err(mut failure) => {
+            if failure.side == Side::Upstream {
+                // Nothing was sent yet, whatever took so long.
+                failure.retryable = Retryable::Unprocessed;
+            }
+            let edge = caller.edge(worker, route.name(), &lease.peer, version, ("", ""));
+            lease.fail(&failure);
+            return Err(Failed { failure, edge, address, reused: false });
+        }
+    };
+    lease.opened();
+    let tls = match &exchange {
+        Exchange::Http1(c) => c.stream.tls_names(),
+        Exchange::Http2(s) => s.tls,
+    };
+    let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
+    let own = lease.own.then(|| own_head(worker, request.head));
+    let numbered = (attempt > 1).then(|| treatment.numbered(own.as_ref().unwrap_or(request.head), attempt));
+    let shortened = treatment.shortened(numbered.as_ref().or(own.as_ref()).unwrap_or(request.head));
+    let head = shortened.as_ref().or(numbered.as_ref()).or(own.as_ref()).unwrap_or(request.head);
+    let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
+    let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
+    match within(until, exchange::run(attempted, exchange, body, sink)).await {
+        Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),
+        Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease }),
+        Ok(Finished::Broken(failure)) => Ok(broken(request, &edge, lease, address, &failure)),
+        Err(failure) if treatment.passed() => Ok(broken(request, &edge, lease, address, &failure)),
+        Err(mut failure) => {
+            let reused = reused && failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
+            // A kept-alive connection that the server closed in the moment of use is the pool's own doing, not the endpoint's. An answer
+            // that is asked for again was told of already.
+            if reused || treatment.is_asked() {
+                drop(lease);
+            } else {
+                lease.fail(&failure);
+            }
+            if failure.side == Side::Downstream {
+                failure.retryable = Retryable::No;
+            }
+            Err(Failed { failure, edge, address, reused })
+        }
+    }
+}
+
+/// An answer that was begun and cannot be ended.
+fn broken(request: &Request<'_>, edge: &Edge, lease: Lease, address: IpAddr, failure: &Failure) -> Outcome {
+    tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
+    edge.error(failure.reason);
+    lease.fail(failure);
+    Outcome::Broken
+}

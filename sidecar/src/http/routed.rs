@@ -1,0 +1,274 @@
+//! Requests that a route, or the service's traffic policy, has something to say of: fault, rule, redirect, changes, backend, copies.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use weft_core::failure::{Answer, Failure, Reason};
+use weft_core::traffic::apply::{self, RedirectFacts, change_headers};
+use weft_core::traffic::policy::{Abort, Fault};
+use weft_core::traffic::route::{BackendTarget, Filter, PathMatch, Rule};
+use weft_core::traffic::table::{RequestFacts, Verdict, header_holds};
+
+use super::attempts::{self, Request};
+use super::body::Body;
+use super::caller::HttpCaller;
+use super::fields::Known;
+use super::forward::{Outcome, keep_body, refuse};
+use super::head::{RequestHead, ResponseHead};
+use super::mirror::Copies;
+use super::session::SessionUse;
+use super::sink::ResponseSink;
+use super::treatment::{Asks, Treatment};
+use crate::metrics::Direction;
+use crate::route::{Route, Wish};
+use crate::traffic::{ServiceTraffic, hash_text};
+use crate::worker::Worker;
+
+/// A request as it came.
+pub struct Incoming<'a> {
+    pub worker: &'a Rc<Worker>,
+    /// What was dialled.
+    pub route: &'a Route,
+    pub caller: &'a HttpCaller,
+    pub upgrade: Option<Vec<u8>>,
+    pub began: Instant,
+}
+
+impl RequestFacts for RequestHead {
+    fn method(&self) -> &[u8] {
+        &self.method
+    }
+
+    fn path(&self) -> &[u8] {
+        RequestHead::path(self)
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        RequestHead::query(self)
+    }
+
+    fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        let mut none = true;
+        for value in self.fields.named(name) {
+            none = false;
+            each(value);
+        }
+        if let (true, "host", Some(authority)) = (none, name, &self.authority) {
+            each(authority);
+        }
+    }
+
+    fn is_grpc(&self) -> bool {
+        RequestHead::is_grpc(self)
+    }
+}
+
+/// What a rule makes of a request, or how it ends here.
+enum Ruled {
+    Goes {
+        to: Route,
+        copies: Copies,
+        treatment: Treatment,
+    },
+    /// A redirect.
+    Answered(ResponseHead),
+    Refused(Failure),
+}
+
+/// Does what routes and policy say, and forwards what goes on.
+pub async fn forward(
+    incoming: Incoming<'_>,
+    traffic: Arc<ServiceTraffic>,
+    mut head: RequestHead,
+    body: &mut Body<'_>,
+    mut sink: ResponseSink<'_>,
+) -> Outcome {
+    let Incoming { worker, route, caller, upgrade, began } = incoming;
+    let grpc = head.is_grpc();
+    let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
+    if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
+        if let Some(delay) = fault.delay {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(delay) => {}
+                () = sink.gone() => return Outcome::Broken,
+            }
+        }
+        if let Some(abort) = fault.abort {
+            let edge = own_edge(&sink, route.name());
+            let Some(failure) = aborted(abort) else {
+                edge.error(Reason::FaultInjected);
+                return Outcome::Broken;
+            };
+            return refuse(sink, failure, grpc, &edge, began).await;
+        }
+    }
+    let ruled = match traffic.table(route.port()).map(|t| t.http(&head)) {
+        None | Some(Verdict::NoRoutes) => {
+            Ruled::Goes { to: route.clone(), copies: Copies::default(), treatment: Treatment::new(grpc) }
+        }
+        Some(Verdict::NoMatch) => Ruled::Refused(Failure::mesh(Reason::NoRoute).detail(describe(&head))),
+        Some(Verdict::Rule { rule, matched }) => {
+            let rule = (rule.rule(), matched);
+            apply_rule(worker, route, rule, &mut head, sink.version() == weft_core::protocol::MeshProtocol::Http2)
+        }
+    };
+    let (to, copies, mut treatment) = match ruled {
+        Ruled::Goes { to, copies, treatment } => (to, copies, treatment),
+        Ruled::Answered(answer) => {
+            let edge = own_edge(&sink, route.name());
+            edge.request(answer.status, began.elapsed());
+            if body.is_done() {
+                let keep = sink.keeps();
+                return if sink.answer(answer, String::new()).await.is_ok() { Outcome::Done { keep } } else { Outcome::Broken };
+            }
+            let _ = sink.answer(answer, String::new()).await;
+            return Outcome::Done { keep: false };
+        }
+        Ruled::Refused(failure) => {
+            tracing::info!(target = %route.name(), "request refused: {failure}");
+            let edge = own_edge(&sink, route.name());
+            return refuse(sink, failure, grpc, &edge, began).await;
+        }
+    };
+    // What is chosen among is the backend's; its own policy says how.
+    let policy = to.traffic().unwrap_or_else(|| traffic.clone());
+    let asks = treatment.asks.get_or_insert_default();
+    asks.idempotent = head.is_idempotent();
+    if asks.session.is_none() {
+        asks.session = traffic.policy.session.as_ref().map(|s| SessionUse::persistent(s, &head, None));
+    }
+    let mut key = policy.hash_key(&head, caller.address);
+    if key.is_none() && asks.session.is_none() {
+        let value = worker.random();
+        asks.session = SessionUse::hashed(&policy.policy.balancer, value);
+        key = asks.session.is_some().then(|| hash_text(format!("{value:016x}").as_bytes()));
+    }
+    asks.wish = Wish { key, pinned: asks.session.as_ref().and_then(SessionUse::pinned) };
+    if treatment.deadline.is_none()
+        && !treatment.unbounded
+        && let Some(timeout) = traffic.policy.timeouts.request
+    {
+        treatment.deadline = began.checked_add(timeout);
+    }
+    if treatment.asks.as_ref().is_some_and(|a| a.retry.is_some()) || copies.any() {
+        keep_body(body);
+    }
+    treatment.serve(worker, &to, &head, body, began);
+    let Some(_place) = treatment.take_place() else {
+        let failure =
+            Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
+        let edge = own_edge(&sink, to.name());
+        return refuse(sink, failure, grpc, &edge, began).await;
+    };
+    let version = sink.version();
+    let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
+    let outcome = attempts::run(request, body, sink).await;
+    copies.send(worker, version, &head, body);
+    outcome
+}
+
+/// Does what a rule's filters say, and finds where the request goes.
+fn apply_rule(
+    worker: &Rc<Worker>,
+    route: &Route,
+    (rule, matched): (&Rule, &PathMatch),
+    head: &mut RequestHead,
+    http2: bool,
+) -> Ruled {
+    let mut treatment = Treatment::new(head.is_grpc());
+    let mut asks = Asks { retry: rule.retry.clone(), ..Asks::default() };
+    let mut copies = Copies::default();
+    if let Some(redirect) = rule.filters.iter().find_map(|f| if let Filter::Redirect(r) = f { Some(r) } else { None }) {
+        let authority = head.host().unwrap_or_default().to_vec();
+        let facts = RedirectFacts { scheme: "http", authority: &authority, port: route.port(), target: &head.target, matched };
+        let answer = apply::redirect(redirect, &facts);
+        let mut response = ResponseHead::new(answer.status);
+        response.fields.push(b"location", &answer.location);
+        for filter in &rule.filters {
+            if let Filter::ResponseHeaders(change) = filter {
+                change_headers(change, &mut response.fields);
+            }
+        }
+        return Ruled::Answered(response);
+    }
+    let Some(chosen) = apply::choose_backend(rule, worker.random()) else {
+        return Ruled::Refused(Failure::mesh(Reason::NoBackend).detail("the rule has no backend with a weight"));
+    };
+    let backend = &rule.backends[chosen];
+    let to = match &backend.target {
+        BackendTarget::Unresolved(why) => return Ruled::Refused(Failure::mesh(Reason::NoBackend).detail(why)),
+        BackendTarget::Service { id, port } => match worker.mesh().service(id) {
+            Some(service) => Route::Service { service, port: *port },
+            None => {
+                return Ruled::Refused(
+                    Failure::mesh(Reason::DiscoveryUnavailable).detail(format!("the backend {id} is not known yet")),
+                );
+            }
+        },
+    };
+    for filter in rule.filters.iter().chain(&backend.filters) {
+        match filter {
+            Filter::RequestHeaders(change) => change_headers(change, &mut head.fields),
+            Filter::ResponseHeaders(change) => asks.response.push(change.clone()),
+            Filter::Rewrite(rewrite) => {
+                if let Some(path) = &rewrite.path {
+                    head.target = apply::rewrite_target(&head.target, matched, path).into();
+                }
+                if let Some(host) = &rewrite.hostname {
+                    head.fields.remove(Known::Host);
+                    if http2 {
+                        head.authority = Some(bytes::Bytes::copy_from_slice(host.as_bytes()));
+                    } else {
+                        head.fields.push(b"host", host.as_bytes());
+                    }
+                }
+            }
+            Filter::Mirror(mirror) => {
+                if apply::mirrors(mirror.numerator, mirror.denominator, worker.random()) {
+                    copies.add(&mirror.target);
+                }
+            }
+            Filter::Redirect(_) => {}
+        }
+    }
+    asks.session = rule.session.as_ref().map(|s| SessionUse::persistent(s, head, Some(matched)));
+    let now = Instant::now();
+    let bound = |d: Option<std::time::Duration>| d.filter(|d| !d.is_zero());
+    treatment.deadline = bound(rule.timeouts.request).and_then(|d| now.checked_add(d));
+    treatment.unbounded = rule.timeouts.request.is_some_and(|d| d.is_zero());
+    treatment.per_try = bound(rule.timeouts.backend_request);
+    treatment.asks = Some(Box::new(asks));
+    Ruled::Goes { to, copies, treatment }
+}
+
+/// Whether a fault is this request's.
+fn strikes(worker: &Worker, fault: &Fault, head: &RequestHead) -> bool {
+    fault.headers.iter().all(|m| header_holds(m, head)) && worker.random() % 1_000_000 < u64::from(fault.millionths)
+}
+
+/// How a fault answers; none for a reset.
+fn aborted(abort: Abort) -> Option<Failure> {
+    let answer = match abort {
+        Abort::Reset => return None,
+        Abort::Http(status) => Answer { http: Some(status), ..Answer::default() },
+        Abort::Grpc(status) => Answer { grpc: Some(status), ..Answer::default() },
+    };
+    Some(Failure::mesh(Reason::FaultInjected).answered(answer))
+}
+
+fn describe(head: &RequestHead) -> String {
+    let path: String = String::from_utf8_lossy(head.path()).chars().take(100).collect();
+    format!("{} {path}", String::from_utf8_lossy(&head.method))
+}
+
+/// Inbound: whether the caller has used up the rate that the service allows it.
+pub fn over_rate(worker: &Worker, route: &Route, caller: &HttpCaller, head: &RequestHead) -> Option<Failure> {
+    if caller.direction != Direction::Inbound {
+        return None;
+    }
+    let rates = worker.mesh().rates.load();
+    let rates = rates.as_ref()?;
+    rates.check(route.port(), caller, head, worker.mesh().now()).err()
+}
