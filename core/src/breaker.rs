@@ -331,7 +331,7 @@ fn ejection(policy: &Outlier, before: u32, random: u64) -> Duration {
     let lasts = doubled(policy.base_ejection, before.min(31)).min(max);
     let shift = lasts.mul_f64(0.1 * unit(random));
     // At the longest, all of the spread lies below it.
-    if random & 1 == 1 && lasts.saturating_add(shift) <= max { lasts + shift } else { lasts - shift.min(lasts) }
+    if random & 1 == 1 && lasts.saturating_add(shift) <= max { lasts + shift } else { lasts.saturating_sub(shift) }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Rate {
     /// `now` in units, rounded down. It is computed from the beginning of time each time, so that no error adds up. At most 2^63.
     fn units(&self, now: u64) -> u64 {
         let now = u128::from(now.min(i64::MAX.cast_unsigned()));
-        ((now * u128::from(self.requests) << self.shift) / u128::from(self.per)) as u64
+        (((now * u128::from(self.requests)) << self.shift) / u128::from(self.per)) as u64
     }
 
     /// The earliest time, in nanoseconds, that is `units`.

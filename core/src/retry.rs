@@ -83,7 +83,7 @@ impl Budget {
 /// repetition), drawn evenly so that many callers do not come back at once. Never more than `cap`, unless `base` is.
 pub fn backoff(attempt: u32, base: Duration, cap: Duration, random: u64) -> Duration {
     let cap = cap.max(base);
-    let spread = doubled(base, attempt.min(31)).min(cap - base);
+    let spread = doubled(base, attempt.min(31)).min(cap.saturating_sub(base));
     base + spread.mul_f64(unit(random)).min(spread)
 }
 

@@ -2,7 +2,7 @@
 #![warn(missing_docs)]
 
 /// Generated from `weft/v1/*.proto`, where everything is documented.
-#[allow(missing_docs, clippy::pedantic, reason = "generated")]
+#[allow(missing_docs, clippy::pedantic, clippy::large_enum_variant, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("weft.v1");
 }

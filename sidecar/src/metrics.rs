@@ -157,7 +157,7 @@ impl WorkerMetrics {
         self.registry.handshakes.fetch_add(1, Relaxed);
     }
 
-    /// Copies of requests (RequestMirror) that were not sent.
+    /// Copies of requests (`RequestMirror`) that were not sent.
     pub fn copies_dropped(&self, n: u64) {
         self.registry.copies_dropped.fetch_add(n, Relaxed);
     }

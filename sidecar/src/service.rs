@@ -329,6 +329,7 @@ mod tests {
         (0..count).map(|i| endpoint(i, 8080)).collect()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "made for it")]
     fn view(service: Service, endpoints: &[Endpoint], before: Option<&ServiceView>) -> ServiceView {
         let policy = Arc::new(TrafficPolicy::default());
         let facts = Facts { service: &service, endpoints, routes: &[], policy: &policy, zone: "" };

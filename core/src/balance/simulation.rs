@@ -1,4 +1,4 @@
-//! What the ways of choosing do to latency: a deterministic simulation of queues.
+// What the ways of choosing do to latency: a deterministic simulation of queues.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -9,9 +9,9 @@ use crate::traffic::policy::Balancer;
 
 const MS: u64 = 1_000_000;
 const ENDPOINTS: usize = 10;
-/// Requests that an endpoint works on at once; others wait.
+// Requests that an endpoint works on at once; others wait.
 const AT_ONCE: usize = 8;
-/// What a request takes at a fast endpoint: 5 to 15 ms, 10 on average.
+// What a request takes at a fast endpoint: 5 to 15 ms, 10 on average.
 const WORK: std::ops::Range<u64> = 5 * MS..15 * MS;
 
 struct Server {
@@ -41,7 +41,7 @@ impl Candidates for Servers<'_> {
     }
 }
 
-/// The 99th percentile of latency over 30 s, after 2 s to warm up. `load` is the share of what ten fast endpoints can do; the first endpoint is `slow` times as slow.
+// The 99th percentile of latency over 30 s, after 2 s to warm up. `load` is the share of what ten fast endpoints can do; the first endpoint is `slow` times as slow.
 fn p99(balancer: &Balancer, slow: u64, load: f64) -> Duration {
     let mut state = 0x0123_4567_89ab_cdef_u64;
     let mut random = move || {
@@ -98,7 +98,7 @@ fn p99(balancer: &Balancer, slow: u64, load: f64) -> Duration {
     Duration::from_nanos(latencies[latencies.len() * 99 / 100])
 }
 
-/// One of ten is ten times as slow. At 5, 30 and 60 % of what ten fast ones can do.
+// One of ten is ten times as slow. At 5, 30 and 60 % of what ten fast ones can do.
 #[test]
 fn a_slow_endpoint_is_hardly_felt() {
     for load in [0.05, 0.3, 0.6] {

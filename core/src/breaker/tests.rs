@@ -14,7 +14,7 @@ fn one_of(endpoints: u32) -> (Arc<Ejections>, Breaker) {
     (places, breaker)
 }
 
-/// Fails until it is ejected; how long that lasts.
+// Fails until it is ejected; how long that lasts.
 fn eject(breaker: &Breaker, now: u64, policy: &Outlier) -> Duration {
     for _ in 0..policy.consecutive_failures {
         if let Some(Event::Ejected { lasts, .. }) = breaker.outcome(now, policy, Outcome::Failure, 0) {
@@ -181,10 +181,10 @@ fn threads_eject_no_more_than_may_be_and_send_one_probe() {
     }
 }
 
-/// The same, written down plainly.
+// The same, written down plainly.
 #[derive(Default)]
 struct Naive {
-    /// Until when it is open.
+    // Until when it is open.
     open: Option<u64>,
     probing: bool,
     row: u32,

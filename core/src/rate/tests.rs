@@ -52,7 +52,7 @@ fn a_bucket_of_another_rate_is_at_worst_empty() {
 }
 
 proptest! {
-    /// Against a bucket that is filled in whole numbers: a level in requests × `per`.
+    // Against a bucket that is filled in whole numbers: a level in requests × `per`.
     #[test]
     fn it_does_what_a_plain_bucket_does(
         steps in proptest::collection::vec(0u64..5_000_000_000, 1..300), requests in 1u32..2000, per in 1u64..100_000, burst in 1u32..50,

@@ -34,7 +34,7 @@ fn nothing_is_repeated_where_nothing_is_allowed() {
 }
 
 proptest! {
-    /// At every repetition the promise of the budget's own documentation, against a list of everything that happened.
+    // At every repetition the promise of the budget's own documentation, against a list of everything that happened.
     #[test]
     fn over_any_window_repetitions_stay_within_the_share(
         steps in proptest::collection::vec((0u64..400, any::<bool>()), 1..400), percent in 0u8..=100, min in 0u32..8, interval in 100u64..3000,

@@ -94,7 +94,7 @@ pub struct Outlier {
     pub consecutive_failures: u32,
     /// What of the answers is a failure.
     pub failures: FailureKind,
-    /// gRPC status codes that are failures; default UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED.
+    /// gRPC status codes that are failures; default `UNAVAILABLE`, `INTERNAL`, `UNKNOWN`, `DATA_LOSS`, `DEADLINE_EXCEEDED`.
     pub grpc_codes: Vec<u8>,
     /// Ejected below this share of successes, in percent. 0: not by this. Default 0: what a good share is, only the service's owner knows.
     pub success_rate: u8,

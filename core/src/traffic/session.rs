@@ -142,7 +142,7 @@ fn seconds(bound: Duration) -> u64 {
 
 /// Reads hexadecimal digits into `out`; gives how many bytes they were. None for anything else, or too much of it.
 fn unhex(text: &[u8], out: &mut [u8]) -> Option<usize> {
-    if text.len() % 2 != 0 || text.len() / 2 > out.len() {
+    if !text.len().is_multiple_of(2) || text.len() / 2 > out.len() {
         return None;
     }
     for (pair, byte) in text.chunks_exact(2).zip(out) {

@@ -1,7 +1,7 @@
 //! Which rule a request to one port of a service falls under, in the order of precedence that Gateway API gives.
 //!
 //! All rules of all routes of the port stand in one order (`order`), whatever route they come from:
-//! - **HTTPRoute**: an exact path; then a regular expression, the longest first; then a prefix, the longest first. On ties: a method, more
+//! - **`HTTPRoute`**: an exact path; then a regular expression, the longest first; then a prefix, the longest first. On ties: a method, more
 //!   header fields, more query parameters, the older route, `NAMESPACE/NAME` by alphabet, the first rule, its first match. Gateway API leaves the
 //!   place of regular expressions open: here they come before prefixes, because they must match the whole path, and a catch-all `/` would hide them.
 //! - **`GRPCRoute`**: more characters of the service, more of the method, more header fields; then as above. An exact text comes before a regular
@@ -176,20 +176,22 @@ impl RouteTable {
     /// The rule of a TLS connection of the application's own, by the server name that it asks for. Where there are no `TLSRoute`s, [`Self::tcp`] is asked
     /// next.
     pub fn tls(&self, sni: Option<&str>) -> Verdict<'_> {
-        self.connection(self.tls.as_ref().map(|index| index.find(sni)))
+        match &self.tls {
+            Some(index) => self.connection(index.find(sni)),
+            None => Verdict::NoRoutes,
+        }
     }
 
     /// The rule of a connection of which nothing is known.
     pub fn tcp(&self) -> Verdict<'_> {
-        self.connection(self.tcp.map(Some))
+        if self.tcp.is_some() { self.connection(self.tcp) } else { Verdict::NoRoutes }
     }
 
-    fn connection(&self, found: Option<Option<Entry>>) -> Verdict<'_> {
+    fn connection(&self, found: Option<Entry>) -> Verdict<'_> {
         static ANY: PathMatch = PathMatch::Any;
         match found {
-            None => Verdict::NoRoutes,
-            Some(None) => Verdict::NoMatch,
-            Some(Some(entry)) => Verdict::Rule { rule: &self.rules[entry.rule as usize], matched: &ANY },
+            None => Verdict::NoMatch,
+            Some(entry) => Verdict::Rule { rule: &self.rules[entry.rule as usize], matched: &ANY },
         }
     }
 

@@ -1,6 +1,7 @@
 //! The attempts at one request: an endpoint, an exchange with it, and another one if that failed and may be repeated.
 
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,12 +110,14 @@ fn rewind(body: &mut Body<'_>) -> bool {
 }
 
 /// Waits for something until a time; what comes too late is the endpoint's failure.
-async fn within<T>(at: Option<Instant>, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    match at {
-        None => work.await,
-        Some(at) => tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| {
+async fn within<T>(at: Option<Instant>, mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>) -> Result<T, Failure> {
+    let Some(at) = at else { return work.await };
+    tokio::select! {
+        biased;
+        done = &mut work => done,
+        () = tokio::time::sleep_until(at) => {
             Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::IfIdempotent).detail("the time for it was over"))
-        }),
+        }
     }
 }
 
@@ -131,8 +134,8 @@ async fn try_once(
     let until = treatment.until();
     let opened = match (own_allowed(worker, &lease, version), version) {
         (Err(failure), _) => Err(failure),
-        (Ok(()), MeshProtocol::Http2) => within(until, worker.open_http2(&lease.destination)).await,
-        (Ok(()), MeshProtocol::Http1 | MeshProtocol::Tcp) => within(until, worker.open_http1(&lease.destination)).await,
+        (Ok(()), MeshProtocol::Http2) => within(until, pin!(worker.open_http2(&lease.destination))).await,
+        (Ok(()), MeshProtocol::Http1 | MeshProtocol::Tcp) => within(until, pin!(worker.open_http1(&lease.destination))).await,
     };
     let (exchange, reused) = match opened {
         Ok(opened) => opened,
@@ -158,7 +161,11 @@ async fn try_once(
     let head = shortened.as_ref().or(numbered.as_ref()).or(own.as_ref()).unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
     let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
-    match within(until, exchange::run(attempted, exchange, body, sink)).await {
+    let ended = {
+        let run = pin!(exchange::run(attempted, exchange, body, sink));
+        within(until, run).await
+    };
+    match ended {
         Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),
         Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease }),
         Ok(Finished::Broken(failure)) => Ok(broken(request, &edge, lease, address, &failure)),

@@ -88,12 +88,11 @@ impl<'a> Kept<'a> {
                     self.sent += 1;
                 }
             }
-            Some(Chunk::Trailers(trailers)) => {
-                if !self.lost.get() {
-                    self.trailers = Some(trailers.clone());
-                    self.sent += 1;
-                }
+            Some(Chunk::Trailers(trailers)) if !self.lost.get() => {
+                self.trailers = Some(trailers.clone());
+                self.sent += 1;
             }
+            Some(Chunk::Trailers(_)) => {}
         }
         Ok(piece)
     }

@@ -70,7 +70,7 @@ impl Copies {
                     };
                     attempts::run(request, &mut body, ResponseSink::Nowhere { version }).await;
                 };
-                let _ = tokio::time::timeout(PATIENCE, sent).await;
+                let _ = tokio::time::timeout(PATIENCE, Box::pin(sent)).await;
                 drop(under_way);
             });
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 const MS: u64 = 1_000_000;
 
-/// One call after the other, as a small shop has it: nobody is left out.
+// One call after the other, as a small shop has it: nobody is left out.
 #[test]
 fn every_endpoint_gets_its_share_of_calls_that_come_one_by_one() {
     let ends: Vec<PeakEwma> = (0..3).map(|_| PeakEwma::new(0)).collect();
@@ -75,7 +75,7 @@ proptest! {
     }
 }
 
-/// Candidates as lists.
+// Candidates as lists.
 #[derive(Clone, Debug, Default)]
 struct Listed {
     standing: Vec<Standing>,
@@ -123,7 +123,7 @@ fn endpoints(count: usize) -> Vec<SocketAddr> {
     (0..count).map(|i| SocketAddr::from(([10, 1, (i >> 8) as u8, i as u8], 80))).collect()
 }
 
-/// One of each kind.
+// One of each kind.
 fn choosers(count: usize) -> Vec<Chooser> {
     use crate::traffic::policy::HashKey::Source;
     let kinds = [
@@ -225,7 +225,7 @@ fn a_probe_is_tried_at_once() {
 }
 
 proptest! {
-    /// Whatever the way of choosing: nobody gets a request while somebody of a better rank is there.
+    // Whatever the way of choosing: nobody gets a request while somebody of a better rank is there.
     #[test]
     fn the_best_that_is_there(
         kinds in proptest::collection::vec(0u8..4, 0..60), tried in proptest::collection::vec(0usize..60, 0..40), seed in any::<u64>(), key in any::<Option<u64>>(),

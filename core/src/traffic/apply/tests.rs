@@ -6,10 +6,10 @@ fn prefix(text: &str) -> PathMatch {
 }
 
 fn rewritten(target: &str, matched: &PathMatch, change: &PathChange) -> String {
-    String::from_utf8(rewrite_target(target.as_bytes(), matched, change)).unwrap()
+    String::from_utf8(rewrite_target(target.as_bytes(), matched, change)).expect("valid")
 }
 
-/// The table of `ReplacePrefixMatch` in Gateway API: path, prefix, replacement, result.
+// The table of `ReplacePrefixMatch` in Gateway API: path, prefix, replacement, result.
 #[test]
 fn a_prefix_is_replaced_with_its_slashes_in_order() {
     for (path, matched, replacement, wanted) in [
@@ -49,10 +49,10 @@ fn a_prefix_is_whatever_the_match_named() {
     let change = PathChange::Prefix("/x".into());
     assert_eq!(rewritten("/a/b", &PathMatch::Any, &change), "/x/a/b");
     assert_eq!(rewritten("/a/b", &PathMatch::Exact("/a/b".into()), &change), "/x");
-    assert_eq!(rewritten("/a/b", &PathMatch::Regex(Pattern::new("/a.*").unwrap()), &change), "/a/b");
+    assert_eq!(rewritten("/a/b", &PathMatch::Regex(Pattern::new("/a.*").expect("valid")), &change), "/a/b");
 }
 
-/// MeshHTTPRouteRewritePath, HTTPRouteRewritePath.
+// MeshHTTPRouteRewritePath, HTTPRouteRewritePath.
 #[test]
 fn whole_paths_are_replaced() {
     let full = |text: &str| PathChange::Full(text.into());
@@ -76,7 +76,7 @@ fn targets_without_a_path_stay_and_empty_paths_become_one() {
     assert_eq!(rewritten("/a://b/c?d://e", &PathMatch::Any, &change), "/x?d://e");
 }
 
-/// What a redirect says, of `scheme hostname path port status`.
+// What a redirect says, of `scheme hostname path port status`.
 struct Case<'c> {
     stands_for: &'c str,
     redirect: Redirect,
@@ -186,7 +186,7 @@ fn redirects_say_where() {
             RedirectFacts { scheme: "http", authority: authority.as_bytes(), port, target: target.as_bytes(), matched: &matched };
         let answer = redirect(&asked, &facts);
         assert_eq!(
-            (answer.status, String::from_utf8(answer.location).unwrap()),
+            (answer.status, String::from_utf8(answer.location).expect("valid")),
             (asked.status, wanted.to_owned()),
             "{stands_for}"
         );
@@ -206,19 +206,19 @@ fn weighted(weights: &[u32]) -> Rule {
     }
 }
 
-/// MeshHTTPRouteWeight, MeshGRPCRouteWeight: 70 to 30.
+// MeshHTTPRouteWeight, MeshGRPCRouteWeight: 70 to 30.
 #[test]
 fn backends_are_chosen_by_weight() {
     let rule = weighted(&[0, 70, 0, 30, 0]);
     let mut seen = [0; 5];
     for step in 0..1000u64 {
-        seen[choose_backend(&rule, step * (u64::MAX / 1000) + u64::MAX / 2000).unwrap()] += 1;
+        seen[choose_backend(&rule, step * (u64::MAX / 1000) + u64::MAX / 2000).expect("valid")] += 1;
     }
     assert_eq!(seen, [0, 700, 0, 300, 0]);
     assert_eq!((choose_backend(&rule, 0), choose_backend(&rule, u64::MAX)), (Some(1), Some(3)));
 }
 
-/// HTTPRouteAllBackendsWeightZero, GRPCRouteAllBackendsWeightZero: nobody gets it.
+// HTTPRouteAllBackendsWeightZero, GRPCRouteAllBackendsWeightZero: nobody gets it.
 #[test]
 fn without_any_weight_there_is_no_backend() {
     assert_eq!(choose_backend(&weighted(&[]), 7), None);
@@ -232,7 +232,7 @@ fn weights_may_sum_beyond_32_bits() {
     assert_eq!([at(1), at(3), at(5), choose_backend(&rule, u64::MAX)], [Some(0), Some(1), Some(2), Some(2)]);
 }
 
-/// HTTPRouteRequestPercentageMirror: 20 of 100, one of two, none, all.
+// HTTPRouteRequestPercentageMirror: 20 of 100, one of two, none, all.
 #[test]
 fn a_share_is_mirrored() {
     let count = |numerator, denominator| {
@@ -245,7 +245,7 @@ fn a_share_is_mirrored() {
     assert!(mirrors(100, 100, u64::MAX));
 }
 
-/// MeshHTTPRouteRequestHeaderModifier, MeshGRPCRouteRequestHeaderModifier, HTTPRouteResponseHeaderModifier.
+// MeshHTTPRouteRequestHeaderModifier, MeshGRPCRouteRequestHeaderModifier, HTTPRouteResponseHeaderModifier.
 #[test]
 fn header_fields_are_set_added_removed() {
     #[derive(Default)]

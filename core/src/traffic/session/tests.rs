@@ -14,7 +14,7 @@ fn session(absolute: Option<u64>, idle: Option<u64>, permanent: bool) -> Session
 }
 
 fn endpoint() -> SocketAddr {
-    "10.1.2.3:8080".parse().unwrap()
+    "10.1.2.3:8080".parse().expect("valid")
 }
 
 proptest! {
@@ -58,7 +58,7 @@ fn sessions_end_by_age_and_by_silence() {
     assert_eq!((mark.began, mark.used), (1000, Some(1000)));
     assert!(mark.lasts(&both, 1009) && !mark.lasts(&both, 1010));
 
-    let renewed = mark.renewed(&both, 1009).unwrap();
+    let renewed = mark.renewed(&both, 1009).expect("valid");
     assert_eq!((renewed.began, renewed.used), (1000, Some(1009)));
     assert!(renewed.lasts(&both, 1018) && !renewed.lasts(&both, 1019));
     assert_eq!(mark.renewed(&both, 1000), None);
@@ -82,7 +82,7 @@ fn marks_from_the_future_do_not_last() {
     assert!(!Mark { began: u64::MAX, ..mark }.lasts(&bounded, 1000));
 }
 
-/// GRPCRouteSessionPersistenceCookie: no lifetime; …PermanentLifetime: `Max-Age` from the absolute bound.
+// GRPCRouteSessionPersistenceCookie: no lifetime; …PermanentLifetime: `Max-Age` from the absolute bound.
 #[test]
 fn cookies_carry_the_mark() {
     let mark = Mark { endpoint: endpoint(), began: 1000, used: None };
@@ -95,7 +95,10 @@ fn cookies_carry_the_mark() {
     let permanent = session(Some(100), None, true);
     assert_eq!(mark.set_cookie(&permanent, None, 1030), format!("weft-session={value}; Max-Age=70; HttpOnly; SameSite=Strict"));
     assert!(mark.set_cookie(&permanent, None, 2000).contains("Max-Age=0;"));
-    assert_eq!(Mark::decode(cookie_value(format!("a=b; weft-session={value}").as_bytes(), "weft-session").unwrap()), Some(mark));
+    assert_eq!(
+        Mark::decode(cookie_value(format!("a=b; weft-session={value}").as_bytes(), "weft-session").expect("valid")),
+        Some(mark)
+    );
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn nothing_breaks_out_of_a_cookie() {
 
 #[test]
 fn the_path_of_a_cookie_is_the_matchs() {
-    let regex = |text| PathMatch::Regex(Pattern::new(text).unwrap());
+    let regex = |text| PathMatch::Regex(Pattern::new(text).expect("valid"));
     assert_eq!(cookie_path(&PathMatch::Any), "/");
     assert_eq!(cookie_path(&PathMatch::Exact("/a/b".into())), "/a/b");
     assert_eq!(cookie_path(&PathMatch::Prefix("/a".into())), "/a");
@@ -128,7 +131,8 @@ fn the_path_of_a_cookie_is_the_matchs() {
 
 #[test]
 fn cookies_are_found_by_name() {
-    let value = |header: &'static str, name| cookie_value(header.as_bytes(), name).map(|v| std::str::from_utf8(v).unwrap());
+    let value =
+        |header: &'static str, name| cookie_value(header.as_bytes(), name).map(|v| std::str::from_utf8(v).expect("valid"));
     assert_eq!(value("a=1; b=2;c=\"3\"", "a"), Some("1"));
     assert_eq!(value("a=1; b=2;c=\"3\"", "b"), Some("2"));
     assert_eq!(value("a=1; b=2;c=\"3\"", "c"), Some("3"));

@@ -1,27 +1,27 @@
-//! The cases of Gateway API's conformance suite, as far as they are decisions: what is asked, and where it must go. Each test or row names the case
-//! that it stands for. The suite itself runs against a cluster.
-//!
-//! Stood for elsewhere in this crate:
-//! - `MeshHTTPRouteRewritePath`, `MeshHTTPRouteRedirectPath`, `…RedirectPort`, `…SchemeRedirect`, `…RedirectHostAndStatus`, `…303/307/308Redirect`,
-//!   `MeshHTTPRouteWeight`, `MeshGRPCRouteWeight`, `HTTPRouteAllBackendsWeightZero`, `GRPCRouteAllBackendsWeightZero`, `MeshHTTPRouteRequestHeaderModifier`,
-//!   `MeshGRPCRouteRequestHeaderModifier`, `HTTPRouteResponseHeaderModifier`, `HTTPRouteRequestPercentageMirror`: `traffic/apply/tests.rs`.
-//! - `GRPCRouteSessionPersistenceCookie` and its `…PermanentLifetime`: `traffic/session/tests.rs`, the mark and the cookie; that requests follow it is the sidecar's.
-//!
-//! Not decisions, so not here:
-//! - `MeshBasic`, `MeshFrontend` (to a pod's address), `MeshFrontendHostname`: which service an address is comes before any table; the table of a port knows
-//!   no host, which the type already says (`hostnames` of an `HTTPRoute` are never read, see `hostnames_are_ignored`).
-//! - `MeshConsumerRoute`: which routes a caller is given is the control plane's; the table has those that it is given.
-//! - `HTTPRouteRequestMirror`, `…MultipleMirrors`, `MeshGRPCRouteRequestMirror`, `HTTPRouteTimeoutRequest`, `…TimeoutBackendRequest`, `HTTPRouteRetry…`,
-//!   `HTTPRouteBackendProtocolH2C`, `…WebSocket`: what is sent, and when: the sidecar's.
-//! - `HTTPRouteCrossNamespace`, `…ReferenceGrant`, `…InvalidBackendRef…`, `…InvalidNonExistentBackendRef`, `…PartiallyInvalid…`, `…ObservedGenerationBump`,
-//!   `…ParentRef…`: references and status are the control plane's; what cannot be resolved arrives as `BackendTarget::Unresolved`.
-//! - `HTTPRouteListenerHostnameMatching`, `GRPCRouteListenerHostnameMatching`, `HTTPRouteHostnameIntersection`, `HTTPRouteHTTPSListener`,
-//!   `…ListenerPortMatching`, `Gateway…`, `BackendTLSPolicy…`: of gateways and listeners, which a mesh does not have.
-//! - `HTTPRouteCORS…`, `HTTPRouteExternalAuth…`: filters that are not of this mesh; a route with one is refused.
+// The cases of Gateway API's conformance suite, as far as they are decisions: what is asked, and where it must go. Each test or row names the case
+// that it stands for. The suite itself runs against a cluster.
+//
+// Stood for elsewhere in this crate:
+// - `MeshHTTPRouteRewritePath`, `MeshHTTPRouteRedirectPath`, `…RedirectPort`, `…SchemeRedirect`, `…RedirectHostAndStatus`, `…303/307/308Redirect`,
+//   `MeshHTTPRouteWeight`, `MeshGRPCRouteWeight`, `HTTPRouteAllBackendsWeightZero`, `GRPCRouteAllBackendsWeightZero`, `MeshHTTPRouteRequestHeaderModifier`,
+//   `MeshGRPCRouteRequestHeaderModifier`, `HTTPRouteResponseHeaderModifier`, `HTTPRouteRequestPercentageMirror`: `traffic/apply/tests.rs`.
+// - `GRPCRouteSessionPersistenceCookie` and its `…PermanentLifetime`: `traffic/session/tests.rs`, the mark and the cookie; that requests follow it is the sidecar's.
+//
+// Not decisions, so not here:
+// - `MeshBasic`, `MeshFrontend` (to a pod's address), `MeshFrontendHostname`: which service an address is comes before any table; the table of a port knows
+//   no host, which the type already says (`hostnames` of an `HTTPRoute` are never read, see `hostnames_are_ignored`).
+// - `MeshConsumerRoute`: which routes a caller is given is the control plane's; the table has those that it is given.
+// - `HTTPRouteRequestMirror`, `…MultipleMirrors`, `MeshGRPCRouteRequestMirror`, `HTTPRouteTimeoutRequest`, `…TimeoutBackendRequest`, `HTTPRouteRetry…`,
+//   `HTTPRouteBackendProtocolH2C`, `…WebSocket`: what is sent, and when: the sidecar's.
+// - `HTTPRouteCrossNamespace`, `…ReferenceGrant`, `…InvalidBackendRef…`, `…InvalidNonExistentBackendRef`, `…PartiallyInvalid…`, `…ObservedGenerationBump`,
+//   `…ParentRef…`: references and status are the control plane's; what cannot be resolved arrives as `BackendTarget::Unresolved`.
+// - `HTTPRouteListenerHostnameMatching`, `GRPCRouteListenerHostnameMatching`, `HTTPRouteHostnameIntersection`, `HTTPRouteHTTPSListener`,
+//   `…ListenerPortMatching`, `Gateway…`, `BackendTLSPolicy…`: of gateways and listeners, which a mesh does not have.
+// - `HTTPRouteCORS…`, `HTTPRouteExternalAuth…`: filters that are not of this mesh; a route with one is refused.
 
 use super::*;
 
-/// MeshHTTPRouteMatching, HTTPRouteMatching.
+// MeshHTTPRouteMatching, HTTPRouteMatching.
 #[test]
 fn path_and_header() {
     let routes = [http(&[("/|version:one", "echo-v1"), ("/v2|version:two", "echo-v2")])];
@@ -41,7 +41,7 @@ fn path_and_header() {
     );
 }
 
-/// HTTPRouteMatchingAcrossRoutes, without its host names: rules of several routes stand in one order.
+// HTTPRouteMatchingAcrossRoutes, without its host names: rules of several routes stand in one order.
 #[test]
 fn across_routes() {
     let one = route(RouteKind::Http, "ns/part1", 0, &[("/|version:one", "v1")]);
@@ -61,14 +61,14 @@ fn across_routes() {
     }
 }
 
-/// HTTPRouteExactPathMatching.
+// HTTPRouteExactPathMatching.
 #[test]
 fn exact_path() {
     let routes = [http(&[("=/one", "v1"), ("=/two", "v2")])];
     expect(&routes, &[("/one", "v1"), ("/two", "v2"), ("/", "404"), ("/one/example", "404"), ("/two/", "404"), ("/Two", "404")]);
 }
 
-/// HTTPRoutePathMatchOrder.
+// HTTPRoutePathMatchOrder.
 #[test]
 fn path_order() {
     let rules = [
@@ -95,7 +95,7 @@ fn path_order() {
     }
 }
 
-/// HTTPRouteHeaderMatching; and, as gRPC metadata, GRPCRouteHeaderMatching.
+// HTTPRouteHeaderMatching; and, as gRPC metadata, GRPCRouteHeaderMatching.
 #[test]
 fn headers() {
     let rules = [
@@ -124,7 +124,7 @@ fn headers() {
     }
 }
 
-/// HTTPRouteMethodMatching.
+// HTTPRouteMethodMatching.
 #[test]
 fn methods() {
     let routes = [http(&[
@@ -158,7 +158,7 @@ fn methods() {
     );
 }
 
-/// MeshHTTPRouteQueryParamMatching, HTTPRouteQueryParamMatching.
+// MeshHTTPRouteQueryParamMatching, HTTPRouteQueryParamMatching.
 #[test]
 fn query_parameters() {
     let routes = [http(&[
@@ -194,14 +194,14 @@ fn query_parameters() {
     );
 }
 
-/// MeshTrafficSplit (by path) and HTTPRouteSimpleSameNamespace, MeshHTTPRouteSimpleSameNamespace.
+// MeshTrafficSplit (by path) and HTTPRouteSimpleSameNamespace, MeshHTTPRouteSimpleSameNamespace.
 #[test]
 fn split_by_path() {
     expect(&[http(&[("=/v1", "echo-v1"), ("=/v2", "echo-v2")])], &[("/v1", "echo-v1"), ("/v2", "echo-v2"), ("/v3", "404")]);
     expect(&[http(&[("", "echo-v1")])], &[("/", "echo-v1"), ("/any?thing", "echo-v1")]);
 }
 
-/// MeshHTTPRouteNamedRule, GRPCRouteNamedRule: a name changes nothing.
+// MeshHTTPRouteNamedRule, GRPCRouteNamedRule: a name changes nothing.
 #[test]
 fn named_rules() {
     let mut named = (*http(&[("/named", "v1"), ("/unnamed", "v2")])).clone();
@@ -209,7 +209,7 @@ fn named_rules() {
     expect(&[Arc::new(named)], &[("/named", "v1"), ("/unnamed", "v2"), ("/", "404")]);
 }
 
-/// MeshPorts.
+// MeshPorts.
 #[test]
 fn ports() {
     let mut at_80 = (*http(&[("", "v1")])).clone();
@@ -220,7 +220,7 @@ fn ports() {
     assert_eq!([at(&all, 80), at(&all, 8080)], ["v2", "v2"]);
 }
 
-/// MeshFrontendHostname, as far as it is a table's: the destination decides, not the host.
+// MeshFrontendHostname, as far as it is a table's: the destination decides, not the host.
 #[test]
 fn hostnames_are_ignored() {
     let mut named = (*http(&[("", "v2")])).clone();
@@ -228,7 +228,7 @@ fn hostnames_are_ignored() {
     expect(&[Arc::new(named)], &[("/ host:echo-v1", "v2"), ("/ host:echo-v2", "v2"), ("/", "v2")]);
 }
 
-/// GRPCExactMethodMatching.
+// GRPCExactMethodMatching.
 #[test]
 fn grpc_exact_method() {
     let routes = [grpc(&[("@pkg.GrpcEcho/Echo", "v1"), ("@pkg.GrpcEcho/EchoTwo", "v2")])];

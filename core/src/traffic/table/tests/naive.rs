@@ -1,10 +1,10 @@
-//! The table against the plainest reading of the order: every match of every route in one list, sorted, walked from the front.
+// The table against the plainest reading of the order: every match of every route in one list, sorted, walked from the front.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What Gateway API says, told from the strings: bigger comes first, but for age, name and places.
+// What Gateway API says, told from the strings: bigger comes first, but for age, name and places.
 fn reference(routes: &[Arc<Route>], request: &Request) -> Option<(String, usize)> {
     let is_grpc = request.fields.iter().any(|(name, value)| name == "content-type" && value.starts_with("application/grpc"));
     let kinds: &[RouteKind] = if is_grpc { &[RouteKind::Grpc, RouteKind::Http] } else { &[RouteKind::Http] };
@@ -77,7 +77,7 @@ fn matches(m: &Match, request: &Request) -> bool {
         && m.query.iter().all(|wanted| parameter(&wanted.name).is_some_and(|sent| holds(&wanted.value, &sent)))
 }
 
-/// Few words, so that paths meet.
+// Few words, so that paths meet.
 fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "ab"]), 1..4).prop_map(|words| format!("/{}", words.join("/")))
 }
