@@ -131,7 +131,7 @@ pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
         Section { name: "network-policies", objects: network::policies(settings) },
         Section { name: "disruption-budgets", objects: disruption::budgets(settings, kube) },
         Section { name: "deployments", objects: deployment::deployments(settings) },
-        Section { name: "webhook", objects: vec![webhook::configuration(settings)] },
+        Section { name: "webhook", objects: vec![webhook::configuration(settings, kube)] },
     ]
 }
 

@@ -1,5 +1,6 @@
 //! The control plane: watch → model → snapshot → push; and issue. It does no work per request of the mesh's users.
 
+pub mod accept;
 pub mod config;
 pub mod discovery;
 pub mod dns;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use weft_control_plane::accept::{self, Gate};
 use weft_control_plane::config::Config;
 use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
@@ -75,7 +76,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let stopping = CancellationToken::new();
     let drain = source.drain(&config);
-    let connections = server::accepted(listener, ca.clone())?;
+    let gate = Gate::new("grpc", accept::workload_limits());
+    health.tells_of(&gate);
+    let connections = server::accepted(listener, gate, ca.clone())?;
     if let Some(dns) = config.dns {
         weft_control_plane::dns::serve(dns, &config.cluster_domain, hub.clone()).await?;
     }

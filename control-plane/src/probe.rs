@@ -14,12 +14,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use weft_core::admission::Limits;
 
+use crate::accept::{self, Gate, Incoming as Accepted};
 use crate::hub::Hub;
 
 /// Connections at once, so that a flood of them costs nothing else.
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 64;
 
 /// How far this replica is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,7 @@ pub struct Health {
     hub: OnceLock<Arc<Hub>>,
     /// Whether it holds the Lease.
     pub leading: AtomicBool,
+    gates: ArcSwap<Vec<Gate>>,
 }
 
 impl Health {
@@ -45,6 +47,7 @@ impl Health {
             stage: ArcSwap::from_pointee(Stage::Waiting("its start")),
             hub: OnceLock::new(),
             leading: AtomicBool::new(false),
+            gates: ArcSwap::default(),
         })
     }
 
@@ -55,6 +58,11 @@ impl Health {
     /// Has problems and counts told as well, once there is something that has them.
     pub fn follow(&self, hub: Arc<Hub>) {
         let _ = self.hub.set(hub);
+    }
+
+    /// Has the connections of one more port told.
+    pub fn tells_of(&self, gate: &Gate) {
+        self.gates.rcu(|gates| gates.iter().chain([gate]).cloned().collect::<Vec<_>>());
     }
 
     /// Why it is not ready, or none.
@@ -83,13 +91,14 @@ impl Health {
             ("workloads", "Pods in the model.", count(&|s| s.inbound.len())),
             ("problems", "Problems that stand; `weft status` names them.", hub.map_or(0, |h| h.problems().len())),
         ];
-        table
+        let gauges: String = table
             .iter()
             .map(|(name, help, value)| {
                 let name = format!("weft_control_plane_{name}");
                 format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
             })
-            .collect()
+            .collect();
+        gauges + &accept::metrics(&self.gates.load())
     }
 }
 
@@ -99,22 +108,24 @@ pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> anyhow::Result<Sock
         .await
         .map_err(|e| anyhow::anyhow!("cannot listen on {addr} for probes: {e}: another process may have the port"))?;
     let addr = listener.local_addr()?;
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let gate = Gate::new("probe", Limits::quarter(MAX_CONNECTIONS));
+    health.tells_of(&gate);
     tokio::spawn(async move {
-        while let Ok(slot) = slots.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let health = health.clone();
-                    tokio::spawn(async move {
-                        connection(stream, health).await;
-                        drop(slot);
-                    });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
+        loop {
+            let accepted = gate.next(&listener).await;
+            tokio::spawn(served(accepted, health.clone()));
         }
     });
     Ok(addr)
+}
+
+async fn served(Accepted { socket, guest, gives_way, .. }: Accepted, health: Arc<Health>) {
+    tokio::select! {
+        biased;
+        () = gives_way.cancelled() => {}
+        () = connection(socket, health) => {}
+    }
+    drop(guest);
 }
 
 async fn connection(stream: TcpStream, health: Arc<Health>) {

@@ -11,9 +11,10 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use weft_core::backoff::renewal_delay;
@@ -21,10 +22,9 @@ use weft_core::wellknown;
 use weft_proto::v1;
 use weft_tls::{ClientVerifier, LeafInfo};
 
+use crate::accept::{Gate, Guest, Incoming};
 use crate::issue::ca::Ca;
 
-/// Handshakes under way at once; more wait in the kernel's queue.
-const MAX_HANDSHAKES: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Seconds since the Unix epoch.
@@ -63,10 +63,12 @@ pub struct Caller {
     pub address: IpAddr,
 }
 
-/// A connection whose handshake is done.
+/// A connection whose handshake is done. It ends when it has to give way to another, which happens to none with an SVID.
 pub struct Conn {
     tls: TlsStream<TcpStream>,
     caller: Caller,
+    gives_way: Pin<Box<WaitForCancellationFutureOwned>>,
+    _guest: Guest,
 }
 
 impl Connected for Conn {
@@ -78,6 +80,9 @@ impl Connected for Conn {
 
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.gives_way.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
@@ -106,44 +111,55 @@ pub async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Yields connections whose handshake succeeded.
-pub fn accepted(listener: TcpListener, ca: Arc<Ca>) -> anyhow::Result<ReceiverStream<std::io::Result<Conn>>> {
+pub fn accepted(listener: TcpListener, gate: Gate, ca: Arc<Ca>) -> anyhow::Result<ReceiverStream<std::io::Result<Conn>>> {
     let config = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
     tokio::spawn(renew_own(config.clone(), ca));
     let (tx, rx) = mpsc::channel(64);
     tokio::spawn(async move {
-        let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let next = tokio::select! {
-                next = listener.accept() => next,
+            let incoming = tokio::select! {
+                incoming = gate.next(&listener) => incoming,
                 // The server ended: the port is given back.
                 () = tx.closed() => return,
             };
-            let (socket, from) = match next {
-                Ok(accepted) => accepted,
-                Err(e) => {
-                    // Out of descriptors, most likely: others may end meanwhile.
-                    tracing::warn!(error = %e, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
             let (acceptor, tx) = (tokio_rustls::TlsAcceptor::from(config.load_full()), tx.clone());
             tokio::spawn(async move {
-                let _ = socket.set_nodelay(true);
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
-                    Ok(Ok(tls)) => {
-                        drop(slot);
-                        let caller = Caller { peer: peer_of(&tls), address: from.ip().to_canonical() };
-                        let _ = tx.send(Ok(Conn { tls, caller })).await;
-                    }
-                    Ok(Err(e)) => tracing::info!(error = %e, "TLS handshake failed"),
-                    Err(_) => tracing::info!("TLS handshake timed out"),
+                if let Some(conn) = handshake(incoming, acceptor).await {
+                    let _ = tx.send(Ok(conn)).await;
                 }
             });
         }
     });
     Ok(ReceiverStream::new(rx))
+}
+
+/// A handshake, in a bounded time.
+async fn handshake(incoming: Incoming, acceptor: tokio_rustls::TlsAcceptor) -> Option<Conn> {
+    let Incoming { socket, from, guest, gives_way } = incoming;
+    let _ = socket.set_nodelay(true);
+    let accepted = tokio::select! {
+        biased;
+        // Counted already; a crowd is no news.
+        () = gives_way.cancelled() => return None,
+        accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)) => accepted,
+    };
+    match accepted {
+        Ok(Ok(tls)) => {
+            let caller = Caller { peer: peer_of(&tls), address: from };
+            if let Peer::Workload(_) = caller.peer {
+                guest.is_served();
+            }
+            Some(Conn { tls, caller, gives_way: Box::pin(gives_way.cancelled_owned()), _guest: guest })
+        }
+        Ok(Err(e)) => {
+            tracing::info!(%from, error = %e, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::info!(%from, "TLS handshake timed out");
+            None
+        }
+    }
 }
 
 fn peer_of(tls: &TlsStream<TcpStream>) -> Peer {

@@ -4,6 +4,7 @@
 //! every decision can be tested as a value and explained offline by the code that takes it at run time.
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;

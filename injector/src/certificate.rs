@@ -6,7 +6,8 @@
 //!
 //! 1. the secret gets a new leaf, and in `ca.crt` the new CA before the old one;
 //! 2. the webhook configuration gets that `ca.crt`, by which leaves of either CA are good;
-//! 3. a replica serves the new leaf only once it has found 2 done, and the old one until then;
+//! 3. a replica serves the new leaf only some seconds after it has found 2 done, by itself or by another, so that API servers
+//!    have learnt of it, and the old one until then;
 //! 4. the old CA stays until it expires, which is when no replica can serve its leaf any more.
 //!
 //! The configuration is read before the secret: what is in the secret then is never older than what the configuration
@@ -116,6 +117,11 @@ impl Serving {
         let certified = CertifiedKey::new(chain, any_supported_type(&key).map_err(|e| unusable(&e))?);
         certified.keys_match().map_err(|e| unusable(&e))?;
         Ok(Self { certified: Arc::new(certified), names, not_before, not_after })
+    }
+
+    /// Seconds since it was made.
+    fn age(&self, now: i64) -> i64 {
+        now - (self.not_before + BACKDATE_SECS)
     }
 
     /// Whether it is time for another: after two thirds of its life, or with other names.

@@ -122,6 +122,19 @@ pub enum InjectError {
         namespace: weft_core::Namespace,
     },
 
+    /// What shares the sidecar's processes can reach its keys.
+    #[error(
+        "{at} has the sidecar as its targetContainerName, so that it could reach into the sidecar and its keys; choose another, \
+         or annotate the namespace {namespace} with {allow}: \"true\"",
+        allow = ANNOTATION_ALLOW_SHARED_PROCESSES
+    )]
+    ReachesSidecar {
+        /// What asks for it.
+        at: String,
+        /// The pod's namespace.
+        namespace: weft_core::Namespace,
+    },
+
     /// The app listens where the sidecar must.
     #[error("{at} declares the port {port}, which is the sidecar's; let the app listen on another")]
     PortTaken {
@@ -167,7 +180,11 @@ impl InjectError {
     pub fn status_code(&self) -> u16 {
         match self {
             Self::Malformed { .. } | Self::Namespace(_) => 400,
-            Self::Forbidden { .. } | Self::SidecarUid { .. } | Self::NetworkPower { .. } | Self::SharedProcesses { .. } => 403,
+            Self::Forbidden { .. }
+            | Self::SidecarUid { .. }
+            | Self::NetworkPower { .. }
+            | Self::SharedProcesses { .. }
+            | Self::ReachesSidecar { .. } => 403,
             Self::NamespaceUnknown { .. } => 503,
             Self::Label { .. }
             | Self::Annotation { .. }
@@ -192,6 +209,7 @@ impl InjectError {
             Self::SidecarUid { .. } => "sidecar-uid",
             Self::NetworkPower { .. } => "network-power",
             Self::SharedProcesses { .. } => "shared-processes",
+            Self::ReachesSidecar { .. } => "reaches-sidecar",
             Self::PortTaken { .. } => "port-taken",
             Self::ProbesTooLong { .. } => "probes-too-long",
             Self::NameTaken { .. } => "name-taken",

@@ -24,17 +24,23 @@ pub(crate) fn check(pod: &Pod<'_>, settings: &Settings, options: &InjectorOption
         };
         let wrong = match found.next() {
             Some(second) => Some(format!("{} has the same name", second.at)),
-            None if repository(text_in(container.object, &container.at, "image")?.unwrap_or_default()) != repository(image) => {
-                Some(format!("its image is not {}", repository(image)))
-            }
-            None if name == SIDECAR_CONTAINER => sidecar(container)?,
-            None => redirect(container, settings)?,
+            None => match self::image(container, image)? {
+                None if name == SIDECAR_CONTAINER => sidecar(container)?,
+                None => redirect(container, settings)?,
+                wrong => wrong,
+            },
         };
         if let Some(why) = wrong {
             return Err(InjectError::Forged { at: container.said(), why });
         }
     }
     Ok(())
+}
+
+/// What is wrong with the image of a container that should run some version of `ours`.
+pub(crate) fn image(container: &Container<'_>, ours: &str) -> Result<Option<String>, InjectError> {
+    let image = text_in(container.object, &container.at, "image")?.unwrap_or_default();
+    Ok((repository(image) != repository(ours)).then(|| format!("its image is not {}", repository(ours))))
 }
 
 fn sidecar(container: &Container<'_>) -> Result<Option<String>, InjectError> {

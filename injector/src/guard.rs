@@ -8,7 +8,7 @@ use serde_json::Value;
 use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_PORTS, SIDECAR_UID};
 
 use crate::error::{InjectError, excerpt};
-use crate::manifest::{Container, Object, Pod, flag_in, list_in, malformed, object_in, whole_number_in};
+use crate::manifest::{Container, Object, Pod, flag_in, list_in, malformed, object_in, text_in, whole_number_in};
 use crate::names::{REDIRECT_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE};
 use crate::options::NamespaceFacts;
 
@@ -48,6 +48,18 @@ pub(crate) fn check(pod: &Pod<'_>, injected: bool, namespace: &NamespaceFacts) -
         }
     }
     Ok(())
+}
+
+/// Refuses a container that is put into a pod with a sidecar, as an ephemeral one is, and that could bypass the mesh or reach into the
+/// sidecar. It is none of ours, whatever its name.
+pub(crate) fn added(container: &Container<'_>, namespace: &NamespaceFacts) -> Result<(), InjectError> {
+    ports_are_free(container)?;
+    volumes_are_not_ours(container)?;
+    let target = text_in(container.object, &container.at, "targetContainerName")?;
+    if target == Some(SIDECAR_CONTAINER) && !namespace.allow_shared_processes {
+        return Err(InjectError::ReachesSidecar { at: container.said(), namespace: namespace.name.clone() });
+    }
+    container.security.map_or(Ok(()), |security| check_container(container, security, false, namespace))
 }
 
 /// The sidecar's token, keys and sockets are nobody else's to mount.

@@ -22,6 +22,7 @@ mod probes;
 mod quantity;
 mod review;
 mod settings;
+mod update;
 
 #[cfg(feature = "server")]
 pub mod certificate;

@@ -28,6 +28,11 @@ pub(crate) struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
+    /// The list that it is in: `spec.containers`.
+    pub(crate) fn list(&self) -> &str {
+        self.at.split('[').next().unwrap_or_default()
+    }
+
     /// The container as a message names it.
     pub(crate) fn said(&self) -> String {
         format!("the container {:?} ({})", excerpt(self.name), self.at)

@@ -8,7 +8,8 @@ pub const REDIRECT_CONTAINER: &str = "weft-init";
 
 /// Annotation on an injected pod: the version that it was injected with.
 pub const ANNOTATION_INJECTED: &str = "weft.dev/injected";
-/// Annotation on a pod that asked for a sidecar and can't have one: the reason, as a [`crate::SkipReason`] names it.
+/// Annotation on a pod that has no sidecar although it, or its namespace for all of its pods, asks for one: the reason, as a
+/// [`crate::SkipReason`] names it.
 pub const ANNOTATION_NOT_INJECTED: &str = "weft.dev/not-injected";
 /// Annotation on a pod whose traffic the CNI plugin redirects: what the plugin passes to `weft-redirect apply`, split
 /// at blanks; mostly nothing.

@@ -28,8 +28,10 @@ pub struct Decision {
 /// Why a pod is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The review is not about the creation of a pod.
+    /// The review is about neither a pod's creation nor a change of its containers.
     NotAPodCreation,
+    /// It is changed in a way that the mesh has nothing against.
+    Update,
     /// It has its sidecar already.
     AlreadyInjected,
     /// It uses the host's network, which is not the pod's to redirect.
@@ -51,6 +53,7 @@ impl SkipReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotAPodCreation => "not-a-pod-creation",
+            Self::Update => "update",
             Self::AlreadyInjected => "already-injected",
             Self::HostNetwork => "host-network",
             Self::Windows => "windows",
@@ -66,11 +69,12 @@ impl SkipReason {
         match self {
             Self::HostNetwork => Some("this pod is not in the mesh: it uses the host's network (spec.hostNetwork)"),
             Self::Windows => Some("this pod is not in the mesh: it runs on Windows (spec.os)"),
+            Self::NamespaceDisabled => Some("this pod is not in the mesh: its namespace is labelled weft.dev/inject: disabled"),
             Self::NotAPodCreation
+            | Self::Update
             | Self::AlreadyInjected
             | Self::ProtectedNamespace
             | Self::PodDisabled
-            | Self::NamespaceDisabled
             | Self::NotEnabled => None,
         }
     }
@@ -101,7 +105,7 @@ pub fn patch_pod(pod: &Value, namespace: &NamespaceFacts, options: &InjectorOpti
     }
     let pod = Pod::parse(pod)?;
     if let Some(reason) = not_wanted(&pod, namespace)? {
-        return with_note(&pod, reason);
+        return with_note(&pod, reason, namespace);
     }
     // The guard comes before the end of the second call for the same pod: another webhook may have added a
     // container since the first.
@@ -126,14 +130,17 @@ pub(crate) fn left_alone(reason: SkipReason) -> Decision {
     Decision { skipped: Some(reason), ops: Vec::new(), warnings: Vec::new() }
 }
 
-/// Where a sidecar was asked for in vain, the pod says so itself. Nobody else's pod is written to.
-fn with_note(pod: &Pod<'_>, reason: SkipReason) -> Result<Decision, InjectError> {
+/// Where a sidecar was asked for in vain, by the pod or for all pods of its namespace, the pod says so itself. Nobody else's pod is
+/// written to.
+fn with_note(pod: &Pod<'_>, reason: SkipReason, namespace: &NamespaceFacts) -> Result<Decision, InjectError> {
     let mut decision = left_alone(reason);
-    if let Some(warning) = reason.in_vain() {
-        decision.warnings.push(warning.to_owned());
-        if pod.metadata.annotation(ANNOTATION_NOT_INJECTED)? != Some(reason.as_str()) {
-            decision.ops = annotate(pod, &[(ANNOTATION_NOT_INJECTED, reason.as_str().to_owned())]);
-        }
+    let wish = InjectLabel::read(&pod.metadata, "the pod")?;
+    if ![wish, namespace.inject].contains(&Some(InjectLabel::Enabled)) {
+        return Ok(decision);
+    }
+    decision.warnings.extend(reason.in_vain().map(str::to_owned));
+    if pod.metadata.annotation(ANNOTATION_NOT_INJECTED)? != Some(reason.as_str()) {
+        decision.ops = annotate(pod, &[(ANNOTATION_NOT_INJECTED, reason.as_str().to_owned())]);
     }
     Ok(decision)
 }

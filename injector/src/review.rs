@@ -8,6 +8,7 @@ use crate::error::InjectError;
 use crate::manifest::{Object, as_object, malformed, object_in, text_in};
 use crate::options::{InjectorOptions, NamespaceFacts};
 use crate::patch::{Decision, SkipReason, left_alone, patch_pod};
+use crate::update;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -48,7 +49,7 @@ pub fn namespace_of(review: &Value) -> Option<Namespace> {
     review.pointer("/request/namespace")?.as_str()?.parse().ok()
 }
 
-/// Answers an `AdmissionReview` that asks about a pod's creation; `find` says what is known of its namespace.
+/// Answers an `AdmissionReview` that asks about a pod's creation, or about a change of its containers; `find` says what is known of its namespace.
 /// Whatever comes in, a review comes out: what cannot be read is refused with the reason, since a pod that slipped by
 /// would run outside of the mesh. Nothing is done but answered, so that a dry run is as any other.
 pub fn admit(
@@ -98,24 +99,37 @@ fn decide(
     if text_in(request, "request", "uid")?.unwrap_or_default().is_empty() {
         return Err(malformed("request", "uid", "a text that is not empty"));
     }
-    if !is_pod_creation(request)? {
-        return Ok(left_alone(SkipReason::NotAPodCreation));
-    }
+    let Some(step) = step(request)? else { return Ok(left_alone(SkipReason::NotAPodCreation)) };
     let namespace: Namespace = text_in(request, "request", "namespace")?.unwrap_or_default().parse()?;
     // Before the namespace is looked at: what goes wrong with that must not concern these.
     if options.protected.contains(&namespace) {
         return Ok(left_alone(SkipReason::ProtectedNamespace));
     }
+    if step == Step::Update {
+        let (old, new) = update::both(request)?;
+        update::check(old, new, options, || find(&namespace))?;
+        return Ok(left_alone(SkipReason::Update));
+    }
     let pod = request.get("object").ok_or_else(|| malformed("request", "object", "a pod"))?;
     patch_pod(pod, &find(&namespace)?, options)
 }
 
-/// Of what can be changed afterwards, images and ephemeral containers, nothing is looked at: whoever may do that is trusted with the pod.
-fn is_pod_creation(request: &Object) -> Result<bool, InjectError> {
+/// In a pod's life, what the injector has a say in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Creation,
+    /// Of the pod itself, or of its ephemeral containers. Its status, its binding and all else are others' business.
+    Update,
+}
+
+fn step(request: &Object) -> Result<Option<Step>, InjectError> {
     let kind = object_in(request, "request", "kind")?.ok_or_else(|| malformed("request", "kind", "an object"))?;
     let is_pod = text_in(kind, "request.kind", "kind")? == Some("Pod")
         && text_in(kind, "request.kind", "group")?.unwrap_or_default().is_empty();
-    let creates = text_in(request, "request", "operation")? == Some("CREATE");
-    let itself = text_in(request, "request", "subResource")?.unwrap_or_default().is_empty();
-    Ok(is_pod && creates && itself)
+    let part = text_in(request, "request", "subResource")?.unwrap_or_default();
+    Ok(match (text_in(request, "request", "operation")?, part) {
+        (Some("CREATE"), "") if is_pod => Some(Step::Creation),
+        (Some("UPDATE"), "" | "ephemeralcontainers") if is_pod => Some(Step::Update),
+        _ => None,
+    })
 }

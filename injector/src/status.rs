@@ -15,12 +15,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use weft_core::admission::Limits;
 
 use crate::Verdict;
 use crate::certificate::{Current, unix_now};
-use crate::listen::accept;
+use crate::listen::{Gate, Guest, accept};
 
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(2);
 const WHOLE: Duration = Duration::from_secs(10);
 
@@ -34,6 +35,7 @@ pub struct Status {
     review_micros: AtomicU64,
     bad_requests: Mutex<BTreeMap<u16, u64>>,
     bad_handshakes: AtomicU64,
+    gates: Mutex<Vec<Gate>>,
 }
 
 impl Status {
@@ -47,6 +49,7 @@ impl Status {
             review_micros: AtomicU64::new(0),
             bad_requests: Mutex::default(),
             bad_handshakes: AtomicU64::new(0),
+            gates: Mutex::default(),
         }
     }
 
@@ -91,6 +94,11 @@ impl Status {
         self.bad_handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Has the connections of one more port told.
+    pub(crate) fn tells_of(&self, gate: &Gate) {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
+    }
+
     /// All metrics, in Prometheus' text format.
     pub fn metrics(&self) -> String {
         let mut text = String::new();
@@ -119,6 +127,18 @@ impl Status {
             head(&mut text, name, kind, help);
             let _ = writeln!(text, "{name} {value}");
         }
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        head(&mut text, "weft_injector_connections", "gauge", "Connections that are open, by port.");
+        for gate in &*gates {
+            let _ = writeln!(text, "weft_injector_connections{{port=\"{}\"}} {}", gate.name, gate.counts().open);
+        }
+        let name = "weft_injector_connections_refused_total";
+        head(&mut text, name, "counter", "Connections that were closed because there were too many.");
+        for gate in &*gates {
+            for (reason, count) in gate.counts().closed() {
+                let _ = writeln!(text, "{name}{{port=\"{}\",reason=\"{reason}\"}} {count}", gate.name);
+            }
+        }
         text
     }
 }
@@ -129,10 +149,12 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
-    accept(listener, MAX_CONNECTIONS, &stop, |stream| connection(stream, status.clone())).await;
+    let gate = Gate::new("status", Limits::quarter(MAX_CONNECTIONS));
+    status.tells_of(&gate);
+    accept(listener, &gate, &stop, |stream, guest| connection(stream, guest, status.clone())).await;
 }
 
-async fn connection(stream: TcpStream, status: Arc<Status>) {
+async fn connection(stream: TcpStream, _guest: Arc<Guest>, status: Arc<Status>) {
     let service = service_fn(move |request| {
         let response = answer(&request, &status);
         async move { Ok::<_, Infallible>(response) }

@@ -18,24 +18,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use weft_core::Namespace;
+use weft_core::admission;
 
-use crate::listen::accept;
+use crate::listen::{Gate, Guest, accept};
 use crate::namespaces::Namespaces;
 use crate::status::{Status, plain, reply};
 use crate::{Answer, InjectError, InjectorOptions, NamespaceFacts, SkipReason, Verdict, admit, namespace_of};
 
-/// An object in etcd has at most 1.5 MiB; a review holds the pod once, and little else.
-const MAX_BODY: usize = 3 << 20;
+/// An object in etcd has at most 1.5 MiB; a review of a change holds the pod twice, and little else.
+const MAX_BODY: usize = 4 << 20;
 /// Values in one review at most: each may take some hundred bytes of memory, however few it has on the wire.
 const MAX_VALUES: usize = 100_000;
-const TOO_LARGE: (StatusCode, &str) = (StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 3 MiB and 100000 values");
+const TOO_LARGE: (StatusCode, &str) = (StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 4 MiB and 100000 values");
 /// Where the webhook is.
 const PATH: &str = "/inject";
 
 /// How much a caller may ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once. A single source may have all but a quarter of them: the API server calls from one address.
     pub connections: usize,
     /// Time for a TLS handshake.
     pub handshake: Duration,
@@ -73,19 +74,20 @@ pub struct Webhook {
 
 /// Serves until `stop`, then ends what is under way.
 pub async fn serve(listener: TcpListener, tls: TlsAcceptor, webhook: Arc<Webhook>, stop: CancellationToken) {
-    let connections = webhook.limits.connections;
-    accept(listener, connections, &stop, |stream| connection(stream, tls.clone(), webhook.clone(), stop.clone())).await;
+    let gate = Gate::new("webhook", admission::Limits::all_but_a_quarter(webhook.limits.connections));
+    webhook.status.tells_of(&gate);
+    accept(listener, &gate, &stop, |stream, guest| connection(stream, guest, tls.clone(), webhook.clone(), stop.clone())).await;
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, stop: CancellationToken) {
+async fn connection(stream: TcpStream, guest: Arc<Guest>, tls: TlsAcceptor, webhook: Arc<Webhook>, stop: CancellationToken) {
     let limits = webhook.limits;
     let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, tls.accept(stream)).await else {
         webhook.status.bad_handshake();
         return;
     };
     let service = service_fn(move |request| {
-        let webhook = webhook.clone();
-        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        let (webhook, guest) = (webhook.clone(), guest.clone());
+        async move { Ok::<_, Infallible>(webhook.answer(request, &guest).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -103,7 +105,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, 
 }
 
 impl Webhook {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, guest: &Guest) -> Response<Full<Bytes>> {
         let since = Instant::now();
         let review = match self.read(request).await {
             Ok(review) => review,
@@ -112,6 +114,8 @@ impl Webhook {
                 return plain(status, why);
             }
         };
+        // Until now it was the caller who was waited for.
+        let _working = guest.works();
         let name = namespace_of(&review).filter(|name| !self.options.protected.contains(name));
         let answer = match &name {
             Some(name) => self.admit(&review, name).await,

@@ -2,8 +2,8 @@
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
 //! `/edges` and `/drain`.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,9 +19,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
-use tokio::task::AbortHandle;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
 
 use crate::identity::unix_now;
@@ -30,8 +31,8 @@ use crate::mesh::Target;
 use crate::probe::Probes;
 use crate::worker::Shared;
 
-/// Admin connections at once, so that a flood of them costs nothing else. The oldest gives way to the next, so that those
-/// who are slow keep out no probe.
+/// Admin connections at once, so that a flood of them costs nothing else. One source has a quarter of them, and the oldest of a
+/// crowd gives way to the next, so that those who are slow keep out no probe.
 const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may last, beyond what a probe may.
 const WHOLE: Duration = Duration::from_secs(10);
@@ -49,24 +50,9 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
             Err(e) => return Err(e).with_context(|| format!("cannot listen on {addr}: another process may have the port")),
         };
         let (shared, probes, drain) = (shared.clone(), probes.clone(), drain.clone());
-        tokio::spawn(async move {
-            let mut open: VecDeque<AbortHandle> = VecDeque::new();
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        open.retain(|connection| !connection.is_finished());
-                        if open.len() >= MAX_CONNECTIONS
-                            && let Some(oldest) = open.pop_front()
-                        {
-                            oldest.abort();
-                        }
-                        let serving = connection(stream, shared.clone(), probes.clone(), drain.clone(), false);
-                        open.push_back(tokio::spawn(serving).abort_handle());
-                    }
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
-        });
+        tokio::spawn(accept(listener, shared.admin.clone(), move |stream| {
+            connection(stream, shared.clone(), probes.clone(), drain.clone(), false)
+        }));
     }
     if let Some(path) = &shared.config.admin.admin_socket {
         let listener = owner_only(path)?;
@@ -83,6 +69,53 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
         });
     }
     Ok(())
+}
+
+/// The door of the admin port; what comes back from it ends a connection that has to give way.
+pub type AdminDoor = Arc<Door<CancellationToken>>;
+
+/// One that lets in as many as an admin port takes.
+pub fn door() -> AdminDoor {
+    Door::new(Limits::quarter(MAX_CONNECTIONS))
+}
+
+/// Accepts first and counts then. Who is not let in is closed at once. What is slow here is the peer or the application, so that
+/// every connection may have to give way.
+async fn accept<F>(listener: TcpListener, door: AdminDoor, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let start = Instant::now();
+    loop {
+        let Ok((stream, from)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let gives_way = CancellationToken::new();
+        match door.admit(from.ip(), start.elapsed().as_nanos() as u64, gives_way.clone()) {
+            Ok(Admitted { guest, gives_way: other }) => {
+                if let Some(other) = other {
+                    other.cancel();
+                }
+                let serving = serve(stream);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = gives_way.cancelled() => {}
+                        () = serving => {}
+                    }
+                    drop(guest);
+                });
+            }
+            Err(refused) => {
+                if let Some(times) = refused.tell {
+                    tracing::warn!(%from, why = refused.why.as_str(), times, "admin connections refused: there are too many");
+                }
+                // A reset leaves nothing behind in the kernel.
+                let _ = stream.set_zero_linger();
+            }
+        }
+    }
 }
 
 fn owner_only(path: &Path) -> anyhow::Result<UnixListener> {
@@ -175,7 +208,7 @@ fn metrics(shared: &Shared) -> String {
     let identity = shared.mesh.identity.load();
     let left = identity.as_ref().map_or(0, |i| i.svid.info().not_after - unix_now());
     let flag = |b: bool| f64::from(u8::from(b));
-    shared.metrics.render(&[
+    let mut text = shared.metrics.render(&[
         ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
         ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
         ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
@@ -186,7 +219,14 @@ fn metrics(shared: &Shared) -> String {
             flag(shared.mesh.connected.load(std::sync::atomic::Ordering::Relaxed)),
         ),
         ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
-    ])
+    ]);
+    let name = "weft_admin_refused_total";
+    let _ =
+        writeln!(text, "# HELP {name} Admin connections that were closed because there were too many.\n# TYPE {name} counter");
+    for (reason, count) in shared.admin.counts().closed() {
+        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
+    }
+    text
 }
 
 /// How a breaker stands, and for how long yet, in milliseconds.
@@ -255,4 +295,36 @@ fn config(shared: &Shared) -> serde_json::Value {
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_from_one_source_is_refused_and_leaves_room_for_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let addr = listener.local_addr().expect("it listens");
+        let door = door();
+        tokio::spawn(accept(listener, door.clone(), |mut stream| async move {
+            let _ = stream.write_all(b"!").await;
+            let _ = stream.read(&mut [0]).await;
+        }));
+        let mut open = Vec::new();
+        let mut byte = [0];
+        for _ in 0..MAX_CONNECTIONS / 4 {
+            let mut stream = TcpStream::connect(addr).await.expect("it listens");
+            stream.read_exact(&mut byte).await.expect("it is served");
+            open.push(stream);
+        }
+        // From another address of loopback there is room, whatever the first one holds.
+        let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+        other.bind("127.0.0.2:0".parse().expect("an address")).expect("all of 127/8 is loopback");
+        let mut other = other.connect(addr).await.expect("it listens");
+        other.read_exact(&mut byte).await.expect("it is served");
+        assert_eq!(door.counts().open, MAX_CONNECTIONS as u64 / 4 + 1);
+        drop(open);
+    }
 }

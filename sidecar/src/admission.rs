@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+pub use weft_core::admission::Shed;
 
 /// The connections of a sidecar, counted over all of its workers.
 #[derive(Debug)]
@@ -30,23 +32,6 @@ impl Capacity {
 
     pub fn most(&self) -> usize {
         self.most
-    }
-}
-
-/// Why a connection is not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shed {
-    /// Its source has as many as one source may.
-    Source,
-    /// There are as many as there may be.
-    Total,
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 network of 64 bits, any address of which one host may take.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -76,7 +61,7 @@ impl Admission {
     /// Lets a connection in, or not. `source` is none for the pod's own programs, which cannot crowd each other out of somebody else's
     /// pod.
     pub fn admit(self: &Rc<Self>, source: Option<IpAddr>) -> Result<Admitted, Shed> {
-        let source = source.map(network);
+        let source = source.map(weft_core::admission::source);
         if let Some(source) = source {
             let mut by_source = self.by_source.borrow_mut();
             let count = by_source.entry(source).or_default();

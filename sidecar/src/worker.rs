@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_core::failure::Reason;
 
+use crate::admin::AdminDoor;
 use crate::admission::{Admission, Capacity};
 use crate::config::Config;
 use crate::connect::Pools;
@@ -30,6 +31,7 @@ pub struct Shared {
     pub mesh: Arc<Mesh>,
     pub metrics: Arc<Registry>,
     pub capacity: Arc<Capacity>,
+    pub admin: AdminDoor,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -42,6 +44,7 @@ impl Shared {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> Self {
         Self {
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
+            admin: crate::admin::door(),
             config,
             mesh,
             metrics: Registry::new(),

@@ -137,7 +137,7 @@ fn matches(selector: &Value, labels: &[(&str, &str)]) -> bool {
 }
 
 /// How many of the webhooks are called for a pod with this label in a namespace with that name and label.
-fn called(namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str>) -> usize {
+fn called(operation: &str, namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str>) -> usize {
     let configuration = of_kind("MutatingWebhookConfiguration").remove(0);
     let of_namespace: Vec<(&str, &str)> = [("kubernetes.io/metadata.name", namespace)]
         .into_iter()
@@ -146,6 +146,7 @@ fn called(namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str
     let of_pod: Vec<(&str, &str)> = pod_label.map(|value| (LABEL_INJECT, value)).into_iter().collect();
     list(&configuration, "/webhooks")
         .iter()
+        .filter(|hook| hook["rules"][0]["operations"] == json!([operation]))
         .filter(|hook| matches(&hook["namespaceSelector"], &of_namespace) && matches(&hook["objectSelector"], &of_pod))
         .count()
 }
@@ -161,9 +162,12 @@ fn the_webhook_is_asked_about_what_is_labelled_and_never_twice() {
                 (Some("enabled"), _) | (_, Some("enabled")) => 1,
                 _ => 0,
             };
-            assert_eq!(called("shop", namespace, pod), wanted, "namespace {namespace:?}, pod {pod:?}");
-            for system in ["kube-system", "kube-public", "kube-node-lease", "weft-system"] {
-                assert_eq!(called(system, namespace, pod), 0, "{system}: namespace {namespace:?}, pod {pod:?}");
+            for operation in ["CREATE", "UPDATE"] {
+                let called = |name: &str| called(operation, name, namespace, pod);
+                assert_eq!(called("shop"), wanted, "{operation}: namespace {namespace:?}, pod {pod:?}");
+                for system in ["kube-system", "kube-public", "kube-node-lease", "weft-system"] {
+                    assert_eq!(called(system), 0, "{operation}: {system}: namespace {namespace:?}, pod {pod:?}");
+                }
             }
         }
     }
@@ -173,12 +177,17 @@ fn the_webhook_is_asked_about_what_is_labelled_and_never_twice() {
 fn the_webhook_is_narrow_quick_and_fails_closed() {
     let configuration = of_kind("MutatingWebhookConfiguration").remove(0);
     let hooks = list(&configuration, "/webhooks");
-    assert_eq!(hooks.len(), 2);
-    for hook in hooks {
+    assert_eq!(hooks.len(), 4);
+    for (index, hook) in hooks.iter().enumerate() {
+        // Never pods/status, which is the kubelet's.
+        let (operation, resources) =
+            if index < 2 { ("CREATE", json!(["pods"])) } else { ("UPDATE", json!(["pods", "pods/ephemeralcontainers"])) };
         let expected = json!([{
-            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"], "scope": "Namespaced",
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": resources, "scope": "Namespaced",
         }]);
         assert_eq!(hook["rules"], expected);
+        let conditions = hook.get("matchConditions").map_or("", |conditions| conditions[0]["expression"].as_str().expect("CEL"));
+        assert_eq!(conditions.contains("object.spec != oldObject.spec"), index >= 2, "{hook}");
         for (key, value) in [
             ("failurePolicy", json!("Fail")),
             ("timeoutSeconds", json!(5)),

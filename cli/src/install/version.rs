@@ -18,6 +18,8 @@ impl KubeVersion {
     pub(crate) const OLDEST: Self = Self::new(1, 20);
     /// The first with `policy/v1`.
     pub(crate) const POLICY_V1: Self = Self::new(1, 21);
+    /// The first with `matchConditions` of webhooks switched on.
+    pub(crate) const MATCH_CONDITIONS: Self = Self::new(1, 28);
     /// The first with native sidecars switched on.
     pub(crate) const NATIVE_SIDECARS: Self = Self::new(1, 32);
 

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use weft_core::wellknown::LABEL_INJECT;
 
+use super::KubeVersion;
 use super::object::Part;
 use super::service::PORT_WEBHOOK;
 use super::settings::Settings;
@@ -17,30 +18,38 @@ const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-sy
 /// How long the API server waits for an answer.
 const TIMEOUT_SECS: u8 = 5;
 
-/// Two webhooks: for what is created in a labelled namespace, and for a pod that opts in elsewhere. A pod matches one
-/// of them at most.
-pub(super) fn configuration(settings: &Settings) -> Value {
+/// What of a pod's change concerns the injector: its containers, and what the CNI plugin is told. Labels, finalizers and the rest are
+/// changed without anyone being asked, also while no injector answers.
+const CHANGES_WHAT_IS_GUARDED: &str = "object.spec != oldObject.spec || \
+     (has(object.metadata.annotations) && 'weft.dev/redirect' in object.metadata.annotations ? \
+     object.metadata.annotations['weft.dev/redirect'] : '') != \
+     (has(oldObject.metadata.annotations) && 'weft.dev/redirect' in oldObject.metadata.annotations ? \
+     oldObject.metadata.annotations['weft.dev/redirect'] : '')";
+
+/// Two webhooks for what is created: in a labelled namespace, and a pod that opts in elsewhere. A pod matches one of them at most. Two
+/// more for the changes of the same pods, where the API server can tell which of these concern the mesh.
+pub(super) fn configuration(settings: &Settings, kube: KubeVersion) -> Value {
     let never = json!({ "key": LABEL_NAMESPACE_NAME, "operator": "NotIn", "values": excluded(settings) });
     let inject = |operator: &str, values: &[&str]| json!({ "key": LABEL_INJECT, "operator": operator, "values": values });
+    let selected = [
+        ("namespace", json!([inject("In", &["enabled"]), never]), json!([inject("NotIn", &["disabled"])])),
+        // A namespace that says "disabled" means all of its pods.
+        ("pod", json!([inject("NotIn", &["enabled", "disabled"]), never]), json!([inject("In", &["enabled"])])),
+    ];
+    let creations = selected.iter().map(|(whose, namespaces, pods)| {
+        webhook(settings, &format!("{whose}.inject.weft.dev"), &rule("CREATE", &["pods"]), namespaces, pods)
+    });
+    let updates = selected.iter().filter(|_| kube >= KubeVersion::MATCH_CONDITIONS).map(|(whose, namespaces, pods)| {
+        let rule = rule("UPDATE", &["pods", "pods/ephemeralcontainers"]);
+        let mut hook = webhook(settings, &format!("{whose}.update.weft.dev"), &rule, namespaces, pods);
+        hook["matchConditions"] = json!([{ "name": "changes-what-is-guarded", "expression": CHANGES_WHAT_IS_GUARDED }]);
+        hook
+    });
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
         "metadata": Part::Injector.in_cluster(NAME),
-        "webhooks": [
-            webhook(
-                settings,
-                "namespace.inject.weft.dev",
-                &json!([inject("In", &["enabled"]), never]),
-                &json!([inject("NotIn", &["disabled"])]),
-            ),
-            webhook(
-                settings,
-                "pod.inject.weft.dev",
-                // A namespace that says "disabled" means all of its pods.
-                &json!([inject("NotIn", &["enabled", "disabled"]), never]),
-                &json!([inject("In", &["enabled"])]),
-            ),
-        ],
+        "webhooks": creations.chain(updates).collect::<Vec<_>>(),
     })
 }
 
@@ -49,8 +58,18 @@ pub(crate) fn excluded(settings: &Settings) -> Vec<&str> {
     SYSTEM_NAMESPACES.into_iter().chain([settings.namespace.as_str()]).collect()
 }
 
+fn rule(operation: &str, resources: &[&str]) -> Value {
+    json!({
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": [operation],
+        "resources": resources,
+        "scope": "Namespaced",
+    })
+}
+
 /// No `caBundle`: it is the injector's, and to apply one would take it away from there.
-fn webhook(settings: &Settings, name: &str, namespaces: &Value, pods: &Value) -> Value {
+fn webhook(settings: &Settings, name: &str, rule: &Value, namespaces: &Value, pods: &Value) -> Value {
     json!({
         "name": name,
         "admissionReviewVersions": ["v1"],
@@ -62,13 +81,7 @@ fn webhook(settings: &Settings, name: &str, namespaces: &Value, pods: &Value) ->
                 "port": PORT_WEBHOOK,
             },
         },
-        "rules": [{
-            "apiGroups": [""],
-            "apiVersions": ["v1"],
-            "operations": ["CREATE"],
-            "resources": ["pods"],
-            "scope": "Namespaced",
-        }],
+        "rules": [rule],
         "namespaceSelector": { "matchExpressions": namespaces },
         "objectSelector": { "matchExpressions": pods },
         "failurePolicy": settings.failure_policy,

@@ -1,24 +1,32 @@
 //! Who a pod is, by the service-account token that it presents: the API server vouches for the token, and the pod that the token
-//! is bound to must be where the call came from. Nothing of a token is ever logged or told.
+//! is bound to must be where the call came from. Of a token, nothing but its audiences and its subject is ever logged or told.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
+use weft_core::admission::source;
 use weft_core::service::ObjectRef;
 use weft_core::{ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::hub::Hub;
+use crate::server::unix_now;
 use crate::snapshot::PodFacts;
+
+mod claims;
 
 /// A token is about 1 KiB; what is much longer is not sent on.
 const MAX_TOKEN: usize = 16 * 1024;
 /// Reviews under way at once: anybody who reaches the port may ask, and the API server is not ours alone.
 const MAX_REVIEWS: usize = 64;
+/// Reviews of one source that are under way or wait: a pod asks once at a time, and a node's pods may share an IPv6 network.
+const MAX_OF_ONE_SOURCE: usize = MAX_REVIEWS / 4;
+/// Bytes of tokens that are under way or wait, over all sources: some thousands of ordinary ones.
+const MAX_BYTES: usize = 4 << 20;
 /// How long a caller is kept waiting: less than the ten seconds that a sidecar waits.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// A pod that starts has no address for a moment: how often it is looked at again.
@@ -32,6 +40,14 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 pub enum Refusal {
     #[error("what was presented is no service-account token: it is empty, or has more than {MAX_TOKEN} bytes, or is no text")]
     Malformed,
+    #[error("what was presented is no service-account token: it is no JSON Web Token as Kubernetes makes them")]
+    NoToken,
+    #[error("the token has expired {seconds} s ago: the kubelet renews it in its projected volume; read it from there each time")]
+    Expired { seconds: i64 },
+    #[error("{0} asks for more certificates at once than one source may: ask again")]
+    Crowd(IpAddr),
+    #[error("more tokens wait to be checked than there is room for: ask again")]
+    Full,
     #[error("the API server does not accept the token ({0}): it has expired, or its pod or service account was deleted")]
     NotAuthenticated(String),
     #[error("the token is for the audiences {told:?}, and {wanted:?} is needed: project one with `audience: {wanted}`")]
@@ -63,8 +79,9 @@ pub enum Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::Malformed => Code::InvalidArgument,
-            Refusal::NotAuthenticated(_)
+            Refusal::Malformed | Refusal::NoToken => Code::InvalidArgument,
+            Refusal::Expired { .. }
+            | Refusal::NotAuthenticated(_)
             | Refusal::Audience { .. }
             | Refusal::NotServiceAccount(_)
             | Refusal::NotBound
@@ -73,7 +90,7 @@ impl From<Refusal> for Status {
             Refusal::NoSuchPod(_) | Refusal::AnotherAccount { .. } | Refusal::HostNetwork(_) | Refusal::Reserved(_) => {
                 Code::PermissionDenied
             }
-            Refusal::NoAddress(_) | Refusal::Unchecked(_) => Code::Unavailable,
+            Refusal::NoAddress(_) | Refusal::Unchecked(_) | Refusal::Crowd(_) | Refusal::Full => Code::Unavailable,
         };
         Self::new(code, refusal.to_string())
     }
@@ -156,22 +173,74 @@ pub struct PodTokens {
     domain: TrustDomain,
     audience: String,
     reviews: Semaphore,
+    /// What waits for a review, or is under one.
+    waiting: Mutex<Waiting>,
+}
+
+/// Counts what waits, by source.
+#[derive(Default)]
+struct Waiting {
+    bytes: usize,
+    by_source: BTreeMap<IpAddr, usize>,
+}
+
+/// A token's place among those that wait, until it is dropped.
+struct Queued<'a> {
+    waiting: &'a Mutex<Waiting>,
+    source: IpAddr,
+    bytes: usize,
+}
+
+impl<'a> Queued<'a> {
+    fn take(waiting: &'a Mutex<Waiting>, from: IpAddr, bytes: usize) -> Result<Self, Refusal> {
+        let source = source(from);
+        let mut all = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.bytes + bytes > MAX_BYTES {
+            return Err(Refusal::Full);
+        }
+        let of_source = all.by_source.entry(source).or_default();
+        if *of_source >= MAX_OF_ONE_SOURCE {
+            return Err(Refusal::Crowd(source));
+        }
+        *of_source += 1;
+        all.bytes += bytes;
+        Ok(Self { waiting, source, bytes })
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.bytes -= self.bytes;
+        if let Some(count) = all.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                all.by_source.remove(&self.source);
+            }
+        }
+    }
 }
 
 impl PodTokens {
     pub fn new(witness: Arc<dyn Witness>, hub: Arc<Hub>, domain: TrustDomain, audience: String) -> Self {
-        Self { witness, hub, domain, audience, reviews: Semaphore::new(MAX_REVIEWS) }
+        Self { witness, hub, domain, audience, reviews: Semaphore::new(MAX_REVIEWS), waiting: Mutex::default() }
     }
 
     /// Who presents `token` in a call from `from`, in a bounded time.
     pub async fn attest(&self, token: &str, from: IpAddr) -> Result<(SpiffeId, ObjectRef), Refusal> {
+        self.attest_at(token, from, unix_now()).await
+    }
+
+    /// The same at `now`, in seconds since the Unix epoch.
+    async fn attest_at(&self, token: &str, from: IpAddr, now: i64) -> Result<(SpiffeId, ObjectRef), Refusal> {
         let token = token.trim();
         if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Refusal::Malformed);
         }
+        claims::check(token, &self.audience, now)?;
         let deadline = Instant::now() + PATIENCE;
         let late = |_| Refusal::Unchecked("the API server takes too long".into());
-        let bound = timeout_at(deadline, self.review(token)).await.map_err(late)??;
+        let bound = timeout_at(deadline, self.review(token, from)).await.map_err(late)??;
         let id = SpiffeId::new(self.domain.clone(), bound.pod.namespace.clone(), bound.account.clone());
         if id.is_control_plane() {
             return Err(Refusal::Reserved(id));
@@ -180,7 +249,8 @@ impl PodTokens {
         Ok((id, bound.pod))
     }
 
-    async fn review(&self, token: &str) -> Result<Bound, Refusal> {
+    async fn review(&self, token: &str, from: IpAddr) -> Result<Bound, Refusal> {
+        let _queued = Queued::take(&self.waiting, from, token.len())?;
         let _slot = self.reviews.acquire().await.map_err(|e| Refusal::Unchecked(e.to_string()))?;
         let review = self.witness.review(token, &self.audience).await.map_err(Refusal::Unchecked)?;
         bound(&review, &self.audience)

@@ -11,8 +11,9 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use super::{CertificateError, Current, Made, Serving, bundle, make};
+use super::{CertificateError, Current, Made, Serving, bundle, make, unix_now};
 use crate::base64;
 use crate::config::ClusterConfig;
 use crate::status::Status;
@@ -23,6 +24,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long API servers may take to learn of a new CA bundle, which they watch, before a leaf is served that needs it.
 const SETTLE: Duration = Duration::from_secs(5);
+/// A leaf that was made this many seconds ago has been vouched for since long: the bundle is written right after it.
+const SETTLED: i64 = 60;
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(30);
 /// Whose fields these are in the objects.
@@ -39,6 +42,26 @@ pub struct Keeper {
     status: Arc<Status>,
     /// The CAs of what is in use, PEM.
     vouched: String,
+    settling: Settling,
+}
+
+/// How long this replica has known of a CA bundle in the webhook configuration, whoever wrote it there.
+#[derive(Default)]
+struct Settling {
+    seen: Option<(String, Instant)>,
+}
+
+impl Settling {
+    /// How long `authorities`, which the configuration has at `now`, must stand there yet before a leaf is served that needs them.
+    fn wait(&mut self, authorities: &str, now: Instant) -> Duration {
+        match &self.seen {
+            Some((seen, since)) if seen == authorities => SETTLE.saturating_sub(now.saturating_duration_since(*since)),
+            _ => {
+                self.seen = Some((authorities.to_owned(), now));
+                SETTLE
+            }
+        }
+    }
 }
 
 /// What the secret holds.
@@ -64,7 +87,7 @@ impl Keeper {
     pub fn new(client: &Client, config: ClusterConfig, current: Arc<Current>, status: Arc<Status>) -> Self {
         let secrets = Api::namespaced(client.clone(), config.namespace.as_str());
         let configurations = Api::all(client.clone());
-        Self { secrets, configurations, config, current, status, vouched: String::new() }
+        Self { secrets, configurations, config, current, status, vouched: String::new(), settling: Settling::default() }
     }
 
     /// Runs until the process ends. What goes wrong is told, and tried again.
@@ -102,9 +125,15 @@ impl Keeper {
                 let patched = self.configurations.patch(name, &params, &Patch::Strategic(&change)).await;
                 patched.map_err(said(format!("writing the CA bundle of {name}")))?;
                 tracing::info!(configuration = %name, "CA bundle written");
-                Ok(SETTLE)
+                Ok(self.settling.wait(&kept.authorities, Instant::now()))
             }
             Change::None => {
+                // Another replica may have written it a moment ago. At a start, a leaf that is long made is long vouched for.
+                let wait = self.settling.wait(&kept.authorities, Instant::now());
+                let long_made = self.vouched.is_empty() && kept.serving.age(unix_now()) > SETTLED;
+                if !wait.is_zero() && self.vouched != kept.authorities && !long_made {
+                    return Ok(wait);
+                }
                 self.vouched.clone_from(&kept.authorities);
                 self.current.serve(kept.serving);
                 self.status.has("certificate");
@@ -233,6 +262,29 @@ mod tests {
         assert_eq!(change_of(&configuration(), ours, "old"), Some(Change::None));
         assert_eq!(change_of(&configuration(), |_| false, "new"), None);
         assert_eq!(change_of(&MutatingWebhookConfiguration::default(), ours, "new"), None);
+    }
+
+    #[test]
+    fn a_bundle_settles_whoever_wrote_it() {
+        let mut settling = Settling::default();
+        let start = Instant::now();
+        assert_eq!(settling.wait("old", start), SETTLE, "it was just found");
+        assert_eq!(settling.wait("old", start + Duration::from_secs(2)), SETTLE - Duration::from_secs(2));
+        assert_eq!(settling.wait("old", start + SETTLE), Duration::ZERO);
+        // Another replica has written a new one since.
+        assert_eq!(settling.wait("new", start + SETTLE), SETTLE);
+        assert_eq!(settling.wait("new", start + SETTLE * 2), Duration::ZERO);
+        // One that is taken back begins anew.
+        assert_eq!(settling.wait("old", start + SETTLE * 3), SETTLE);
+    }
+
+    #[test]
+    fn the_age_of_a_leaf_counts_from_when_it_was_made() {
+        let at = 1_800_000_000;
+        let made = make(&["x".to_owned()], OffsetDateTime::from_unix_timestamp(at).expect("a time"), Duration::from_secs(3600));
+        let made = made.expect("made");
+        let serving = Serving::read(made.certificate.as_bytes(), made.key.as_bytes()).expect("it is whole");
+        assert_eq!((serving.age(at), serving.age(at + 61)), (0, 61));
     }
 
     #[test]

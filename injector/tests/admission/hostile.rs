@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{Mesh, admit, apply, mesh_with, ordinary_pod, patch_of, review};
 
 /// Keys and texts that injection looks for, so that arbitrary JSON gets past the first check.
-const WORDS: [&str; 48] = [
+const WORDS: [&str; 51] = [
     "apiVersion",
     "admission.k8s.io/v1",
     "kind",
@@ -18,6 +18,9 @@ const WORDS: [&str; 48] = [
     "namespace",
     "operation",
     "CREATE",
+    "UPDATE",
+    "oldObject",
+    "ephemeralContainers",
     "object",
     "Pod",
     "metadata",

@@ -6,6 +6,7 @@ mod patches;
 mod probes;
 mod refusals;
 mod restricted;
+mod updates;
 
 use std::collections::BTreeMap;
 

@@ -113,14 +113,27 @@ fn a_label_decides_and_disabled_wins() {
     };
     assert_eq!(skip_reason("plain", &bare_pod()), "not-enabled");
     assert_eq!(skip_reason("plain", &labelled("disabled")), "pod-disabled");
-    assert_eq!(skip_reason("shop", &labelled("disabled")), "pod-disabled");
     patch_of(&admit(&review("plain", &labelled("enabled")), &mesh())["response"]);
 
     let off = json!({ "metadata": { "name": "off", "labels": { "weft.dev/inject": "disabled" } } });
     let off = NamespaceFacts::from_manifest(&off).expect("a namespace");
     let decision = patch_pod(&labelled("enabled"), &off, &mesh().options).expect("it is not refused");
     assert_eq!(decision.skipped, Some(SkipReason::NamespaceDisabled));
-    assert!(decision.ops.is_empty() && decision.warnings.is_empty());
+    assert!(decision.warnings[0].contains("its namespace"), "{decision:?}");
+    assert_eq!(decision.ops.len(), 1, "a pod that asked in vain says why");
+    let decision = patch_pod(&bare_pod(), &off, &mesh().options).expect("it is not refused");
+    assert!(decision.ops.is_empty() && decision.warnings.is_empty(), "nobody asked: {decision:?}");
+}
+
+#[test]
+fn a_pod_that_opts_out_of_an_enabled_namespace_says_so() {
+    let mut pod = bare_pod();
+    pod["metadata"]["labels"] = json!({ "weft.dev/inject": "disabled" });
+    let noted = injected(&pod, &mesh());
+    assert_eq!(noted["metadata"]["annotations"], json!({ "weft.dev/not-injected": "pod-disabled" }));
+    assert_eq!(noted["spec"], pod["spec"]);
+    assert_eq!(skip_reason("shop", &noted), "pod-disabled", "once is enough");
+    assert!(response(&pod, &mesh()).get("warnings").is_none(), "its author knows");
 }
 
 #[test]
@@ -235,7 +248,7 @@ fn what_is_no_pod_creation_is_let_by() {
     for (pointer, value) in [
         ("/request/kind/kind", json!("Deployment")),
         ("/request/kind/group", json!("example.com")),
-        ("/request/operation", json!("UPDATE")),
+        ("/request/operation", json!("DELETE")),
     ] {
         let mut review = review("shop", &bare_pod());
         *review.pointer_mut(pointer).expect("it is there") = value;
@@ -244,8 +257,11 @@ fn what_is_no_pod_creation_is_let_by() {
         assert_eq!(answer["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation", "{answer}");
     }
     let mut review = review("shop", &bare_pod());
-    review["request"]["subResource"] = json!("ephemeralcontainers");
-    assert_eq!(admit(&review, &mesh())["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation");
+    for (operation, part) in [("CREATE", "binding"), ("UPDATE", "status"), ("UPDATE", "resize"), ("CONNECT", "exec")] {
+        review["request"]["operation"] = json!(operation);
+        review["request"]["subResource"] = json!(part);
+        assert_eq!(admit(&review, &mesh())["response"]["auditAnnotations"]["skipped"], "not-a-pod-creation", "{part}");
+    }
 }
 
 #[test]

@@ -187,14 +187,14 @@ async fn what_is_no_review_has_a_status_of_its_own_and_is_counted() {
     let json = "content-type: application/json\r\nconnection: close\r\n";
     let chunks = {
         let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, " ".repeat(1 << 20));
-        format!("POST /inject HTTP/1.1\r\nhost: x\r\n{json}transfer-encoding: chunked\r\n\r\n{}1\r\n \r\n", chunk.repeat(3))
+        format!("POST /inject HTTP/1.1\r\nhost: x\r\n{json}transfer-encoding: chunked\r\n\r\n{}1\r\n \r\n", chunk.repeat(4))
     };
     for (request, status) in [
         (format!("POST /inject HTTP/1.1\r\nhost: x\r\n{json}content-length: 5\r\n\r\n{{\"a\":"), 400),
         (format!("POST /other HTTP/1.1\r\nhost: x\r\n{json}content-length: 2\r\n\r\n{{}}"), 404),
         (format!("GET /inject HTTP/1.1\r\nhost: x\r\n{json}\r\n"), 405),
         (format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{json}\r\n"), 404),
-        (format!("POST /inject HTTP/1.1\r\nhost: x\r\n{json}content-length: 3145729\r\n\r\n"), 413),
+        (format!("POST /inject HTTP/1.1\r\nhost: x\r\n{json}content-length: 4194305\r\n\r\n"), 413),
         (chunks, 413),
         ("POST /inject HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}".to_owned(), 415),
         ("\u{16}\u{3}\u{1} this is no HTTP\r\n\r\n".to_owned(), 400),
@@ -211,9 +211,9 @@ async fn what_is_no_review_has_a_status_of_its_own_and_is_counted() {
 #[tokio::test]
 async fn a_slow_caller_is_cut_off_at_every_step() {
     let short = Duration::from_secs(1);
-    let limits = Limits { connections: 1, handshake: short, head: short, body: short, ..Limits::default() };
+    let limits = Limits { connections: 2, handshake: short, head: short, body: short, ..Limits::default() };
     let world = World::ready(limits).await;
-    // There is room for one: each of these would keep out the next.
+    // There is room for one, and for one more while that is closed: each of these would keep out the next but one.
     let mut silent = TcpStream::connect(world.address).await.expect("it listens");
     assert_eq!(rest(&mut silent).await, "");
     let mut garbage = TcpStream::connect(world.address).await.expect("it listens");
@@ -224,6 +224,26 @@ async fn a_slow_caller_is_cut_off_at_every_step() {
     assert!(world.exchange(head.as_bytes()).await.starts_with("HTTP/1.1 408 "));
     let metrics = world.status("/metrics").await;
     assert!(metrics.contains("weft_injector_bad_handshakes_total 2\n"), "{metrics}");
+}
+
+/// The value of a metric of the webhook's port, by reason.
+fn refused(metrics: &str, reason: &str) -> u64 {
+    let start = format!("weft_injector_connections_refused_total{{port=\"webhook\",reason=\"{reason}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(start.as_str())).expect("it is told");
+    value.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_closed_at_once_and_counted() {
+    let world = World::ready(Limits { connections: 1, ..Limits::default() }).await;
+    let first = world.connect(&world.made.authority).await.expect("there is room for one");
+    // It waits for a request. Whether it waited long enough to give way is a matter of time; one of the two is closed.
+    let second = world.connect(&world.made.authority).await;
+    let metrics = world.status("/metrics").await;
+    let told = (refused(&metrics, "source"), refused(&metrics, "gave-way"));
+    assert_eq!(told, if second.is_ok() { (0, 1) } else { (1, 0) }, "{metrics}");
+    assert!(metrics.contains("weft_injector_connections{port=\"status\"} 1\n"), "{metrics}");
+    drop(first);
 }
 
 #[tokio::test]

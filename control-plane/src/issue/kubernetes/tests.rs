@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
+use super::claims::tests::{NOW, payload, token};
 use super::*;
 use crate::snapshot::{Entry, Place, Snapshot};
 
@@ -67,7 +68,7 @@ fn attester(known: Option<PodFacts>, review: Result<Review, String>, pods: Vec<O
 }
 
 async fn outcome(known: Option<PodFacts>, review: Review, pods: Vec<Option<PodFacts>>, from: &str) -> Result<String, Refusal> {
-    attester(known, Ok(review), pods).attest("a.b.c", ip(from)).await.map(|(id, pod)| format!("{id} {pod}"))
+    attester(known, Ok(review), pods).attest_at(&token(&payload()), ip(from), NOW).await.map(|(id, pod)| format!("{id} {pod}"))
 }
 
 #[tokio::test]
@@ -156,16 +157,93 @@ async fn the_control_planes_own_identity_is_never_issued() {
 
 #[tokio::test]
 async fn what_is_no_token_is_not_sent_on_and_no_refusal_repeats_one() {
-    let secret = "eyJhbGciOi.secret.signature";
+    let secret = token(&payload());
+    let middle = secret.split('.').nth(1).expect("three parts").to_owned();
     let away = attester(None, Err("connection refused".into()), vec![None]);
     for (token, code) in [
         (String::new(), Code::InvalidArgument),
         ("with space inside".to_owned(), Code::InvalidArgument),
         ("x".repeat(MAX_TOKEN + 1), Code::InvalidArgument),
-        (secret.to_owned(), Code::Unavailable),
+        ("eyJhbGciOi.secret.signature".to_owned(), Code::InvalidArgument),
+        (secret.clone(), Code::Unavailable),
     ] {
-        let status = Status::from(away.attest(&token, ip(FROM)).await.expect_err("refused"));
+        let status = Status::from(away.attest_at(&token, ip(FROM), NOW).await.expect_err("refused"));
         assert_eq!(status.code(), code, "{status}");
-        assert!(!status.message().contains("secret"), "{status}");
+        assert!(!status.message().contains("secret") && !status.message().contains(&middle), "{status}");
     }
+}
+
+/// Counts reviews, and answers none of them before it is told to.
+struct Slow {
+    asked: Semaphore,
+    go: Semaphore,
+}
+
+#[tonic::async_trait]
+impl Witness for Slow {
+    async fn review(&self, _token: &str, _audience: &str) -> Result<Review, String> {
+        self.asked.add_permits(1);
+        let _go = self.go.acquire().await.map_err(|e| e.to_string())?;
+        Ok(Review::default())
+    }
+    async fn pod(&self, _pod: &ObjectRef) -> Result<Option<PodFacts>, String> {
+        Ok(None)
+    }
+}
+
+fn slow() -> (Arc<Slow>, Arc<PodTokens>) {
+    let witness = Arc::new(Slow { asked: Semaphore::new(0), go: Semaphore::new(0) });
+    let entry = Entry::new(Body::Mesh(v1::Mesh::default()));
+    let hub = Hub::new(Snapshot::new(entry.clone(), entry));
+    let tokens = PodTokens::new(witness.clone(), hub, "cluster.local".parse().expect("valid"), "weft".into());
+    (witness, Arc::new(tokens))
+}
+
+#[tokio::test]
+async fn a_token_that_names_itself_useless_is_not_sent_on() {
+    let (witness, tokens) = slow();
+    let mut other = payload();
+    other["aud"] = "vault".into();
+    let refused = tokens.attest_at(&token(&other), ip(FROM), NOW).await;
+    assert!(matches!(refused, Err(Refusal::Audience { .. })), "{refused:?}");
+    let refused = tokens.attest_at(&token(&payload()), ip(FROM), NOW + 7200).await;
+    assert_eq!(refused, Err(Refusal::Expired { seconds: 3600 }));
+    assert_eq!(witness.asked.available_permits(), 0);
+}
+
+#[tokio::test]
+async fn one_source_waits_for_few_reviews_and_keeps_nobody_else_out() {
+    let (witness, tokens) = slow();
+    let good = token(&payload());
+    let ask = |from: IpAddr| {
+        let (tokens, good) = (tokens.clone(), good.clone());
+        tokio::spawn(async move { tokens.attest_at(&good, from, NOW).await })
+    };
+    let greedy: Vec<_> = (0..MAX_OF_ONE_SOURCE).map(|_| ask(ip(FROM))).collect();
+    let all = witness.asked.acquire_many(MAX_OF_ONE_SOURCE as u32).await.expect("open");
+    all.forget();
+    assert_eq!(tokens.attest_at(&good, ip(FROM), NOW).await, Err(Refusal::Crowd(ip(FROM))));
+    let other = ask(ip("10.244.0.6"));
+    witness.asked.acquire().await.expect("another source is asked about").forget();
+    witness.go.add_permits(Semaphore::MAX_PERMITS >> 1);
+    for asking in greedy.into_iter().chain([other]) {
+        let outcome = asking.await.expect("it ends");
+        assert!(matches!(outcome, Err(Refusal::NotAuthenticated(_))), "{outcome:?}");
+    }
+    let waiting = tokens.waiting.lock().expect("no one panicked");
+    assert_eq!((waiting.bytes, waiting.by_source.len()), (0, 0));
+}
+
+#[test]
+fn what_waits_has_a_budget_of_bytes() {
+    let waiting = Mutex::new(Waiting::default());
+    let sources = (1..=255).map(|i| IpAddr::from([10, 0, 0, i]));
+    let held: Vec<_> = sources
+        .flat_map(|from| (0..2).map(move |_| from))
+        .filter_map(|from| Queued::take(&waiting, from, MAX_TOKEN).ok())
+        .collect();
+    assert_eq!(held.len(), MAX_BYTES / MAX_TOKEN);
+    assert_eq!(Queued::take(&waiting, ip("10.1.0.1"), 1).err(), Some(Refusal::Full));
+    drop(held);
+    assert!(Queued::take(&waiting, ip("10.1.0.1"), MAX_TOKEN).is_ok());
 }
