@@ -1,7 +1,10 @@
-//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback; the
-//! comparison with other proxies is `bench/compare`.
+//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback;
+//! `cluster-scale` (feature `kubernetes`) has it follow a real API server with many objects; the comparison with other proxies is
+//! `bench/compare`.
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
 
+#[cfg(feature = "kubernetes")]
+mod cluster_scale;
 mod control_plane;
 
 use clap::{Parser, Subcommand};
@@ -18,11 +21,17 @@ struct Cli {
 enum Command {
     /// Certificates a second, memory for each connected sidecar, and how long a change takes to reach all of them
     ControlPlane(control_plane::Args),
+    /// A control plane that follows an API server with many Services and pods: its start, its memory, and how long changes take
+    #[cfg(feature = "kubernetes")]
+    #[command(after_long_help = cluster_scale::HELP)]
+    ClusterScale(cluster_scale::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match Cli::parse().command {
         Command::ControlPlane(args) => runtime.block_on(control_plane::run(args)),
+        #[cfg(feature = "kubernetes")]
+        Command::ClusterScale(args) => runtime.block_on(cluster_scale::run(args)),
     }
 }

@@ -110,6 +110,19 @@ pub(crate) fn main(args: &ConfinedArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(CANNOT_RUN));
     }
     let error = Command::new(&args.command[0]).args(&args.command[1..]).exec();
+    // A directory of PATH that may not be looked into makes the system say so of a program that is nowhere.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let closed = if error.kind() == ErrorKind::PermissionDenied { closed(&args.command[0], &path) } else { Vec::new() };
+    if !closed.is_empty() {
+        let closed: Vec<String> = closed.iter().map(|dir| dir.display().to_string()).collect();
+        complain(&format!(
+            "{program} was not started: it is not in PATH ({}), as far as user {} may look: not into {}",
+            path_variable(),
+            nix::unistd::geteuid(),
+            closed.join(", ")
+        ));
+        return Ok(ExitCode::from(NOT_FOUND));
+    }
     if error.kind() == ErrorKind::NotFound {
         complain(&format!(
             "{program} was not started: it (or what its first line names) is not there; PATH is {}",
@@ -123,6 +136,23 @@ pub(crate) fn main(args: &ConfinedArgs) -> anyhow::Result<ExitCode> {
     };
     complain(&format!("{program} was not started: {error}{hint}"));
     Ok(ExitCode::from(CANNOT_RUN))
+}
+
+/// The directories of `path` that this user may not look into, where `program` is looked for and found in none of them.
+fn closed(program: &OsStr, path: &OsStr) -> Vec<PathBuf> {
+    let mut closed = Vec::new();
+    if program.as_encoded_bytes().contains(&b'/') {
+        return closed;
+    }
+    for dir in std::env::split_paths(path) {
+        match dir.join(program).metadata() {
+            // It is there, and may not be run.
+            Ok(_) => return Vec::new(),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => closed.push(dir),
+            Err(_) => {}
+        }
+    }
+    closed
 }
 
 fn path_variable() -> String {
@@ -162,6 +192,28 @@ mod tests {
         assert_eq!("1000:100".parse::<Ids>().map(|i| (i.uid, i.gid)), Ok((1000, 100)));
         for bad in ["", "1000", "a:b", "1:", "-1:1"] {
             assert!(bad.parse::<Ids>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_there_is_not_said_to_be_missing() {
+        // As root every directory is open; what matters is that nothing is made up.
+        for (program, path) in
+            [("sh", "/bin:/usr/bin"), ("/nowhere/sh", "/bin"), ("no-such-program", "/bin:/nowhere"), ("sh", "")]
+        {
+            assert_eq!(closed(OsStr::new(program), OsStr::new(path)), Vec::<PathBuf>::new(), "{program}");
+        }
+        let home = tempfile::tempdir().expect("a directory");
+        let (shut, open) = (home.path().join("shut"), home.path().join("open"));
+        for dir in [&shut, &open] {
+            std::fs::create_dir(dir).expect("made");
+        }
+        std::fs::write(open.join("tool"), "").expect("written");
+        std::fs::set_permissions(&shut, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("shut");
+        let path = std::env::join_paths([&shut, &open]).expect("a path");
+        assert_eq!(closed(OsStr::new("tool"), &path), Vec::<PathBuf>::new(), "it is found in the second");
+        if !nix::unistd::geteuid().is_root() {
+            assert_eq!(closed(OsStr::new("other"), &path), [shut]);
         }
     }
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::rundir;
 
@@ -46,9 +48,9 @@ struct Claim {
 }
 
 pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
-    let mut demo = Demo::start(args)?;
+    let demo = Demo::start(args)?;
     let outcome = demo.run();
-    demo.finish();
+    demo.shop.close();
     let (claims, edges) = outcome?;
     let good = claims.iter().all(|c| c.seen.is_ok());
     if args.json {
@@ -97,8 +99,9 @@ impl Edge {
 }
 
 struct Demo {
-    up: Child,
-    files: PathBuf,
+    shop: Shop,
+    /// The process of `weft up`.
+    up: u32,
     run: PathBuf,
     log: PathBuf,
     json: bool,
@@ -106,10 +109,27 @@ struct Demo {
     colour: bool,
 }
 
+/// What is closed at the end: by the demo itself, or where a signal ends it, by who waits for signals. Whoever comes first does it.
+#[derive(Clone)]
+struct Shop(Arc<Mutex<Option<Open>>>);
+
+struct Open {
+    up: Child,
+    /// The shop's own files, which nobody else has.
+    files: PathBuf,
+    keep: bool,
+}
+
 const SHOP_PODS: [&str; 6] = ["customer-0", "web-0", "catalog-0", "catalog-1", "catalog-2", "ledger-0"];
 
 impl Demo {
     fn start(args: &DemoArgs) -> anyhow::Result<Self> {
+        let mut signals = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for kind in [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()] {
+            let _inside = runtime.enter();
+            signals.push((kind, signal(kind)?));
+        }
         let files = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
         std::fs::create_dir(&files).with_context(|| format!("{} cannot be made", files.display()))?;
         for (name, text) in FILES {
@@ -129,12 +149,24 @@ impl Demo {
         }
         let run = rundir::base().join("shop");
         let _ = std::fs::remove_file(run.join(rundir::READY));
-        let up = command.spawn().context("weft up could not be started")?;
+        let up = command.spawn();
+        if up.is_err() {
+            let _ = std::fs::remove_dir_all(&files);
+        }
+        let up = up.context("weft up could not be started")?;
+        let id = up.id();
+        let shop = Shop(Arc::new(Mutex::new(Some(Open { up, files, keep: args.keep }))));
+        let at_signal = shop.clone();
+        std::thread::spawn(move || {
+            let number = runtime.block_on(first(signals));
+            at_signal.close();
+            std::process::exit(128 + number);
+        });
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let mut demo = Self { up, files, run, log, json: args.json, keep: args.keep, colour };
+        let demo = Self { shop, up: id, run, log, json: args.json, keep: args.keep, colour };
         let opened = demo.wait_until_open();
         if opened.is_err() {
-            demo.finish();
+            demo.shop.close();
         }
         opened.map(|()| demo)
     }
@@ -145,11 +177,11 @@ impl Demo {
         }
     }
 
-    fn wait_until_open(&mut self) -> anyhow::Result<()> {
+    fn wait_until_open(&self) -> anyhow::Result<()> {
         self.say("opening a small shop: customer → web → catalog ×3 and ledger, each in a network namespace with a sidecar …");
         let began = Instant::now();
         while !self.run.join(rundir::READY).exists() {
-            if let Some(status) = self.up.try_wait()? {
+            if let Some(status) = self.shop.ended()? {
                 bail!("weft up ended ({status}):\n{}", tail(&self.log));
             }
             if began.elapsed() > OPENING {
@@ -392,30 +424,52 @@ impl Demo {
             ] {
                 writeln!(out, "  {line}")?;
             }
-            writeln!(out, "close it with: kill -INT {}", self.up.id())?;
+            writeln!(out, "close it with: kill -INT {}", self.up)?;
         }
         Ok(())
     }
+}
 
-    /// Closes the shop, unless it is to stay.
-    fn finish(&mut self) {
-        if self.keep && self.up.try_wait().is_ok_and(|ended| ended.is_none()) {
+impl Shop {
+    fn held(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status that `weft up` ended with, if it did.
+    fn ended(&self) -> std::io::Result<Option<ExitStatus>> {
+        self.held().as_mut().map_or(Ok(None), |open| open.up.try_wait())
+    }
+
+    /// Closes the shop and removes its files, unless it is to stay. Who comes second waits until it is closed.
+    fn close(&self) {
+        let mut held = self.held();
+        let Some(mut open) = held.take() else { return };
+        if open.keep && open.up.try_wait().is_ok_and(|ended| ended.is_none()) {
             return;
         }
-        if let Ok(pid) = i32::try_from(self.up.id()) {
+        if let Ok(pid) = i32::try_from(open.up.id()) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT);
         }
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
-            if !matches!(self.up.try_wait(), Ok(None)) {
+            if !matches!(open.up.try_wait(), Ok(None)) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(25));
         }
-        let _ = self.up.kill();
-        let _ = self.up.wait();
-        let _ = std::fs::remove_dir_all(&self.files);
+        let _ = open.up.kill();
+        let _ = open.up.wait();
+        let _ = std::fs::remove_dir_all(&open.files);
     }
+}
+
+/// The number of the first of these signals that comes.
+async fn first(mut signals: Vec<(SignalKind, Signal)>) -> i32 {
+    std::future::poll_fn(|cx| {
+        let came = signals.iter_mut().find_map(|(kind, signal)| signal.poll_recv(cx).is_ready().then(|| kind.as_raw_value()));
+        came.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
 }
 
 fn short(id: &Value) -> &str {

@@ -29,6 +29,7 @@ pub(crate) mod kinds;
 pub(crate) mod namespace;
 mod network;
 pub(crate) mod object;
+mod quota;
 pub(crate) mod ready;
 pub(crate) mod service;
 pub(crate) mod settings;
@@ -125,6 +126,7 @@ pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
     .concat();
     vec![
         Section { name: "namespace", objects: vec![namespace::namespace(settings)] },
+        Section { name: "quota", objects: vec![quota::quota(settings)] },
         Section { name: "access", objects: access },
         Section { name: "settings", objects: vec![namespace::record(settings)] },
         Section { name: "services", objects: service::services(settings) },

@@ -66,21 +66,44 @@ pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String
         .stdin(Stdio::null())
         .output()?;
     if !output.status.success() {
-        bail!("the sidecar of {target} does not answer: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("the sidecar of {target}: {}", said.trim().trim_start_matches("weft: "));
     }
     String::from_utf8(output.stdout).context("the answer is not text")
 }
 
 /// Inside the lab: one GET, its body to standard output.
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let mut stream = UnixStream::connect(&args.socket).with_context(|| args.socket.display().to_string())?;
+    let mut stream = UnixStream::connect(&args.socket).with_context(|| format!("{} does not answer", args.socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {} HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n\r\n", args.path)?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    stream.read_to_end(&mut answer).context("it does not answer in time")?;
+    let body = body(&answer).with_context(|| format!("GET {}", args.path))?;
+    std::io::stdout().write_all(body)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The body of an answer that is good, or what the sidecar says instead.
+fn body(answer: &[u8]) -> anyhow::Result<&[u8]> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("the answer is not HTTP")?;
-    let status = String::from_utf8_lossy(&answer[..end]);
-    let status = status.split_whitespace().nth(1).unwrap_or_default();
-    std::io::stdout().write_all(&answer[end + 4..])?;
-    Ok(if status == "200" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (head, body) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
+    let status = head.lines().next().unwrap_or_default().split_once(' ').map_or("", |(_, status)| status);
+    if !status.starts_with("200") {
+        bail!("it answers {}: {}", status.trim(), String::from_utf8_lossy(body).trim());
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_not_good_is_told_with_its_reason() {
+        assert_eq!(body(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n{}\n").expect("good"), b"{}\n");
+        let said = body(b"HTTP/1.1 404 Not Found\r\n\r\nthere are /live and /ready\n").expect_err("not good").to_string();
+        assert_eq!(said, "it answers 404 Not Found: there are /live and /ready");
+        assert!(body(b"what").is_err());
+    }
 }

@@ -3,8 +3,9 @@
 use anyhow::Context;
 
 use super::Finding;
+use crate::install::apply::POD;
 use crate::install::cluster::{Cluster, Place};
-use crate::install::kinds::{DISRUPTION_BUDGET, Kind, NAMESPACE, SECRET, WEBHOOK};
+use crate::install::kinds::{CONFIG_MAP, DISRUPTION_BUDGET, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
 use crate::install::settings::Settings;
 use crate::install::{KubeVersion, objects};
 
@@ -82,7 +83,7 @@ async fn interfaces(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Every right that applying takes, each asked for once.
+/// Every right that applying takes, and those that removing takes, each asked for once.
 async fn rights(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut kinds: Vec<Kind> = Vec::new();
     for object in objects(settings, cluster.version) {
@@ -91,21 +92,43 @@ async fn rights(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<Fi
             kinds.push(kind);
         }
     }
+    let home = Some(settings.namespace.as_str());
     let mut lacking = Vec::new();
+    let mut later = Vec::new();
     for kind in kinds {
         for verb in ["get", "create", "patch"] {
-            if !cluster.may(verb, kind, Some(&settings.namespace)).await? {
+            if !cluster.may(verb, kind, home).await? {
                 lacking.push(format!("{verb} {}", kind.plural));
             }
         }
+        // What the control plane writes into other namespaces goes too.
+        for (verb, namespace) in [("list", None), ("delete", home.filter(|_| kind != CONFIG_MAP))] {
+            if !cluster.may(verb, kind, namespace).await? {
+                later.push(format!("{verb} {}", kind.plural));
+            }
+        }
     }
-    if lacking.is_empty() {
-        return Ok(vec![Finding::good("you may install it")]);
+    // What the programs make, and what is looked at while they start.
+    for (verb, kind, namespace) in
+        [("delete", SECRET, home), ("list", SECRET, home), ("delete", LEASE, home), ("list", POD, None)]
+    {
+        if !cluster.may(verb, kind, namespace).await? {
+            later.push(format!("{verb} {}", kind.plural));
+        }
     }
-    Ok(vec![Finding::bad(
-        format!("you may not: {}", lacking.join(", ")),
-        "install as an administrator of the cluster (ClusterRole cluster-admin)",
-    )])
+    let remedy = "install as an administrator of the cluster (ClusterRole cluster-admin)";
+    if !lacking.is_empty() {
+        lacking.extend(later);
+        return Ok(vec![Finding::bad(format!("you may not: {}", lacking.join(", ")), remedy)]);
+    }
+    let mut findings = vec![Finding::good("you may install it")];
+    if !later.is_empty() {
+        findings.push(Finding::warning(
+            format!("you may not check or remove it later: {}", later.join(", ")),
+            format!("have who may run weft check and weft uninstall, or {remedy}"),
+        ));
+    }
+    Ok(findings)
 }
 
 async fn neighbours(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {

@@ -91,22 +91,58 @@ impl Cluster {
     }
 
     async fn pages(&self, kind: Kind, base: &str) -> anyhow::Result<Vec<Value>> {
+        match self.items(base, kind.api_version, kind.kind).await {
+            Ok(objects) => Ok(objects),
+            Err(error) if is_missing(&error) => Ok(Vec::new()),
+            Err(error) => Err(said(&error)).with_context(|| format!("{} can't be listed", kind.plural)),
+        }
+    }
+
+    /// All items of a list, page by page.
+    async fn items(&self, base: &str, api_version: &str, kind: &str) -> Result<Vec<Value>, kube::Error> {
         let mut objects = Vec::new();
         let mut path = base.to_owned();
         loop {
-            let mut page = match self.send(Method::GET, &path, JSON, None).await {
-                Ok(page) => page,
-                Err(error) if is_missing(&error) => return Ok(Vec::new()),
-                Err(error) => return Err(said(&error)).with_context(|| format!("{} can't be listed", kind.plural)),
-            };
+            let mut page = self.send(Method::GET, &path, JSON, None).await?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                objects.extend(items.into_iter().map(|item| typed(item, kind)));
+                objects.extend(items.into_iter().map(|item| typed(item, api_version, kind)));
             }
             match page.pointer("/metadata/continue").and_then(Value::as_str) {
                 Some(next) if !next.is_empty() => path = format!("{base}&continue={}", escaped(next)),
                 _ => return Ok(objects),
             }
         }
+    }
+
+    /// Everything that a namespace holds, of whatever kind the server has; but no events, and nothing that is measured. An error
+    /// where one kind cannot be listed: then nobody can say what is there.
+    pub(crate) async fn everything_in(&self, namespace: &str) -> anyhow::Result<Vec<Value>> {
+        let ask = async |path: String| {
+            self.send(Method::GET, &path, JSON, None).await.map_err(|error| said(&error)).with_context(|| path.clone())
+        };
+        let groups = ask("/apis".to_owned()).await?;
+        let text = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let groups = groups["groups"].as_array().into_iter().flatten().filter(|group| group["name"] != "metrics.k8s.io");
+        let mut versions = vec![("/api/v1".to_owned(), "v1".to_owned())];
+        versions.extend(groups.map(|group| {
+            let version = text(group, "/preferredVersion/groupVersion");
+            (format!("/apis/{version}"), version)
+        }));
+        let mut objects = Vec::new();
+        for (root, version) in versions {
+            let served = ask(root.clone()).await?;
+            for resource in served["resources"].as_array().into_iter().flatten() {
+                let (plural, kind) = (text(resource, "/name"), text(resource, "/kind"));
+                let lists = resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|verb| verb == "list"));
+                if resource["namespaced"] != true || !lists || plural.contains('/') || kind == "Event" {
+                    continue;
+                }
+                let path = format!("{root}/namespaces/{namespace}/{plural}?limit={PAGE}");
+                let items = self.items(&path, &version, &kind).await.map_err(|error| said(&error));
+                objects.extend(items.with_context(|| format!("{plural} can't be listed"))?);
+            }
+        }
+        Ok(objects)
     }
 
     /// Applies an object and returns what became of it.
@@ -208,10 +244,10 @@ impl std::fmt::Display for Place<'_> {
 }
 
 /// The items of a list do not say what they are.
-fn typed(mut item: Value, kind: Kind) -> Value {
+fn typed(mut item: Value, api_version: &str, kind: &str) -> Value {
     if let Some(fields) = item.as_object_mut() {
-        fields.insert("apiVersion".to_owned(), kind.api_version.into());
-        fields.insert("kind".to_owned(), kind.kind.into());
+        fields.insert("apiVersion".to_owned(), api_version.into());
+        fields.insert("kind".to_owned(), kind.into());
     }
     item
 }

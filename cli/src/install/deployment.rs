@@ -110,7 +110,7 @@ fn deployment(settings: &Settings, part: Part, container: &Value, volumes: &[Val
     set("serviceAccountName", part.name().into());
     set("automountServiceAccountToken", true.into());
     set("enableServiceLinks", false.into());
-    set("priorityClassName", "system-cluster-critical".into());
+    set("priorityClassName", super::quota::PRIORITY_CLASS.into());
     set("terminationGracePeriodSeconds", 30.into());
     set(
         "securityContext",

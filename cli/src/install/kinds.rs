@@ -33,8 +33,9 @@ pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
 /// Every kind, in the order in which objects are applied: what others refer to comes first, and the webhook last.
-pub(crate) const KINDS: [Kind; 15] = [
+pub(crate) const KINDS: [Kind; 16] = [
     NAMESPACE,
+    namespaced("v1", "ResourceQuota", "resourcequotas"),
     namespaced("v1", "ServiceAccount", "serviceaccounts"),
     cluster("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
     cluster("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings"),

@@ -121,6 +121,18 @@ fn programs_run_twice_and_apart_and_survive_a_drain() {
     }
 }
 
+#[test]
+fn a_quota_admits_the_priority_class_of_every_pod() {
+    let quota = of_kind("ResourceQuota").remove(0);
+    let scope = &list(&quota, "/spec/scopeSelector/matchExpressions")[0];
+    assert_eq!((&scope["scopeName"], &scope["operator"]), (&json!("PriorityClass"), &json!("In")));
+    let most = 99 * Part::PROGRAMS.len() + Part::PROGRAMS.len();
+    assert!(quota["spec"]["hard"]["pods"].as_str().and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n >= most));
+    for deployment in of_kind("Deployment") {
+        assert_eq!(scope["values"], json!([deployment["spec"]["template"]["spec"]["priorityClassName"]]));
+    }
+}
+
 /// Whether a label selector matches, as the API server evaluates it.
 fn matches(selector: &Value, labels: &[(&str, &str)]) -> bool {
     list(selector, "/matchExpressions").iter().all(|requirement| {
@@ -246,6 +258,7 @@ fn current_kubernetes_knows_every_field() {
     for object in all() {
         let check: fn(&Value) = match object["kind"].as_str().unwrap_or_default() {
             "Namespace" => survives::<core_api::v1::Namespace>,
+            "ResourceQuota" => survives::<core_api::v1::ResourceQuota>,
             "ServiceAccount" => survives::<core_api::v1::ServiceAccount>,
             "ConfigMap" => survives::<core_api::v1::ConfigMap>,
             "Service" => survives::<core_api::v1::Service>,

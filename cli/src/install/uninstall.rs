@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::settings::Settings;
-use super::{KubeVersion, Target, objects, print, yaml};
+use super::{KubeVersion, Target, access, objects, print, yaml};
 
 /// The label that the control plane puts on what it makes, and what it reads.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-control-plane");
@@ -31,17 +31,21 @@ pub(crate) fn main(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     if args.target.apply {
         return remove(args);
     }
-    print(&printed(args.keep_ca))?;
+    print(&printed(args.keep_ca, &left(args)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Everything that `weft install` prints, as far as it takes to name it, the last first: so the webhook goes before what
-/// answers it, and nothing else in the cluster has to wait for it.
-fn printed(keep_ca: bool) -> String {
-    let named: Vec<Value> = objects(&Settings::default(), KubeVersion::CURRENT)
+/// answers it, and nothing else in the cluster has to wait for it. The namespace is not among it: something else may be in it.
+/// `left` is said first, line by line.
+fn printed(keep_ca: bool, left: &[String]) -> String {
+    let home = Settings::default().namespace;
+    let made = [("coordination.k8s.io/v1", "Lease", access::LEASE), ("v1", "Secret", access::WEBHOOK_SECRET)]
+        .map(|(version, kind, name)| json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": home}}));
+    let mut named: Vec<Value> = objects(&Settings::default(), KubeVersion::CURRENT)
         .iter()
         .rev()
-        .filter(|object| !(keep_ca && object["kind"] == "Namespace"))
+        .filter(|object| object["kind"] != "Namespace")
         .map(|object| {
             let metadata = &object["metadata"];
             let mut place = json!({ "name": metadata["name"] });
@@ -51,13 +55,43 @@ fn printed(keep_ca: bool) -> String {
             json!({ "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": place })
         })
         .collect();
+    named.extend(made);
     let (label, value) = MANAGED_BY;
-    format!(
+    let mut text: String = left.iter().map(|line| format!("# {}\n", on_one_line(line))).collect();
+    text += &format!(
         "# For kubectl delete --ignore-not-found -f -\n\
-         # Besides, what the control plane wrote into other namespaces:\n\
-         #     kubectl delete configmaps --all-namespaces -l {label}={value}\n{}",
-        yaml::documents(&named)
-    )
+         # Besides, when the control plane's pods are gone, what it wrote into other namespaces:\n\
+         #     kubectl delete configmaps --all-namespaces -l {label}={value}\n"
+    );
+    if !keep_ca {
+        text += &format!(
+            "# Then the CA, where weft made it, and its namespace, if nothing else is in it:\n\
+             #     kubectl delete secrets -n {home} -l {label}={value}\n\
+             #     kubectl delete namespace {home}\n"
+        );
+    }
+    text + &yaml::documents(&named)
+}
+
+/// Names in a cluster are anybody's to choose, owners' above all: one with a line break would add to what is deleted.
+fn on_one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control() || matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}'), "?")
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn left(_: &UninstallArgs) -> Vec<String> {
+    vec![
+        "Pods keep their sidecars until they are made anew. This build has no Kubernetes client, which would name them."
+            .to_owned(),
+    ]
+}
+
+/// What stays in the cluster when all of this is deleted; or why nobody knows.
+#[cfg(feature = "kubernetes")]
+fn left(args: &UninstallArgs) -> Vec<String> {
+    super::cluster::run(removal::look(&args.target)).unwrap_or_else(|why| {
+        vec![format!("Which pods still have sidecars, and what else is in the namespace, can't be said: {why:#}")]
+    })
 }
 
 #[cfg(not(feature = "kubernetes"))]
@@ -78,14 +112,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_webhook_goes_first_and_the_namespace_last() {
-        let text = printed(false);
+    fn the_webhook_goes_first_and_the_namespace_stays() {
+        let text = printed(false, &["Namespace shop still has its label".to_owned()]);
         let all: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let kinds: Vec<&str> = all.iter().filter_map(|object| object["kind"].as_str()).collect();
         assert_eq!(kinds.first(), Some(&"MutatingWebhookConfiguration"));
-        assert_eq!(kinds.last(), Some(&"Namespace"));
-        assert_eq!(all.len(), objects(&Settings::default(), KubeVersion::CURRENT).len());
+        assert!(!kinds.contains(&"Namespace"), "what else is in it would go too");
+        // Without the namespace, with the Lease and the Secret that the programs made.
+        assert_eq!(all.len(), objects(&Settings::default(), KubeVersion::CURRENT).len() + 1);
         assert!(all.iter().all(|object| object["metadata"]["labels"].is_null() && object.get("spec").is_none()));
-        assert!(!printed(true).contains("kind: Namespace\n"));
+        assert!(text.starts_with("# Namespace shop still has its label\n# For kubectl delete"), "{text}");
+        assert!(text.contains("delete namespace weft-system"));
+        assert!(!printed(true, &[]).contains("delete namespace") && !printed(true, &[]).contains("secrets -n"));
+    }
+
+    #[test]
+    fn what_is_said_first_adds_no_object() {
+        let text = printed(true, &["deployment/x\n---\nkind: Secret\r\u{1b}[2J\u{2028}x".to_owned()]);
+        assert!(text.starts_with("# deployment/x?---?kind: Secret??[2J?x\n# For"), "{text:?}");
     }
 }

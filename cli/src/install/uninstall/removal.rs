@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use weft_core::wellknown::LABEL_INJECT;
 
-use super::MANAGED_BY;
+use super::{MANAGED_BY, on_one_line};
 use crate::install::access::{self, TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::{POD, say};
 use crate::install::cluster::{Cluster, Place};
@@ -20,6 +20,10 @@ use crate::install::settings::Settings;
 use crate::install::{Target, sidecars};
 
 const EVERY: Duration = Duration::from_millis(500);
+/// How long may be looked around before it is printed what is to be deleted.
+const LOOK: Duration = Duration::from_secs(15);
+/// How many objects of others are named.
+const SHOWN: usize = 20;
 /// What the programs make at home, and do not label as a part of weft.
 const MADE: [(Kind, &str); 2] = [(LEASE, access::LEASE), (SECRET, WEBHOOK_SECRET)];
 
@@ -30,33 +34,122 @@ pub(super) async fn remove(target: &Target, keep_ca: bool, yes: bool) -> anyhow:
     let home = Settings::default().namespace;
     let label = format!("{LABEL_PART_OF}={PART_OF}");
 
-    let mut found = find(&cluster, &home, &label).await?;
+    let found = find(&cluster, &home, &label).await?;
     let ca = ca(&cluster, &home).await?;
-    if keep_ca {
-        found.retain(|(kind, object)| *kind != NAMESPACE && (*kind != SECRET || ca.as_deref() != Some(Place::of(object).name)));
-    } else if let Some(ca) = &ca
+    // Somebody else's is not removed, and so needs no leave.
+    if let Some((name, true)) = &ca
+        && !keep_ca
         && !yes
     {
-        confirm(ca, &home)?;
+        confirm(name, &home)?;
     }
     if found.is_empty() {
         say("nothing of weft's is here");
     }
 
-    // Whoever answers the webhook, or would make anew what is removed, goes before it; the namespace, with all that is
-    // in it, goes last.
+    // Whoever answers the webhook, or would make anew what is removed, goes before it; the namespace goes last.
     delete(&cluster, &found, |kind| kind == WEBHOOK).await?;
     delete(&cluster, &found, |kind| kind == DEPLOYMENT).await?;
     gone(&cluster, POD, &home, &label, deadline).await?;
-    delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, NAMESPACE].contains(&kind)).await?;
-    delete(&cluster, &found, |kind| kind == NAMESPACE).await?;
-    if keep_ca {
-        say(&format!("kept       Namespace {home}, with the Secret {}", ca.as_deref().unwrap_or("(none)")));
-    } else {
-        gone(&cluster, NAMESPACE, &home, &label, deadline).await?;
+    // Looked for again: the control plane wrote until its end.
+    let mut found = find(&cluster, &home, &label).await?;
+    if keep_ca && let Some((name, _)) = &ca {
+        found.retain(|(kind, object)| *kind != SECRET || !is_of_ca(Place::of(object).name, name));
     }
-    left(&cluster).await?;
+    delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, NAMESPACE].contains(&kind)).await?;
+    if keep_ca {
+        let name = ca.as_ref().map_or("(none)", |(name, _)| name.as_str());
+        say(&format!("kept       Namespace {home}, with the Secret {name}"));
+    } else {
+        for line in namespace(&cluster, &found, &home, &label, deadline).await? {
+            say(&line);
+        }
+    }
+    for line in left(&cluster).await? {
+        say(&on_one_line(&line));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What stays when all that is weft's is deleted; changes nothing.
+pub(super) async fn look(target: &Target) -> anyhow::Result<Vec<String>> {
+    let seen = async {
+        let cluster = Cluster::connect(target.context.as_deref()).await?;
+        let mut lines = left(&cluster).await?;
+        let home = Settings::default().namespace;
+        if cluster.get(NAMESPACE, None, &home).await?.is_some() {
+            let others = foreign(&cluster.everything_in(&home).await?);
+            lines.extend(stays(&home, &others));
+        }
+        Ok(lines)
+    };
+    tokio::time::timeout(LOOK, seen).await.with_context(|| format!("no answer in {} s", LOOK.as_secs()))?
+}
+
+/// Removes the namespace, if it is weft's and nothing of anybody else's is in it. Says why it stays.
+async fn namespace(
+    cluster: &Cluster,
+    found: &[(Kind, Value)],
+    home: &str,
+    label: &str,
+    deadline: Instant,
+) -> anyhow::Result<Vec<String>> {
+    if !found.iter().any(|(kind, _)| *kind == NAMESPACE) {
+        let there = cluster.get(NAMESPACE, None, home).await?.is_some();
+        return Ok(there.then(|| format!("Namespace {home} stays: it lacks the label {label}")).into_iter().collect());
+    }
+    match cluster.everything_in(home).await {
+        Ok(objects) => {
+            let others = foreign(&objects);
+            if !others.is_empty() {
+                return Ok(stays(home, &others));
+            }
+        }
+        Err(why) => {
+            return Ok(vec![format!("Namespace {home} stays: what else is in it can't be said: {why:#}")]);
+        }
+    }
+    delete(cluster, found, |kind| kind == NAMESPACE).await?;
+    gone(cluster, NAMESPACE, home, label, deadline).await?;
+    Ok(Vec::new())
+}
+
+/// Why the namespace stays, line by line; none where nothing of others' is in it.
+fn stays(home: &str, others: &[String]) -> Vec<String> {
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("Namespace {home} stays, since this in it is not weft's:")];
+    lines.extend(others.iter().take(SHOWN).map(|name| format!("    {name}")));
+    if others.len() > SHOWN {
+        lines.push(format!("    and {} more", others.len() - SHOWN));
+    }
+    lines.push(format!("When none of it is needed: kubectl delete namespace {home}"));
+    lines
+}
+
+/// What of a namespace's objects is somebody else's. What is on its way out is not, nor what has an owner, which is named
+/// itself, nor what the cluster puts into every namespace.
+fn foreign(objects: &[Value]) -> Vec<String> {
+    let is = |object: &&Value| {
+        let (kind, place) = (object["kind"].as_str().unwrap_or_default(), Place::of(object));
+        let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+        let of_cluster = match kind {
+            "ServiceAccount" => place.name == "default",
+            "ConfigMap" => ["kube-root-ca.crt", "openshift-service-ca.crt"].contains(&place.name),
+            // It goes with its account.
+            "Secret" => object["type"] == "kubernetes.io/service-account-token",
+            _ => false,
+        };
+        let made = MADE.iter().any(|(of, name)| of.kind == kind && *name == place.name);
+        !(owned || of_cluster || made || is_made(object) || object.pointer("/metadata/deletionTimestamp").is_some())
+    };
+    let name = |object: &Value| format!("{} {}", object["kind"].as_str().unwrap_or("?"), Place::of(object).name);
+    let mut names: Vec<String> = objects.iter().filter(is).map(name).collect();
+    // The same objects under two groups, as Ingresses once were.
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Everything that is to be removed, each object once.
@@ -69,6 +162,10 @@ async fn find(cluster: &Cluster, home: &str, label: &str) -> anyhow::Result<Vec<
     let mut more: Vec<(Kind, Value)> =
         cluster.named(CONFIG_MAP, TRUST_BUNDLE).await?.into_iter().map(|object| (CONFIG_MAP, object)).collect();
     more.retain(|(kind, object)| is_ours(*kind, object, home));
+    let made = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    for kind in [SECRET, CONFIG_MAP] {
+        more.extend(cluster.list(kind, Some(home), &made).await?.into_iter().map(|object| (kind, object)));
+    }
     for (kind, name) in MADE {
         more.extend(cluster.get(kind, Some(home), name).await?.map(|object| (kind, object)));
     }
@@ -97,12 +194,17 @@ fn is_made(object: &Value) -> bool {
     label(MANAGED_BY.0) == Some(MANAGED_BY.1) || label(LABEL_PART_OF) == Some(PART_OF)
 }
 
-/// The Secret that goes with the namespace and that nobody can make again: the CA's, be it weft's or somebody else's.
-async fn ca(cluster: &Cluster, home: &str) -> anyhow::Result<Option<String>> {
+/// The CA's Secret, and whether weft made it: nobody can make it again.
+async fn ca(cluster: &Cluster, home: &str) -> anyhow::Result<Option<(String, bool)>> {
     let record = cluster.get(CONFIG_MAP, Some(home), RECORD).await?.unwrap_or_default();
     let named = record.pointer("/data/caSecret").and_then(Value::as_str).unwrap_or(&Settings::default().ca_secret).to_owned();
-    let is_there = cluster.get(SECRET, Some(home), &named).await?.is_some();
-    Ok(is_there.then_some(named))
+    let found = cluster.get(SECRET, Some(home), &named).await?;
+    Ok(found.map(|secret| (named, is_made(&secret))))
+}
+
+/// Whether a Secret's name is that of the CA, or of its root's key.
+fn is_of_ca(name: &str, ca: &str) -> bool {
+    name == ca || name.strip_prefix(ca) == Some("-root")
 }
 
 fn confirm(ca: &str, home: &str) -> anyhow::Result<()> {
@@ -143,20 +245,24 @@ async fn gone(cluster: &Cluster, kind: Kind, home: &str, label: &str, deadline: 
 }
 
 /// What is the user's: pods that have their sidecar still, and labels that a later installation would heed.
-async fn left(cluster: &Cluster) -> anyhow::Result<()> {
+async fn left(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
     let pods = cluster.list(POD, None, "").await?;
     let meshed = sidecars::by_owner(pods.iter().filter(|pod| sidecars::has_sidecar(pod) && !sidecars::has_ended(pod)));
     if !meshed.is_empty() {
-        say("These still have sidecars, which go on with the certificates that they have until those expire:");
+        lines.push("These still have sidecars, which go on with the certificates that they have until those expire:".to_owned());
     }
     for (owner, count) in &meshed {
-        say(&format!("    {count} pods of {} in {}: {}", owner.name, owner.namespace, owner.remedy()));
+        lines.push(format!("    {count} pods of {} in {}: {}", owner.name, owner.namespace, owner.remedy()));
     }
     for namespace in cluster.list(NAMESPACE, None, LABEL_INJECT).await? {
-        let name = Place::of(&namespace).name.to_owned();
-        say(&format!("Namespace {name} still has its label: kubectl label namespace {name} {LABEL_INJECT}-"));
+        if is_made(&namespace) {
+            continue;
+        }
+        let name = Place::of(&namespace).name;
+        lines.push(format!("Namespace {name} still has its label: kubectl label namespace {name} {LABEL_INJECT}-"));
     }
-    Ok(())
+    Ok(lines)
 }
 
 #[cfg(test)]
@@ -187,5 +293,40 @@ mod tests {
         ] {
             assert_eq!(is_ours(kind, &object(namespace, name), "weft-system"), ours, "{} {name}", kind.kind);
         }
+    }
+
+    #[test]
+    fn a_namespace_is_empty_when_only_ours_and_the_clusters_own_is_in_it() {
+        let object = |kind: &str, name: &str| json!({"kind": kind, "metadata": {"name": name, "namespace": "weft-system"}});
+        let with = |mut object: Value, pointer: &str, value: Value| {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+            object.pointer_mut(parent).expect("a parent")[key] = value;
+            object
+        };
+        let (label, value) = MANAGED_BY;
+        let ours = [
+            object("ServiceAccount", "default"),
+            object("ConfigMap", "kube-root-ca.crt"),
+            object("Lease", "weft-control-plane"),
+            with(object("Secret", "weft-ca-root"), "/metadata/labels", json!({label: value})),
+            with(object("ReplicaSet", "weft-injector-5d4"), "/metadata/labels", json!({LABEL_PART_OF: PART_OF})),
+            with(object("Secret", "default-token-x"), "/type", "kubernetes.io/service-account-token".into()),
+            with(object("Pod", "other-x"), "/metadata/ownerReferences", json!([{"kind": "ReplicaSet", "name": "other"}])),
+            with(object("Job", "going"), "/metadata/deletionTimestamp", "2026-01-01T00:00:00Z".into()),
+        ];
+        assert_eq!(foreign(&ours), Vec::<String>::new());
+        let theirs = [object("Secret", "weft-ca"), object("ServiceAccount", "builder"), object("Certificate", "weft-ca")];
+        let names = foreign(&[&ours[..], &theirs[..]].concat());
+        assert_eq!(names, ["Certificate weft-ca", "Secret weft-ca", "ServiceAccount builder"]);
+        let lines = stays("weft-system", &names);
+        assert_eq!((lines.len(), lines[1].as_str()), (5, "    Certificate weft-ca"));
+        assert_eq!(stays("weft-system", &vec!["x".to_owned(); 25]).len(), 23);
+        assert_eq!(stays("weft-system", &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_root_is_kept_with_its_ca() {
+        assert!(is_of_ca("weft-ca", "weft-ca") && is_of_ca("weft-ca-root", "weft-ca"));
+        assert!(!is_of_ca("weft-ca-other", "weft-ca") && !is_of_ca("weft-injector-tls", "weft-ca"));
     }
 }
