@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::duration;
+use object::Part;
 use settings::{Flags, Settings};
 pub(crate) use version::KubeVersion;
 
@@ -22,6 +23,7 @@ pub(crate) mod apply;
 mod chart;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod cluster;
+mod cni;
 mod deployment;
 mod diff;
 mod disruption;
@@ -111,30 +113,38 @@ pub(crate) fn main(args: &InstallArgs) -> anyhow::Result<ExitCode> {
 /// Objects that belong together: a file of the chart.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
+    /// What a chart's values must say for the section to be there; the settings have been heeded.
+    pub(crate) condition: Option<&'static str>,
     pub(crate) objects: Vec<Value>,
 }
 
 /// Everything that is installed, in the order in which it is applied.
 pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
-    let access = [
-        access::service_accounts(settings),
-        access::cluster_roles(),
-        access::cluster_role_bindings(settings),
-        access::roles(settings),
-        access::role_bindings(settings),
-    ]
-    .concat();
-    vec![
-        Section { name: "namespace", objects: vec![namespace::namespace(settings)] },
-        Section { name: "quota", objects: vec![quota::quota(settings)] },
-        Section { name: "access", objects: access },
-        Section { name: "settings", objects: vec![namespace::record(settings)] },
-        Section { name: "services", objects: service::services(settings) },
-        Section { name: "network-policies", objects: network::policies(settings) },
-        Section { name: "disruption-budgets", objects: disruption::budgets(settings, kube) },
-        Section { name: "deployments", objects: deployment::deployments(settings) },
-        Section { name: "webhook", objects: vec![webhook::configuration(settings, kube)] },
-    ]
+    let section = |name, objects| Section { name, condition: None, objects };
+    let mut sections = vec![
+        Section {
+            name: "namespace",
+            condition: Some(chart::CREATE_NAMESPACE_CONDITION),
+            objects: vec![namespace::namespace(settings)],
+        },
+        section("quota", vec![quota::quota(settings)]),
+        section("access", access::objects(&Part::PROGRAMS, settings)),
+        section("settings", vec![namespace::record(settings)]),
+        section("services", service::services(settings)),
+        section("network-policies", network::policies(settings)),
+        section("disruption-budgets", disruption::budgets(settings, kube)),
+    ];
+    // On the nodes before the injector relies on it.
+    if settings.has_cni_repair() {
+        let condition = Some(chart::CNI_REPAIR_CONDITION);
+        sections.push(Section { name: "cni-repair", condition, objects: access::repair_objects(settings) });
+    }
+    if settings.has_cni() {
+        sections.push(Section { name: "cni", condition: Some(chart::CNI_CONDITION), objects: cni::objects(settings) });
+    }
+    sections.push(section("deployments", deployment::deployments(settings)));
+    sections.push(section("webhook", vec![webhook::configuration(settings, kube)]));
+    sections
 }
 
 /// The same without its sections.

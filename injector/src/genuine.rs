@@ -5,7 +5,7 @@ use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_UID};
 
 use crate::error::InjectError;
 use crate::manifest::{Container, Pod, flag_in, list_in, object_in, text_in, whole_number_in};
-use crate::names::REDIRECT_CONTAINER;
+use crate::names::{ANNOTATION_REDIRECT, REDIRECT_CONTAINER, VERIFY_ARGUMENTS, VERIFY_CONTAINER};
 use crate::options::{InjectorOptions, Redirect};
 use crate::parts::redirect_arguments;
 use crate::settings::Settings;
@@ -13,19 +13,19 @@ use crate::settings::Settings;
 /// Refuses a pod with a container that bears one of our names and does not what we would have it do. Versions may differ: what is
 /// compared is what the mesh rests on.
 pub(crate) fn check(pod: &Pod<'_>, settings: &Settings, options: &InjectorOptions) -> Result<(), InjectError> {
-    for (name, image) in [(SIDECAR_CONTAINER, &options.sidecar_image), (REDIRECT_CONTAINER, &options.redirect_image)] {
+    is_redirected(pod, settings, options)?;
+    for (name, image) in [
+        (SIDECAR_CONTAINER, &options.sidecar_image),
+        (REDIRECT_CONTAINER, &options.redirect_image),
+        (VERIFY_CONTAINER, &options.redirect_image),
+    ] {
         let mut found = pod.containers.iter().filter(|c| c.name == name);
-        let Some(container) = found.next() else {
-            if name == REDIRECT_CONTAINER && options.redirect == Redirect::Init {
-                let why = "the container that redirects its traffic is missing".to_owned();
-                return Err(InjectError::Forged { at: format!("a pod with a {SIDECAR_CONTAINER:?}"), why });
-            }
-            continue;
-        };
+        let Some(container) = found.next() else { continue };
         let wrong = match found.next() {
             Some(second) => Some(format!("{} has the same name", second.at)),
             None => match self::image(container, image)? {
                 None if name == SIDECAR_CONTAINER => sidecar(container)?,
+                None if name == VERIFY_CONTAINER => verify(container, settings)?,
                 None => redirect(container, settings)?,
                 wrong => wrong,
             },
@@ -41,6 +41,23 @@ pub(crate) fn check(pod: &Pod<'_>, settings: &Settings, options: &InjectorOption
 pub(crate) fn image(container: &Container<'_>, ours: &str) -> Result<Option<String>, InjectError> {
     let image = text_in(container.object, &container.at, "image")?.unwrap_or_default();
     Ok((repository(image) != repository(ours)).then(|| format!("its image is not {}", repository(ours))))
+}
+
+/// With the plugin, a pod may still redirect itself; without it, only that is a redirect.
+fn is_redirected(pod: &Pod<'_>, settings: &Settings, options: &InjectorOptions) -> Result<(), InjectError> {
+    let has = |name: &str| pod.container(name).is_some();
+    let why = if has(REDIRECT_CONTAINER) {
+        return Ok(());
+    } else if options.redirect == Redirect::Init {
+        "the container that redirects its traffic is missing".to_owned()
+    } else if !has(VERIFY_CONTAINER) {
+        format!("the container {VERIFY_CONTAINER:?} is missing, which proves its redirect")
+    } else if pod.metadata.annotation(ANNOTATION_REDIRECT)? != Some(redirect_arguments(&settings.skips).join(" ").as_str()) {
+        format!("its annotation {ANNOTATION_REDIRECT} is not what its options come to")
+    } else {
+        return Ok(());
+    };
+    Err(InjectError::Forged { at: format!("a pod with a {SIDECAR_CONTAINER:?}"), why })
 }
 
 fn sidecar(container: &Container<'_>) -> Result<Option<String>, InjectError> {
@@ -68,6 +85,20 @@ fn redirect(container: &Container<'_>, settings: &Settings) -> Result<Option<Str
         Some("it skips what the pod's annotations do not".to_owned())
     } else {
         has_powers(container, &[crate::guard::NET_ADMIN])?
+    })
+}
+
+fn verify(container: &Container<'_>, settings: &Settings) -> Result<Option<String>, InjectError> {
+    let args = words(container, "args")?;
+    let flags = args.strip_prefix(&VERIFY_ARGUMENTS);
+    Ok(if !container.at.starts_with("spec.initContainers") || container.object.contains_key("restartPolicy") {
+        Some("it is not an init container that ends".to_owned())
+    } else if !runs(container, "weft-redirect") || flags.is_none() {
+        Some("it runs something else".to_owned())
+    } else if flags.is_some_and(|flags| flags != redirect_arguments(&settings.skips)) {
+        Some("it skips what the pod's annotations do not".to_owned())
+    } else {
+        has_powers(container, &[])?
     })
 }
 

@@ -9,7 +9,7 @@ use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_PORTS, SIDECAR_UID};
 
 use crate::error::{InjectError, excerpt};
 use crate::manifest::{Container, Object, Pod, flag_in, list_in, malformed, object_in, text_in, whole_number_in};
-use crate::names::{REDIRECT_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE};
+use crate::names::{REDIRECT_CONTAINER, VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE};
 use crate::options::NamespaceFacts;
 
 /// The one capability that our own init container adds.
@@ -139,8 +139,10 @@ fn plain_capability(capability: &str) -> String {
 
 /// Refuses a pod, not yet injected, that uses a name which injection is about to add.
 pub(crate) fn names_are_free(pod: &Pod<'_>) -> Result<(), InjectError> {
-    if let Some(container) = pod.containers.iter().find(|container| container.name == REDIRECT_CONTAINER) {
-        return Err(InjectError::NameTaken { at: format!("a container ({})", container.at), name: REDIRECT_CONTAINER });
+    for name in [REDIRECT_CONTAINER, VERIFY_CONTAINER] {
+        if let Some(container) = pod.containers.iter().find(|container| container.name == name) {
+            return Err(InjectError::NameTaken { at: format!("a container ({})", container.at), name });
+        }
     }
     for (index, volume) in pod.volumes.unwrap_or_default().iter().enumerate() {
         let volume_name = volume.get("name").and_then(Value::as_str);

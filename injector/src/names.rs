@@ -5,6 +5,12 @@
 
 /// The init container that redirects the pod's traffic to the sidecar.
 pub const REDIRECT_CONTAINER: &str = "weft-init";
+/// The init container without any privilege that ends well only where the CNI plugin has redirected the pod's traffic, so that
+/// no pod starts without. Its arguments behind [`VERIFY_ARGUMENTS`] are the words of [`ANNOTATION_REDIRECT`]: containers, unlike
+/// annotations, stay as they were admitted, and so the plugin goes by them.
+pub const VERIFY_CONTAINER: &str = "weft-verify";
+/// What the arguments of [`VERIFY_CONTAINER`] begin with.
+pub const VERIFY_ARGUMENTS: [&str; 2] = ["verify", "--directions=outbound"];
 
 /// Annotation on an injected pod: the version that it was injected with.
 pub const ANNOTATION_INJECTED: &str = "weft.dev/injected";

@@ -7,8 +7,8 @@ use weft_core::wellknown::{PORT_ADMIN, SIDECAR_CONTAINER, SIDECAR_UID};
 
 use crate::guard::NET_ADMIN;
 use crate::names::{
-    FILE_ANCHORS, FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, REDIRECT_CONTAINER, TOKEN_AUDIENCE, VOLUME_STATE,
-    VOLUME_TOKEN, VOLUME_TRUST_BUNDLE,
+    FILE_ANCHORS, FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, REDIRECT_CONTAINER, TOKEN_AUDIENCE, VERIFY_ARGUMENTS,
+    VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE,
 };
 use crate::options::InjectorOptions;
 use crate::probes::literal;
@@ -45,6 +45,35 @@ pub(crate) fn redirect_container(options: &InjectorOptions, settings: &Settings)
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"], "add": [NET_ADMIN] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    })
+}
+
+/// Neither root nor the sidecar's user, whose connections are not caught.
+const VERIFY_UID: u32 = 65_532;
+
+/// The init container that lets nothing start where the CNI plugin has not redirected the pod's traffic, as when the pod came
+/// before the plugin. That outgoing connections are caught shows that incoming ones are, too: the rules of both are applied
+/// together or not at all.
+pub(crate) fn verify_container(options: &InjectorOptions, settings: &Settings) -> Value {
+    let mut arguments: Vec<String> = VERIFY_ARGUMENTS.map(str::to_owned).to_vec();
+    arguments.extend(redirect_arguments(&settings.skips));
+    json!({
+        "name": VERIFY_CONTAINER,
+        "image": options.redirect_image,
+        "imagePullPolicy": options.image_pull_policy,
+        "command": ["weft-redirect"],
+        "args": arguments,
+        "resources": resources(settings),
+        "securityContext": {
+            "runAsUser": VERIFY_UID,
+            "runAsGroup": VERIFY_UID,
+            "runAsNonRoot": true,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -151,7 +151,7 @@ fn classic_warnings(pod: &Pod<'_>, options: &InjectorOptions) -> Result<Vec<Stri
     if options.native_sidecar {
         return Ok(warnings);
     }
-    if pod.init_containers.is_some_and(|list| !list.is_empty()) && options.redirect == Redirect::Init {
+    if pod.init_containers.is_some_and(|list| !list.is_empty()) {
         warnings.push("init containers have no network here: the sidecar starts after them (no native sidecars)".to_owned());
     }
     if text_in(pod.spec, "spec", "restartPolicy")?.is_some_and(|policy| policy != "Always") {
@@ -183,8 +183,8 @@ fn not_wanted(pod: &Pod<'_>, namespace: &NamespaceFacts) -> Result<Option<SkipRe
     Ok(None)
 }
 
-/// The probes come first, since what follows moves the containers that they are in. The redirect comes before the
-/// sidecar, and both before the pod's own init containers, which so are in the mesh too.
+/// The probes come first, since what follows moves the containers that they are in. The redirect, or the proof that it is there,
+/// comes before the sidecar, whose ports it tries, and both before the pod's own init containers, which so are in the mesh too.
 fn operations(
     pod: &Pod<'_>,
     settings: &Settings,
@@ -196,7 +196,10 @@ fn operations(
     let mut init = Vec::new();
     match options.redirect {
         Redirect::Init => init.push(parts::redirect_container(options, settings)),
-        Redirect::Cni => annotations.push((ANNOTATION_REDIRECT, parts::redirect_arguments(&settings.skips).join(" "))),
+        Redirect::Cni => {
+            annotations.push((ANNOTATION_REDIRECT, parts::redirect_arguments(&settings.skips).join(" ")));
+            init.push(parts::verify_container(options, settings));
+        }
     }
     let mut ordinary = Vec::new();
     let list = if options.native_sidecar { &mut init } else { &mut ordinary };

@@ -24,6 +24,12 @@ pub enum RedirectError {
          container's capabilities, or use the CNI plugin"
     )]
     NoNetAdmin,
+    /// The network namespace that was handed over could not be entered.
+    #[error(
+        "the network namespace could not be entered: to do so takes CAP_SYS_ADMIN, both here and over the user namespace \
+         that it belongs to"
+    )]
+    NotEntered(#[source] io::Error),
     /// IPv6 is required and not there.
     #[error("IPv6 is required, but {0}: enable it, or use --ipv6=auto or --ipv6=off")]
     NoIpv6(String),
@@ -69,6 +75,13 @@ pub enum RedirectError {
         /// Why they were not removed.
         undoing: Box<RedirectError>,
     },
+}
+
+impl RedirectError {
+    /// Whether a probe found the rules not to be in force. Anything else that goes wrong says nothing about them.
+    pub fn is_not_in_force(&self) -> bool {
+        matches!(self, Self::Verify(VerifyError::NotCaught { .. }))
+    }
 }
 
 fn bullets(refusals: &[Refusal]) -> String {

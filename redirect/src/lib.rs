@@ -13,12 +13,18 @@
 
 mod apply;
 mod error;
+mod netns;
 mod plan;
 mod tools;
 mod verify;
 
 pub use apply::{Applied, Removed, Script, Shown, apply, apply_verified, remove, render, show};
 pub use error::{RedirectError, Refusal, VerifyError};
+pub use netns::within;
 pub use plan::{Exempt, Family, InvalidPortRange, Ipv6, PortRange, RedirectConfig};
 pub use tools::Backend;
 pub use verify::{Directions, PROBE_PEER, PeerProgram, Verified, probe_peer, verify};
+
+/// What `weft-redirect` ends with where a probe found that the rules are not in force; any other failure is 1. The CNI plugin's
+/// agent tells by it which pods started without their redirect.
+pub const STATUS_NOT_IN_FORCE: u8 = 3;

@@ -1,17 +1,21 @@
 //! `weft-redirect`: the packet rules from the command line, for the init container, the CNI plugin and the lab.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use weft_core::wellknown::{PORT_INBOUND, PORT_OUTBOUND, SIDECAR_UID};
-use weft_redirect::{Backend, Directions, Exempt, Ipv6, PeerProgram, PortRange, RedirectConfig, Verified};
+use weft_redirect::{
+    Backend, Directions, Exempt, Ipv6, PeerProgram, PortRange, RedirectConfig, RedirectError, STATUS_NOT_IN_FORCE, Verified,
+};
 
 /// Brings a pod's TCP connections to its sidecar.
 ///
 /// Works on the network namespace that it runs in. Ends with status 0 only where everything asked for is done
-/// and, with --verify, proven; otherwise nothing is left behind, or the message says what is.
+/// and, with --verify, proven; otherwise nothing is left behind, or the message says what is. `verify` ends with
+/// status 3 where the rules are not in force, and takes no rights to prove outbound alone.
 #[derive(Debug, Parser)]
 #[command(name = "weft-redirect", version)]
 struct Cli {
@@ -132,8 +136,15 @@ impl RuleFlags {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let lines = match Cli::parse().command {
+fn main() -> ExitCode {
+    let Err(error) = run(Cli::parse().command) else { return ExitCode::SUCCESS };
+    let _ = writeln!(io::stderr(), "Error: {error:?}");
+    let not_in_force = error.downcast_ref().is_some_and(RedirectError::is_not_in_force);
+    if not_in_force { ExitCode::from(STATUS_NOT_IN_FORCE) } else { ExitCode::FAILURE }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let lines = match command {
         Command::Apply { rules, dry_run: true, .. } => dry_run(rules)?,
         Command::Apply { rules, verify, .. } => apply(rules, verify)?,
         Command::Verify { rules, directions } => told(weft_redirect::verify(&rules.into_config(), directions, &this_program()?)?),

@@ -50,7 +50,7 @@ export WEFT_REDIRECT_IPV6=require
 
 /// Runs a script with the program at `$WEFT_REDIRECT`; a failure shows all that was printed.
 fn in_namespace(script: &str) {
-    for tool in ["unshare", "ip", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy", "nft"] {
+    for tool in ["unshare", "setpriv", "ip", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy", "nft"] {
         assert!(is_installed(tool), "this test needs `{tool}`: install util-linux, iproute2, iptables and nftables");
     }
     let output = Command::new("unshare")
@@ -268,6 +268,26 @@ fn without_rules_nothing_is_proven() {
         fails redirect verify $flags --directions=inbound
         says 'was not caught'
         ",
+    );
+}
+
+#[test]
+fn outbound_is_proven_without_any_right_and_a_missing_redirect_has_a_status_of_its_own() {
+    in_namespace(
+        r#"
+        powerless() { setpriv --inh-caps=-all --bounding-set=-all "$WEFT_REDIRECT" "$@"; }
+        status=0
+        powerless verify $flags --directions=outbound >"$scratch/out" 2>&1 || status=$?
+        [ $status = 3 ] || { cat "$scratch/out"; echo "it ended with status $status"; exit 1; }
+        says 'was not caught'
+        redirect apply $flags
+        powerless verify $flags --directions=outbound >"$scratch/out"
+        says 'IPv4 outbound: .* is caught'
+        says 'IPv6 outbound: .* is caught'
+        says 'socket mark 0x4747 goes by is not proven'
+        fails powerless verify $flags
+        says 'CAP_NET_ADMIN'
+        "#,
     );
 }
 

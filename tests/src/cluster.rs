@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 
 use crate::{Output, Running, programs};
 
-pub use installed::{CONTROL_PLANE, HOME, INJECTOR, Installed};
+pub use installed::{CNI, CONTROL_PLANE, HOME, INJECTOR, Installed};
 pub use inventory::Inventory;
 pub use namespace::Namespace;
 pub use wire::Capture;
@@ -54,6 +54,18 @@ impl Cluster {
         let told = kubectl(&["get", "--raw", "/version"]).json();
         let part = |key: &str| told[key].as_str().expect("a server tells its version");
         Self { own, version: format!("{}.{}", part("major"), part("minor").trim_end_matches('+')) }
+    }
+
+    /// Runs a shell's line on the node, and gives what it prints; None on another cluster than our own, whose nodes cannot be
+    /// entered.
+    #[track_caller]
+    pub fn on_node(&self, line: &str) -> Option<String> {
+        if !self.own {
+            return None;
+        }
+        let mut command = Command::new(programs::peers().with_file_name("cluster").join("enter"));
+        command.args(["sh", "-c", line]);
+        Some(Running::start(command).wait(COMMAND).good())
     }
 
     /// Applies manifests, piped as a user pipes them; to a namespace, where they name none.

@@ -11,7 +11,7 @@ use crate::duration;
 use crate::install::access::{TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::POD;
 use crate::install::cluster::{Cluster, Place};
-use crate::install::kinds::{CONFIG_MAP, DEPLOYMENT, NAMESPACE, SECRET, WEBHOOK};
+use crate::install::kinds::{CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NAMESPACE, SECRET, WEBHOOK};
 use crate::install::namespace::RECORD;
 use crate::install::object::{LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
 use crate::install::settings::Settings;
@@ -34,6 +34,9 @@ pub(super) async fn after(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
 
     let mut findings = vec![version(&installed)];
     findings.extend(programs(cluster, &home, &installed).await?);
+    if settings.has_cni() {
+        findings.push(plugin(cluster, &home).await?);
+    }
     let ca = certificate(cluster, &home, &settings.ca_secret, "the CA", CA_NOTICE_SECS, "tls.crt", &mut findings).await;
     if ca.is_some() {
         // Its own certificate ends with the root at the latest, but the root may be somebody else's and end first.
@@ -96,6 +99,21 @@ async fn programs(cluster: &Cluster, home: &str, installed: &str) -> anyhow::Res
         }
     }
     Ok(findings)
+}
+
+/// The CNI plugin's agents: on a node without, no pod of the mesh starts.
+async fn plugin(cluster: &Cluster, home: &str) -> anyhow::Result<Finding> {
+    let name = Part::Cni.name();
+    let Some(daemon_set) = cluster.get(DAEMON_SET, Some(home), name).await? else {
+        return Ok(Finding::bad(format!("there is no DaemonSet {home}/{name}"), "weft upgrade --apply makes it"));
+    };
+    Ok(match ready::missing_on_nodes(&daemon_set) {
+        Some(why) => Finding::bad(
+            format!("{name} is not as it should be: {why}"),
+            format!("kubectl logs -n {home} daemonset/{name}; a pod of the mesh waits on a node without it"),
+        ),
+        None => Finding::good(format!("{name} runs on every node")),
+    })
 }
 
 /// Looks at the certificate in one file of a Secret, and returns the Secret. That one must not read Secrets is no fault of

@@ -20,6 +20,9 @@ pub(crate) const WEBHOOK_SECRET: &str = "weft-injector-tls";
 /// The lease that the one replica holds which writes what all share.
 pub(crate) const LEASE: &str = "weft-control-plane";
 
+/// The cluster role by which the CNI plugin's agents have pods made anew.
+const CNI_REPAIR: &str = "weft-cni-repair";
+
 /// What a program may do with some resources.
 pub(crate) struct Rule<'a> {
     pub(crate) group: &'static str,
@@ -53,6 +56,8 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule("", &["namespaces"], LOOK_UP_AND_FOLLOW),
             named("admissionregistration.k8s.io", &["mutatingwebhookconfigurations"], webhook::NAME, &["get", "patch"]),
         ],
+        // A list of one node's pods is a list of all to the API server's authorization.
+        Part::Cni => vec![rule("", &["pods"], LOOK_UP_AND_FOLLOW)],
     }
 }
 
@@ -69,36 +74,22 @@ pub(crate) fn at_home(part: Part, settings: &Settings) -> Vec<Rule<'_>> {
         Part::Injector => {
             vec![rule("", &["secrets"], CREATE), named("", &["secrets"], WEBHOOK_SECRET, &["get", "update"])]
         }
+        // By it the agent knows whether it is only replaced, or removed.
+        Part::Cni => vec![named("apps", &["daemonsets"], part.name(), &["get"])],
     }
 }
 
-pub(super) fn service_accounts(settings: &Settings) -> Vec<Value> {
-    let account = |part: Part| {
-        json!({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": part.in_namespace(settings, part.name()),
-            // The pods that need the token ask for it.
-            "automountServiceAccountToken": false,
-        })
-    };
-    Part::PROGRAMS.map(account).to_vec()
+/// What the CNI plugin's agents may do besides, where they have pods made anew: to a node that is in the wrong hands, that is the
+/// right to delete any pod of the cluster, so that it is a choice of its own.
+fn repairs() -> Vec<Rule<'static>> {
+    vec![rule("", &["pods"], &["delete"]), rule("events.k8s.io", &["events"], &["create", "patch"])]
 }
 
-pub(super) fn cluster_roles() -> Vec<Value> {
-    let role = |part: Part| {
-        json!({
-            "apiVersion": RBAC,
-            "kind": "ClusterRole",
-            "metadata": part.in_cluster(part.name()),
-            "rules": rules(&everywhere(part)),
-        })
-    };
-    Part::PROGRAMS.map(role).to_vec()
-}
-
-pub(super) fn roles(settings: &Settings) -> Vec<Value> {
-    let role = |part: Part| {
+/// Who these programs are, and all that they may do.
+pub(super) fn objects(parts: &[Part], settings: &Settings) -> Vec<Value> {
+    let of = |make: &dyn Fn(Part) -> Value| parts.iter().map(|part| make(*part)).collect::<Vec<_>>();
+    let everywhere = |part: Part| cluster_role(part, part.name(), &everywhere(part));
+    let at_home = |part: Part| {
         json!({
             "apiVersion": RBAC,
             "kind": "Role",
@@ -106,15 +97,34 @@ pub(super) fn roles(settings: &Settings) -> Vec<Value> {
             "rules": rules(&at_home(part, settings)),
         })
     };
-    Part::PROGRAMS.map(role).to_vec()
+    [
+        of(&|part| service_account(part, settings)),
+        of(&everywhere),
+        of(&|part| binding("ClusterRole", part, &part.in_cluster(part.name()), settings)),
+        of(&at_home),
+        of(&|part| binding("Role", part, &part.in_namespace(settings, part.name()), settings)),
+    ]
+    .concat()
 }
 
-pub(super) fn cluster_role_bindings(settings: &Settings) -> Vec<Value> {
-    Part::PROGRAMS.map(|part| binding("ClusterRole", part, &part.in_cluster(part.name()), settings)).to_vec()
+/// What lets the CNI plugin's agents have pods made anew.
+pub(super) fn repair_objects(settings: &Settings) -> Vec<Value> {
+    let metadata = Part::Cni.in_cluster(CNI_REPAIR);
+    vec![cluster_role(Part::Cni, CNI_REPAIR, &repairs()), binding("ClusterRole", Part::Cni, &metadata, settings)]
 }
 
-pub(super) fn role_bindings(settings: &Settings) -> Vec<Value> {
-    Part::PROGRAMS.map(|part| binding("Role", part, &part.in_namespace(settings, part.name()), settings)).to_vec()
+fn service_account(part: Part, settings: &Settings) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": part.in_namespace(settings, part.name()),
+        // The pods that need the token ask for it.
+        "automountServiceAccountToken": false,
+    })
+}
+
+fn cluster_role(part: Part, name: &str, given: &[Rule<'_>]) -> Value {
+    json!({ "apiVersion": RBAC, "kind": "ClusterRole", "metadata": part.in_cluster(name), "rules": rules(given) })
 }
 
 fn rules(rules: &[Rule<'_>]) -> Vec<Value> {
@@ -130,13 +140,13 @@ fn rules(rules: &[Rule<'_>]) -> Vec<Value> {
         .collect()
 }
 
-/// Gives a part's role to its service account.
+/// Gives a part's role, whose name is the binding's, to its service account.
 fn binding(role: &str, part: Part, metadata: &Value, settings: &Settings) -> Value {
     json!({
         "apiVersion": RBAC,
         "kind": format!("{role}Binding"),
         "metadata": metadata,
-        "roleRef": { "apiGroup": RBAC_GROUP, "kind": role, "name": part.name() },
+        "roleRef": { "apiGroup": RBAC_GROUP, "kind": role, "name": metadata["name"] },
         "subjects": [{ "kind": "ServiceAccount", "name": part.name(), "namespace": settings.namespace }],
     })
 }

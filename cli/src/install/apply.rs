@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, FIELD_MANAGER, How, Place};
-use super::kinds::{CONFIG_MAP, DEPLOYMENT, KINDS, Kind, NAMESPACE, WEBHOOK};
+use super::kinds::{CONFIG_MAP, DAEMON_SET, DEPLOYMENT, KINDS, Kind, NAMESPACE, WEBHOOK};
 use super::namespace::RECORD;
 use super::object::{LABEL_NAME, LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
 use super::settings::{Flags, Settings};
@@ -78,7 +78,8 @@ pub(super) async fn upgrade(flags: &Flags, target: &Target) -> anyhow::Result<Ex
         return Ok(ExitCode::SUCCESS);
     }
     apply(&cluster, &wanted, target.force).await?;
-    for object in &superfluous {
+    // What runs goes before the rights that it has.
+    for object in superfluous.iter().rev() {
         let kind = Kind::of(object).context("a list has what it was asked for")?;
         let place = Place::of(object);
         cluster.delete(kind, place.namespace, place.name).await?;
@@ -173,7 +174,7 @@ fn was_applied(object: &Value) -> bool {
     managers.is_some_and(|all| all.iter().any(|one| one["manager"] == FIELD_MANAGER && one["operation"] == "Apply"))
 }
 
-/// Waits until both programs run and the webhook can be called.
+/// Waits until all programs run and the webhook can be called.
 async fn wait(cluster: &Cluster, settings: &Settings, deadline: Instant) -> anyhow::Result<()> {
     let mut told = String::new();
     loop {
@@ -205,6 +206,12 @@ async fn missing(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<(
         let deployment = cluster.get(DEPLOYMENT, Some(&settings.namespace), part.name()).await?;
         if let Some(why) = ready::missing(&deployment.unwrap_or_default()) {
             missing.push((part.name().to_owned(), why));
+        }
+    }
+    if settings.has_cni() {
+        let daemon_set = cluster.get(DAEMON_SET, Some(&settings.namespace), Part::Cni.name()).await?;
+        if let Some(why) = ready::missing_on_nodes(&daemon_set.unwrap_or_default()) {
+            missing.push((Part::Cni.name().to_owned(), why));
         }
     }
     let configuration = cluster.get(WEBHOOK, None, webhook::NAME).await?.unwrap_or_default();

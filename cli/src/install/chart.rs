@@ -8,13 +8,19 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, LABEL_INJECT};
 
-use super::settings::{Settings, TABLE};
+use super::settings::{CNI_KEY, Settings, TABLE};
 use super::{KubeVersion, VERSION, render, yaml};
 
 /// The one value that is no text: it stands without quotes.
 const REPLICAS: &str = "{{ int .Values.replicas }}";
 /// The value by which the chart makes the namespace too.
 const CREATE_NAMESPACE: &str = "createNamespace";
+/// When a section is there, as templates have it.
+pub(super) const CREATE_NAMESPACE_CONDITION: &str = "if .Values.createNamespace";
+/// See [`CREATE_NAMESPACE_CONDITION`].
+pub(super) const CNI_CONDITION: &str = "if .Values.cni";
+/// See [`CREATE_NAMESPACE_CONDITION`].
+pub(super) const CNI_REPAIR_CONDITION: &str = "if and .Values.cni (eq .Values.cniRepair \"delete\")";
 
 /// A file of the chart: its path and its text.
 pub(super) type File = (String, String);
@@ -50,8 +56,8 @@ pub(super) fn files() -> Vec<File> {
             format!("---\n{}", yaml::template(&object, &[REPLICAS]))
         });
         let mut text: String = objects.collect();
-        if section.name == "namespace" {
-            text = format!("{{{{- if .Values.{CREATE_NAMESPACE} }}}}\n{text}{{{{- end }}}}\n");
+        if let Some(condition) = section.condition {
+            text = format!("{{{{- {condition} }}}}\n{text}{{{{- end }}}}\n");
         }
         files.push((format!("templates/{}.yaml", section.name), text));
     }
@@ -71,10 +77,11 @@ fn chart() -> Value {
     })
 }
 
-/// A text as a setting's value; the number of replicas as a number.
+/// A text as a setting's value; the number of replicas as a number, and a choice of two as a boolean.
 fn value(key: &str, text: &str) -> Value {
-    match text.parse::<u32>() {
-        Ok(number) if key == "replicas" => number.into(),
+    match (key, text.parse::<u32>(), text.parse::<bool>()) {
+        ("replicas", Ok(number), _) => number.into(),
+        (CNI_KEY, _, Ok(chosen)) => chosen.into(),
         _ => text.into(),
     }
 }
@@ -94,6 +101,8 @@ fn schema() -> Value {
     for setting in &TABLE {
         let schema = if setting.key == "replicas" {
             json!({ "type": "integer", "minimum": 1, "maximum": 99, "description": setting.help })
+        } else if setting.key == CNI_KEY {
+            json!({ "type": "boolean", "description": setting.help })
         } else {
             json!({ "type": "string", "pattern": setting.pattern, "description": setting.help })
         };

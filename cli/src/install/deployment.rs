@@ -61,6 +61,7 @@ fn injector_arguments(settings: &Settings) -> Vec<String> {
         format!("--control-plane={}", control_plane_address(&settings.namespace)),
         format!("--trust-domain={}", settings.trust_domain),
         format!("--native-sidecars={}", settings.native_sidecars),
+        format!("--redirect={}", settings.by_cni("cni", "init")),
     ]
 }
 

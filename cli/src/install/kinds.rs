@@ -25,6 +25,7 @@ pub(crate) const NAMESPACE: Kind = cluster("v1", "Namespace", "namespaces");
 pub(crate) const CONFIG_MAP: Kind = namespaced("v1", "ConfigMap", "configmaps");
 pub(crate) const SECRET: Kind = namespaced("v1", "Secret", "secrets");
 pub(crate) const LEASE: Kind = namespaced("coordination.k8s.io/v1", "Lease", "leases");
+pub(crate) const DAEMON_SET: Kind = namespaced("apps/v1", "DaemonSet", "daemonsets");
 pub(crate) const DEPLOYMENT: Kind = namespaced("apps/v1", "Deployment", "deployments");
 pub(crate) const DISRUPTION_BUDGET: Kind = namespaced("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets");
 /// As Kubernetes 1.20 and earlier have it.
@@ -48,6 +49,7 @@ pub(crate) const KINDS: [Kind; 16] = [
     namespaced("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     OLD_DISRUPTION_BUDGET,
     DISRUPTION_BUDGET,
+    DAEMON_SET,
     DEPLOYMENT,
     WEBHOOK,
 ];

@@ -11,13 +11,13 @@ use super::settings::Settings;
 /// is not to be known. What comes in is checked by certificate, by token, or says nothing that is secret.
 pub(super) fn policies(settings: &Settings) -> Vec<Value> {
     vec![
-        policy(settings, Part::ControlPlane, [PORT_CONTROL_PLANE, PORT_CONTROL_PLANE_PROBE]),
-        policy(settings, Part::Injector, [PORT_INJECTOR, PORT_INJECTOR_PROBE]),
+        policy(settings, Part::ControlPlane, &[PORT_CONTROL_PLANE, PORT_CONTROL_PLANE_PROBE]),
+        policy(settings, Part::Injector, &[PORT_INJECTOR, PORT_INJECTOR_PROBE]),
     ]
 }
 
-fn policy(settings: &Settings, part: Part, ports: [u16; 2]) -> Value {
-    let ports = ports.map(|port| json!({ "port": port, "protocol": "TCP" }));
+pub(super) fn policy(settings: &Settings, part: Part, ports: &[u16]) -> Value {
+    let ports: Vec<Value> = ports.iter().map(|port| json!({ "port": port, "protocol": "TCP" })).collect();
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

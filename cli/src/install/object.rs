@@ -20,10 +20,12 @@ pub(crate) enum Part {
     Mesh,
     ControlPlane,
     Injector,
+    /// The CNI plugin's agent on each node; only where it is chosen.
+    Cni,
 }
 
 impl Part {
-    /// The two that run.
+    /// The two that always run.
     pub(crate) const PROGRAMS: [Self; 2] = [Self::ControlPlane, Self::Injector];
 
     /// The name of its program, and of most of its objects.
@@ -32,6 +34,7 @@ impl Part {
             Self::Mesh => "weft",
             Self::ControlPlane => weft_core::wellknown::CONTROL_PLANE_SERVICE_ACCOUNT,
             Self::Injector => "weft-injector",
+            Self::Cni => "weft-cni",
         }
     }
 
@@ -40,6 +43,7 @@ impl Part {
             Self::Mesh => "mesh",
             Self::ControlPlane => "control-plane",
             Self::Injector => "injector",
+            Self::Cni => "cni",
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a Deployment is where it should be.
+//! Whether a Deployment or a DaemonSet is where it should be.
 #![cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client sees a Deployment's status"))]
 
 use serde_json::Value;
@@ -19,6 +19,20 @@ pub(crate) fn missing(deployment: &Value) -> Option<String> {
         return Some(format!("{old} old pods are still there"));
     }
     (available < wanted).then(|| format!("{available} of {wanted} pods are ready"))
+}
+
+/// The same of a DaemonSet, on every node that it is for.
+pub(crate) fn missing_on_nodes(daemon_set: &Value) -> Option<String> {
+    let count = |pointer: &str| daemon_set.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    if daemon_set.is_null() || count("/status/observedGeneration") < count("/metadata/generation") {
+        return Some("its change has not been seen yet".to_owned());
+    }
+    let wanted = count("/status/desiredNumberScheduled");
+    let (updated, available) = (count("/status/updatedNumberScheduled"), count("/status/numberAvailable"));
+    if updated < wanted {
+        return Some(format!("it is new on {updated} of {wanted} nodes"));
+    }
+    (available < wanted).then(|| format!("it is ready on {available} of {wanted} nodes"))
 }
 
 /// Why a pod does not run or is not ready, in the kubelet's or the scheduler's own words.
@@ -72,6 +86,26 @@ mod tests {
         assert_eq!(of(2, 3, 2, 2).as_deref(), Some("1 old pods are still there"));
         assert_eq!(of(2, 2, 2, 1).as_deref(), Some("1 of 2 pods are ready"));
         assert!(missing(&json!({})).is_some());
+    }
+
+    #[test]
+    fn a_daemon_set_is_ready_when_it_is_new_and_available_on_all_nodes() {
+        let of = |observed: u64, updated: u64, available: u64| {
+            missing_on_nodes(&json!({
+                "metadata": {"generation": 2},
+                "status": {
+                    "observedGeneration": observed,
+                    "desiredNumberScheduled": 3,
+                    "updatedNumberScheduled": updated,
+                    "numberAvailable": available,
+                },
+            }))
+        };
+        assert_eq!(of(2, 3, 3), None);
+        assert_eq!(of(1, 3, 3).as_deref(), Some("its change has not been seen yet"));
+        assert_eq!(of(2, 1, 3).as_deref(), Some("it is new on 1 of 3 nodes"));
+        assert_eq!(of(2, 3, 0).as_deref(), Some("it is ready on 0 of 3 nodes"));
+        assert!(missing_on_nodes(&Value::Null).is_some());
     }
 
     #[test]

@@ -116,9 +116,58 @@ const FAILURE_POLICY: Setting = setting!(
     "What becomes of a meshed pod that is created while no injector answers: Fail (refused) or Ignore (runs outside of the mesh)"
 );
 
+/// The key of [`CNI`]: in a chart, a value that is true or false.
+pub(crate) const CNI_KEY: &str = "cni";
+const CNI: Setting = setting!(
+    cni,
+    "cni",
+    "false",
+    |text| one_of(&["true", "false"], text),
+    "^(true|false)$",
+    "Redirect pods by a CNI plugin on each node, so that they need no privilege for it: true or false"
+);
+const CNI_BIN_DIR: Setting = setting!(
+    cni_bin_dir,
+    "cniBinDir",
+    "/opt/cni/bin",
+    directory,
+    "^/[A-Za-z0-9._/-]+$",
+    "Where the nodes' container runtime has its CNI plugins; only with cni"
+);
+const CNI_CONF_DIR: Setting = setting!(
+    cni_conf_dir,
+    "cniConfDir",
+    "/etc/cni/net.d",
+    directory,
+    "^/[A-Za-z0-9._/-]+$",
+    "Where the nodes' container runtime has its network configurations; only with cni"
+);
+const CNI_REPAIR: Setting = setting!(
+    cni_repair,
+    "cniRepair",
+    "delete",
+    |text| one_of(&["delete", "never"], text),
+    "^(delete|never)$",
+    "What becomes of a pod that started before the plugin was on its node, and so waits: delete (its controller makes it anew) or \
+     never (it is counted and logged); only with cni"
+);
+
 /// Everything that can be set, in the order in which it is shown.
-pub(crate) const TABLE: [Setting; 9] =
-    [IMAGE, IMAGE_PULL_POLICY, REPLICAS, TRUST_DOMAIN, MTLS, MESH_RANGES, NATIVE_SIDECARS, CA_SECRET, FAILURE_POLICY];
+pub(crate) const TABLE: [Setting; 13] = [
+    IMAGE,
+    IMAGE_PULL_POLICY,
+    REPLICAS,
+    TRUST_DOMAIN,
+    MTLS,
+    MESH_RANGES,
+    NATIVE_SIDECARS,
+    CA_SECRET,
+    FAILURE_POLICY,
+    CNI,
+    CNI_BIN_DIR,
+    CNI_CONF_DIR,
+    CNI_REPAIR,
+];
 
 /// What of [`TABLE`] the command line says.
 #[derive(Args, Debug, Clone, Default)]
@@ -141,6 +190,22 @@ pub(crate) struct Flags {
     ca_secret: Option<String>,
     #[arg(long, value_name = "POLICY", value_parser = FAILURE_POLICY.read, help = FAILURE_POLICY.described())]
     failure_policy: Option<String>,
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = CNI.read,
+        help = CNI.described()
+    )]
+    cni: Option<String>,
+    #[arg(long, value_name = "DIR", value_parser = CNI_BIN_DIR.read, help = CNI_BIN_DIR.described())]
+    cni_bin_dir: Option<String>,
+    #[arg(long, value_name = "DIR", value_parser = CNI_CONF_DIR.read, help = CNI_CONF_DIR.described())]
+    cni_conf_dir: Option<String>,
+    #[arg(long, value_name = "HOW", value_parser = CNI_REPAIR.read, help = CNI_REPAIR.described())]
+    cni_repair: Option<String>,
 }
 
 /// Everything that can be set, read and checked, as texts: they go into manifests as they are, and a chart has its
@@ -158,6 +223,10 @@ pub(crate) struct Settings {
     pub(crate) native_sidecars: String,
     pub(crate) ca_secret: String,
     pub(crate) failure_policy: String,
+    pub(crate) cni: String,
+    pub(crate) cni_bin_dir: String,
+    pub(crate) cni_conf_dir: String,
+    pub(crate) cni_repair: String,
 }
 
 impl Default for Settings {
@@ -180,6 +249,10 @@ impl Settings {
             native_sidecars: String::new(),
             ca_secret: String::new(),
             failure_policy: String::new(),
+            cni: String::new(),
+            cni_bin_dir: String::new(),
+            cni_conf_dir: String::new(),
+            cni_repair: String::new(),
         };
         for setting in &TABLE {
             *(setting.slot)(&mut settings) = value(setting);
@@ -195,6 +268,25 @@ impl Settings {
             }
         }
         self
+    }
+
+    /// Whether the CNI plugin redirects. A chart has it both ways, each with its condition.
+    pub(crate) fn has_cni(&self) -> bool {
+        self.cni != "false"
+    }
+
+    /// Whether the plugin's agents delete pods; see [`Self::has_cni`].
+    pub(crate) fn has_cni_repair(&self) -> bool {
+        self.has_cni() && self.cni_repair != "never"
+    }
+
+    /// `with` where the plugin redirects, `without` where it does not; in a chart, what decides when it is installed.
+    pub(crate) fn by_cni(&self, with: &str, without: &str) -> String {
+        match self.cni.as_str() {
+            "true" => with.to_owned(),
+            "false" => without.to_owned(),
+            _ => format!("{{{{ ternary \"{with}\" \"{without}\" .Values.{CNI_KEY} }}}}"),
+        }
     }
 
     /// Every setting by its key, with the version that they were written by: how an upgrade knows them again.
@@ -244,6 +336,16 @@ fn image(text: &str) -> Result<String, String> {
     Ok(if last.contains([':', '@']) { text.to_owned() } else { format!("{text}:{VERSION}") })
 }
 
+/// An absolute path of a directory that is not the root, without parts that lead elsewhere.
+fn directory(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
+    let path = text.trim_end_matches('/');
+    if path.starts_with('/') && path.chars().all(plain) && !path.split('/').any(|part| part == "..") {
+        return Ok(path.to_owned());
+    }
+    Err(format!("{text:?} is no directory that can be used: write an absolute path, of letters, digits and ._-/"))
+}
+
 fn replicas(text: &str) -> Result<String, String> {
     match text.parse::<u8>() {
         Ok(count) if (1..=99).contains(&count) => Ok(count.to_string()),
@@ -291,6 +393,7 @@ mod tests {
         assert_eq!(ranges("10.1.2.3/8, FC00::/7"), Ok("10.0.0.0/8,fc00::/7".to_owned()));
         assert_eq!(replicas("03"), Ok("3".to_owned()));
         assert_eq!(one_of(&["Fail", "Ignore"], "fail"), Ok("Fail".to_owned()));
+        assert_eq!(directory("/var/lib/cni/bin/"), Ok("/var/lib/cni/bin".to_owned()));
         for (setting, bad) in [
             (&REPLICAS, "0"),
             (&REPLICAS, "100"),
@@ -303,6 +406,12 @@ mod tests {
             (&FAILURE_POLICY, "Maybe"),
             (&NATIVE_SIDECARS, "yes"),
             (&IMAGE_PULL_POLICY, "Sometimes"),
+            (&CNI, "maybe"),
+            (&CNI_BIN_DIR, "opt/cni/bin"),
+            (&CNI_BIN_DIR, "/"),
+            (&CNI_CONF_DIR, "/etc/../cni"),
+            (&CNI_CONF_DIR, "/etc/cni\"net.d"),
+            (&CNI_REPAIR, "always"),
         ] {
             assert!((setting.read)(bad).is_err(), "{} took {bad:?}", setting.key);
         }

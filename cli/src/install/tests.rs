@@ -17,6 +17,11 @@ fn all() -> Vec<Value> {
     objects(&Settings::default(), KubeVersion::CURRENT)
 }
 
+/// With the CNI plugin, and what its agents may do about pods.
+fn with_cni(repair: &str) -> Settings {
+    Settings { cni: "true".to_owned(), cni_repair: repair.to_owned(), ..Settings::default() }
+}
+
 fn of_kind(kind: &str) -> Vec<Value> {
     all().into_iter().filter(|object| object["kind"] == kind).collect()
 }
@@ -255,7 +260,7 @@ fn survives<T: Serialize + DeserializeOwned>(object: &Value) {
 
 #[test]
 fn current_kubernetes_knows_every_field() {
-    for object in all() {
+    for object in objects(&with_cni("delete"), KubeVersion::CURRENT) {
         let check: fn(&Value) = match object["kind"].as_str().unwrap_or_default() {
             "Namespace" => survives::<core_api::v1::Namespace>,
             "ResourceQuota" => survives::<core_api::v1::ResourceQuota>,
@@ -268,6 +273,7 @@ fn current_kubernetes_knows_every_field() {
             "RoleBinding" => survives::<rbac::v1::RoleBinding>,
             "NetworkPolicy" => survives::<networking::v1::NetworkPolicy>,
             "PodDisruptionBudget" => survives::<policy::v1::PodDisruptionBudget>,
+            "DaemonSet" => survives::<apps::v1::DaemonSet>,
             "Deployment" => survives::<apps::v1::Deployment>,
             "MutatingWebhookConfiguration" => survives::<admissionregistration::v1::MutatingWebhookConfiguration>,
             other => panic!("{other} is checked against nothing"),
@@ -303,6 +309,7 @@ fn settings_reach_the_programs() {
         (Part::Injector, format!("--sidecar-image={image}")),
         (Part::Injector, "--control-plane=weft-control-plane.weft-system.svc:4700".to_owned()),
         (Part::Injector, "--native-sidecars=auto".to_owned()),
+        (Part::Injector, "--redirect=init".to_owned()),
     ] {
         assert!(arguments(part).contains(&argument), "{argument}: {:?}", arguments(part));
     }
@@ -313,4 +320,82 @@ fn what_is_printed_is_what_was_rendered() {
     let text = yaml::documents(&all());
     let read: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
     assert_eq!(read, all());
+}
+
+#[test]
+fn the_plugin_is_there_only_where_it_is_chosen() {
+    assert!(of_kind("DaemonSet").is_empty() && !yaml::documents(&all()).contains("weft-cni"));
+    let objects = objects(&with_cni("delete"), KubeVersion::CURRENT);
+    let find =
+        |kind: &str, name: &str| objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+
+    let injector = find("Deployment", "weft-injector").expect("it is installed");
+    assert!(list(injector, "/spec/template/spec/containers/0/args").contains(&json!("--redirect=cni")));
+    // The agent would not be admitted at any stricter level.
+    let namespace = find("Namespace", "weft-system").expect("it is installed");
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged");
+    assert_eq!(of_kind("Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+
+    let position = |kind: &str| objects.iter().position(|object| object["kind"] == kind);
+    assert!(position("DaemonSet") < position("Deployment"), "the injector relies on it");
+    for object in &objects {
+        assert_eq!(object["metadata"]["labels"][LABEL_PART_OF], PART_OF, "{}", name(object));
+        assert!(Kind::of(object).is_some(), "{}", name(object));
+    }
+}
+
+#[test]
+fn the_agent_runs_on_every_node_with_two_capabilities_and_three_directories() {
+    let settings = Settings {
+        cni_bin_dir: "/usr/libexec/cni".to_owned(),
+        cni_conf_dir: "/var/lib/cni/net.d".to_owned(),
+        ..with_cni("never")
+    };
+    let objects = objects(&settings, KubeVersion::CURRENT);
+    let daemon_set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("it is installed");
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    assert_eq!(
+        (&pod["priorityClassName"], &pod["tolerations"]),
+        (&json!("system-node-critical"), &json!([{"operator": "Exists"}]))
+    );
+    for power in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert_eq!(pod.get(power), None, "{power}");
+    }
+    let container = &pod["containers"][0];
+    assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]}));
+    assert_eq!(container["securityContext"].get("privileged"), None);
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    let paths: Vec<&Value> = list(pod, "/volumes").iter().map(|volume| &volume["hostPath"]["path"]).collect();
+    assert_eq!(paths, ["/usr/libexec/cni", "/var/lib/cni/net.d", "/run/weft-cni"]);
+    assert!(list(container, "/args").contains(&json!("--repair=never")));
+    // The plugin finds the agent by the same path on the node.
+    assert!(list(container, "/args").contains(&json!("--socket=/run/weft-cni/agent.sock")));
+    assert!(list(container, "/volumeMounts").iter().any(|mount| mount["mountPath"] == "/run/weft-cni"));
+}
+
+#[test]
+fn the_agent_deletes_pods_only_where_it_is_to_repair_them() {
+    let rights = |repair: &str| {
+        let objects = objects(&with_cni(repair), KubeVersion::CURRENT);
+        let names: BTreeSet<&str> = objects
+            .iter()
+            .filter(|object| object["kind"] == "ClusterRoleBinding" || object["kind"] == "RoleBinding")
+            .filter(|binding| binding["subjects"][0]["name"] == "weft-cni")
+            .filter_map(|binding| binding["roleRef"]["name"].as_str())
+            .collect();
+        let mut rights = Vec::new();
+        for role in objects.iter().filter(|object| names.iter().any(|name| object["metadata"]["name"] == *name)) {
+            for rule in role.get("rules").and_then(Value::as_array).into_iter().flatten() {
+                rights.push(format!("{} {} {}", rule["resources"], rule["verbs"], rule["resourceNames"]));
+            }
+        }
+        rights.sort();
+        rights
+    };
+    let always = [r#"["daemonsets"] ["get"] ["weft-cni"]"#, r#"["pods"] ["get","list","watch"] null"#];
+    assert_eq!(rights("never"), always);
+    let mut more = always.to_vec();
+    more.extend([r#"["events"] ["create","patch"] null"#, r#"["pods"] ["delete"] null"#]);
+    more.sort_unstable();
+    assert_eq!(rights("delete"), more);
 }

@@ -42,7 +42,7 @@ fn printed(keep_ca: bool, left: &[String]) -> String {
     let home = Settings::default().namespace;
     let made = [("coordination.k8s.io/v1", "Lease", access::LEASE), ("v1", "Secret", access::WEBHOOK_SECRET)]
         .map(|(version, kind, name)| json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": home}}));
-    let mut named: Vec<Value> = objects(&Settings::default(), KubeVersion::CURRENT)
+    let mut named: Vec<Value> = objects(&everything(), KubeVersion::CURRENT)
         .iter()
         .rev()
         .filter(|object| object["kind"] != "Namespace")
@@ -94,6 +94,11 @@ fn left(args: &UninstallArgs) -> Vec<String> {
     })
 }
 
+/// With all that may have been chosen: what is not there is not deleted.
+fn everything() -> Settings {
+    Settings { cni: "true".to_owned(), ..Settings::default() }
+}
+
 #[cfg(not(feature = "kubernetes"))]
 fn remove(_: &UninstallArgs) -> anyhow::Result<ExitCode> {
     Err(super::no_client("pipe what `weft uninstall` prints to `kubectl delete --ignore-not-found -f -`"))
@@ -119,7 +124,10 @@ mod tests {
         assert_eq!(kinds.first(), Some(&"MutatingWebhookConfiguration"));
         assert!(!kinds.contains(&"Namespace"), "what else is in it would go too");
         // Without the namespace, with the Lease and the Secret that the programs made.
-        assert_eq!(all.len(), objects(&Settings::default(), KubeVersion::CURRENT).len() + 1);
+        assert_eq!(all.len(), objects(&everything(), KubeVersion::CURRENT).len() + 1);
+        // Its agents ask for it when they are told to stop, and so whether to leave their nodes.
+        let place = |kind: &str, name: &str| all.iter().position(|one| one["kind"] == kind && one["metadata"]["name"] == name);
+        assert!(place("DaemonSet", "weft-cni").is_some_and(|index| Some(index) < place("RoleBinding", "weft-cni")));
         assert!(all.iter().all(|object| object["metadata"]["labels"].is_null() && object.get("spec").is_none()));
         assert!(text.starts_with("# Namespace shop still has its label\n# For kubectl delete"), "{text}");
         assert!(text.contains("delete namespace weft-system"));

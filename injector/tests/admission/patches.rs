@@ -221,6 +221,13 @@ fn a_namespace_sets_options_and_a_pod_has_the_last_word() {
     assert_eq!(container(&pod, "weft-init")["args"], json!(["apply", "--verify=outbound"]));
 }
 
+/// What a second call for the same pod makes of it.
+fn injected_again(pod: &Value, mesh: &crate::Mesh) -> Value {
+    let response = response(pod, mesh);
+    assert_eq!(response["allowed"], true, "{response}");
+    if response.get("patch").is_some() { injected(pod, mesh) } else { pod.clone() }
+}
+
 #[test]
 fn with_the_cni_plugin_the_pod_has_no_privilege_and_says_what_to_redirect() {
     for native_sidecar in [true, false] {
@@ -231,6 +238,15 @@ fn with_the_cni_plugin_the_pod_has_no_privilege_and_says_what_to_redirect() {
         assert_eq!(pod["metadata"]["annotations"]["weft.dev/redirect"], flags);
         assert!(!pod.to_string().contains("weft-init") && !pod.to_string().contains("NET_ADMIN"), "{pod}");
         assert_eq!(injected(&bare_pod(), &mesh)["metadata"]["annotations"]["weft.dev/redirect"], "");
+
+        // What proves that the plugin was there comes first, and goes by the same words.
+        let first = &pod["spec"]["initContainers"][0];
+        assert_eq!((&first["name"], &first["command"]), (&json!("weft-verify"), &json!(["weft-redirect"])));
+        let words: Vec<&str> = ["verify", "--directions=outbound"].into_iter().chain(flags.split(' ')).collect();
+        assert_eq!(first["args"], json!(words));
+        assert_ne!(first["securityContext"]["runAsUser"], 4747, "whose connections prove nothing");
+        // The second call for the same pod finds nothing to do.
+        assert_eq!(injected_again(&pod, &mesh), pod);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is refused, and that the message names what, where, and how to mend it.
 
 use serde_json::{Value, json};
-use weft_injector::NamespaceFacts;
+use weft_injector::{NamespaceFacts, Redirect};
 
 use crate::{
     admit, bare_pod, injected, mesh, mesh_where_shop_has, patch_of, pod_with_security, refusal, refusal_with, response, review,
@@ -111,6 +111,28 @@ fn what_only_bears_our_names_is_not_taken_for_ours() {
     let mut pod = bare_pod();
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "weft-token", "mountPath": "/x" }]);
     assert_says(&refusal(&pod), &["weft-token", "mounts"]);
+}
+
+#[test]
+fn with_the_plugin_a_pod_that_claims_to_be_in_the_mesh_proves_its_redirect() {
+    let mut mesh = mesh();
+    mesh.options.redirect = Redirect::Cni;
+    let forged = |change: &dyn Fn(&mut Value)| {
+        let mut pod = injected(&bare_pod(), &mesh);
+        change(&mut pod);
+        refusal_with(&pod, &mesh)
+    };
+    let skips = "--skip-outbound-ports 1-65535";
+    assert_says(
+        &forged(&|p| p["metadata"]["annotations"]["weft.dev/redirect"] = json!(skips)),
+        &["weft.dev/redirect", "options"],
+    );
+    assert_says(&forged(&|p| p["metadata"]["annotations"]["weft.dev/redirect"] = Value::Null), &["weft.dev/redirect", "options"]);
+    assert_says(&forged(&|p| p["spec"]["initContainers"] = json!([p["spec"]["initContainers"][1]])), &["weft-verify", "missing"]);
+    let words = json!(["verify", "--directions=outbound", "--skip-outbound-ports", "1-65535"]);
+    assert_says(&forged(&|p| p["spec"]["initContainers"][0]["args"] = words.clone()), &["weft-verify", "skips"]);
+    assert_says(&forged(&|p| p["spec"]["initContainers"][0]["args"] = json!(["show"])), &["weft-verify", "something else"]);
+    assert_says(&forged(&|p| p["spec"]["initContainers"][0]["image"] = json!("evil/true")), &["weft-verify", "image"]);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn with_the_cni_plugin_an_injected_pod_is_restricted() {
         mesh.options.redirect = Redirect::Cni;
         let pod = injected(&restricted_pod(), &mesh);
         assert_eq!(unmet_by_pod(&pod), [""; 0]);
-        for name in ["weft-sidecar", "migrate", "app"] {
+        for name in ["weft-verify", "weft-sidecar", "migrate", "app"] {
             assert_eq!(unmet_by(&pod, container(&pod, name)), [""; 0], "{name}");
         }
     }

@@ -8,6 +8,8 @@ pub const HOME: &str = "weft-system";
 pub const CONTROL_PLANE: &str = "weft-control-plane";
 /// See [`CONTROL_PLANE`].
 pub const INJECTOR: &str = "weft-injector";
+/// The DaemonSet of the CNI plugin's agents, where it is chosen.
+pub const CNI: &str = "weft-cni";
 /// Everything that an installation has outside of its namespace.
 const OUTSIDE: &str = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings";
 
@@ -18,13 +20,13 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// `weft install | kubectl apply -f -`, until both programs are ready.
+    /// `weft install | kubectl apply -f -`, with these flags besides, until all programs are ready.
     ///
     /// # Panics
     ///
     /// Where there is one already: it is somebody else's, and would be gone afterwards.
     #[track_caller]
-    pub fn from_nothing(cluster: &Cluster) -> Self {
+    pub fn from_nothing(cluster: &Cluster, flags: &[&str]) -> Self {
         let found = must(&["get", "namespace", HOME, "--ignore-not-found", "-o", "name"]);
         let others = must(&["get", OUTSIDE, "-l", "app.kubernetes.io/part-of=weft", "-o", "name"]);
         let found = format!("{found}{others}");
@@ -32,6 +34,7 @@ impl Installed {
 
         let mut words = vec!["install", "--kube-version", &cluster.version];
         words.extend(IMAGE);
+        words.extend(flags);
         if cluster.own {
             // It has native sidecars, which its version does not tell.
             words.extend(["--native-sidecars", "always"]);
@@ -44,6 +47,12 @@ impl Installed {
             Self::is_ready(program);
         }
         installed
+    }
+
+    /// Waits until the CNI plugin's agents are there and ready, on every node.
+    #[track_caller]
+    pub fn is_on_every_node() {
+        must(&["-n", HOME, "rollout", "status", &format!("daemonset/{CNI}"), "--timeout=180s"]);
     }
 
     /// Waits until all pods of a Deployment of weft's are there and ready.

@@ -5,14 +5,27 @@ use weft_tests::cluster::{Cluster, IMAGE, Installed, Namespace, feed, kubectl, m
 
 use crate::{APPS, Mesh};
 
-pub(crate) fn everything(cluster: &Cluster) -> Mesh<'_> {
-    let installed = Installed::from_nothing(cluster);
+/// Who redirects pods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Redirect {
+    /// An init container in each.
+    Init,
+    /// The CNI plugin.
+    Cni,
+}
+
+pub(crate) fn everything(cluster: &Cluster, redirect: Redirect) -> Mesh<'_> {
+    let flags: &[&str] = if redirect == Redirect::Cni { &["--cni"] } else { &[] };
+    let installed = Installed::from_nothing(cluster, flags);
+    if redirect == Redirect::Cni {
+        Installed::is_on_every_node();
+    }
     let mesh = Mesh { cluster, installed, shop: Namespace::create("shop"), plain: Namespace::create("plain") };
     must(&["label", "namespace", mesh.shop.name(), "weft.dev/inject=enabled"]);
     for file in ["client.yaml", "echo.yaml", "shop.yaml"] {
         mesh.shop.apply(cluster, file);
     }
-    cluster.apply(Some(mesh.shop.name()), &by_hand(&mesh.shop, "health.yaml"));
+    cluster.apply(Some(mesh.shop.name()), &by_hand(&mesh.shop, "health.yaml", redirect));
     for file in ["client.yaml", "echo.yaml"] {
         mesh.plain.apply(cluster, file);
     }
@@ -20,7 +33,7 @@ pub(crate) fn everything(cluster: &Cluster) -> Mesh<'_> {
     for app in APPS {
         mesh.shop.is_ready(app);
         for pod in mesh.shop.pods(app) {
-            has_sidecar(&mesh.shop.pod(&pod));
+            has_sidecar(&mesh.shop.pod(&pod), redirect);
         }
     }
     for app in ["client", "echo"] {
@@ -35,23 +48,25 @@ pub(crate) fn everything(cluster: &Cluster) -> Mesh<'_> {
 }
 
 /// A manifest of the shop as `weft inject` makes it.
-fn by_hand(shop: &Namespace, file: &str) -> String {
+fn by_hand(shop: &Namespace, file: &str, redirect: Redirect) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join(file);
     std::fs::write(&path, Namespace::manifest(file)).expect("a fresh directory takes a file");
     let mut words = vec!["inject", "-n", shop.name()];
     words.extend(IMAGE);
+    words.extend(["--redirect", if redirect == Redirect::Cni { "cni" } else { "init" }]);
     let path = path.to_string_lossy();
     words.push(&path);
     weft(&words).good()
 }
 
-/// The redirect first, then a sidecar that stays, and that the app waits for.
+/// The redirect first, or the proof that the plugin made it, then a sidecar that stays, and that the app waits for.
 #[track_caller]
-fn has_sidecar(pod: &Value) {
+fn has_sidecar(pod: &Value, redirect: Redirect) {
     let init = pod["spec"]["initContainers"].as_array().expect("an injected pod has init containers");
     let names: Vec<&str> = init.iter().filter_map(|container| container["name"].as_str()).collect();
-    assert_eq!(names, ["weft-init", "weft-sidecar"], "{pod:#}");
+    let first = if redirect == Redirect::Cni { "weft-verify" } else { "weft-init" };
+    assert_eq!(names, [first, "weft-sidecar"], "{pod:#}");
     assert_eq!(init[1]["restartPolicy"], "Always", "{pod:#}");
     assert_eq!(init[1].pointer("/startupProbe/httpGet/path"), Some(&Value::from("/ready")), "{pod:#}");
     assert!(pod["metadata"]["annotations"]["weft.dev/injected"].is_string(), "{pod:#}");

@@ -1,9 +1,10 @@
 //! A shop on a real cluster, from `weft install` to `weft uninstall`, by the commands that people type. `make cluster-test` runs it.
 //!
-//! One installation serves all stories, so they are one test; each begins with what it is about on standard error. Everything
+//! One installation serves all stories, so they are one test, and those of the CNI plugin another; each begins with what it is about on standard error. Everything
 //! is in namespaces of the test's own, and is removed whatever happens.
 
 mod attestation;
+mod cni;
 mod install;
 mod outage;
 mod rights;
@@ -11,6 +12,7 @@ mod strict;
 mod traffic;
 mod uninstall;
 
+use install::Redirect;
 use weft_tests::cluster::{Cluster, Installed, Inventory, Namespace};
 
 /// The shop's Deployments, whose pods are in the mesh.
@@ -44,7 +46,7 @@ impl Mesh<'_> {
 fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     let cluster = Cluster::connect();
     let before = story("what there is on the cluster", Inventory::settled);
-    let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster));
+    let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster, Redirect::Init));
     story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
     story("nothing that was said is on the wire", || traffic::is_not_in_the_clear(&mesh));
     story("strict: who is not in the mesh is refused", || strict::strangers_are_refused(&mesh));
@@ -55,6 +57,23 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     story("a pod's token is good in that pod alone", || attestation::is_of_the_pod(&mesh));
     story("weft may do what it needs, and no more", || rights::are_the_least(&mesh));
     story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
+}
+
+#[test]
+fn with_the_cni_plugin_pods_need_no_privilege_and_the_nodes_are_left_as_they_were() {
+    let cluster = Cluster::connect();
+    let node = cni::Files::of(&cluster);
+    let before = story("what there is on the cluster", Inventory::settled);
+    let mesh = story("weft is installed with the CNI plugin, and a shop put in the mesh", || {
+        install::everything(&cluster, Redirect::Cni)
+    });
+    story("no pod has any privilege for its redirect", || cni::pods_have_no_privilege(&mesh));
+    story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
+    story("nothing that was said is on the wire", || traffic::is_not_in_the_clear(&mesh));
+    story("the agent may do what it needs, and no more", || cni::rights_are_the_least(&mesh));
+    story("without the agent pods wait, and those that came round it are made anew", || cni::agent_is_away(&mesh, &node));
+    story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
+    story("nor on the node", || node.are_as_they_were(&cluster));
 }
 
 fn story<T>(what: &str, tell: impl FnOnce() -> T) -> T {

@@ -58,7 +58,7 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
 
 /// Whether a program may do something; a resource can be `KIND`, `KIND/NAME` or `pods/exec`, of a namespace or of the cluster.
 #[track_caller]
-fn may(program: &str, verb: &str, resource: &str, namespace: &str) -> bool {
+pub(crate) fn may(program: &str, verb: &str, resource: &str, namespace: &str) -> bool {
     let who = format!("--as=system:serviceaccount:{HOME}:{program}");
     let mut words = vec!["auth", "can-i", verb];
     let (kind, name) = resource.split_once('/').unwrap_or((resource, ""));

@@ -43,6 +43,11 @@ fn evaluate(template: &str, values: &Value) -> String {
     for line in template.split_inclusive('\n') {
         match line.trim_end() {
             "{{- if .Values.createNamespace }}" => shown = values[CREATE_NAMESPACE] == true,
+            "{{- if .Values.cni }}" => shown = values[CNI_KEY] == true,
+            "{{- if and .Values.cni (eq .Values.cniRepair \"delete\") }}" => {
+                shown = values[CNI_KEY] == true && values["cniRepair"] == "delete";
+            }
+            condition if condition.starts_with("{{- if ") => panic!("{condition:?} is not among what the templates may use"),
             "{{- end }}" => shown = true,
             _ if shown => text.push_str(&substituted(line, values)),
             _ => {}
@@ -59,12 +64,16 @@ fn substituted(line: &str, values: &Value) -> String {
     let value = match words.as_slice() {
         [".Release.Namespace"] => json!(CONTROL_PLANE_NAMESPACE),
         ["int", path] => json!(of(path).as_u64().expect("a number")),
+        ["ternary", with, without, path] => {
+            json!(if of(path).as_bool().expect("a boolean") { with } else { without }.trim_matches('"'))
+        }
         [path] => of(path),
         _ => panic!("{expression:?} is not among what the templates may use"),
     };
     let shown = match &value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
+        Value::Bool(chosen) => chosen.to_string(),
         other => panic!("{expression:?} gives {other}"),
     };
     format!("{before}{shown}{}", substituted(after, values))
@@ -113,17 +122,27 @@ fn every_value_arrives() {
         ("nativeSidecars", "always"),
         ("caSecret", "my-ca"),
         ("failurePolicy", "Ignore"),
+        ("cni", "true"),
+        ("cniBinDir", "/usr/libexec/cni"),
+        ("cniConfDir", "/var/lib/cni/net.d"),
+        ("cniRepair", "never"),
     ] {
         let mut record = Settings::default().record();
+        // The others of its kind have an effect only with it.
+        let with_cni = key.starts_with("cni");
+        if with_cni {
+            record["cni"] = "true".into();
+        }
         record[key] = text.into();
         let settings = Settings::recorded(&record).expect("a record");
         assert_ne!(settings, Settings::default(), "{key} has no effect");
         let mut values = defaults();
+        values[CNI_KEY] = with_cni.into();
         values[key] = value(key, text);
         values[CREATE_NAMESPACE] = true.into();
         assert_eq!(rendered(&values), named(objects(&settings, KubeVersion::CURRENT)), "{key}");
     }
-    assert_eq!(TABLE.len(), 9, "a new setting belongs into this test");
+    assert_eq!(TABLE.len(), 13, "a new setting belongs into this test");
 }
 
 #[test]
@@ -133,9 +152,13 @@ fn the_schema_takes_the_defaults() {
     for setting in &TABLE {
         let property = &schema["properties"][setting.key];
         let is_number = property["type"] == "integer";
+        let is_choice = property["type"] == "boolean";
         assert_eq!(defaults[setting.key].is_number(), is_number, "{}", setting.key);
+        assert_eq!(defaults[setting.key].is_boolean(), is_choice, "{}", setting.key);
         assert!(
-            is_number || property["pattern"].as_str().is_some_and(|pattern| pattern.starts_with('^') && pattern.ends_with('$'))
+            is_number
+                || is_choice
+                || property["pattern"].as_str().is_some_and(|pattern| pattern.starts_with('^') && pattern.ends_with('$'))
         );
     }
 }

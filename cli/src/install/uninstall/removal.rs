@@ -13,7 +13,7 @@ use super::{MANAGED_BY, on_one_line};
 use crate::install::access::{self, TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::{POD, say};
 use crate::install::cluster::{Cluster, Place};
-use crate::install::kinds::{CONFIG_MAP, DEPLOYMENT, KINDS, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
+use crate::install::kinds::{CONFIG_MAP, DAEMON_SET, DEPLOYMENT, KINDS, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
 use crate::install::namespace::RECORD;
 use crate::install::object::{LABEL_PART_OF, PART_OF};
 use crate::install::settings::Settings;
@@ -47,16 +47,17 @@ pub(super) async fn remove(target: &Target, keep_ca: bool, yes: bool) -> anyhow:
         say("nothing of weft's is here");
     }
 
-    // Whoever answers the webhook, or would make anew what is removed, goes before it; the namespace goes last.
+    // Whoever answers the webhook, or would make anew what is removed, goes before it; the namespace goes last. The CNI
+    // plugin's agents take it off their nodes while they may still ask what has become of them.
     delete(&cluster, &found, |kind| kind == WEBHOOK).await?;
-    delete(&cluster, &found, |kind| kind == DEPLOYMENT).await?;
+    delete(&cluster, &found, |kind| [DEPLOYMENT, DAEMON_SET].contains(&kind)).await?;
     gone(&cluster, POD, &home, &label, deadline).await?;
     // Looked for again: the control plane wrote until its end.
     let mut found = find(&cluster, &home, &label).await?;
     if keep_ca && let Some((name, _)) = &ca {
         found.retain(|(kind, object)| *kind != SECRET || !is_of_ca(Place::of(object).name, name));
     }
-    delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, NAMESPACE].contains(&kind)).await?;
+    delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, DAEMON_SET, NAMESPACE].contains(&kind)).await?;
     if keep_ca {
         let name = ca.as_ref().map_or("(none)", |(name, _)| name.as_str());
         say(&format!("kept       Namespace {home}, with the Secret {name}"));
