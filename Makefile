@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without.
-CLUSTER = --features weft-control-plane/kubernetes,weft/kubernetes
+CLUSTER = --features weft-control-plane/kubernetes,weft/kubernetes,weft-bench/kubernetes
 SECONDS ?= 30
 
 help:            ## this list

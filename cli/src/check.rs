@@ -84,6 +84,8 @@ mod before;
 #[cfg(feature = "kubernetes")]
 mod certificate;
 #[cfg(feature = "kubernetes")]
+mod gateway;
+#[cfg(feature = "kubernetes")]
 pub(crate) use before::before;
 #[cfg(feature = "kubernetes")]
 pub(crate) use client::{main, tell_problems};

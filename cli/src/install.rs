@@ -24,6 +24,7 @@ mod chart;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod cluster;
 mod cni;
+pub(crate) mod crd;
 mod deployment;
 mod diff;
 mod disruption;
@@ -127,6 +128,7 @@ pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
             condition: Some(chart::CREATE_NAMESPACE_CONDITION),
             objects: vec![namespace::namespace(settings)],
         },
+        section(crd::SECTION, crd::definitions(kube)),
         section("quota", vec![quota::quota(settings)]),
         section("access", access::objects(&Part::PROGRAMS, settings)),
         section("settings", vec![namespace::record(settings)]),
@@ -143,7 +145,7 @@ pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
         sections.push(Section { name: "cni", condition: Some(chart::CNI_CONDITION), objects: cni::objects(settings) });
     }
     sections.push(section("deployments", deployment::deployments(settings)));
-    sections.push(section("webhook", vec![webhook::configuration(settings, kube)]));
+    sections.push(section(webhook::SECTION, vec![webhook::configuration(settings, kube)]));
     sections
 }
 

@@ -31,6 +31,7 @@ mod table;
 mod token;
 mod up;
 mod userns;
+mod validate;
 mod wire;
 
 /// A service mesh on one machine, and the tools to look into it
@@ -67,6 +68,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Add sidecars to the pods of manifests
     Inject(Box<inject::InjectArgs>),
+    /// Tell what is wrong with manifests, and what would become of their routes and policies
+    Validate(validate::ValidateArgs),
 
     // What `up` and `exec` start again as, inside namespaces; each is described where it is defined.
     #[command(name = "__probe", hide = true)]
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Inject(args) => inject::main(&args),
+        Command::Validate(args) => validate::main(&args),
         Command::Probe(args) => preflight::probe(&args),
         Command::Init => init::main(),
         Command::Lab => lab::main(),

@@ -1,14 +1,19 @@
 //! `weft.v1.Discovery`: one task per sidecar's stream.
 
-use std::collections::HashMap;
+mod closure;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use weft_core::policy::FEATURE_ROUTES;
+use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
 use weft_proto::v1::resource::Body;
@@ -18,7 +23,7 @@ use weft_tls::LeafInfo;
 
 use crate::hub::{Hub, Subscription};
 use crate::server::{Peer, random, unix_now};
-use crate::snapshot::{EndpointsEntry, PIECE, Place, View};
+use crate::snapshot::{EndpointsEntry, PIECE, Place, View, Viewer};
 
 /// The most names that one message may carry.
 const MAX_NAMES: usize = 1_000;
@@ -65,8 +70,12 @@ impl Discovery for DiscoveryService {
             set_hash: SetHash::default(),
             sent: 0,
             acknowledged: 0,
+            unconfirmed: VecDeque::new(),
             heartbeat: self.heartbeat,
             place: Place::default(),
+            viewer: Viewer { pod: info.pod.clone(), namespace: Some(info.id.namespace().clone()) },
+            routes: false,
+            fronts: HashSet::new(),
             budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
         };
         let inbound = request.into_inner();
@@ -122,9 +131,16 @@ struct Session {
     set_hash: SetHash,
     sent: u64,
     acknowledged: u64,
+    /// Policies of services that were sent and are not acknowledged yet, with the update that they were in.
+    unconfirmed: VecDeque<(u64, ObjectRef, Version)>,
     heartbeat: Duration,
     /// Where the pod ran when endpoints were looked at last: it decides which of them are seen.
     place: Place,
+    viewer: Viewer,
+    /// Whether it knows what routes and policies are.
+    routes: bool,
+    /// Services that its workload calls by their own names or addresses: their routes count. Others are backends of those routes.
+    fronts: HashSet<ObjectRef>,
     budget: Budget,
 }
 
@@ -182,6 +198,9 @@ impl Session {
                 self.check_count(cost)?;
                 for name in &s.names {
                     let name = parse(name)?;
+                    if let ResourceName::Service(id) = &name {
+                        self.fronts.insert(id.clone());
+                    }
                     if !self.sub.add(name.clone()) {
                         // Asked again: answered again, whatever was sent before.
                         self.drop_held(&name);
@@ -192,6 +211,9 @@ impl Session {
             Some(Message::Unsubscribe(u)) => {
                 for name in &u.names {
                     let name = parse(name)?;
+                    if let ResourceName::Service(id) | ResourceName::Routes(id) = &name {
+                        self.fronts.remove(id);
+                    }
                     if self.sub.remove(&name) {
                         self.drop_held(&name);
                     }
@@ -208,6 +230,7 @@ impl Session {
                         "{cost} rejections in one message; at most {MAX_RESOURCES} were sent"
                     )));
                 }
+                self.confirm(&ack.rejected);
                 let short = |text: &str| text.chars().take(300).collect::<String>();
                 let mut status = self.sub.status();
                 for r in &ack.rejected {
@@ -258,6 +281,7 @@ impl Session {
                 (status.serial, status.not_after) = (c.serial.chars().take(64).collect(), c.not_after);
             }
         }
+        self.routes = hello.features.iter().any(|f| f == FEATURE_ROUTES);
         let known: Vec<_> = self.held.keys().cloned().collect();
         for name in known {
             self.drop_held(&name);
@@ -269,15 +293,35 @@ impl Session {
             if self.sub.len() >= MAX_HELD {
                 return Err(Status::resource_exhausted(format!("the stream holds {MAX_HELD} names, and no more are taken")));
             }
+            // Routes are held of what is called; what is called by its address is known by the address.
+            if let ResourceName::Routes(id) = &name {
+                self.fronts.insert(id.clone());
+            }
             self.hold(name.clone(), Version(h.version));
             if !self.sub.add(name.clone()) {
-                self.sub.mark(name);
+                self.sub.mark(name.clone());
+            }
+            if let ResourceName::Policy(id) = name {
+                self.sub.applied(id, Version(h.version));
             }
         }
         for name in [ResourceName::Trust, ResourceName::Mesh, ResourceName::Inbound] {
             self.sub.add(name);
         }
         Ok(())
+    }
+
+    /// What was acknowledged is in force, unless it was rejected.
+    fn confirm(&mut self, rejected: &[v1::Rejected]) {
+        while let Some((nonce, _, _)) = self.unconfirmed.front()
+            && *nonce <= self.acknowledged
+        {
+            let Some((_, id, version)) = self.unconfirmed.pop_front() else { return };
+            let name = ResourceName::Policy(id.clone()).to_string();
+            if !rejected.iter().any(|r| r.name == name && r.version == version.0) {
+                self.sub.applied(id, version);
+            }
+        }
     }
 
     fn hold(&mut self, name: ResourceName, version: Version) {
@@ -297,9 +341,7 @@ impl Session {
 
     async fn flush(&mut self) -> Result<(), Status> {
         // First the names, then the snapshot: a change that is marked in between is in the snapshot, or marked still.
-        let mut names = self.sub.take(MAX_RESOURCES);
-        // What is large comes last: a service is known before its many endpoints.
-        names.sort_by_key(|name| matches!(name, ResourceName::Endpoints(_)));
+        let names = self.sub.take(MAX_RESOURCES);
         let snapshot = self.sub.snapshot();
         let place = snapshot.place(self.sub.pod());
         if place != self.place {
@@ -308,10 +350,11 @@ impl Session {
                 self.sub.mark(name.clone());
             }
         }
+        let names = self.closure(&snapshot, names)?;
         let mut resources = Vec::new();
         let mut endpoints = 0;
         for name in names {
-            let view = snapshot.view(&name, self.sub.pod());
+            let view = snapshot.view(&name, &self.viewer);
             let version = view.version();
             if self.held.get(&name) == Some(&version) {
                 if let View::Endpoints(entry) = view {
@@ -322,23 +365,23 @@ impl Session {
             let pieces = match &view {
                 // A pod that the model does not have yet has no policy yet: its sidecar waits.
                 View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
+                // The service says whether it has any.
+                View::Absent
+                    if matches!(name, ResourceName::Routes(_) | ResourceName::Policy(_)) && !self.held.contains_key(&name) =>
+                {
+                    continue;
+                }
                 View::Absent => {
                     self.bases.remove(&name);
                     vec![(version, None)]
                 }
                 View::Plain(entry) => vec![(version, Some(entry.body.clone()))],
+                View::Routes(routes) => vec![(version, Some(routes.entry.body.clone()))],
                 View::Endpoints(entry) => {
                     let base = self.bases.insert(name.clone(), entry.clone());
                     entry.pieces(base.as_deref()).into_iter().map(|(version, body)| (version, Some(body))).collect()
                 }
             };
-            if let [(_, Some(Body::Address(v1::Address { kind: Some(v1::address::Kind::Service(id)) })))] = &pieces[..] {
-                // Whoever dials a service needs the service and its endpoints: one round trip less.
-                if let Ok(id) = weft_core::service::ObjectRef::try_from(id) {
-                    self.sub.add(ResourceName::Service(id.clone()));
-                    self.sub.add(ResourceName::Endpoints(id));
-                }
-            }
             for (version, body) in pieces {
                 endpoints += body.as_ref().map_or(0, weight);
                 resources.push(v1::Resource { name: name.to_string(), version: version.0, body });
@@ -354,16 +397,23 @@ impl Session {
 
     async fn update(&mut self, resources: Vec<v1::Resource>) -> Result<(), Status> {
         self.sent += 1;
+        let policies = resources.iter().filter_map(|r| Some((r.name.strip_prefix("policy/")?.parse().ok()?, Version(r.version))));
+        self.unconfirmed.extend(policies.map(|(id, version)| (self.sent, id, version)));
         self.sub.status().unacknowledged = (self.sent - self.acknowledged) as u32;
         self.send(v1::watch_response::Message::Update(v1::Update { nonce: self.sent, resources })).await
     }
 }
+
+/// About what an endpoint has on the wire.
+const ENDPOINT_BYTES: usize = 200;
 
 /// What a resource adds to the size of a message, in endpoints.
 fn weight(body: &Body) -> usize {
     match body {
         Body::Endpoints(all) => all.endpoints.len(),
         Body::EndpointsDelta(delta) => delta.upserted.len() + delta.removed.len(),
+        Body::Routes(routes) => routes.encoded_len() / ENDPOINT_BYTES,
+        Body::Policy(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         _ => 0,
     }
 }
@@ -371,3 +421,6 @@ fn weight(body: &Body) -> usize {
 fn parse(name: &str) -> Result<ResourceName, Status> {
     name.parse().map_err(|e: weft_proto::name::UnknownName| Status::invalid_argument(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

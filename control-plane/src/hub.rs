@@ -1,5 +1,7 @@
 //! push: who must hear of a change. A change costs what its subscribers cost, not what the mesh does.
 
+pub mod counts;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,7 @@ use weft_core::service::ObjectRef;
 use weft_proto::{ResourceName, v1};
 
 use crate::model::Changed;
+use crate::model::status::Statuses;
 use crate::snapshot::Snapshot;
 use crate::watch::Problem;
 
@@ -19,6 +22,7 @@ pub struct Hub {
     snapshot: ArcSwap<Snapshot>,
     problems: ArcSwap<Vec<Problem>>,
     meshed: watch::Sender<Arc<BTreeSet<Namespace>>>,
+    route_statuses: watch::Sender<Statuses>,
     streams: Mutex<Streams>,
     next_id: AtomicU64,
 }
@@ -28,6 +32,7 @@ struct Streams {
     all: HashMap<u64, Arc<Stream>>,
     by_name: HashMap<ResourceName, HashSet<u64>>,
     by_pod: HashMap<ObjectRef, HashSet<u64>>,
+    applied: counts::Applied,
 }
 
 /// What the hub and one stream's task share.
@@ -48,6 +53,7 @@ impl Hub {
     pub fn new(snapshot: Snapshot) -> Arc<Self> {
         Arc::new(Self {
             meshed: watch::Sender::new(snapshot.meshed.clone()),
+            route_statuses: watch::Sender::new(snapshot.statuses.clone()),
             snapshot: ArcSwap::from_pointee(snapshot),
             problems: ArcSwap::from_pointee(vec![]),
             streams: Mutex::default(),
@@ -72,6 +78,11 @@ impl Hub {
         self.meshed.subscribe()
     }
 
+    /// What became of each route and policy, whenever it is another: `diff` with what was seen before tells which.
+    pub fn route_statuses(&self) -> watch::Receiver<Statuses> {
+        self.route_statuses.subscribe()
+    }
+
     /// Publishes a snapshot, then wakes whoever subscribes to what changed. A stream that subscribes meanwhile reads
     /// the new snapshot or is woken: never neither.
     pub fn publish(&self, snapshot: Snapshot, changed: &BTreeSet<Changed>) {
@@ -80,13 +91,16 @@ impl Hub {
             meshed.clone_from(&snapshot.meshed);
             another
         });
+        if changed.iter().any(|c| matches!(c, Changed::Status(_))) {
+            self.route_statuses.send_replace(snapshot.statuses.clone());
+        }
         self.snapshot.store(Arc::new(snapshot));
         let streams = lock(&self.streams);
         for change in changed {
             let (name, who) = match change {
                 Changed::Name(name) => (name.clone(), streams.by_name.get(name)),
                 Changed::Inbound(pod) => (ResourceName::Inbound, streams.by_pod.get(pod)),
-                Changed::Meshed(_) => continue,
+                Changed::Meshed(_) | Changed::Status(_) => continue,
             };
             for stream in who.into_iter().flatten().filter_map(|id| streams.all.get(id)) {
                 lock(&stream.pending).insert(name.clone());
@@ -199,6 +213,7 @@ impl Subscription {
 }
 
 fn leave(streams: &mut Streams, name: &ResourceName, id: u64) {
+    counts::leave(&mut streams.applied, name, id);
     if let Some(set) = streams.by_name.get_mut(name) {
         set.remove(&id);
         if set.is_empty() {

@@ -5,6 +5,8 @@ pub mod bundle;
 pub mod ca;
 pub mod lease;
 pub mod review;
+pub mod status;
+pub mod uptake;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,6 +24,7 @@ use crate::issue::kubernetes::PodTokens;
 use crate::probe::Health;
 use crate::server::random;
 use crate::watch::Batch;
+use crate::watch::kubernetes::standing::Statuses;
 
 /// The name under which fields are owned.
 const MANAGER: &str = "weft-control-plane";
@@ -33,6 +36,8 @@ const CALL: Duration = Duration::from_secs(5);
 /// The cluster that this control plane serves.
 pub struct Cluster {
     client: Client,
+    /// What stands of the status of objects, from the watch.
+    statuses: Arc<Statuses>,
 }
 
 impl Cluster {
@@ -41,7 +46,7 @@ impl Cluster {
         let config = Config::infer().await.map_err(|e| {
             anyhow::anyhow!("no cluster is known: {}: run in a pod with a service account, or set KUBECONFIG", chain(&e))
         })?;
-        Ok(Self { client: client(config)? })
+        Ok(Self { client: client(config)?, statuses: Arc::default() })
     }
 
     /// The CA that all replicas share.
@@ -56,7 +61,7 @@ impl Cluster {
     }
 
     pub fn follow(&self) -> mpsc::Receiver<Batch> {
-        crate::watch::kubernetes::follow(&self.client)
+        crate::watch::kubernetes::follow(&self.client, &self.statuses)
     }
 
     /// Starts what writes to it, until `stop`.
@@ -64,16 +69,23 @@ impl Cluster {
         &self,
         config: &config::Config,
         ca: &Ca,
-        hub: &Hub,
+        hub: &Arc<Hub>,
         health: &Arc<Health>,
         stop: &CancellationToken,
     ) -> JoinSet<()> {
         let (leading, led) = watch::channel(false);
         let me = format!("{}-{:08x}", config.cluster.replica, random() as u32);
         let mut tasks = JoinSet::new();
-        tasks.spawn(lease::hold(self.client.clone(), config.cluster.namespace.to_string(), me, leading, stop.clone()));
+        let namespace = config.cluster.namespace.to_string();
+        tasks.spawn(lease::hold(self.client.clone(), namespace.clone(), me.clone(), leading, stop.clone()));
         let bundles = bundle::Bundles { client: self.client.clone(), anchors: ca.anchor_pem().to_owned() };
         tasks.spawn(bundles.run(hub.meshed(), led.clone()));
+        let (totals, counts) = watch::channel(uptake::Counts::new());
+        let uptake = uptake::Uptake { client: self.client.clone(), namespace, me, hub: hub.clone() };
+        tasks.spawn(uptake.run(led.clone(), totals, stop.clone()));
+        let statuses = self.statuses.clone();
+        let statusing = status::Statusing { client: self.client.clone(), statuses, outcomes: hub.route_statuses(), counts };
+        tasks.spawn(statusing.run(led.clone()));
         tasks.spawn(tell(led, health.clone()));
         tasks
     }

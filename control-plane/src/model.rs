@@ -3,6 +3,9 @@
 mod endpoints;
 mod inbound;
 mod places;
+mod policies;
+mod routes;
+pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,13 +14,19 @@ use std::sync::Arc;
 use weft_core::policy::MtlsMode;
 use weft_core::service::{AddressKind, ObjectRef, Reach, Workload};
 use weft_core::{Namespace, SpiffeId, TrustDomain};
-use weft_proto::ResourceName;
 use weft_proto::v1::resource::Body;
+use weft_proto::{ResourceName, v1};
 
+use crate::objects::traffic::ParentRef;
 use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject};
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use places::Places;
+use policies::Policies;
+use routes::Routes;
+use status::{ObjectStatus, Outcome, Refusal, RouteStatus, Statuses};
+
+pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_GRPC_CODES};
 
 /// What of the snapshot is another now.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -27,6 +36,8 @@ pub enum Changed {
     Inbound(ObjectRef),
     /// A namespace came into the mesh, or left it.
     Meshed(Namespace),
+    /// What became of a route or policy.
+    Status(ObjectKey),
 }
 
 /// Who claims an address, in the order in which a claim wins.
@@ -53,6 +64,8 @@ pub struct Model {
     /// Slices by address, across namespaces: a pod that comes or goes changes how their endpoints are reached.
     slices_at: HashMap<IpAddr, BTreeSet<ObjectRef>>,
     places: Places,
+    routes: Routes,
+    policies: Policies,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -72,6 +85,8 @@ impl Model {
             pod_at: HashMap::new(),
             slices_at: HashMap::new(),
             places: Places::default(),
+            routes: Routes::default(),
+            policies: Policies::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -87,6 +102,11 @@ impl Model {
         self.problems.values().flatten().cloned().collect()
     }
 
+    /// What became of each route and policy.
+    pub fn statuses(&self) -> &Statuses {
+        &self.snapshot.statuses
+    }
+
     /// Applies changes and returns what of the snapshot is another now.
     pub fn apply(&mut self, changes: Vec<Change>) -> BTreeSet<Changed> {
         let mut dirty = Dirty::default();
@@ -98,8 +118,12 @@ impl Model {
                         self.places.note(slice, &mut dirty.nodes);
                     }
                     self.mark(&key, &mut dirty);
+                    let last = self.routes.in_force(&key);
                     self.forget(&key);
-                    self.insert(object);
+                    match object {
+                        Object::Route(route) => self.routes.insert(route, last),
+                        other => self.insert(other),
+                    }
                     self.mark(&key, &mut dirty);
                 }
                 Change::Delete(key) => {
@@ -117,6 +141,7 @@ impl Model {
         for namespace in &dirty.namespaces {
             self.refresh_namespace(namespace, &mut changed);
         }
+        self.refresh_traffic(&mut dirty, &mut changed);
         for id in &dirty.services {
             self.refresh_service(id, &mut changed);
         }
@@ -143,6 +168,10 @@ impl Model {
             }
             Kind::Service => {
                 dirty.services.insert(key.id.clone());
+                dirty.routed.extend(self.routes.touched_by_service(&key.id));
+                if self.policies.is_targeted(&key.id) {
+                    dirty.governed.insert(key.id.clone());
+                }
                 if let Some(service) = self.service(&key.id) {
                     for ip in service.spec.addresses() {
                         self.mark_address(ip, dirty);
@@ -162,6 +191,15 @@ impl Model {
                 }
                 let in_namespace = self.services.get(&key.id.namespace).into_iter().flat_map(BTreeMap::values);
                 dirty.services.extend(in_namespace.filter(|s| s.spec.selects(&pod.labels)).map(|s| s.id.clone()));
+            }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+                dirty.statuses.insert(key.clone());
+                dirty.routed.extend(self.routes.touched_by_route(key));
+            }
+            Kind::ReferenceGrant => dirty.routed.extend(self.routes.touched_by_grants(&key.id.namespace)),
+            Kind::BackendTrafficPolicy | Kind::TrafficPolicy => {
+                dirty.statuses.insert(key.clone());
+                dirty.governed.extend(self.policies.touched_by_policy(key));
             }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
@@ -215,6 +253,9 @@ impl Model {
                     }
                 }
             }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => self.routes.remove(key),
+            Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
+            Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -259,6 +300,9 @@ impl Model {
                 }
                 self.slices.entry(o.id.namespace.clone()).or_default().insert(o.id.clone(), o);
             }
+            Object::Route(o) => self.routes.insert(o, None),
+            Object::ReferenceGrant(o) => self.routes.insert_grant(o),
+            Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
         }
     }
 
@@ -303,6 +347,105 @@ impl Model {
         changed.insert(Changed::Meshed(name.clone()));
     }
 
+    /// Routes and policies come before the services that say whether they have any, and before the pods that enforce rates.
+    fn refresh_traffic(&mut self, dirty: &mut Dirty, changed: &mut BTreeSet<Changed>) {
+        for id in &dirty.routed {
+            dirty.statuses.extend(self.routes.attached_to(id));
+            let (routes, presence) = self.refresh_routes(id);
+            if routes {
+                changed.insert(Changed::Name(ResourceName::Routes(id.clone())));
+            }
+            if presence {
+                dirty.services.insert(id.clone());
+            }
+        }
+        for id in &dirty.governed {
+            dirty.statuses.extend(self.policies.attached_to(id));
+            let change = self.refresh_policy(id);
+            if change.told {
+                changed.insert(Changed::Name(ResourceName::Policy(id.clone())));
+            }
+            if change.presence {
+                dirty.services.insert(id.clone());
+            }
+            if change.rates
+                && let Some(service) = self.service(id)
+            {
+                dirty.pods.extend(self.selected(service).map(|p| p.id.clone()));
+            }
+        }
+        for key in &dirty.statuses {
+            self.refresh_status(key, changed);
+        }
+    }
+
+    fn refresh_status(&mut self, key: &ObjectKey, changed: &mut BTreeSet<Changed>) {
+        let (generation, entries) = self.entries(key);
+        let problems: Vec<Problem> = entries.iter().flat_map(|(_, outcome)| outcome.problems(key)).collect();
+        let has_refs = key.kind.route().is_some();
+        let entries: Vec<RouteStatus> = entries
+            .into_iter()
+            .map(|(parent, outcome)| RouteStatus {
+                route: key.clone(),
+                parent,
+                conditions: outcome.conditions(generation, has_refs),
+            })
+            .collect();
+        // A route with several parents has the same trouble at each.
+        let problems: BTreeSet<Problem> = problems.into_iter().collect();
+        if problems.is_empty() {
+            self.problems.remove(key);
+        } else {
+            self.problems.insert(key.clone(), problems.into_iter().collect());
+        }
+        let status = (!entries.is_empty()).then(|| Arc::new(ObjectStatus { generation, entries }));
+        if self.snapshot.statuses.get(key) == status.as_ref() {
+            return;
+        }
+        match status {
+            Some(status) => self.snapshot.statuses.insert(key.clone(), status),
+            None => self.snapshot.statuses.remove(key),
+        };
+        changed.insert(Changed::Status(key.clone()));
+    }
+
+    /// What became of an object at each Service that it refers to.
+    fn entries(&self, key: &ObjectKey) -> (i64, Vec<(ParentRef, Outcome)>) {
+        if let Some(held) = self.routes.held(key) {
+            let (object, mut all) = (&held.object, Vec::new());
+            for (i, parent) in object.parents.iter().enumerate() {
+                let Some(service) = parent.service(&object.id.namespace) else { continue };
+                all.extend(self.routes.outcome(&service, key, i).map(|o| (parent.clone(), o.clone())));
+            }
+            return (object.generation, all);
+        }
+        let Some(object) = self.policies.object(key) else { return (0, vec![]) };
+        let mut all = Vec::new();
+        for (i, target) in object.targets.iter().enumerate() {
+            let parent = ParentRef {
+                group: Some(target.group.clone()),
+                kind: Some(target.kind.clone()),
+                namespace: Some(object.id.namespace.to_string()),
+                name: target.name.clone(),
+                section_name: None,
+                port: None,
+            };
+            let outcome = match target.service(&object.id) {
+                Some(service) => self.policies.outcome(&service, key, i).cloned(),
+                None => Some(Outcome {
+                    refused: Some(Refusal::new(
+                        "Invalid",
+                        format!("spec.targetRefs[{i}]"),
+                        "a policy is for a Service, whose group is \"\"",
+                    )),
+                    ..Outcome::default()
+                }),
+            };
+            all.extend(outcome.map(|o| (parent, o)));
+        }
+        (object.generation, all)
+    }
+
     fn refresh_service(&mut self, id: &ObjectRef, changed: &mut BTreeSet<Changed>) {
         let service = self.service(id).cloned();
         let key = ObjectKey { kind: Kind::Service, id: id.clone() };
@@ -329,8 +472,13 @@ impl Model {
                     self.problems.insert(key, duplicates);
                 }
                 let candidates = self.candidates(s);
+                let told = v1::Service {
+                    has_routes: self.snapshot.routes.contains_key(id),
+                    has_policy: self.snapshot.policies.contains_key(id),
+                    ..(&endpoints::service_of(s)).into()
+                };
                 (
-                    Some(Entry::new(Body::Service((&endpoints::service_of(s)).into()))),
+                    Some(Entry::new(Body::Service(told))),
                     Some(Arc::new(endpoints::views(s, &candidates))),
                     Some(Arc::new(endpoints::dns_of(s, &candidates))),
                 )
@@ -388,6 +536,12 @@ impl Model {
 
 #[derive(Default)]
 struct Dirty {
+    /// Services whose routes are to be computed anew.
+    routed: BTreeSet<ObjectRef>,
+    /// Services whose policy is.
+    governed: BTreeSet<ObjectRef>,
+    /// Routes and policies whose status is.
+    statuses: BTreeSet<ObjectKey>,
     namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,

@@ -1,6 +1,8 @@
 //! The parts of Kubernetes objects that the mesh reads, with the API server's own field names. What is not named
 //! here is ignored, so that real manifests pass unchanged.
 
+pub mod traffic;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,15 +10,22 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use weft_core::service::ObjectRef;
+use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
+use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
+
 /// An object of a kind that the mesh reads.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Object {
     Namespace(Arc<NamespaceObject>),
     Service(Arc<ServiceObject>),
     Pod(Arc<PodObject>),
     EndpointSlice(Arc<EndpointSliceObject>),
+    Route(Arc<RouteObject>),
+    ReferenceGrant(Arc<ReferenceGrantObject>),
+    BackendTrafficPolicy(Arc<PolicyObject>),
+    TrafficPolicy(Arc<PolicyObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -32,14 +41,54 @@ pub enum Kind {
     Service,
     Pod,
     EndpointSlice,
+    HttpRoute,
+    GrpcRoute,
+    TlsRoute,
+    TcpRoute,
+    ReferenceGrant,
+    BackendTrafficPolicy,
+    TrafficPolicy,
 }
 
 impl Kind {
+    /// As manifests spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::HttpRoute => RouteKind::Http.as_str(),
+            Self::GrpcRoute => RouteKind::Grpc.as_str(),
+            Self::TlsRoute => RouteKind::Tls.as_str(),
+            Self::TcpRoute => RouteKind::Tcp.as_str(),
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
+            Self::TrafficPolicy => "TrafficPolicy",
+        }
+    }
+
+    /// The kind of a route; none for what is no route.
+    pub const fn route(self) -> Option<RouteKind> {
+        match self {
+            Self::HttpRoute => Some(RouteKind::Http),
+            Self::GrpcRoute => Some(RouteKind::Grpc),
+            Self::TlsRoute => Some(RouteKind::Tls),
+            Self::TcpRoute => Some(RouteKind::Tcp),
+            _ => None,
+        }
+    }
+
     /// Its API group and version, as manifests name it.
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Service | Self::Pod => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
+            Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
+            Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
+            Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
+            Self::TrafficPolicy => "weft.dev/v1alpha1",
         }
     }
 }
@@ -48,7 +97,7 @@ impl std::fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.kind {
             Kind::Namespace => write!(f, "Namespace {}", self.id.name),
-            kind => write!(f, "{kind:?} {}", self.id),
+            kind => write!(f, "{} {}", kind.as_str(), self.id),
         }
     }
 }
@@ -60,6 +109,10 @@ impl Object {
             Self::Service(o) => (Kind::Service, &o.id),
             Self::Pod(o) => (Kind::Pod, &o.id),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.id),
+            Self::Route(o) => (o.key_kind(), &o.id),
+            Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.id),
+            Self::BackendTrafficPolicy(o) => (Kind::BackendTrafficPolicy, &o.id),
+            Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }
@@ -78,6 +131,39 @@ pub struct Metadata {
     #[serde(default)]
     pub annotations: Labels,
     pub deletion_timestamp: Option<String>,
+    pub creation_timestamp: Option<Moment>,
+    /// How often `spec` was changed; a manifest that a person wrote has none.
+    pub generation: Option<i64>,
+}
+
+/// A point in time, in seconds since the Unix epoch; written as the API server writes it (RFC 3339, in UTC).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment(pub i64);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        moment(&text).map(Self).ok_or_else(|| {
+            let text: String = text.chars().take(40).collect();
+            serde::de::Error::custom(format!("{text:?} is no time: write it as 2026-01-31T12:00:00Z"))
+        })
+    }
+}
+
+/// Reads `YYYY-MM-DDTHH:MM:SS`, with a fraction or not, and `Z`.
+fn moment(text: &str) -> Option<i64> {
+    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    let parts = |text: &str, by: char| -> Option<[i64; 3]> {
+        let all = text.split(by).map(|part| part.parse::<u16>().ok().map(i64::from)).collect::<Option<Vec<_>>>()?;
+        all.try_into().ok()
+    };
+    let [year, month, day] = parts(date, '-')?;
+    let [hour, minute, second] = parts(clock.split('.').next()?, ':')?;
+    let month = time::Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let date = time::Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?).ok()?;
+    let is_clock = hour < 24 && minute < 60 && second <= 60;
+    let days = i64::from(date.to_julian_day()) - 2_440_588;
+    is_clock.then_some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
 impl Metadata {

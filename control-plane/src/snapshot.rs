@@ -10,6 +10,7 @@ use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
 
+use crate::model::status::Statuses;
 use crate::objects::PodObject;
 
 /// A resource with its version.
@@ -131,6 +132,34 @@ impl ServiceEndpoints {
     }
 }
 
+/// A service's routes, as the callers of each namespace see them.
+#[derive(Debug)]
+pub struct ServiceRoutes {
+    /// For callers of every other namespace; without any route where there are but consumers'.
+    pub producer: Arc<RoutesEntry>,
+    pub consumers: BTreeMap<Namespace, Arc<RoutesEntry>>,
+}
+
+/// Routes, and where they lead.
+#[derive(Debug)]
+pub struct RoutesEntry {
+    pub entry: Arc<Entry>,
+    /// Services, each once.
+    pub backends: Vec<ObjectRef>,
+}
+
+impl ServiceRoutes {
+    pub fn seen_from(&self, namespace: &Namespace) -> &Arc<RoutesEntry> {
+        self.consumers.get(namespace).unwrap_or(&self.producer)
+    }
+
+    /// The versions of all views, which tell whether anything is another.
+    pub fn versions(&self) -> Vec<(Option<&Namespace>, Version)> {
+        let consumers = self.consumers.iter().map(|(n, e)| (Some(n), e.entry.version));
+        std::iter::once((None, self.producer.entry.version)).chain(consumers).collect()
+    }
+}
+
 /// A pod that lives: what attestation and routing need to know of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodFacts {
@@ -164,6 +193,10 @@ pub struct Snapshot {
     pub addresses: imbl::HashMap<IpAddr, Arc<Entry>>,
     pub services: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub endpoints: imbl::HashMap<ObjectRef, Arc<ServiceEndpoints>>,
+    pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
+    pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
+    /// What became of each route and policy.
+    pub statuses: Statuses,
     /// Names that DNS answers for.
     pub dns: imbl::HashMap<ObjectRef, Arc<DnsEntry>>,
     /// Every pod that lives.
@@ -188,7 +221,16 @@ pub enum DnsEntry {
 pub enum View {
     Plain(Arc<Entry>),
     Endpoints(Arc<EndpointsEntry>),
+    Routes(Arc<RoutesEntry>),
     Absent,
+}
+
+/// Who looks: resources differ by the pod and the namespace of the sidecar that they are for.
+#[derive(Clone, Debug, Default)]
+pub struct Viewer {
+    pub pod: Option<ObjectRef>,
+    /// From its certificate.
+    pub namespace: Option<Namespace>,
 }
 
 impl View {
@@ -196,6 +238,7 @@ impl View {
         match self {
             Self::Plain(e) => e.version,
             Self::Endpoints(e) => e.version,
+            Self::Routes(e) => e.entry.version,
             Self::Absent => Version::default(),
         }
     }
@@ -211,6 +254,9 @@ impl Snapshot {
             addresses: imbl::HashMap::new(),
             services: imbl::HashMap::new(),
             endpoints: imbl::HashMap::new(),
+            routes: imbl::HashMap::new(),
+            policies: imbl::HashMap::new(),
+            statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),
             meshed: Arc::default(),
@@ -228,8 +274,9 @@ impl Snapshot {
         pod.and_then(|p| self.pods.get(p)).map(|p| p.place.clone()).unwrap_or_default()
     }
 
-    /// What `name` is for the sidecar of `pod`. Every address has an answer: "unknown" is one.
-    pub fn view(&self, name: &ResourceName, pod: Option<&ObjectRef>) -> View {
+    /// What `name` is for a sidecar. Every address has an answer: "unknown" is one.
+    pub fn view(&self, name: &ResourceName, viewer: &Viewer) -> View {
+        let pod = viewer.pod.as_ref();
         let plain = |e: Option<&Arc<Entry>>| e.map_or(View::Absent, |e| View::Plain(e.clone()));
         match name {
             ResourceName::Trust => View::Plain(self.trust.clone()),
@@ -240,8 +287,10 @@ impl Snapshot {
             ResourceName::Endpoints(id) => {
                 self.endpoints.get(id).map_or(View::Absent, |e| View::Endpoints(e.seen_from(&self.place(pod)).clone()))
             }
-            // No source reads routes or traffic policies yet.
-            ResourceName::Routes(_) | ResourceName::Policy(_) => View::Absent,
+            ResourceName::Routes(id) => self.routes.get(id).map_or(View::Absent, |r| {
+                View::Routes(viewer.namespace.as_ref().map_or(&r.producer, |n| r.seen_from(n)).clone())
+            }),
+            ResourceName::Policy(id) => plain(self.policies.get(id)),
         }
     }
 }

@@ -3,17 +3,23 @@
 #[path = "kubernetes/server.rs"]
 mod server;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use weft_control_plane::hub::counts::Counts;
 use weft_control_plane::issue::kubernetes::Witness;
+use weft_control_plane::kubernetes::status::Statusing;
 use weft_control_plane::kubernetes::{bundle, ca, lease, review::ApiServer};
+use weft_control_plane::model::status::{Condition, ObjectStatus, RouteStatus, Statuses as Outcomes};
+use weft_control_plane::objects::traffic::ParentRef;
+use weft_control_plane::objects::{Kind, ObjectKey};
 use weft_control_plane::watch::kubernetes::follow;
+use weft_control_plane::watch::kubernetes::standing::{Standing, Statuses};
 use weft_control_plane::watch::{Batch, Change};
 
 use server::{Server, Store, Watch};
@@ -79,7 +85,7 @@ async fn everything_is_read_page_by_page_and_then_followed() {
     let server = Server::start().await;
     server.list("services", 200, list(10, Some("next"), &[service("a", "10.0.0.1", 3)]));
     server.list("services", 200, list(10, None, &[service("b", "10.0.0.2", 4)]));
-    let mut batches = follow(&server.client());
+    let mut batches = follow(&server.client(), &Arc::default());
     let (batch, problems) = first(&mut batches).await;
     assert_eq!((names(&batch), problems.len()), (vec!["+a".to_owned(), "+b".to_owned()], 0));
     let asked = server.asked("/api/v1/services?");
@@ -118,7 +124,7 @@ async fn changes(batches: &mut mpsc::Receiver<Batch>, count: usize) -> BTreeSet<
 async fn a_watch_that_the_server_has_forgotten_starts_over_and_what_went_meanwhile_is_gone() {
     let server = Server::start().await;
     server.list("services", 200, list(10, None, &[service("a", "10.0.0.1", 3), service("b", "10.0.0.2", 4)]));
-    let mut batches = follow(&server.client());
+    let mut batches = follow(&server.client(), &Arc::default());
     first(&mut batches).await;
     let watch = server.watch("services").await;
     server.list("services", 200, list(70, None, &[service("b", "10.0.0.2", 4), service("c", "10.0.0.3", 60)]));
@@ -142,7 +148,7 @@ async fn a_kind_that_is_missing_or_forbidden_is_reported_and_waited_for() {
     server.list("endpointslices", 404, "404 page not found".into());
     server.list("endpointslices", 403, status(403, "Forbidden"));
     server.list("endpointslices", 200, list(10, None, &[]));
-    let mut batches = follow(&server.client());
+    let mut batches = follow(&server.client(), &Arc::default());
     let (batch, problems) = first(&mut batches).await;
     assert_eq!((names(&batch), batch.problems.len()), (vec!["+a".to_owned()], 0));
     assert!(problems.iter().all(|p| p.starts_with("discovery.k8s.io/v1/EndpointSlice: ")), "{problems:?}");
@@ -150,11 +156,136 @@ async fn a_kind_that_is_missing_or_forbidden_is_reported_and_waited_for() {
     assert!(problems.iter().any(|p| p.contains("list and watch on endpointslices.discovery.k8s.io")), "{problems:?}");
 }
 
+fn http_route(name: &str, version: u32) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": version.to_string(), "generation": 2},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+        },
+        "status": {"parents": [{"parentRef": {"name": "edge"}, "controllerName": "example.com/other", "conditions": []}]},
+    })
+}
+
+#[tokio::test]
+async fn a_cluster_without_gateway_api_is_served_at_once_and_its_kinds_are_found_when_they_come() {
+    let server = Server::start().await;
+    let missing = || "404 page not found".to_owned();
+    for resource in ["grpcroutes", "tcproutes", "referencegrants", "xbackendtrafficpolicies"] {
+        server.list(resource, 404, missing());
+    }
+    server.list("trafficpolicies", 403, status(403, "Forbidden"));
+    // Both of its versions, and again.
+    for answer in [(404, missing()), (404, missing()), (200, list(10, None, &[http_route("canary", 7)]))] {
+        server.list("httproutes", answer.0, answer.1);
+    }
+    // Of three versions the last is served.
+    for answer in [(404, missing()), (404, missing()), (200, list(10, None, &[]))] {
+        server.list("tlsroutes", answer.0, answer.1);
+    }
+    let statuses = Arc::<Statuses>::default();
+    let mut batches = follow(&server.client(), &statuses);
+    let (batch, _) = first(&mut batches).await;
+    assert_eq!(names(&batch), Vec::<String>::new());
+    let problems: Vec<String> = batch.problems.iter().map(ToString::to_string).collect();
+    assert!(problems.iter().all(|p| p.contains("list and watch on trafficpolicies.weft.dev")), "{problems:?}");
+
+    let route = loop {
+        let batch = next(&mut batches).await;
+        if !batch.changes.is_empty() {
+            break names(&batch);
+        }
+    };
+    assert_eq!(route, ["+canary"]);
+    let key = ObjectKey { kind: Kind::HttpRoute, id: "shop/canary".parse().expect("valid") };
+    let standing = statuses.get(&key).expect("its status is known");
+    assert_eq!((standing.resource_version.as_str(), standing.generation, statuses.version(key.kind)), ("7", 2, Some("v1")));
+    assert_eq!(standing.status["parents"][0]["controllerName"], "example.com/other");
+
+    server.watch("tlsroutes").await;
+    assert_eq!(statuses.version(Kind::TlsRoute), Some("v1alpha2"));
+    let asked = server.asked("/apis/gateway.networking.k8s.io/");
+    let versions: Vec<&str> = asked.iter().filter(|p| p.contains("/tlsroutes?")).filter_map(|p| p.split('/').nth(3)).collect();
+    assert_eq!(versions, ["v1", "v1alpha3", "v1alpha2"]);
+}
+
+#[tokio::test]
+async fn the_holder_of_the_lease_writes_status_and_what_others_wrote_stays() {
+    let server = Server::start().await;
+    let (written, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(VecDeque::from([409, 200, 200]))));
+    let patches = written.clone();
+    server.answer(move |method, path, body| {
+        patches.lock().expect("no one panicked").push((method.to_owned(), path.to_owned(), body.clone()));
+        match answers.lock().expect("no one panicked").pop_front() {
+            Some(200) => (200, http_route("canary", 9).to_string()),
+            Some(code) => (code, status(code, "Conflict")),
+            None => (500, status(500, "InternalError")),
+        }
+    });
+    let statuses = Arc::<Statuses>::default();
+    let key = ObjectKey { kind: Kind::HttpRoute, id: "shop/canary".parse().expect("valid") };
+    let standing = |version: u32| Standing {
+        resource_version: version.to_string(),
+        generation: 2,
+        status: http_route("canary", version)["status"].clone(),
+        unreadable: None,
+    };
+    statuses.served(Kind::HttpRoute, "v1");
+    statuses.put(key.clone(), standing(7));
+    let parent = ParentRef {
+        group: Some(String::new()),
+        kind: Some("Service".into()),
+        namespace: None,
+        name: "web".into(),
+        section_name: None,
+        port: Some(80),
+    };
+    let accepted = Condition {
+        type_: "Accepted",
+        status: true,
+        reason: "Accepted",
+        message: "it is in force".into(),
+        observed_generation: 2,
+    };
+    let entry = RouteStatus { route: key.clone(), parent, conditions: vec![accepted] };
+    let (outcomes, seen) = watch::channel(Outcomes::new());
+    let (leading, led) = watch::channel(false);
+    let (_counts, counts) = watch::channel(Counts::new());
+    let statusing = Statusing { client: server.client(), statuses: statuses.clone(), outcomes: seen, counts };
+    let writer = tokio::spawn(statusing.run(led));
+
+    // Somebody else was faster: what they wrote is seen first, then ours is written.
+    outcomes.send_modify(|all| drop(all.insert(key.clone(), Arc::new(ObjectStatus { generation: 2, entries: vec![entry] }))));
+    leading.send_replace(true);
+    server.waited_for("PATCH", "/status", 1).await;
+    statuses.put(key.clone(), standing(8));
+    server.waited_for("PATCH", "/status", 2).await;
+    let (_, path, body) = written.lock().expect("no one panicked")[1].clone();
+    assert_eq!(path, "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/canary/status");
+    assert_eq!(body["metadata"]["resourceVersion"], "8");
+    let parents = body["status"]["parents"].as_array().expect("a list").clone();
+    assert_eq!(parents[0], standing(8).status["parents"][0]);
+    assert_eq!(parents[1]["parentRef"], json!({"group": "", "kind": "Service", "name": "web", "port": 80}));
+    assert_eq!((&parents[1]["controllerName"], parents.len()), (&json!("weft.dev/controller"), 2));
+
+    // It refers to nothing of ours any more: ours goes, theirs stays.
+    statuses.put(
+        key.clone(),
+        Standing { resource_version: "9".into(), generation: 2, status: body["status"].clone(), unreadable: None },
+    );
+    outcomes.send_modify(|all| drop(all.remove(&key)));
+    server.waited_for("PATCH", "/status", 3).await;
+    let (_, _, body) = written.lock().expect("no one panicked")[2].clone();
+    assert_eq!(body["status"]["parents"], json!([standing(8).status["parents"][0]]));
+    drop(leading);
+    timeout(PATIENCE, writer).await.expect("it ends").expect("cleanly");
+}
+
 #[tokio::test]
 async fn an_object_that_cannot_be_read_stops_nothing() {
     let server = Server::start().await;
     server.list("services", 200, list(10, None, &[broken("bad", 3), service("good", "10.0.0.1", 4), json!({"metadata": {}})]));
-    let mut batches = follow(&server.client());
+    let mut batches = follow(&server.client(), &Arc::default());
     let (batch, _) = first(&mut batches).await;
     assert_eq!(names(&batch), ["+good"]);
     let told: Vec<_> = batch.problems.iter().map(|p| (p.place.as_str(), p.field.as_str())).collect();

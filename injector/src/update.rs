@@ -8,7 +8,7 @@ use weft_core::wellknown::SIDECAR_CONTAINER;
 
 use crate::error::{InjectError, excerpt};
 use crate::manifest::{Container, Object, Pod, as_object, malformed, text_in};
-use crate::names::{ANNOTATION_REDIRECT, REDIRECT_CONTAINER};
+use crate::names::{ANNOTATION_REDIRECT, REDIRECT_CONTAINER, VERIFY_CONTAINER};
 use crate::options::{InjectorOptions, NamespaceFacts};
 use crate::{genuine, guard};
 
@@ -29,7 +29,7 @@ pub(crate) fn check(
     let meshed = old.container(SIDECAR_CONTAINER).is_some();
     let mut added = Vec::new();
     for container in &new.containers {
-        let ours = [SIDECAR_CONTAINER, REDIRECT_CONTAINER].contains(&container.name);
+        let ours = [SIDECAR_CONTAINER, REDIRECT_CONTAINER, VERIFY_CONTAINER].contains(&container.name);
         let before = old.containers.iter().find(|one| one.name == container.name && one.list() == container.list());
         match before {
             Some(before) if before.object == container.object => {}

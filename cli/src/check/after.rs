@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use serde_json::Value;
 
 use super::certificate::{Validity, validity};
-use super::{Finding, judge};
+use super::{Finding, gateway, judge};
 use crate::duration;
 use crate::install::access::{TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::POD;
@@ -37,6 +37,7 @@ pub(super) async fn after(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     if settings.has_cni() {
         findings.push(plugin(cluster, &home).await?);
     }
+    findings.extend(gateway::kinds(cluster).await?);
     let ca = certificate(cluster, &home, &settings.ca_secret, "the CA", CA_NOTICE_SECS, "tls.crt", &mut findings).await;
     if ca.is_some() {
         // Its own certificate ends with the root at the latest, but the root may be somebody else's and end first.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::crd;
 use super::object::Part;
 use super::settings::Settings;
 use super::webhook;
@@ -12,11 +13,18 @@ const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 const FOLLOW: &[&str] = &["list", "watch"];
 const LOOK_UP_AND_FOLLOW: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
+const PATCH: &[&str] = &["patch"];
+
+/// The group of Gateway API, and that of what it tries out.
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const GATEWAY_EXPERIMENTS: &str = "gateway.networking.x-k8s.io";
 
 /// The config map with the mesh's anchors, which the control plane writes into every meshed namespace.
 pub(crate) const TRUST_BUNDLE: &str = "weft-trust-bundle";
 /// The secret with the webhook's certificate, which the injector makes.
 pub(crate) const WEBHOOK_SECRET: &str = "weft-injector-tls";
+/// The config map in which replicas tell each other how many sidecars have which policy.
+pub(crate) const UPTAKE: &str = "weft-uptake";
 /// The lease that the one replica holds which writes what all share.
 pub(crate) const LEASE: &str = "weft-control-plane";
 
@@ -49,6 +57,12 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule("", &["pods"], LOOK_UP_AND_FOLLOW),
             rule("discovery.k8s.io", &["endpointslices"], FOLLOW),
             rule("authentication.k8s.io", &["tokenreviews"], CREATE),
+            rule(GATEWAY, &["httproutes", "grpcroutes", "tlsroutes", "tcproutes", "referencegrants"], FOLLOW),
+            rule(GATEWAY, &["httproutes/status", "grpcroutes/status", "tlsroutes/status", "tcproutes/status"], PATCH),
+            rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies"], FOLLOW),
+            rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies/status"], PATCH),
+            rule(crd::GROUP, &["trafficpolicies"], FOLLOW),
+            rule(crd::GROUP, &["trafficpolicies/status"], PATCH),
             // Listed by its name, and created by server-side apply, where the name is known too.
             named("", &["configmaps"], TRUST_BUNDLE, &["create", "delete", "list", "patch"]),
         ],
@@ -68,6 +82,8 @@ pub(crate) fn at_home(part: Part, settings: &Settings) -> Vec<Rule<'_>> {
         Part::ControlPlane => vec![
             rule("coordination.k8s.io", &["leases"], CREATE),
             named("coordination.k8s.io", &["leases"], LEASE, &["get", "update"]),
+            // Made by server-side apply.
+            named("", &["configmaps"], UPTAKE, &["create", "get", "patch"]),
             rule("", &["secrets"], CREATE),
             named("", &["secrets"], &settings.ca_secret, &["get"]),
         ],

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, FIELD_MANAGER, How, Place};
-use super::kinds::{CONFIG_MAP, DAEMON_SET, DEPLOYMENT, KINDS, Kind, NAMESPACE, WEBHOOK};
+use super::kinds::{CONFIG_MAP, CRD, DAEMON_SET, DEPLOYMENT, KINDS, Kind, NAMESPACE, WEBHOOK};
 use super::namespace::RECORD;
 use super::object::{LABEL_NAME, LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
 use super::settings::{Flags, Settings};
@@ -151,10 +151,11 @@ async fn differences(cluster: &Cluster, object: &Value) -> anyhow::Result<usize>
     Ok(lines.len())
 }
 
-/// What an earlier version applied and this one does not have. What the programs made themselves was not applied.
+/// What an earlier version applied and this one does not have. What the programs made themselves was not applied; a kind goes with
+/// all that is of it, which is not ours to decide.
 async fn superfluous(cluster: &Cluster, wanted: &[Value]) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
-    for kind in KINDS.into_iter().filter(|kind| *kind != NAMESPACE) {
+    for kind in KINDS.into_iter().filter(|kind| ![NAMESPACE, CRD].contains(kind)) {
         for object in cluster.list(kind, None, &format!("{LABEL_PART_OF}={PART_OF}")).await? {
             let same = |other: &Value| {
                 let (a, b) = (Place::of(&object), Place::of(other));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, LABEL_INJECT};
 
 use super::settings::{CNI_KEY, Settings, TABLE};
-use super::{KubeVersion, VERSION, render, yaml};
+use super::{KubeVersion, VERSION, crd, render, webhook, yaml};
 
 /// The one value that is no text: it stands without quotes.
 const REPLICAS: &str = "{{ int .Values.replicas }}";
@@ -21,6 +21,10 @@ pub(super) const CREATE_NAMESPACE_CONDITION: &str = "if .Values.createNamespace"
 pub(super) const CNI_CONDITION: &str = "if .Values.cni";
 /// See [`CREATE_NAMESPACE_CONDITION`].
 pub(super) const CNI_REPAIR_CONDITION: &str = "if and .Values.cni (eq .Values.cniRepair \"delete\")";
+
+/// The annotation by which Helm leaves an object where it is. weft's kinds have it, since all that users have of them would go
+/// too. They are templates: Helm never changes what is in `crds/`.
+const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
 
 /// A file of the chart: its path and its text.
 pub(super) type File = (String, String);
@@ -49,13 +53,23 @@ pub(super) fn files() -> Vec<File> {
     ];
     let settings = Settings::filled("{{ .Release.Namespace }}", |setting| format!("{{{{ .Values.{} }}}}", setting.key));
     for section in render(&settings, KubeVersion::CURRENT) {
-        let objects = section.objects.into_iter().map(|mut object| {
-            if object["kind"] == "Deployment" {
-                object["spec"]["replicas"] = REPLICAS.into();
-            }
-            format!("---\n{}", yaml::template(&object, &[REPLICAS]))
-        });
-        let mut text: String = objects.collect();
+        let text = |objects: Vec<Value>| -> String {
+            let all = objects.into_iter().map(|mut object| {
+                if object["kind"] == "Deployment" {
+                    object["spec"]["replicas"] = REPLICAS.into();
+                }
+                if section.name == crd::SECTION {
+                    object["metadata"]["annotations"][KEEP.0] = KEEP.1.into();
+                }
+                format!("---\n{}", yaml::template(&object, &[REPLICAS]))
+            });
+            all.collect()
+        };
+        let mut text = match section.name {
+            crd::SECTION => either(KubeVersion::CRD_RULES, |kube| text(crd::definitions(kube))),
+            webhook::SECTION => either(KubeVersion::MATCH_CONDITIONS, |kube| text(vec![webhook::configuration(&settings, kube)])),
+            _ => text(section.objects),
+        };
         if let Some(condition) = section.condition {
             text = format!("{{{{- {condition} }}}}\n{text}{{{{- end }}}}\n");
         }
@@ -63,6 +77,13 @@ pub(super) fn files() -> Vec<File> {
     }
     files.sort();
     files
+}
+
+/// What a server of the version `since` and later gets, and what an earlier one does.
+fn either(since: KubeVersion, text: impl Fn(KubeVersion) -> String) -> String {
+    let (later, earlier) = (text(KubeVersion::CURRENT), text(KubeVersion::OLDEST));
+    let condition = format!("if semverCompare \">={since}.0-0\" .Capabilities.KubeVersion.Version");
+    format!("{{{{- {condition} }}}}\n{later}{{{{- else }}}}\n{earlier}{{{{- end }}}}\n")
 }
 
 fn chart() -> Value {

@@ -22,6 +22,7 @@ const fn namespaced(api_version: &'static str, kind: &'static str, plural: &'sta
 }
 
 pub(crate) const NAMESPACE: Kind = cluster("v1", "Namespace", "namespaces");
+pub(crate) const CRD: Kind = cluster("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions");
 pub(crate) const CONFIG_MAP: Kind = namespaced("v1", "ConfigMap", "configmaps");
 pub(crate) const SECRET: Kind = namespaced("v1", "Secret", "secrets");
 pub(crate) const LEASE: Kind = namespaced("coordination.k8s.io/v1", "Lease", "leases");
@@ -33,10 +34,14 @@ pub(crate) const OLD_DISRUPTION_BUDGET: Kind = namespaced("policy/v1beta1", "Pod
 pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
+/// The kinds that weft itself defines; what is of one of them is its users'.
+pub(crate) const DEFINED: [Kind; 1] = [namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies")];
+
 /// Every kind, in the order in which objects are applied: what others refer to comes first, and the webhook last.
-pub(crate) const KINDS: [Kind; 16] = [
+pub(crate) const KINDS: [Kind; 18] = [
     NAMESPACE,
     namespaced("v1", "ResourceQuota", "resourcequotas"),
+    CRD,
     namespaced("v1", "ServiceAccount", "serviceaccounts"),
     cluster("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
     cluster("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings"),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::kinds::{CRD, DEFINED};
 use super::settings::Settings;
 use super::{KubeVersion, Target, access, objects, print, yaml};
 
@@ -22,6 +23,10 @@ pub(crate) struct UninstallArgs {
     #[arg(long)]
     keep_ca: bool,
 
+    /// Remove weft's kinds even where objects of them are left, and those objects with them
+    #[arg(long)]
+    delete_crds: bool,
+
     /// Do not ask before the CA is removed
     #[arg(long, conflicts_with = "keep_ca")]
     yes: bool,
@@ -31,14 +36,14 @@ pub(crate) fn main(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     if args.target.apply {
         return remove(args);
     }
-    print(&printed(args.keep_ca, &left(args)))?;
+    print(&printed(args.keep_ca, args.delete_crds, &left(args)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Everything that `weft install` prints, as far as it takes to name it, the last first: so the webhook goes before what
 /// answers it, and nothing else in the cluster has to wait for it. The namespace is not among it: something else may be in it.
 /// `left` is said first, line by line.
-fn printed(keep_ca: bool, left: &[String]) -> String {
+fn printed(keep_ca: bool, delete_crds: bool, left: &[String]) -> String {
     let home = Settings::default().namespace;
     let made = [("coordination.k8s.io/v1", "Lease", access::LEASE), ("v1", "Secret", access::WEBHOOK_SECRET)]
         .map(|(version, kind, name)| json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": home}}));
@@ -46,6 +51,7 @@ fn printed(keep_ca: bool, left: &[String]) -> String {
         .iter()
         .rev()
         .filter(|object| object["kind"] != "Namespace")
+        .filter(|object| delete_crds || object["kind"] != CRD.kind)
         .map(|object| {
             let metadata = &object["metadata"];
             let mut place = json!({ "name": metadata["name"] });
@@ -57,6 +63,17 @@ fn printed(keep_ca: bool, left: &[String]) -> String {
         .collect();
     named.extend(made);
     let (label, value) = MANAGED_BY;
+    let kinds = if delete_crds {
+        "# With weft's kinds, and so with every object of them in every namespace.\n".to_owned()
+    } else {
+        let all: Vec<String> = DEFINED.iter().map(|kind| format!("{}.{}", kind.plural, kind.group())).collect();
+        let first = &all[0];
+        format!(
+            "# Without weft's kinds, since objects of them may be left (kubectl get {first} -A):\n\
+             #     kubectl delete crd --ignore-not-found {}\n",
+            all.join(" ")
+        )
+    };
     let mut text: String = left.iter().map(|line| format!("# {}\n", on_one_line(line))).collect();
     text += &format!(
         "# For kubectl delete --ignore-not-found -f -\n\
@@ -70,7 +87,7 @@ fn printed(keep_ca: bool, left: &[String]) -> String {
              #     kubectl delete namespace {home}\n"
         );
     }
-    text + &yaml::documents(&named)
+    text + &kinds + &yaml::documents(&named)
 }
 
 /// Names in a cluster are anybody's to choose, owners' above all: one with a line break would add to what is deleted.
@@ -106,7 +123,7 @@ fn remove(_: &UninstallArgs) -> anyhow::Result<ExitCode> {
 
 #[cfg(feature = "kubernetes")]
 fn remove(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
-    super::cluster::run(removal::remove(&args.target, args.keep_ca, args.yes))
+    super::cluster::run(removal::remove(args))
 }
 
 #[cfg(feature = "kubernetes")]
@@ -118,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_webhook_goes_first_and_the_namespace_stays() {
-        let text = printed(false, &["Namespace shop still has its label".to_owned()]);
+        let text = printed(false, true, &["Namespace shop still has its label".to_owned()]);
         let all: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let kinds: Vec<&str> = all.iter().filter_map(|object| object["kind"].as_str()).collect();
         assert_eq!(kinds.first(), Some(&"MutatingWebhookConfiguration"));
@@ -131,12 +148,17 @@ mod tests {
         assert!(all.iter().all(|object| object["metadata"]["labels"].is_null() && object.get("spec").is_none()));
         assert!(text.starts_with("# Namespace shop still has its label\n# For kubectl delete"), "{text}");
         assert!(text.contains("delete namespace weft-system"));
-        assert!(!printed(true, &[]).contains("delete namespace") && !printed(true, &[]).contains("secrets -n"));
+        assert!(!printed(true, true, &[]).contains("delete namespace") && !printed(true, true, &[]).contains("secrets -n"));
+        // Users' objects go with their kinds: that is asked for by name.
+        assert!(text.contains("kind: CustomResourceDefinition\n"));
+        let text = printed(false, false, &[]);
+        assert!(!text.contains("kind: CustomResourceDefinition\n"));
+        assert!(text.contains("kubectl delete crd --ignore-not-found trafficpolicies.weft.dev\n"), "{text}");
     }
 
     #[test]
     fn what_is_said_first_adds_no_object() {
-        let text = printed(true, &["deployment/x\n---\nkind: Secret\r\u{1b}[2J\u{2028}x".to_owned()]);
+        let text = printed(true, true, &["deployment/x\n---\nkind: Secret\r\u{1b}[2J\u{2028}x".to_owned()]);
         assert!(text.starts_with("# deployment/x?---?kind: Secret??[2J?x\n# For"), "{text:?}");
     }
 }

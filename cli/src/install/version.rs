@@ -14,10 +14,11 @@ impl KubeVersion {
     /// What manifests are printed for, unless another version is asked for: the oldest that still gets fixes counts as current.
     pub(crate) const CURRENT: Self = Self::new(1, 34);
     /// The oldest that weft runs on.
-    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client meets a server"))]
     pub(crate) const OLDEST: Self = Self::new(1, 20);
     /// The first with `policy/v1`.
     pub(crate) const POLICY_V1: Self = Self::new(1, 21);
+    /// The first that evaluates rules in a CRD's schema. Earlier ones do not know the field, or refuse it.
+    pub(crate) const CRD_RULES: Self = Self::new(1, 25);
     /// The first with `matchConditions` of webhooks switched on.
     pub(crate) const MATCH_CONDITIONS: Self = Self::new(1, 28);
     /// The first with native sidecars switched on.

@@ -12,6 +12,8 @@ use super::settings::Settings;
 /// The object's name; the injector keeps its `caBundle` by it.
 pub(crate) const NAME: &str = "weft-injector";
 /// The label that the API server puts on every namespace.
+/// The file of the chart.
+pub(super) const SECTION: &str = "webhook";
 const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Namespaces that a cluster cannot run without.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];

@@ -8,9 +8,10 @@ use weft_core::service::ObjectRef;
 
 use super::within;
 use crate::issue::kubernetes::{Review, Witness};
-use crate::objects::{Object, PodObject};
+use crate::objects::Object;
 use crate::snapshot::{Place, PodFacts};
 use crate::watch::kubernetes::lean::Lean;
+use crate::watch::kubernetes::resource::of;
 
 /// The cluster that vouches for its pods.
 pub struct ApiServer {
@@ -46,7 +47,7 @@ impl Witness for ApiServer {
     }
 
     async fn pod(&self, pod: &ObjectRef) -> Result<Option<PodFacts>, String> {
-        let api = Api::<Lean<PodObject>>::namespaced_with(self.client.clone(), pod.namespace.as_str(), &());
+        let api = Api::<Lean<of::Pod>>::namespaced_with(self.client.clone(), pod.namespace.as_str(), &"v1");
         let Some(found) = within(api.get_opt(pod.name.as_str())).await? else { return Ok(None) };
         match found.object {
             Ok(Object::Pod(pod)) if pod.ended() => Ok(None),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
@@ -57,9 +57,10 @@ impl Model {
             }
         }
         let (mode, port_modes) = whole_override.map_or((whole, port_modes), |strict| (strict, vec![]));
-        let (protocols, rates) = (self.declared(pod), vec![]);
+        let (protocols, rates) = (self.declared(pod), self.rates_of(pod));
+        let required = (!rates.is_empty()).then(|| FEATURE_RATE_LIMIT.to_owned());
         let zone = self.places.of(pod).zone;
-        InboundPolicy { mode, port_modes, protocols, required_features: vec![], rates, zone }
+        InboundPolicy { mode, port_modes, protocols, required_features: required.into_iter().collect(), rates, zone }
     }
 
     /// Whether the namespace keeps its pods from being more permissive than itself.

@@ -7,10 +7,11 @@ use weft_core::service::{AddressKind, Endpoint};
 use weft_proto::v1;
 
 use super::*;
-use crate::snapshot::{ServiceEndpoints, View};
+use crate::snapshot::{ServiceEndpoints, View, Viewer};
 use crate::watch::parse;
 
 mod endpoints;
+mod traffic;
 
 fn model() -> Model {
     let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
@@ -42,7 +43,7 @@ fn endpoints(m: &Model) -> Vec<Endpoint> {
 }
 
 fn address(m: &Model, ip: &str) -> AddressKind {
-    let View::Plain(e) = m.snapshot().view(&ResourceName::Address(ip.parse().expect("an address")), None) else {
+    let View::Plain(e) = m.snapshot().view(&ResourceName::Address(ip.parse().expect("an address")), &Viewer::default()) else {
         panic!("no answer")
     };
     let Body::Address(a) = &e.body else { panic!("another body") };
@@ -225,7 +226,7 @@ fn what_attestation_needs_of_a_pod_is_in_the_snapshot_while_it_lives() {
 /// A small random world, as a list of changes: a kind, a number that varies it, a variant of the same object, and whether it
 /// stands.
 fn changes() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
-    proptest::collection::vec((0u8..5, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
+    proptest::collection::vec((0u8..9, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
 }
 
 fn manifest(kind: u8, n: u8, other: bool) -> String {
@@ -250,6 +251,27 @@ fn manifest(kind: u8, n: u8, other: bool) -> String {
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{n}, namespace: shop, labels: {{kubernetes.io/service-name: web{n}}}}}\n\
              endpoints: [{{addresses: [10.244.0.{n}], nodeName: n{node}, zone: {zone}, hints: {{forZones: [{{name: {zone}}}]}}}}]\nports: [{{name: http, port: 9090}}]\n"
         ),
+        5 => {
+            let (namespace, kind) = (if n == 2 { "away" } else { "shop" }, if other { "HTTPRoute" } else { "GRPCRoute" });
+            format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r{n}, namespace: {namespace}}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: web{node}, namespace: shop}}], \
+                 rules: [{{backendRefs: [{{name: web{n}, namespace: away, port: 80}}, {{name: web{n}, namespace: shop, port: 80}}]}}]}}\n"
+            )
+        }
+        6 => format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g{n}, namespace: away}}\n\
+             spec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}}], to: [{{group: '', kind: Service, name: web{n}}}]}}\n"
+        ),
+        7 => format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: t{n}, namespace: shop}}\n\
+             spec: {{targetRef: {{name: web{node}}}, slowStart: {n}1s, rates: [{{name: r, requests: {}}}]}}\n",
+            if other { 5 } else { 6 }
+        ),
+        8 => WEB
+            .replace("name: web,", &format!("name: web{n},"))
+            .replace("namespace: shop", "namespace: away")
+            .replace("10.96.0.1", "10.96.1.1"),
         // Another slice of the first service: it names its pod, and differs in port or readiness.
         _ => format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: t{n}, namespace: shop, labels: {{kubernetes.io/service-name: web0}}}}\n\
@@ -289,6 +311,11 @@ proptest! {
             }
             all.extend(s.dns.iter().map(|(k, v)| (format!("dns {k}"), format!("{v:?}"))));
             all.extend(s.pods.iter().map(|(k, v)| (format!("pod {k}"), format!("{v:?}"))));
+            for (k, v) in &s.routes {
+                all.extend(v.versions().into_iter().map(|(who, version)| (format!("routes {k} {who:?}"), version.to_string())));
+            }
+            all.extend(s.policies.iter().map(|(k, v)| (format!("policy {k}"), v.version.to_string())));
+            all.extend(s.statuses.iter().map(|(k, v)| (format!("status {k}"), format!("{v:?}"))));
             all.extend(s.meshed.iter().map(|n| (format!("meshed {n}"), String::new())));
             all.sort();
             all

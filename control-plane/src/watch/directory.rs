@@ -132,9 +132,7 @@ impl Files {
     }
 
     fn scan_all(&mut self) -> Batch {
-        let mut found = BTreeSet::new();
-        let mut unreadable = Vec::new();
-        collect(&self.root, &mut found, &mut unreadable, 0);
+        let (found, unreadable) = manifests(&self.root);
         self.by_path.retain(|path, _| found.contains(path));
         for path in &found {
             self.read(path);
@@ -213,6 +211,13 @@ impl Files {
         self.problems.clone_from(&problems);
         Batch { changes, problems, complete: true }
     }
+}
+
+/// The files that are read of a directory and of those in it, and what of it cannot be read.
+pub fn manifests(dir: &Path) -> (BTreeSet<PathBuf>, Vec<Problem>) {
+    let (mut found, mut problems) = (BTreeSet::new(), Vec::new());
+    collect(dir, &mut found, &mut problems, 0);
+    (found, problems)
 }
 
 fn is_manifest(path: &Path) -> bool {

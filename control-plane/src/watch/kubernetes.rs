@@ -1,13 +1,17 @@
 //! A cluster's API server, followed live: every kind listed page by page, then watched, and listed again where the server has
 //! forgotten where we were. It never gives up: what cannot be read is a problem, and waited for.
 //!
-//! Nothing is delivered before every kind has been read once. After that a change is passed on within milliseconds, together with
+//! Nothing is delivered before every kind has been read once, or is known to be none that this cluster has: what a cluster may do
+//! without, as Gateway API's kinds, is looked for again and again, and never waited for. After that a change is passed on within milliseconds, together with
 //! those that came meanwhile; changes of one object that came together are one. So memory is bounded by the objects there are.
 
 mod known;
 pub mod lean;
+pub mod resource;
+pub mod standing;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::watcher::{self, watcher};
@@ -19,14 +23,13 @@ use tokio_stream::StreamExt;
 use weft_core::backoff::Backoff;
 
 use self::known::{Event, Known};
-use self::lean::{Lean, Watched};
+use self::lean::Lean;
+use self::resource::{KINDS, Need, Resource, Watched, of, resource};
+use self::standing::Statuses;
 use super::Batch;
 use crate::kubernetes::explain;
-use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, PodObject, ServiceObject};
+use crate::objects::Kind;
 use crate::server::random;
-
-/// The kinds that are read: nothing is served without all of them.
-pub const KINDS: [Kind; 4] = [Kind::Namespace, Kind::Service, Kind::Pod, Kind::EndpointSlice];
 
 /// Changes are gathered for this long after the first, so that a burst costs one pass.
 const GATHER: Duration = Duration::from_millis(5);
@@ -41,52 +44,111 @@ const WAITING: usize = 256;
 /// How often what stands is looked at without an event.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Follows the cluster until the receiver is dropped.
-pub fn follow(client: &Client) -> mpsc::Receiver<Batch> {
+/// Follows the cluster until the receiver is dropped. What stands as status is noted in `statuses`.
+pub fn follow(client: &Client, statuses: &Arc<Statuses>) -> mpsc::Receiver<Batch> {
     let (tx, rx) = mpsc::channel(4);
     let (events_tx, events) = mpsc::channel(WAITING);
     let mut watches = JoinSet::new();
-    watches.spawn(watch::<NamespaceObject>(client.clone(), events_tx.clone()));
-    watches.spawn(watch::<ServiceObject>(client.clone(), events_tx.clone()));
-    watches.spawn(watch::<PodObject>(client.clone(), events_tx.clone()));
-    watches.spawn(watch::<EndpointSliceObject>(client.clone(), events_tx));
+    macro_rules! watch {
+        ($($kind:ident)*) => {
+            $(watches.spawn(watch::<of::$kind>(client.clone(), events_tx.clone(), statuses.clone()));)*
+        };
+    }
+    watch!(Namespace Service Pod EndpointSlice);
+    watch!(HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy);
+    debug_assert_eq!(watches.len(), KINDS.len(), "every kind is watched");
     // The watches end with this task, which ends with the receiver.
-    tokio::spawn(gather(events, tx, watches));
+    tokio::spawn(gather(events, tx, watches, Known::new(KINDS, statuses.clone())));
     rx
 }
 
-/// Watches one kind until nobody listens.
-async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>) {
+/// Watches one kind until nobody listens, in the first of its versions that the server has.
+async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, statuses: Arc<Statuses>) {
+    let versions = resource(T::KIND).versions;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    // The version that is tried, and how many in a row the server did not have.
+    let (mut at, mut missing) = (0, 0);
     loop {
-        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECS);
-        let mut stream = pin!(watcher(Api::<Lean<T>>::all(client.clone()), config));
-        // A watcher never ends by itself.
-        while let Some(event) = stream.next().await {
-            let problem = match event {
-                Ok(event) => {
-                    if !matches!(event, watcher::Event::Init) {
-                        backoff.reset();
-                    }
-                    if events.send((T::KIND, event.into())).await.is_err() {
-                        return;
-                    }
+        match follow_in::<T>(versions[at], &client, &events, &statuses, &mut backoff).await {
+            End::Unheard => return,
+            End::Forgotten => missing = 0,
+            End::Missing { worked } => {
+                missing = if worked { 1 } else { missing + 1 };
+                at = (at + 1) % versions.len();
+                if missing < versions.len() {
                     continue;
                 }
-                Err(e) => e,
-            };
-            let code = code(&problem);
-            // The server has forgotten where the watch was: that is as it should be, and everything is listed again.
-            if code != GONE && events.send((T::KIND, Event::Failed(failure::<T>(code, &problem)))).await.is_err() {
-                return;
-            }
-            tokio::time::sleep(backoff.next_wait(random()).max(Duration::from_millis(50))).await;
-            // A watcher starts over by itself where it hears so within the watch, and not where the watch is refused for it.
-            if code == GONE {
-                break;
+                missing = 0;
+                if events.send((T::KIND, Event::Absent)).await.is_err() {
+                    return;
+                }
+                pause(&mut backoff).await;
             }
         }
     }
+}
+
+/// Why a kind is not followed in a version any more.
+enum End {
+    /// The server does not have it; whether it had it before.
+    Missing { worked: bool },
+    /// The server has forgotten where the watch was: that is as it should be, and everything is listed again.
+    Forgotten,
+    /// Nobody listens.
+    Unheard,
+}
+
+async fn pause(backoff: &mut Backoff) {
+    tokio::time::sleep(backoff.next_wait(random()).max(Duration::from_millis(50))).await;
+}
+
+/// Watches one kind in one version.
+async fn follow_in<T: Watched>(
+    version: &'static str,
+    client: &Client,
+    events: &mpsc::Sender<(Kind, Event)>,
+    statuses: &Statuses,
+    backoff: &mut Backoff,
+) -> End {
+    let resource = resource(T::KIND);
+    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECS);
+    let mut stream = pin!(watcher(Api::<Lean<T>>::all_with(client.clone(), &version), config));
+    let mut worked = false;
+    // A watcher never ends by itself.
+    while let Some(event) = stream.next().await {
+        let problem = match event {
+            Ok(event) => {
+                if !matches!(event, watcher::Event::Init) {
+                    backoff.reset();
+                    if !std::mem::replace(&mut worked, true) {
+                        statuses.served(T::KIND, version);
+                    }
+                }
+                if events.send((T::KIND, event.into())).await.is_err() {
+                    return End::Unheard;
+                }
+                continue;
+            }
+            Err(e) => e,
+        };
+        let code = code(&problem);
+        if code == 404 && resource.need == Need::WhereServed {
+            return End::Missing { worked };
+        }
+        let failure = match code {
+            403 => Event::Refused(failure(&resource, version, code, &problem)),
+            _ => Event::Failed(failure(&resource, version, code, &problem)),
+        };
+        if code != GONE && events.send((T::KIND, failure)).await.is_err() {
+            return End::Unheard;
+        }
+        pause(backoff).await;
+        // A watcher starts over by itself where it hears so within the watch, and not where the watch is refused for it.
+        if code == GONE {
+            return End::Forgotten;
+        }
+    }
+    End::Unheard
 }
 
 const GONE: u16 = 410;
@@ -104,8 +166,8 @@ fn code(e: &watcher::Error) -> u16 {
 }
 
 /// What is wrong, and how to mend it.
-fn failure<T: Watched>(code: u16, e: &watcher::Error) -> String {
-    let what = if T::GROUP.is_empty() { T::PLURAL.to_owned() } else { format!("{}.{}", T::PLURAL, T::GROUP) };
+fn failure(resource: &Resource, version: &str, code: u16, e: &watcher::Error) -> String {
+    let what = resource.name();
     let why = match e {
         watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => explain(e),
         watcher::Error::WatchError(status) => status.message.clone(),
@@ -114,14 +176,18 @@ fn failure<T: Watched>(code: u16, e: &watcher::Error) -> String {
     match code {
         401 => format!("the API server does not know who we are ({why}): give the control plane a service account"),
         403 => format!("the control plane may not read them ({why}): its ClusterRole needs list and watch on {what}"),
-        404 => format!("the API server has no {what} in version {}: it is waited for", T::VERSION),
+        404 => format!("the API server has no {what} in version {version}: it is waited for"),
         _ => format!("{what} cannot be read ({why}): it is tried again"),
     }
 }
 
 /// Passes on what changed, in batches, until nobody listens.
-async fn gather(mut events: mpsc::Receiver<(Kind, Event)>, batches: mpsc::Sender<Batch>, _watches: JoinSet<()>) {
-    let mut known = Known::new(&KINDS);
+async fn gather(
+    mut events: mpsc::Receiver<(Kind, Event)>,
+    batches: mpsc::Sender<Batch>,
+    _watches: JoinSet<()>,
+    mut known: Known,
+) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -1,5 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
+mod traffic;
+
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -19,14 +21,24 @@ pub const MAX_FILE: u64 = 16 << 20;
 
 /// Reads every document of a YAML or JSON file. `file` is the name that problems carry.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Object>, Problem> {
-    let mut objects = Vec::new();
-    for (first_line, document) in documents(text) {
-        if document.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
-            continue;
-        }
-        parse_document(&Place { file, first_line }, document, &mut objects)?;
-    }
-    Ok(objects)
+    parse_each(file, text).map(|document| document.object).collect()
+}
+
+/// One document of a file.
+pub struct Part<'a> {
+    /// The line in the file where its content begins, from 1.
+    pub line: usize,
+    pub text: &'a str,
+    pub object: Result<Object, Problem>,
+}
+
+/// The same document by document: what is wrong with one hides nothing of the others.
+pub fn parse_each<'a>(file: &'a str, text: &'a str) -> impl Iterator<Item = Part<'a>> {
+    documents(text).into_iter().filter_map(move |(first_line, text)| {
+        let blank = text.lines().position(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#'))?;
+        let object = parse_document(&Place { file, first_line }, text);
+        Some(Part { line: first_line + blank + 1, text, object })
+    })
 }
 
 /// Splits at `---` lines, keeping the number of the line before each document's first.
@@ -138,11 +150,10 @@ struct TypeMeta {
     kind: String,
 }
 
-fn parse_document(place: &Place<'_>, text: &str, out: &mut Vec<Object>) -> Result<(), Problem> {
+fn parse_document(place: &Place<'_>, text: &str) -> Result<Object, Problem> {
     let document = Yaml(text);
     let object = document.read().and_then(|meta: TypeMeta| build(meta.known()?, &document));
-    out.push(object.map_err(|fault| place.problem(fault))?);
-    Ok(())
+    object.map_err(|fault| place.problem(fault))
 }
 
 impl TypeMeta {
@@ -155,13 +166,16 @@ impl TypeMeta {
             ("v1", "List") => {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
-            (version, kind) => Err(Fault::new(
-                "kind",
-                format!(
-                    "{version}/{kind} is not a kind that weft reads; known are v1/Namespace, v1/Service, v1/Pod and \
-                     discovery.k8s.io/v1/EndpointSlice"
-                ),
-            )),
+            (version, kind) => traffic::known(version, kind).ok_or_else(|| {
+                let known = traffic::KNOWN;
+                Fault::new(
+                    "kind",
+                    format!(
+                        "{version}/{kind} is not a kind that weft reads; known are v1/Namespace, v1/Service, v1/Pod, \
+                         discovery.k8s.io/v1/EndpointSlice, {known}"
+                    ),
+                )
+            }),
         }
     }
 }
@@ -209,6 +223,10 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
             }))
         }
         Kind::EndpointSlice => Object::EndpointSlice(Arc::new(slice(document)?)),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => traffic::route(kind, document)?,
+        Kind::ReferenceGrant => traffic::grant(document)?,
+        Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
+        Kind::TrafficPolicy => traffic::policy(document)?,
     })
 }
 

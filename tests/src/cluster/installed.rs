@@ -11,7 +11,7 @@ pub const INJECTOR: &str = "weft-injector";
 /// The DaemonSet of the CNI plugin's agents, where it is chosen.
 pub const CNI: &str = "weft-cni";
 /// Everything that an installation has outside of its namespace.
-const OUTSIDE: &str = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings";
+const OUTSIDE: &str = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,customresourcedefinitions";
 
 /// An installation.
 #[derive(Debug)]

@@ -16,6 +16,9 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
         (CONTROL_PLANE, "create", "tokenreviews.authentication.k8s.io", ""),
         (CONTROL_PLANE, "patch", "configmaps/weft-trust-bundle", shop),
         (CONTROL_PLANE, "get", "secrets/weft-ca", HOME),
+        (CONTROL_PLANE, "watch", "trafficpolicies.weft.dev", shop),
+        (CONTROL_PLANE, "patch", "trafficpolicies.weft.dev/status", shop),
+        (CONTROL_PLANE, "patch", "configmaps/weft-uptake", HOME),
         (INJECTOR, "watch", "namespaces", ""),
         (INJECTOR, "update", "secrets/weft-injector-tls", HOME),
         (INJECTOR, "patch", OWN_WEBHOOK, ""),
@@ -39,6 +42,11 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
         (CONTROL_PLANE, "patch", WEBHOOKS, ""),
         (CONTROL_PLANE, "create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
         (CONTROL_PLANE, "impersonate", "users", ""),
+        (CONTROL_PLANE, "patch", "trafficpolicies.weft.dev", shop),
+        (CONTROL_PLANE, "create", "trafficpolicies.weft.dev", shop),
+        (CONTROL_PLANE, "patch", "customresourcedefinitions.apiextensions.k8s.io", ""),
+        (CONTROL_PLANE, "patch", "configmaps/weft-settings", HOME),
+        (INJECTOR, "list", "trafficpolicies.weft.dev", shop),
         (INJECTOR, "list", "secrets", HOME),
         (INJECTOR, "get", "secrets/weft-ca", HOME),
         (INJECTOR, "list", "pods", shop),
@@ -56,14 +64,14 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
     }
 }
 
-/// Whether a program may do something; a resource can be `KIND`, `KIND/NAME` or `pods/exec`, of a namespace or of the cluster.
+/// Whether a program may do something; a resource can be `KIND`, `KIND/NAME` or a subresource as `pods/exec`, of a namespace or of the cluster.
 #[track_caller]
 pub(crate) fn may(program: &str, verb: &str, resource: &str, namespace: &str) -> bool {
     let who = format!("--as=system:serviceaccount:{HOME}:{program}");
     let mut words = vec!["auth", "can-i", verb];
     let (kind, name) = resource.split_once('/').unwrap_or((resource, ""));
     let subresource = format!("--subresource={name}");
-    if ["exec", "token"].contains(&name) {
+    if ["exec", "status", "token"].contains(&name) {
         words.extend([kind, &subresource]);
     } else {
         words.push(resource);

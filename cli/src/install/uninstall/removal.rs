@@ -9,11 +9,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use weft_core::wellknown::LABEL_INJECT;
 
-use super::{MANAGED_BY, on_one_line};
+use super::{MANAGED_BY, UninstallArgs, on_one_line};
 use crate::install::access::{self, TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::{POD, say};
 use crate::install::cluster::{Cluster, Place};
-use crate::install::kinds::{CONFIG_MAP, DAEMON_SET, DEPLOYMENT, KINDS, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
+use crate::install::kinds::{CONFIG_MAP, CRD, DAEMON_SET, DEFINED, DEPLOYMENT, KINDS, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
 use crate::install::namespace::RECORD;
 use crate::install::object::{LABEL_PART_OF, PART_OF};
 use crate::install::settings::Settings;
@@ -25,9 +25,10 @@ const LOOK: Duration = Duration::from_secs(15);
 /// How many objects of others are named.
 const SHOWN: usize = 20;
 /// What the programs make at home, and do not label as a part of weft.
-const MADE: [(Kind, &str); 2] = [(LEASE, access::LEASE), (SECRET, WEBHOOK_SECRET)];
+const MADE: [(Kind, &str); 3] = [(LEASE, access::LEASE), (SECRET, WEBHOOK_SECRET), (CONFIG_MAP, access::UPTAKE)];
 
-pub(super) async fn remove(target: &Target, keep_ca: bool, yes: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn remove(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let UninstallArgs { target, keep_ca, delete_crds, yes } = args;
     let deadline = Instant::now() + target.timeout;
     let cluster = Cluster::connect(target.context.as_deref()).await?;
     say(&format!("{} (Kubernetes {})", cluster.server, cluster.version_text));
@@ -36,10 +37,11 @@ pub(super) async fn remove(target: &Target, keep_ca: bool, yes: bool) -> anyhow:
 
     let found = find(&cluster, &home, &label).await?;
     let ca = ca(&cluster, &home).await?;
+    let used = if *delete_crds { Vec::new() } else { used(&cluster, &found).await? };
     // Somebody else's is not removed, and so needs no leave.
     if let Some((name, true)) = &ca
-        && !keep_ca
-        && !yes
+        && !*keep_ca
+        && !*yes
     {
         confirm(name, &home)?;
     }
@@ -54,11 +56,18 @@ pub(super) async fn remove(target: &Target, keep_ca: bool, yes: bool) -> anyhow:
     gone(&cluster, POD, &home, &label, deadline).await?;
     // Looked for again: the control plane wrote until its end.
     let mut found = find(&cluster, &home, &label).await?;
-    if keep_ca && let Some((name, _)) = &ca {
+    if *keep_ca && let Some((name, _)) = &ca {
         found.retain(|(kind, object)| *kind != SECRET || !is_of_ca(Place::of(object).name, name));
     }
+    found.retain(|(kind, object)| *kind != CRD || !used.iter().any(|(name, _)| name == Place::of(object).name));
     delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, DAEMON_SET, NAMESPACE].contains(&kind)).await?;
-    if keep_ca {
+    for (_, definition) in found.iter().filter(|(kind, _)| *kind == CRD) {
+        undefined(&cluster, Place::of(definition).name, deadline).await?;
+    }
+    for (name, why) in &used {
+        say(&format!("kept       {} {name}: {why}; with --delete-crds it goes, and they with it", CRD.kind));
+    }
+    if *keep_ca {
         let name = ca.as_ref().map_or("(none)", |(name, _)| name.as_str());
         say(&format!("kept       Namespace {home}, with the Secret {name}"));
     } else {
@@ -179,12 +188,42 @@ async fn find(cluster: &Cluster, home: &str, label: &str) -> anyhow::Result<Vec<
     Ok(found)
 }
 
+/// weft's kinds that are in use, and by what: whoever removed one would remove what users wrote.
+async fn used(cluster: &Cluster, found: &[(Kind, Value)]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut used = Vec::new();
+    for (_, definition) in found.iter().filter(|(kind, _)| *kind == CRD) {
+        let name = Place::of(definition).name.to_owned();
+        let known = DEFINED.into_iter().find(|kind| name == format!("{}.{}", kind.plural, kind.group()));
+        let Some(kind) = known else {
+            used.push((name, "it is another version's, which knows what it is for".into()));
+            continue;
+        };
+        let left = cluster.list(kind, None, "").await?;
+        if let Some(first) = left.first() {
+            used.push((name, format!("{} objects of it are left, {} first", left.len(), Place::of(first))));
+        }
+    }
+    Ok(used)
+}
+
+/// Waits until a kind is gone, so that it can be installed again.
+async fn undefined(cluster: &Cluster, name: &str, deadline: Instant) -> anyhow::Result<()> {
+    while cluster.get(CRD, None, name).await?.is_some() {
+        if Instant::now() >= deadline {
+            bail!("{} {name} is still there: something keeps an object of it", CRD.kind);
+        }
+        sleep(EVERY).await;
+    }
+    Ok(())
+}
+
 /// Whether an object is weft's to remove. A label alone is not enough: anyone may put it on anything.
 fn is_ours(kind: Kind, object: &Value, home: &str) -> bool {
     let place = Place::of(object);
     match place.namespace {
         Some(namespace) => namespace == home || (kind == CONFIG_MAP && place.name == TRUST_BUNDLE && is_made(object)),
         None if kind == NAMESPACE => place.name == home,
+        None if kind == CRD => place.name.ends_with(".weft.dev"),
         None => place.name.starts_with("weft-"),
     }
 }
@@ -291,6 +330,8 @@ mod tests {
             (NAMESPACE, None, "weft-demo", false),
             (WEBHOOK, None, "weft-injector", true),
             (WEBHOOK, None, "other", false),
+            (CRD, None, "trafficpolicies.weft.dev", true),
+            (CRD, None, "weft-things.example.com", false),
         ] {
             assert_eq!(is_ours(kind, &object(namespace, name), "weft-system"), ours, "{} {name}", kind.kind);
         }

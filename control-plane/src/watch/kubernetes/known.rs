@@ -1,12 +1,15 @@
 //! What the API server has told, and what of it the model has not been told yet. Pure: events and times in, batches out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
-use super::lean::{Lean, Watched};
+use super::lean::Lean;
+use super::resource::{Need, Watched, resource};
+use super::standing::{Standing, Statuses};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::watch::parse::Fault;
 use crate::watch::{Batch, Change, Problem};
@@ -14,12 +17,18 @@ use crate::watch::{Batch, Change, Problem};
 /// A watch that fails once is tried again within half a minute. One that has not failed for this long works, though nothing came.
 const FAILURE_STANDS: Duration = Duration::from_secs(75);
 
+/// What a cluster may do without is not waited for longer than this, whatever is wrong with it.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// A server that starts may not know for a moment that it has a kind: its objects are kept for this long.
+const ABSENCE_STANDS: Duration = Duration::from_secs(30);
+
 /// An object that was received.
 #[derive(Clone, Debug)]
 pub(super) struct Received {
     pub(super) key: Option<ObjectKey>,
     pub(super) place: String,
     pub(super) object: Result<Object, Fault>,
+    pub(super) standing: Option<Standing>,
 }
 
 /// What a watch tells of one kind.
@@ -31,12 +40,17 @@ pub(super) enum Event {
     Complete,
     Put(Received),
     Gone(Received),
+    /// It could not be read this time.
     Failed(String),
+    /// It may not be read: that does not change by itself.
+    Refused(String),
+    /// The server does not have the kind, which a cluster may do without.
+    Absent,
 }
 
 impl<T: Watched> From<Lean<T>> for Received {
     fn from(lean: Lean<T>) -> Self {
-        Self { key: lean.key(), place: lean.place(), object: lean.object }
+        Self { key: lean.key(), place: lean.place(), object: lean.object, standing: lean.standing }
     }
 }
 
@@ -69,13 +83,17 @@ pub(super) struct Known {
     /// Objects that cannot be read, by what they are called.
     broken: BTreeMap<(Kind, String), Problem>,
     failures: BTreeMap<Kind, (Problem, Instant)>,
+    /// Since when a kind that was never read has failed, or one that was read is absent.
+    since: BTreeMap<Kind, Instant>,
+    /// Where the status of objects is noted.
+    statuses: Arc<Statuses>,
     changes: BTreeMap<ObjectKey, Change>,
     /// The problems that were told last, and whether everything had been read.
     told: Option<(Vec<Problem>, bool)>,
 }
 
 impl Known {
-    pub(super) fn new(kinds: &[Kind]) -> Self {
+    pub(super) fn new(kinds: &[Kind], statuses: Arc<Statuses>) -> Self {
         Self {
             kinds: kinds.to_vec(),
             complete: BTreeSet::new(),
@@ -83,6 +101,8 @@ impl Known {
             objects: BTreeMap::new(),
             broken: BTreeMap::new(),
             failures: BTreeMap::new(),
+            since: BTreeMap::new(),
+            statuses,
             changes: BTreeMap::new(),
             told: None,
         }
@@ -100,8 +120,25 @@ impl Known {
     pub(super) fn hear(&mut self, kind: Kind, event: Event, now: Instant) {
         match event {
             Event::Failed(message) => {
-                let place = format!("{}/{kind:?}", kind.api_version());
-                self.failures.insert(kind, (Problem { place, field: String::new(), message }, now));
+                let since = *self.since.entry(kind).or_insert(now);
+                if resource(kind).need == Need::WhereServed && now.duration_since(since) >= PATIENCE {
+                    self.complete.insert(kind);
+                }
+                return self.fail(kind, message, now);
+            }
+            Event::Refused(message) => {
+                if resource(kind).need == Need::WhereServed {
+                    self.complete.insert(kind);
+                }
+                return self.fail(kind, message, now);
+            }
+            Event::Absent => {
+                self.failures.remove(&kind);
+                let since = *self.since.entry(kind).or_insert(now);
+                if !self.complete.contains(&kind) || now.duration_since(since) >= ABSENCE_STANDS {
+                    self.listings.remove(&kind);
+                    self.listed(kind);
+                }
                 return;
             }
             Event::Listing => {
@@ -127,9 +164,18 @@ impl Known {
             }
         }
         self.failures.remove(&kind);
+        self.since.remove(&kind);
+    }
+
+    fn fail(&mut self, kind: Kind, message: String, now: Instant) {
+        let place = format!("{}/{}", kind.api_version(), kind.as_str());
+        self.failures.insert(kind, (Problem { place, field: String::new(), message }, now));
     }
 
     fn put(&mut self, kind: Kind, received: Received) {
+        if let (Some(key), Some(standing)) = (&received.key, received.standing) {
+            self.statuses.put(key.clone(), standing);
+        }
         match received.object {
             Ok(object) => {
                 self.broken.remove(&(kind, received.place));
@@ -148,6 +194,7 @@ impl Known {
     }
 
     fn remove(&mut self, key: ObjectKey) {
+        self.statuses.remove(&key);
         if self.objects.remove(&key).is_some() {
             self.changes.insert(key.clone(), Change::Delete(key));
         }
@@ -159,6 +206,10 @@ impl Known {
         let gone: Vec<_> = self.objects.keys().filter(|k| k.kind == kind && !listing.keys.contains(*k)).cloned().collect();
         for key in gone {
             self.remove(key);
+        }
+        // Those that could never be read have a status as well.
+        for key in self.statuses.keys(kind).into_iter().filter(|k| !listing.keys.contains(k)) {
+            self.statuses.remove(&key);
         }
         self.broken.retain(|(of, place), _| *of != kind || listing.broken.contains(place));
         self.complete.insert(kind);

@@ -9,39 +9,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use weft_core::service::ObjectRef;
 
-use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject};
+use super::resource::{Watched, resource};
+use super::standing::{Standing, Unreadable};
+use crate::objects::{Kind, Object, ObjectKey};
 use crate::watch::parse::{Fault, from_json};
-
-/// A kind that is watched.
-pub trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
-    const KIND: Kind;
-    /// Empty for the core group.
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    /// The name of the resource.
-    const PLURAL: &'static str;
-}
-
-impl Watched for NamespaceObject {
-    const KIND: Kind = Kind::Namespace;
-    const PLURAL: &'static str = "namespaces";
-}
-
-impl Watched for ServiceObject {
-    const KIND: Kind = Kind::Service;
-    const PLURAL: &'static str = "services";
-}
-
-impl Watched for PodObject {
-    const KIND: Kind = Kind::Pod;
-    const PLURAL: &'static str = "pods";
-}
-
-impl Watched for EndpointSliceObject {
-    const KIND: Kind = Kind::EndpointSlice;
-    const GROUP: &'static str = "discovery.k8s.io";
-    const PLURAL: &'static str = "endpointslices";
-}
 
 /// An object of kind `T`, or why it is none.
 #[derive(Clone, Debug)]
@@ -49,6 +20,8 @@ pub struct Lean<T> {
     /// Name, namespace, uid and resource version; nothing else of what the server keeps there.
     metadata: ObjectMeta,
     pub object: Result<Object, Fault>,
+    /// Its status, where that is ours to write.
+    pub standing: Option<Standing>,
     kind: PhantomData<T>,
 }
 
@@ -64,8 +37,8 @@ impl<T: Watched> Lean<T> {
     pub fn place(&self) -> String {
         let name = self.metadata.name.as_deref().unwrap_or("without a name");
         match &self.metadata.namespace {
-            Some(namespace) => format!("{:?} {namespace}/{name}", T::KIND),
-            None => format!("{:?} {name}", T::KIND),
+            Some(namespace) => format!("{} {namespace}/{name}", T::KIND.as_str()),
+            None => format!("{} {name}", T::KIND.as_str()),
         }
     }
 }
@@ -82,25 +55,46 @@ impl<'de, T: Watched> Deserialize<'de> for Lean<T> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        Ok(Self { metadata, object: from_json(T::KIND, &value), kind: PhantomData })
+        let object = from_json(T::KIND, &value);
+        let standing = has_status(T::KIND).then(|| Standing {
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            generation: value["metadata"]["generation"].as_i64().unwrap_or(0),
+            status: value["status"].clone(),
+            unreadable: object.as_ref().err().map(|fault| Unreadable::of(&value, fault)),
+        });
+        Ok(Self { metadata, object, standing, kind: PhantomData })
+    }
+}
+
+/// Whether the control plane writes the status of a kind.
+const fn has_status(kind: Kind) -> bool {
+    match kind {
+        Kind::Namespace | Kind::Service | Kind::Pod | Kind::EndpointSlice | Kind::ReferenceGrant => false,
+        Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::BackendTrafficPolicy
+        | Kind::TrafficPolicy => true,
     }
 }
 
 impl<T: Watched> kube::Resource for Lean<T> {
-    type DynamicType = ();
+    /// The version that it is read in.
+    type DynamicType = &'static str;
     type Scope = DynamicResourceScope;
 
-    fn kind((): &()) -> Cow<'_, str> {
-        format!("{:?}", T::KIND).into()
+    fn kind(_: &&'static str) -> Cow<'static, str> {
+        T::KIND.as_str().into()
     }
-    fn group((): &()) -> Cow<'_, str> {
-        T::GROUP.into()
+    fn group(_: &&'static str) -> Cow<'static, str> {
+        resource(T::KIND).group.into()
     }
-    fn version((): &()) -> Cow<'_, str> {
-        T::VERSION.into()
+    fn version(version: &&'static str) -> Cow<'static, str> {
+        (*version).into()
     }
-    fn plural((): &()) -> Cow<'_, str> {
-        T::PLURAL.into()
+    fn plural(_: &&'static str) -> Cow<'static, str> {
+        resource(T::KIND).plural.into()
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::objects::ServiceObject;
+use crate::watch::kubernetes::resource::of;
 
 fn service(name: &str, ip: &str) -> Received {
     received(&json!({
@@ -11,7 +11,7 @@ fn service(name: &str, ip: &str) -> Received {
 }
 
 fn received(value: &Value) -> Received {
-    serde_json::from_value::<Lean<ServiceObject>>(value.clone()).expect("every object is read").into()
+    serde_json::from_value::<Lean<of::Service>>(value.clone()).expect("every object is read").into()
 }
 
 fn names(batch: &Batch) -> Vec<String> {
@@ -22,9 +22,13 @@ fn names(batch: &Batch) -> Vec<String> {
     batch.changes.iter().map(name).collect()
 }
 
+fn known(kinds: &[Kind]) -> Known {
+    Known::new(kinds, Arc::default())
+}
+
 /// One that follows services alone, with `listed` in its first list.
 fn after_first_list(listed: &[Received]) -> (Known, Instant) {
-    let (mut known, now) = (Known::new(&[Kind::Service]), Instant::now());
+    let (mut known, now) = (known(&[Kind::Service]), Instant::now());
     known.hear(Kind::Service, Event::Listing, now);
     for received in listed {
         known.hear(Kind::Service, Event::Listed(received.clone()), now);
@@ -38,7 +42,7 @@ fn after_first_list(listed: &[Received]) -> (Known, Instant) {
 
 #[test]
 fn nothing_is_delivered_before_every_kind_has_been_read() {
-    let (mut known, now) = (Known::new(&[Kind::Service, Kind::Pod]), Instant::now());
+    let (mut known, now) = (known(&[Kind::Service, Kind::Pod]), Instant::now());
     for event in [Event::Listing, Event::Listed(service("web", "10.0.0.1")), Event::Complete] {
         known.hear(Kind::Service, event, now);
     }
@@ -123,4 +127,76 @@ fn a_failure_ends_with_the_next_event_or_when_it_is_not_repeated() {
     assert_eq!(known.take(now).expect("a problem").problems.len(), 1);
     known.hear(Kind::Service, Event::Put(service("web", "10.0.0.1")), now);
     assert_eq!(known.take(now).expect("a change").problems.len(), 0);
+}
+
+fn route(name: &str, version: u32) -> Received {
+    let value = json!({
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": version.to_string(), "generation": 3},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+        },
+        "status": {"parents": []},
+    });
+    serde_json::from_value::<Lean<of::HttpRoute>>(value).expect("every object is read").into()
+}
+
+#[test]
+fn what_a_cluster_may_do_without_is_not_waited_for() {
+    for event in [Event::Absent, Event::Refused("forbidden".into())] {
+        let (mut known, now) = (known(&[Kind::Service, Kind::HttpRoute]), Instant::now());
+        known.hear(Kind::Service, Event::Complete, now);
+        assert!(!known.take(now).expect("the first sight").complete);
+        let problems = usize::from(!matches!(event, Event::Absent));
+        known.hear(Kind::HttpRoute, event, now);
+        let batch = known.take(now).expect("everything");
+        assert!(batch.complete && batch.problems.len() == problems, "{batch:?}");
+        // It comes later.
+        known.hear(Kind::HttpRoute, Event::Put(route("canary", 1)), now);
+        let batch = known.take(now).expect("a change");
+        assert_eq!((names(&batch), batch.problems.len()), (vec!["+canary".to_owned()], 0));
+    }
+}
+
+#[test]
+fn one_that_is_broken_is_waited_for_a_while() {
+    let (mut known, now) = (known(&[Kind::Service, Kind::HttpRoute]), Instant::now());
+    known.hear(Kind::Service, Event::Complete, now);
+    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now);
+    assert!(!known.take(now).expect("a problem").complete);
+    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now + PATIENCE);
+    let batch = known.take(now + PATIENCE).expect("everything else");
+    assert!(batch.complete && batch.problems.len() == 1);
+    // One that is needed is waited for, however long it takes.
+    let mut known = self::known(&[Kind::Service]);
+    for secs in [0, 60, 600] {
+        known.hear(Kind::Service, Event::Failed("away".into()), now + Duration::from_secs(secs));
+        known.hear(Kind::Service, Event::Refused("forbidden".into()), now + Duration::from_secs(secs));
+    }
+    assert!(!known.take(now).expect("a problem").complete);
+}
+
+#[test]
+fn a_kind_that_is_absent_for_a_moment_keeps_its_objects() {
+    let (statuses, now) = (Arc::<Statuses>::default(), Instant::now());
+    let mut known = Known::new(&[Kind::HttpRoute], statuses.clone());
+    let canary = route("canary", 7);
+    let key = canary.key.clone().expect("a name");
+    for event in [Event::Listing, Event::Listed(canary.clone()), Event::Complete] {
+        known.hear(Kind::HttpRoute, event, now);
+    }
+    assert_eq!(names(&known.take(now).expect("all")), ["+canary"]);
+    let standing = statuses.get(&key).expect("its status is noted");
+    assert_eq!((standing.resource_version.as_str(), standing.generation), ("7", 3));
+
+    known.hear(Kind::HttpRoute, Event::Absent, now);
+    known.hear(Kind::HttpRoute, Event::Absent, now + ABSENCE_STANDS / 2);
+    assert!(known.take(now).is_none());
+    // It was there in between: the time begins anew.
+    known.hear(Kind::HttpRoute, Event::Put(canary), now + ABSENCE_STANDS / 2);
+    known.hear(Kind::HttpRoute, Event::Absent, now + ABSENCE_STANDS);
+    assert!(known.take(now).is_none());
+    known.hear(Kind::HttpRoute, Event::Absent, now + 2 * ABSENCE_STANDS);
+    assert_eq!(names(&known.take(now).expect("it is gone")), ["-canary"]);
+    assert_eq!(statuses.get(&key), None);
 }

@@ -1,0 +1,68 @@
+//! The kinds that weft itself defines, as CustomResourceDefinitions. Their schemas say what `control-plane/src/objects` reads; a test
+//! holds the two together.
+
+use serde_json::{Value, json};
+
+use super::KubeVersion;
+use super::object::Part;
+
+mod schema;
+mod traffic;
+
+/// The group of weft's kinds.
+pub(crate) const GROUP: &str = "weft.dev";
+/// The section that they are rendered in.
+pub(super) const SECTION: &str = "crds";
+
+/// All of them. A server that does not evaluate rules in CEL gets them without: it would refuse what it does not know, and the
+/// control plane checks the same and tells in the status.
+pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
+    let mut all = vec![traffic::definition()];
+    if kube < KubeVersion::CRD_RULES {
+        all.iter_mut().for_each(|definition| schema::without_rules(&mut definition["spec"]));
+    }
+    all
+}
+
+/// What a kind is called, and how `kubectl get` shows it.
+struct Names {
+    kind: &'static str,
+    singular: &'static str,
+    plural: &'static str,
+    short: &'static str,
+}
+
+/// A column of `kubectl get`.
+fn column(name: &str, kind: &str, path: &str, text: &str) -> Value {
+    json!({ "name": name, "type": kind, "jsonPath": path, "description": text })
+}
+
+/// A kind with namespaces in its first version.
+fn namespaced(names: &Names, columns: &[Value], schema: &Value) -> Value {
+    let Names { kind, singular, plural, short } = names;
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": Part::Mesh.in_cluster(&format!("{plural}.{GROUP}")),
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind,
+                "listKind": format!("{kind}List"),
+                "plural": plural,
+                "singular": singular,
+                "shortNames": [short],
+                "categories": ["weft"],
+            },
+            "versions": [{
+                "name": "v1alpha1",
+                "served": true,
+                "storage": true,
+                "additionalPrinterColumns": columns,
+                "subresources": { "status": {} },
+                "schema": { "openAPIV3Schema": schema },
+            }],
+        },
+    })
+}

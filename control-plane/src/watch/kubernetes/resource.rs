@@ -1,0 +1,106 @@
+//! The kinds that are followed, and where the API server has them.
+
+use crate::objects::Kind;
+
+/// Where the API server has a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resource {
+    /// Empty for the core group.
+    pub group: &'static str,
+    /// The versions that can be read, the first choice first: the first that is served is read.
+    pub versions: &'static [&'static str],
+    /// The name of the resource.
+    pub plural: &'static str,
+    pub need: Need,
+}
+
+/// What it means that a kind cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing is served without it.
+    Always,
+    /// A cluster may do without it; it is read as soon as it is there.
+    WhereServed,
+}
+
+impl Resource {
+    /// As rules and messages name it: `httproutes.gateway.networking.k8s.io`.
+    pub fn name(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+}
+
+const fn needed(group: &'static str, plural: &'static str) -> Resource {
+    Resource { group, versions: &["v1"], plural, need: Need::Always }
+}
+
+const fn where_served(group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Resource {
+    Resource { group, versions, plural, need: Need::WhereServed }
+}
+
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const GATEWAY_EXPERIMENTS: &str = "gateway.networking.x-k8s.io";
+
+/// Where a kind is; none for one that is read from manifests alone.
+pub const fn resource(kind: Kind) -> Resource {
+    match kind {
+        Kind::Namespace => needed("", "namespaces"),
+        Kind::Service => needed("", "services"),
+        Kind::Pod => needed("", "pods"),
+        Kind::EndpointSlice => needed("discovery.k8s.io", "endpointslices"),
+        Kind::HttpRoute => where_served(GATEWAY, &["v1", "v1beta1"], "httproutes"),
+        Kind::GrpcRoute => where_served(GATEWAY, &["v1", "v1alpha2"], "grpcroutes"),
+        Kind::TlsRoute => where_served(GATEWAY, &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
+        Kind::TcpRoute => where_served(GATEWAY, &["v1", "v1alpha2"], "tcproutes"),
+        Kind::ReferenceGrant => where_served(GATEWAY, &["v1", "v1beta1"], "referencegrants"),
+        Kind::BackendTrafficPolicy => where_served(GATEWAY_EXPERIMENTS, &["v1alpha1"], "xbackendtrafficpolicies"),
+        Kind::TrafficPolicy => where_served("weft.dev", &["v1alpha1"], "trafficpolicies"),
+    }
+}
+
+/// A kind that is watched.
+pub trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
+    const KIND: Kind;
+}
+
+/// A type for each kind that is followed, and all of the kinds.
+macro_rules! watched {
+    ($($kind:ident)*) => {
+        /// The kinds, as types.
+        pub mod of {
+            use super::{Kind, Watched};
+
+            $(
+                #[derive(Clone, Debug)]
+                pub enum $kind {}
+
+                impl Watched for $kind {
+                    const KIND: Kind = Kind::$kind;
+                }
+            )*
+        }
+
+        /// The kinds that are followed.
+        pub const KINDS: &[Kind] = &[$(Kind::$kind),*];
+    };
+}
+
+watched! {
+    Namespace Service Pod EndpointSlice
+    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_without_which_nothing_is_served_has_one_version() {
+        for kind in KINDS {
+            let it = resource(*kind);
+            assert!(!it.versions.is_empty() && (it.need == Need::WhereServed || it.versions.len() == 1), "{it:?}");
+        }
+        assert_eq!(resource(Kind::Pod).name(), "pods");
+        assert_eq!(resource(Kind::TlsRoute).name(), "tlsroutes.gateway.networking.k8s.io");
+    }
+}
