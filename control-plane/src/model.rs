@@ -26,7 +26,7 @@ use policies::Policies;
 use routes::Routes;
 use status::{ObjectStatus, Outcome, Refusal, RouteStatus, Statuses};
 
-pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_GRPC_CODES};
+pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 
 /// What of the snapshot is another now.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

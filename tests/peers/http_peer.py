@@ -3,8 +3,12 @@
 /seen answers with the request as JSON; /echo with its body; /name with this host's name; /big?n=BYTES with that many bytes;
 /trailers with a chunked body and a trailer; /paths with every path since the start; /hold, once /release was asked for, with this
 host's name and the body; /holding with how many wait there; /exit ends the process at once. CONNECT is granted and echoes.
+/flaky?key=K&fail=N answers the first N requests of each K with 503 (or code=C, and retry-after=SECONDS) and later ones with the attempt that
+their header tells; /broken?code=C has /name answer C from then on, until C is 200; /bodies tells how many bytes each body had, and its SHA-256.
 """
 
+import collections
+import hashlib
 import http.server
 import json
 import os
@@ -14,6 +18,9 @@ import threading
 import urllib.parse
 
 PATHS = []
+BODIES = []
+SEEN = collections.Counter()
+BROKEN = [200]
 LOCK = threading.Lock()
 HELD = []
 GATE = threading.Condition()
@@ -43,8 +50,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return data, trailers
         return self.rfile.read(int(self.headers.get("Content-Length", 0))), []
 
-    def answer(self, data, kind="text/plain"):
-        self.send_response(200)
+    def answer(self, data, kind="text/plain", status=200, fields=()):
+        self.send_response(status)
+        for name, value in fields:
+            self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -56,6 +65,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with LOCK:
             PATHS.append(self.path)
         data, trailers = self.body()
+        query = dict(urllib.parse.parse_qsl(url.query))
+        if data:
+            with LOCK:
+                BODIES.append([len(data), hashlib.sha256(data).hexdigest()])
         if url.path == "/seen":
             seen = {
                 "method": self.command,
@@ -71,7 +84,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif url.path == "/echo":
             self.answer(data, "application/octet-stream")
         elif url.path == "/name":
-            self.answer(socket.gethostname().encode() + b"\n")
+            self.answer(socket.gethostname().encode() + b"\n", status=BROKEN[0])
+        elif url.path == "/broken":
+            BROKEN[0] = int(query["code"])
+            self.answer(b"")
+        elif url.path == "/flaky":
+            with LOCK:
+                SEEN[query["key"]] += 1
+                failed = SEEN[query["key"]] <= int(query["fail"])
+            after = [("Retry-After", query["retry-after"])] if "retry-after" in query else []
+            if failed:
+                self.answer(b"not yet\n", status=int(query.get("code", 503)), fields=after)
+            else:
+                self.answer(self.headers.get("weft-attempt", "1").encode() + b"\n")
+        elif url.path == "/bodies":
+            with LOCK:
+                known = list(BODIES)
+            self.answer(json.dumps(known).encode(), "application/json")
         elif url.path == "/big":
             left = int(urllib.parse.parse_qs(url.query)["n"][0])
             self.send_response(200)

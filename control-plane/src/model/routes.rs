@@ -22,7 +22,7 @@ use crate::objects::traffic::{BackendRef, ParentRef, ReferenceGrantObject, Route
 use crate::objects::{ObjectKey, ServiceObject, ServiceType};
 use crate::snapshot::{Entry, RoutesEntry, ServiceRoutes};
 
-pub use rules::{ANNOTATION_ANY_METHOD, ANNOTATION_GRPC_CODES};
+pub use rules::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 
 /// The routes of one Service that one caller gets may have so many bytes on the wire: below what gRPC reads in one message.
 const MAX_BYTES: usize = 1 << 20;

@@ -116,8 +116,11 @@ struct Files {
 #[derive(Default)]
 struct File {
     text: String,
+    /// Those that can be read, and where some cannot, those that were read before.
     objects: Vec<Object>,
-    problem: Option<Problem>,
+    problems: Vec<Problem>,
+    /// Why nothing of its present text is known.
+    unread: Option<Problem>,
 }
 
 impl Files {
@@ -160,8 +163,7 @@ impl Files {
         let entry = self.by_path.entry(path.to_owned()).or_default();
         match std::fs::metadata(path) {
             Ok(m) if m.len() > parse::MAX_FILE => {
-                entry.problem =
-                    problem(format!("the file has {} bytes; at most {} are read: split it", m.len(), parse::MAX_FILE));
+                entry.unread = problem(format!("the file has {} bytes; at most {} are read: split it", m.len(), parse::MAX_FILE));
                 return;
             }
             Ok(_) => {}
@@ -169,12 +171,23 @@ impl Files {
             Err(_) => return,
         }
         match std::fs::read_to_string(path) {
-            Err(e) => entry.problem = problem(format!("cannot be read: {e}")),
-            Ok(text) if text == entry.text && entry.problem.is_none() => {}
-            Ok(text) => match parse::parse(&shown, &text) {
-                Ok(objects) => *entry = File { text, objects, problem: None },
-                Err(p) => entry.problem = Some(p),
-            },
+            Err(e) => entry.unread = problem(format!("cannot be read: {e}")),
+            Ok(text) if text == entry.text && entry.unread.is_none() => {}
+            Ok(text) => {
+                let (mut objects, mut problems) = (Vec::new(), Vec::new());
+                for part in parse::parse_each(&shown, &text) {
+                    match part.object {
+                        Ok(object) => objects.push(object),
+                        Err(problem) => problems.push(problem),
+                    }
+                }
+                // What cannot be read may be any of those that were here.
+                if !problems.is_empty() {
+                    let named: BTreeSet<ObjectKey> = objects.iter().map(Object::key).collect();
+                    objects.extend(entry.objects.drain(..).filter(|before| !named.contains(&before.key())));
+                }
+                *entry = File { text, objects, problems, unread: None };
+            }
         }
     }
 
@@ -182,7 +195,7 @@ impl Files {
     fn batch(&mut self, mut problems: Vec<Problem>) -> Batch {
         let mut now: BTreeMap<ObjectKey, &Object> = BTreeMap::new();
         for (path, file) in &self.by_path {
-            problems.extend(file.problem.clone());
+            problems.extend(file.problems.iter().chain(&file.unread).cloned());
             for object in &file.objects {
                 match now.entry(object.key()) {
                     Entry::Vacant(free) => {
@@ -276,6 +289,27 @@ mod tests {
         std::fs::remove_file(&path).expect("remove");
         let batch = files.scan(&[path].into());
         assert!(matches!(batch.changes[..], [Change::Delete(_)]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_document_holds_up_no_other() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("a.yaml");
+        let broken = "apiVersion: v1\nkind: Service\nmetadata: {name: till, namespace: shop}\nspec: 5\n";
+        let mut files = Files::new(dir.path().to_owned());
+        std::fs::write(&path, format!("{}---\n{broken}---\n{}", service("web"), service("book"))).expect("write");
+        let batch = files.scan_all();
+        assert_eq!((batch.changes.len(), batch.problems.len()), (2, 1), "{batch:?}");
+        assert_eq!((batch.problems[0].place.as_str(), batch.problems[0].field.as_str()), ("a.yaml:9", "spec"));
+
+        // The broken one may be any that was there: it stays, and what is new comes.
+        std::fs::write(&path, format!("{}---\n{broken}", service("desk"))).expect("write");
+        let batch = files.scan(&[path.clone()].into());
+        assert!(matches!(&batch.changes[..], [Change::Upsert(o)] if o.key().id.name.as_str() == "desk"), "{batch:?}");
+
+        std::fs::write(&path, service("desk")).expect("write");
+        let batch = files.scan(&[path].into());
+        assert_eq!((batch.changes.len(), batch.problems.len()), (2, 0), "{batch:?}");
     }
 
     #[test]

@@ -197,9 +197,10 @@ impl Treatment {
             && self.replayable()
         {
             let after = head.fields.named("retry-after").next();
-            let after = after.and_then(|v| retry::retry_after(v, unix_now(), MAX_RETRY_AFTER));
+            let after = after.and_then(|v| retry::retry_after(v, unix_now(), 2 * MAX_RETRY_AFTER));
             let wait = after.unwrap_or_default();
-            let in_time = self.deadline.is_none_or(|at| Instant::now() + wait < at);
+            // To come sooner than it says would be no help to it.
+            let in_time = wait <= MAX_RETRY_AFTER && self.deadline.is_none_or(|at| Instant::now() + wait < at);
             if in_time && self.spend(worker) {
                 self.asked.set(Some(wait));
                 return Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent)

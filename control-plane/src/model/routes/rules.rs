@@ -28,6 +28,8 @@ const MAX_WEIGHT: u32 = 1_000_000;
 
 /// `"true"`: methods that are not idempotent are repeated as well.
 pub const ANNOTATION_ANY_METHOD: &str = "weft.dev/retry-any-method";
+/// How often a request is repeated at most where `retry.attempts` does not say it, which a GRPCRoute cannot; 1 to 100, default 1.
+pub const ANNOTATION_ATTEMPTS: &str = "weft.dev/retry-attempts";
 /// gRPC status codes that are repeated, joined by commas: numbers from 1 to 16, or names as `unavailable`.
 pub const ANNOTATION_GRPC_CODES: &str = "weft.dev/retry-grpc-codes";
 
@@ -55,6 +57,7 @@ pub(super) fn read(route: &RouteObject, resolve: &Resolve<'_>, unresolved: &mut 
 /// What the annotations say.
 struct Retries {
     any_method: bool,
+    attempts: u32,
     grpc_codes: Option<Vec<u8>>,
 }
 
@@ -66,6 +69,13 @@ impl Retries {
             Some("true") => true,
             Some(_) => return Err(Refusal::new(UNSUPPORTED, field(ANNOTATION_ANY_METHOD), "neither \"true\" nor \"false\"")),
         };
+        let attempts = route
+            .annotations
+            .get(ANNOTATION_ATTEMPTS)
+            .map_or(Some(ATTEMPTS), |text| text.parse().ok().filter(|n| (1..=MAX_ATTEMPTS).contains(n)));
+        let attempts = attempts.ok_or_else(|| {
+            Refusal::new(UNSUPPORTED, field(ANNOTATION_ATTEMPTS), format!("no whole number from 1 to {MAX_ATTEMPTS}"))
+        })?;
         let codes = route.annotations.get(ANNOTATION_GRPC_CODES).map(|list| {
             let words = list.split(',').map(str::trim).filter(|w| !w.is_empty());
             words.map(|word| grpc_code(word).ok_or(word)).collect::<Result<Vec<u8>, &str>>()
@@ -74,7 +84,7 @@ impl Retries {
             let word: String = word.chars().take(40).collect();
             Refusal::new(UNSUPPORTED, field(ANNOTATION_GRPC_CODES), format!("{word:?} is no gRPC status, as 14 or unavailable"))
         })?;
-        Ok(Self { any_method, grpc_codes })
+        Ok(Self { any_method, attempts, grpc_codes })
     }
 
     /// The retry of a rule, which the annotations add to.
@@ -86,7 +96,7 @@ impl Retries {
         if let Some(i) = codes.iter().position(|c| !(400..=599).contains(c)) {
             return Err(Refusal::new(UNSUPPORTED, format!("{field}.codes[{i}]"), format!("{} is not from 400 to 599", codes[i])));
         }
-        let attempts = spec.and_then(|r| r.attempts).unwrap_or(ATTEMPTS);
+        let attempts = spec.and_then(|r| r.attempts).unwrap_or(self.attempts);
         if attempts > MAX_ATTEMPTS {
             return Err(Refusal::new(
                 UNSUPPORTED,
