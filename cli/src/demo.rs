@@ -1,6 +1,5 @@
 //! `weft demo`: brings a small shop up, sends real traffic through it, and checks every claim that it makes.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::edges::{self, Edge};
 use crate::rundir;
 
 /// Shows a whole mesh on this machine, and checks that it does what it says
@@ -58,44 +57,11 @@ pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
             .iter()
             .map(|c| json!({"claim": c.what, "ok": c.seen.is_ok(), "seen": c.seen.as_ref().unwrap_or_else(|e| e)}))
             .collect();
-        let edges: Vec<_> = edges.iter().map(Edge::json).collect();
         writeln!(std::io::stdout(), "{:#}", json!({"ok": good, "claims": list, "edges": edges}))?;
     } else {
         demo.summary(&claims, &edges)?;
     }
     Ok(if good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
-}
-
-/// Who talked to whom, as a sidecar counted it.
-#[derive(Deserialize, Debug, Clone)]
-struct Edge {
-    /// The pod whose sidecar counted; filled in here.
-    #[serde(default)]
-    from: String,
-    direction: String,
-    peer: String,
-    target: String,
-    protocol: String,
-    cipher: String,
-    key_exchange: String,
-    connections: u64,
-    requests: u64,
-    errors: BTreeMap<String, u64>,
-    retries: u64,
-    p50_micros: u64,
-    p99_micros: u64,
-}
-
-impl Edge {
-    fn json(&self) -> Value {
-        json!({"from": self.from, "direction": self.direction, "peer": self.peer, "target": self.target, "protocol": self.protocol,
-               "cipher": self.cipher, "key_exchange": self.key_exchange, "connections": self.connections, "requests": self.requests,
-               "errors": self.errors, "retries": self.retries, "p50_micros": self.p50_micros, "p99_micros": self.p99_micros})
-    }
-
-    fn is_mutual_tls(&self) -> bool {
-        self.cipher.starts_with("TLS13_") && self.key_exchange == "X25519MLKEM768" && self.peer.starts_with("spiffe://")
-    }
 }
 
 struct Demo {
@@ -119,8 +85,6 @@ struct Open {
     files: PathBuf,
     keep: bool,
 }
-
-const SHOP_PODS: [&str; 6] = ["customer-0", "web-0", "catalog-0", "catalog-1", "catalog-2", "ledger-0"];
 
 impl Demo {
     fn start(args: &DemoArgs) -> anyhow::Result<Self> {
@@ -220,13 +184,8 @@ impl Demo {
     }
 
     fn edges(&self) -> anyhow::Result<Vec<Edge>> {
-        let mut all = Vec::new();
-        for pod in SHOP_PODS {
-            let text = crate::sidecar::ask(&self.run, &format!("shop/{pod}"), "/edges")?;
-            let edges: Vec<Edge> = serde_json::from_str(&text).with_context(|| format!("the edges of {pod}"))?;
-            all.extend(edges.into_iter().map(|e| Edge { from: pod.to_owned(), ..e }));
-        }
-        Ok(all)
+        let shop = edges::read(&self.run)?.into_iter().filter(|edge| edge.from.starts_with("shop/"));
+        Ok(shop.collect())
     }
 
     fn run(&self) -> anyhow::Result<(Vec<Claim>, Vec<Edge>)> {
@@ -301,7 +260,7 @@ impl Demo {
             .map(|pod| {
                 edges
                     .iter()
-                    .filter(|e| e.from == *pod && e.direction == "inbound" && e.peer.ends_with("/sa/web"))
+                    .filter(|e| e.from == format!("shop/{pod}") && e.direction == "inbound" && e.peer.ends_with("/sa/web"))
                     .map(|e| e.requests)
                     .sum()
             })
@@ -389,30 +348,7 @@ impl Demo {
     fn summary(&self, claims: &[Claim], edges: &[Edge]) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "\nwho called whom, as the callers' sidecars counted it:")?;
-        writeln!(
-            out,
-            "{:<12} {:<14} {:<10} {:<18} {:<16} {:>8} {:>7} {:>9} {:>9}",
-            "FROM", "TO", "PROTOCOL", "IDENTITY", "KEY EXCHANGE", "REQUESTS", "RETRIES", "P50", "P99"
-        )?;
-        for e in edges.iter().filter(|e| e.direction == "outbound") {
-            let count = if e.protocol == "tcp" { e.connections } else { e.requests };
-            let time = |micros: u64| {
-                if e.protocol == "tcp" || micros == 0 { "–".to_owned() } else { format!("≤{} ms", micros as f64 / 1000.0) }
-            };
-            writeln!(
-                out,
-                "{:<12} {:<14} {:<10} {:<18} {:<16} {:>8} {:>7} {:>9} {:>9}",
-                e.from,
-                e.target,
-                e.protocol,
-                e.peer.strip_prefix("spiffe://cluster.local/").unwrap_or(&e.peer),
-                e.key_exchange,
-                count,
-                e.retries,
-                time(e.p50_micros),
-                time(e.p99_micros)
-            )?;
-        }
+        out.write_all(edges::shown(edges).as_bytes())?;
         let good = claims.iter().filter(|c| c.seen.is_ok()).count();
         writeln!(out, "\n{good} of {} claims hold", claims.len())?;
         if self.keep {

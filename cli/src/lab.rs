@@ -27,7 +27,7 @@ mod control_plane;
 pub(crate) mod door;
 mod dress;
 mod drive;
-mod extras;
+pub(crate) mod extras;
 mod health;
 mod lines;
 mod net;

@@ -11,6 +11,8 @@ mod confine;
 mod console;
 mod demo;
 mod duration;
+mod edges;
+mod endpoints;
 mod exec;
 mod fds;
 mod http;
@@ -52,6 +54,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show workloads, identities, certificate expiry and versions
     Status(status::StatusArgs),
+    /// Show who talks to whom, how well and how fast
+    Edges(edges::EdgesArgs),
+    /// Show what sidecars think of the endpoints that they call
+    Endpoints(endpoints::EndpointsArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
     /// Join tokens, for sidecars on machines without a cluster
@@ -96,6 +102,8 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Edges(args) => edges::main(&args),
+        Command::Endpoints(args) => endpoints::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),

@@ -145,6 +145,12 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Whether a file is meant as a mesh's, and not as manifests: it has something of a mesh, and no `apiVersion`.
+pub(crate) fn is_one(text: &str) -> bool {
+    let has = |key: &str| text.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')));
+    !has("apiVersion") && (has("workloads") || has("services"))
+}
+
 impl Mesh {
     /// Reads a file's text. `shown` is the name that problems carry; paths in the file are relative to `dir`, which is
     /// absolute. Text that is not of this shape gives the first problem, text that is gives every one.

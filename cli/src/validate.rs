@@ -1,6 +1,7 @@
 //! `weft validate`: manifests as the control plane would read them, without one: what is wrong with each, and what would become of
 //! it. The reader and the model are the control plane's own.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +11,10 @@ use clap::{Args, ValueEnum};
 use weft_control_plane::watch::{directory, parse};
 
 use crate::install::print;
+use crate::lab::extras;
+use crate::manifests;
+use crate::mesh_file::{self, Mesh};
+use crate::plan::Plan;
 use report::Report;
 
 mod report;
@@ -17,18 +22,19 @@ mod report;
 /// What `weft validate` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-What a route or a policy refers to is looked for among the same manifests: give those of its services as well. Kinds that weft does \
-not read, as a Deployment, are passed over.
+What a route or a policy refers to is looked for among the same manifests: give those of its services as well, or the mesh.yaml that \
+has them, which brings its own manifests along. Kinds that weft does not read, as a Deployment, are passed over.
 
 Exit status: 0 where nothing is wrong, 1 where something is, 2 where something cannot be read.
 
 Examples:
   weft validate routes.yaml services.yaml
   weft validate manifests/
+  weft validate mesh.yaml
   kustomize build . | weft validate -
   weft validate -o json manifests/ | jq '.problems[].message'")]
 pub(crate) struct ValidateArgs {
-    /// Files of manifests, or directories of them; - is standard input
+    /// Files of manifests, directories of them, or what weft up takes; - is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
@@ -78,10 +84,39 @@ fn read(named: &[PathBuf]) -> anyhow::Result<Vec<File>> {
                 files.push(file(&path)?);
             }
         } else {
-            files.push(file(path)?);
+            let (name, text) = file(path)?;
+            if mesh_file::is_one(&text) {
+                mesh(&mut files, path, &name, &text)?;
+            } else {
+                files.push((name, text));
+            }
         }
     }
+    // A mesh may name manifests that were named as well.
+    let mut known = BTreeSet::new();
+    files.retain(|(name, _)| known.insert(name.clone()));
     Ok(files)
+}
+
+/// What `weft up` would make of its file, and the manifests that it names.
+fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let whole = path.canonicalize().with_context(|| format!("{name} can't be read"))?;
+    let dir = whole.parent().context("the file is in no directory")?;
+    let mesh = Mesh::read(name, dir, text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!(lines.join("\n"))
+    })?;
+    let made: Vec<String> =
+        manifests::fixed(&mesh, &Plan::new(&mesh)).iter().map(|manifest| manifest.object.to_string()).collect();
+    files.push((format!("{name}, as manifests"), made.join("\n---\n")));
+    for pattern in &mesh.manifests {
+        for path in extras::expand(pattern).with_context(|| format!("{name}: manifests: {}", pattern.display()))? {
+            // Named as whoever asks would name it.
+            let shown = path.strip_prefix(std::env::current_dir()?).unwrap_or(&path).to_owned();
+            files.push(file(&shown)?);
+        }
+    }
+    Ok(())
 }
 
 fn file(path: &Path) -> anyhow::Result<File> {
@@ -96,4 +131,29 @@ fn file(path: &Path) -> anyhow::Result<File> {
         bail!("{name} is larger than {} bytes, which is the most that weft reads: split it", parse::MAX_FILE);
     }
     Ok((name, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mesh_brings_its_services_and_its_manifests() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: shop}\n\
+                     spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}\n";
+        let mesh =
+            "manifests: [more.yaml]\nworkloads:\n- {name: web, namespace: shop, command: [\"true\"], ports: [{port: 80}]}\n";
+        std::fs::write(dir.path().join("more.yaml"), route).expect("written");
+        let file = dir.path().join("mesh.yaml");
+        std::fs::write(&file, mesh).expect("written");
+        let files = read(&[file.clone(), dir.path().join("more.yaml")]).expect("read");
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.rsplit('/').next().unwrap_or(name)).collect();
+        assert_eq!(names, ["mesh.yaml, as manifests", "more.yaml"], "each once");
+        let report = Report::of(&files);
+        assert!(report.is_good(), "{}", report.shown());
+
+        std::fs::write(&file, "workloads: 5\n").expect("written");
+        assert!(read(&[file]).is_err_and(|error| error.to_string().contains("mesh.yaml:1")));
+    }
 }

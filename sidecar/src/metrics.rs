@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use weft_core::breaker::Event;
 use weft_core::failure::Reason;
 
@@ -218,8 +218,13 @@ pub struct EdgeReport {
     /// Upper bounds that half and 99 % of the requests stay below, in microseconds.
     pub p50_micros: u64,
     pub p99_micros: u64,
-    #[serde(skip)]
+    /// Requests by how long they took: an upper bound in microseconds, none for what took longer than any, and how many.
+    #[serde(rename = "latency", serialize_with = "with_bounds")]
     buckets: [u64; BUCKETS.len() + 1],
+}
+
+fn with_bounds<S: Serializer>(buckets: &[u64; BUCKETS.len() + 1], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(buckets.iter().enumerate().map(|(i, n)| (BUCKETS.get(i), n)))
 }
 
 impl Registry {

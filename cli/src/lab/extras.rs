@@ -104,7 +104,7 @@ fn free_name(path: &Path, taken: &BTreeMap<String, Stamp>) -> String {
 type Fits = Box<dyn Fn(&str) -> bool>;
 
 /// The files that a path means: itself, the manifests in a directory, or what fits a `*` in its last part.
-fn expand(pattern: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn expand(pattern: &Path) -> std::io::Result<Vec<PathBuf>> {
     let last = pattern.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (dir, fits): (&Path, Fits) = if last.contains('*') {
         (pattern.parent().unwrap_or(Path::new("/")), Box::new(move |name: &str| matches_star(&last, name)))

@@ -1,0 +1,232 @@
+//! `weft edges`: who talks to whom, over what, how well and how fast, as the sidecars counted it; of all time, or while a command ran.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::lab::door::{self, Listed, Request};
+use crate::rundir::Which;
+use crate::table;
+
+/// What `weft edges` is told.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+What a caller's sidecar counted stands in the table; -o json has the other end's as well. OK is the share of the answers that are no \
+5xx. Times are upper bounds, and end with an answer's last byte.
+
+Examples:
+  weft edges
+  weft edges --to shop/web
+  weft edges -- weft exec front/client -- curl -s -o /dev/null 'http://web.shop/?n=[1-200]'")]
+pub(crate) struct EdgesArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// Only what is called: a service, or a workload that is called by its own address
+    #[arg(long, value_name = "NS/NAME")]
+    to: Option<String>,
+
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+
+    /// Runs this, and shows only what it brought about
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Who talked to whom, as a sidecar counted it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edge {
+    /// The replica whose sidecar counted, as NAMESPACE/NAME; filled in here.
+    #[serde(default)]
+    pub(crate) from: String,
+    pub(crate) direction: String,
+    pub(crate) peer: String,
+    pub(crate) target: String,
+    pub(crate) protocol: String,
+    pub(crate) cipher: String,
+    pub(crate) key_exchange: String,
+    pub(crate) connections: u64,
+    pub(crate) requests: u64,
+    pub(crate) by_class: BTreeMap<String, u64>,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) retries: u64,
+    pub(crate) p50_micros: u64,
+    pub(crate) p99_micros: u64,
+    /// Requests by how long they took: an upper bound in microseconds, none for what took longer than any, and how many.
+    pub(crate) latency: Vec<(Option<u64>, u64)>,
+}
+
+impl Edge {
+    fn is_same(&self, other: &Self) -> bool {
+        let key =
+            |e: &Self| [&e.from, &e.direction, &e.peer, &e.target, &e.protocol, &e.cipher, &e.key_exchange].map(Clone::clone);
+        key(self) == key(other)
+    }
+
+    /// What came since `before`; none where nothing did. A sidecar that was started meanwhile began anew.
+    fn since(&self, before: Option<&Self>) -> Option<Self> {
+        let Some(before) = before.filter(|b| b.requests <= self.requests && b.connections <= self.connections) else {
+            return Some(self.clone());
+        };
+        let less = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| {
+            let left = now.iter().map(|(key, n)| (key.clone(), n.saturating_sub(then.get(key).copied().unwrap_or(0))));
+            left.filter(|(_, n)| *n > 0).collect()
+        };
+        let mut edge = Self {
+            connections: self.connections - before.connections,
+            requests: self.requests - before.requests,
+            by_class: less(&self.by_class, &before.by_class),
+            errors: less(&self.errors, &before.errors),
+            retries: self.retries.saturating_sub(before.retries),
+            ..self.clone()
+        };
+        for ((_, n), (_, then)) in edge.latency.iter_mut().zip(&before.latency) {
+            *n = n.saturating_sub(*then);
+        }
+        (edge.p50_micros, edge.p99_micros) = (edge.quantile(50), edge.quantile(99));
+        (edge.requests + edge.connections > 0 || !edge.errors.is_empty()).then_some(edge)
+    }
+
+    /// An upper bound that so many percent of the requests stay below; of what took longer than any bound, the last one.
+    fn quantile(&self, percent: u64) -> u64 {
+        let all: u64 = self.latency.iter().map(|(_, n)| n).sum();
+        let (mut seen, mut last) = (0, 0);
+        for (bound, n) in &self.latency {
+            seen += n;
+            last = bound.unwrap_or(last);
+            if all > 0 && seen * 100 >= all * percent {
+                return last;
+            }
+        }
+        0
+    }
+
+    pub(crate) fn is_mutual_tls(&self) -> bool {
+        self.cipher.starts_with("TLS13_") && self.key_exchange == "X25519MLKEM768" && self.peer.starts_with("spiffe://")
+    }
+
+    fn row(&self) -> Vec<String> {
+        let none = || "–".to_owned();
+        let is_http = self.protocol != "tcp";
+        let time = |micros: u64| {
+            if is_http && micros > 0 { format!("≤{} ms", micros as f64 / 1000.0) } else { none() }
+        };
+        let failed = self.by_class.get("5xx").copied().unwrap_or(0);
+        let answered: u64 = self.by_class.values().sum();
+        let good = if answered > 0 { format!("{:.1}%", (answered - failed) as f64 * 100.0 / answered as f64) } else { none() };
+        let errors: Vec<String> = self.errors.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        vec![
+            self.from.clone(),
+            self.target.clone(),
+            self.protocol.clone(),
+            self.peer.strip_prefix("spiffe://cluster.local/").unwrap_or(&self.peer).to_owned(),
+            if self.key_exchange.is_empty() { none() } else { self.key_exchange.clone() },
+            if is_http { self.requests } else { self.connections }.to_string(),
+            good,
+            self.retries.to_string(),
+            time(self.p50_micros),
+            time(self.p99_micros),
+            errors.join(", "),
+        ]
+    }
+}
+
+pub(crate) fn main(args: &EdgesArgs) -> anyhow::Result<ExitCode> {
+    let run = args.which.find()?;
+    let (mut edges, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    if let Some((program, words)) = args.command.split_first() {
+        let before = read(&run)?;
+        // What it prints is not what is printed here.
+        let mut command = Command::new(program);
+        command.args(words).stdout(std::io::stderr());
+        let status = command.status().with_context(|| format!("{program:?} cannot be run"))?;
+        if !status.success() {
+            crate::complain(&format!("the command ended with {status}"));
+            code = ExitCode::FAILURE;
+        }
+        let since = |now: &Edge| now.since(before.iter().find(|b| b.is_same(now)));
+        edges.extend(read(&run)?.iter().filter_map(since));
+    } else {
+        edges = read(&run)?;
+    }
+    edges.retain(|e| args.to.as_ref().is_none_or(|to| e.target == *to));
+    let text = match args.output {
+        Output::Text => shown(&edges),
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(&edges)?),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("the edges cannot be printed")?;
+    Ok(code)
+}
+
+/// What all sidecars of a mesh have counted.
+pub(crate) fn read(run: &Path) -> anyhow::Result<Vec<Edge>> {
+    let (text, _) = door::ask(run, &Request::List)?;
+    let listed: Vec<Listed> =
+        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let mut all = Vec::new();
+    for replica in listed.iter().filter(|l| l.meshed) {
+        let from = format!("{}/{}", replica.namespace, replica.pod);
+        let text = crate::sidecar::ask(run, &from, "/edges")?;
+        let edges: Vec<Edge> = serde_json::from_str(&text).with_context(|| format!("the edges of {from}"))?;
+        all.extend(edges.into_iter().map(|e| Edge { from: from.clone(), ..e }));
+    }
+    Ok(all)
+}
+
+/// For people: one line for each that was called.
+pub(crate) fn shown(edges: &[Edge]) -> String {
+    let header = ["FROM", "TO", "PROTOCOL", "IDENTITY", "KEY EXCHANGE", "REQUESTS", "OK", "RETRIES", "P50", "P99", "ERRORS"];
+    let rows: Vec<Vec<String>> = edges.iter().filter(|e| e.direction == "outbound").map(Edge::row).collect();
+    table::render(&header, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(requests: u64, failed: u64, slow: u64) -> Edge {
+        Edge {
+            from: "front/client-0".into(),
+            direction: "outbound".into(),
+            peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
+            target: "shop/web".into(),
+            protocol: "http/1.1".into(),
+            cipher: "TLS13_AES_128_GCM_SHA256".into(),
+            key_exchange: "X25519MLKEM768".into(),
+            connections: 0,
+            requests,
+            by_class: [("2xx".to_owned(), requests - failed), ("5xx".to_owned(), failed)].into(),
+            errors: [("overloaded".to_owned(), failed)].into(),
+            retries: failed,
+            p50_micros: 250,
+            p99_micros: 250,
+            latency: vec![(Some(250), requests - slow), (Some(5000), slow), (None, 0)],
+        }
+    }
+
+    #[test]
+    fn only_what_a_command_brought_about_is_shown() {
+        let (before, now) = (edge(100, 50, 0), edge(300, 60, 100));
+        let since = now.since(Some(&before)).expect("something came");
+        assert_eq!((since.requests, since.retries, since.p50_micros, since.p99_micros), (200, 10, 250, 5000));
+        assert_eq!(since.by_class, [("2xx".to_owned(), 190), ("5xx".to_owned(), 10)].into());
+        assert_eq!(now.since(Some(&now)), None, "nothing came");
+        assert_eq!(before.since(Some(&now)), Some(before.clone()), "a sidecar that began anew");
+        let line = shown(&[since]).lines().nth(1).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
+        let expected = "front/client-0 shop/web http/1.1 ns/shop/sa/web X25519MLKEM768 200 95.0% 10 ≤0.25 ms ≤5 ms overloaded 10";
+        assert_eq!(line.as_deref(), Some(expected));
+    }
+}

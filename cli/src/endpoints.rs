@@ -1,0 +1,146 @@
+//! `weft endpoints`: what each sidecar thinks of the endpoints that it calls: which are ready, how loaded, which it leaves alone.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::lab::door::{self, Listed, Request};
+use crate::rundir::Which;
+use crate::table;
+
+/// What `weft endpoints` is told.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each sidecar judges for itself, by what its own requests met with: so there is a line for each caller and endpoint. LOAD is what P2C \
+goes by: lower is chosen. BREAKER: closed lets requests through, open leaves the endpoint alone for the time that is said, half-open \
+lets one try it.
+
+Examples:
+  weft endpoints shop/web
+  weft endpoints --from front/client-0 -o json")]
+pub(crate) struct EndpointsArgs {
+    /// Of this service only
+    #[arg(value_name = "NS/SERVICE")]
+    service: Option<String>,
+
+    /// As this replica's sidecar has it
+    #[arg(long, value_name = "NS/REPLICA")]
+    from: Option<String>,
+
+    #[command(flatten)]
+    which: Which,
+
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Text,
+    Json,
+}
+
+pub(crate) fn main(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
+    let found = read(&args.which.find()?, args)?;
+    let text = match args.output {
+        Output::Text => {
+            let header =
+                ["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
+            table::render(&header, &found.iter().map(row).collect::<Vec<_>>())
+        }
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("the endpoints cannot be printed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One object for each caller and endpoint.
+fn read(run: &Path, args: &EndpointsArgs) -> anyhow::Result<Vec<Value>> {
+    let (text, _) = door::ask(run, &Request::List)?;
+    let listed: Vec<Listed> =
+        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let replicas: Vec<String> = match &args.from {
+        Some(one) => vec![one.clone()],
+        None => listed.iter().filter(|l| l.meshed).map(|l| format!("{}/{}", l.namespace, l.pod)).collect(),
+    };
+    let mut found = Vec::new();
+    for replica in replicas {
+        let config: Value = serde_json::from_str(&crate::sidecar::ask(run, &replica, "/config")?)
+            .with_context(|| format!("what the sidecar of {replica} knows"))?;
+        found.extend(of(&replica, &config, args.service.as_deref()));
+    }
+    Ok(found)
+}
+
+/// What one sidecar has. A service with two addresses, one of each family, is told once.
+fn of(replica: &str, config: &Value, wanted: Option<&str>) -> Vec<Value> {
+    let mut found: Vec<Value> = Vec::new();
+    for address in config["addresses"].as_object().into_iter().flat_map(|all| all.values()) {
+        let service = &address["service"];
+        if service.is_null() || wanted.is_some_and(|wanted| service != wanted) {
+            continue;
+        }
+        for endpoint in address["endpoints"].as_array().into_iter().flatten() {
+            let mut one = json!({"from": replica, "service": service});
+            if let (Some(one), Some(endpoint)) = (one.as_object_mut(), endpoint.as_object()) {
+                one.extend(endpoint.clone());
+            }
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    found.sort_by_key(|one| (one["service"].to_string(), one["address"].to_string()));
+    found
+}
+
+fn row(one: &Value) -> Vec<String> {
+    let text = |key: &str| match &one[key] {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let breaker = &one["breaker"];
+    let state = breaker["state"].as_str().unwrap_or("–");
+    let state = match breaker["millis_left"].as_u64() {
+        Some(left) => format!("{state}, {:.1}s left", left as f64 / 1000.0),
+        None => state.to_owned(),
+    };
+    let ready = if one["ready"] == true { "yes" } else { "no" };
+    vec![
+        text("from"),
+        text("service"),
+        text("address"),
+        text("workload"),
+        ready.to_owned(),
+        state,
+        text("ejections"),
+        text("failures_in_a_row"),
+        text("in_flight"),
+        text("load"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_endpoint_is_told_once_and_as_it_stands() {
+        let endpoint = json!({"address": "10.0.0.2", "workload": "shop/web-0", "ready": true, "in_flight": 1, "load": 7,
+                              "failures_in_a_row": 3, "ejections": 2, "breaker": {"state": "open", "millis_left": 1500}});
+        let service = json!({"service": "shop/web", "endpoints": [endpoint]});
+        let config = json!({"addresses": {"10.1.0.1": service, "fd00::1": service, "10.1.0.9": "unknown", "10.0.0.2": {"workload": "shop/web-0"}}});
+        let found = of("front/client-0", &config, None);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let expected = ["front/client-0", "shop/web", "10.0.0.2", "shop/web-0", "yes", "open, 1.5s left", "2", "3", "1", "7"]
+            .map(str::to_owned);
+        assert_eq!(row(&found[0]), expected);
+        assert_eq!(of("front/client-0", &config, Some("shop/other")), Vec::<Value>::new());
+    }
+}
