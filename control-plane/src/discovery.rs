@@ -27,8 +27,8 @@ use crate::snapshot::{EndpointsEntry, PIECE, Place, View, Viewer};
 
 /// The most names that one message may carry.
 const MAX_NAMES: usize = 1_000;
-/// The most names that one stream may hold.
-const MAX_HELD: usize = 10_000;
+/// The most names that one stream may hold, with what its names bring: each address that it asks for may bring four.
+const MAX_HELD: usize = 40_000;
 /// New subscriptions a second that a stream is served without waiting, after a first burst of [`MAX_NAMES`].
 const NAMES_PER_SECOND: u32 = 500;
 /// Updates that may be unacknowledged at once.
@@ -225,9 +225,9 @@ impl Session {
                 }
                 self.acknowledged = self.acknowledged.max(ack.nonce);
                 cost = ack.rejected.len();
-                if cost > MAX_RESOURCES {
+                if cost > MAX_HELD {
                     return Err(Status::resource_exhausted(format!(
-                        "{cost} rejections in one message; at most {MAX_RESOURCES} were sent"
+                        "{cost} rejections in one message; at most {MAX_HELD} are read"
                     )));
                 }
                 self.confirm(&ack.rejected);

@@ -430,17 +430,8 @@ impl Model {
                 section_name: None,
                 port: None,
             };
-            let outcome = match target.service(&object.id) {
-                Some(service) => self.policies.outcome(&service, key, i).cloned(),
-                None => Some(Outcome {
-                    refused: Some(Refusal::new(
-                        "Invalid",
-                        format!("spec.targetRefs[{i}]"),
-                        "a policy is for a Service, whose group is \"\"",
-                    )),
-                    ..Outcome::default()
-                }),
-            };
+            // What is for another kind is another implementation's, and no business of weft's.
+            let outcome = target.service(&object.id).and_then(|service| self.policies.outcome(&service, key, i).cloned());
             all.extend(outcome.map(|o| (parent, o)));
         }
         (object.generation, all)

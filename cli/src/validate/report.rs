@@ -254,7 +254,7 @@ spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
         assert!(lines[1].contains("spec.clusterIP: 10.0.0.1 belongs to Service shop/other already"), "{shown}");
         assert_eq!(lines[2], "a.yaml:14: Service shop/web: metadata.name: it stands in a.yaml:8 as well: remove one of them");
         assert!(lines[3].starts_with("a.yaml:2") && lines[3].contains("TrafficPolice"), "{shown}");
-        assert!(lines[4].starts_with("a.yaml:29: "), "{shown}");
+        assert!(lines[4].starts_with("a.yaml:28: "), "{shown}");
         assert_eq!(lines.len(), 6, "{shown}");
         assert!(!report.is_good());
         let json = serde_json::to_value(&report).expect("plain JSON");

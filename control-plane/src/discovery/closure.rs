@@ -12,9 +12,6 @@ use weft_proto::{ResourceName, v1};
 use super::{MAX_HELD, Session};
 use crate::snapshot::{Snapshot, View};
 
-/// What a stream may hold together with what its names bring.
-const MAX_BROUGHT: usize = 2 * MAX_HELD;
-
 impl Session {
     /// The names, and all that they bring, which the stream is subscribed to from now on; in the order in which a sidecar needs them.
     pub(super) fn closure(&mut self, snapshot: &Snapshot, names: Vec<ResourceName>) -> Result<Vec<ResourceName>, Status> {
@@ -26,9 +23,9 @@ impl Session {
                 continue;
             }
             for brought in self.brings(snapshot, &name) {
-                if self.sub.len() >= MAX_BROUGHT {
+                if self.sub.len() >= MAX_HELD {
                     return Err(Status::resource_exhausted(format!(
-                        "the stream holds {MAX_BROUGHT} names with what they bring, and no more are taken: unsubscribe from what is idle"
+                        "the stream holds {MAX_HELD} names with what they bring, and no more are taken: unsubscribe from what is idle"
                     )));
                 }
                 // Marked as well where it is new, so that a change that came after the snapshot is not missed.

@@ -122,7 +122,8 @@ impl Model {
                     }
                     None => None,
                 };
-                outcomes.insert((key.clone(), i), Outcome { refused, ..Outcome::default() });
+                let unresolved = if refused.is_none() { self.rates_without_port(id, object) } else { vec![] };
+                outcomes.insert((key.clone(), i), Outcome { refused, unresolved, ..Outcome::default() });
             }
         }
         if outcomes.is_empty() {
@@ -145,6 +146,17 @@ impl Model {
             rates: rates(&before) != rates(&policy),
             told: super::put(&mut self.snapshot.policies, id, told, |a, b| a.version == b.version),
         }
+    }
+
+    /// Rate limits of a policy that are for ports that the Service does not have, and so limit less than they seem to.
+    fn rates_without_port(&self, id: &ObjectRef, object: &PolicyObject) -> Vec<Refusal> {
+        let ports: BTreeSet<u16> = self.service(id).into_iter().flat_map(|s| tcp_ports(s)).map(|p| p.port).collect();
+        let rates = object.policy.rates.iter().enumerate();
+        let missing = rates.filter_map(|(i, rate)| Some((i, rate.ports.iter().find(|port| !ports.contains(port))?)));
+        let told = |(i, port)| {
+            Refusal::new("PortNotFound", format!("spec.rates[{i}].ports"), format!("Service {id} has no TCP port {port}"))
+        };
+        missing.map(told).collect()
     }
 
     /// The rate limits of the services that select a pod, on the pod's own ports.

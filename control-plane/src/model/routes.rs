@@ -303,8 +303,8 @@ impl Model {
         routes
     }
 
-    /// What a backendRef of a route that is attached to `parent` names. A Service in another namespace needs a grant there, but for the parent's own
-    /// namespace: that is where the requests were going.
+    /// What a backendRef of a route that is attached to `parent` names. A Service in another namespace needs a grant there, but for the parent
+    /// itself: that is where the requests were going.
     fn resolve(&self, route: &RouteObject, parent: &ObjectRef, reference: &BackendRef) -> Result<(ObjectRef, u16), Refusal> {
         let refuse = |reason, message: String| Err(Refusal::new(reason, "", message));
         let Some(id) = named(reference, &route.id.namespace) else {
@@ -313,7 +313,7 @@ impl Model {
             let what: String = format!("{group}/{kind} {}", reference.name).chars().take(200).collect();
             return refuse(rules_reason(reference), format!("{what:?} is no Service that could be a backend"));
         };
-        if id.namespace != route.id.namespace && id.namespace != parent.namespace {
+        if id.namespace != route.id.namespace && id != *parent {
             let grants = self.routes.grants.get(&id.namespace).into_iter().flat_map(BTreeMap::values);
             let mut lets = grants.map(|g| g.lets(route.kind.as_str(), &route.id.namespace, id.name.as_str()));
             if !lets.any(|lets| lets) {

@@ -95,7 +95,7 @@ impl Outcome {
             Some(why) => condition(ACCEPTED, false, why.reason, why.text(), generation),
             None => condition(ACCEPTED, true, ACCEPTED, "it is in force".to_owned(), seen),
         }];
-        if has_refs && (self.refused.is_none() || !self.unresolved.is_empty()) {
+        if (has_refs && self.refused.is_none()) || !self.unresolved.is_empty() {
             all.push(match self.unresolved.first() {
                 None => condition(RESOLVED, true, RESOLVED, "everything that it refers to is there".to_owned(), seen),
                 Some(first) => {

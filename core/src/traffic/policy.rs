@@ -168,7 +168,7 @@ pub struct RateLimit {
     pub burst: u32,
     /// Only requests that match all of these header fields.
     pub headers: Vec<ValueMatch>,
-    /// The service's ports as the pod sees them; empty is all.
+    /// In a policy ports of the service, in a pod's inbound policy its own; empty is all.
     pub ports: Vec<u16>,
 }
 

@@ -194,7 +194,7 @@ fn rate() -> Field {
             duration("per", "The time in which they are refilled.").default("1s"),
             number("burst", 1, most, "So many may come at once. Left out: as many as `requests`."),
             headers("Only requests that match all of these header fields. Left out: all."),
-            list("ports", 64, "Only these ports, as the pod sees them. Left out: all.", number("", 1, 65_535, "A port.")),
+            list("ports", 64, "Only these ports of the service. Left out: all.", number("", 1, 65_535, "A port.")),
         ],
     )
 }

@@ -176,8 +176,15 @@ fn a_grant_lets_a_route_refer_to_another_namespace_while_it_stands() {
 fn a_consumers_routes_are_for_its_own_namespace_and_stand_in_place_of_the_producers() {
     let mut m = world();
     let producer = route("HTTPRoute", "shop/p", WEB, TO_API);
-    let back = "[{backendRefs: [{name: api, namespace: shop, port: 80}]}]";
-    m.apply(upserts(&(producer + &route("HTTPRoute", "away/c", "name: web, namespace: shop, port: 80", back))));
+    let to = |name: &str| format!("[{{backendRefs: [{{name: {name}, namespace: shop, port: 80}}]}}]");
+    let back = &to("web");
+    m.apply(upserts(&(producer + &route("HTTPRoute", "away/c", "name: web, namespace: shop, port: 80", &to("api")))));
+    assert_eq!(
+        told(&m, Kind::HttpRoute, "away/c"),
+        ["Accepted=Accepted", "!ResolvedRefs=RefNotPermitted"],
+        "elsewhere than it went"
+    );
+    m.apply(upserts(&route("HTTPRoute", "away/c", "name: web, namespace: shop, port: 80", back)));
     assert_eq!(
         told(&m, Kind::HttpRoute, "away/c"),
         ["Accepted=Accepted", "ResolvedRefs=ResolvedRefs"],
@@ -357,7 +364,7 @@ fn the_standards_policy_adds_to_ours() {
     assert_eq!(policy.retry_budget, RetryBudget { percent: 50, ..RetryBudget::default() });
     let status = m.statuses().get(&ObjectKey { kind: Kind::BackendTrafficPolicy, id: id("shop/s") }).expect("told").clone();
     let accepted: Vec<bool> = status.entries.iter().map(|e| e.conditions[0].status).collect();
-    assert_eq!(accepted, [true, false], "{status:?}");
+    assert_eq!(accepted, [true], "what is for another kind is others' business: {status:?}");
 }
 
 #[test]
@@ -375,6 +382,11 @@ fn rate_limits_are_enforced_by_the_pods_and_told_to_nobody_else() {
     let found: Vec<(&str, &[u16])> = policy.rates.iter().map(|r| (&*r.name, &r.ports[..])).collect();
     assert_eq!(found, [("all", &[8080, 9000][..]), ("one", &[8080][..])]);
     assert_eq!(policy.required_features, ["rate-limit/v1"]);
+    assert_eq!(
+        told(&m, Kind::TrafficPolicy, "shop/a"),
+        ["Accepted=Accepted", "!ResolvedRefs=PortNotFound"],
+        "one limits nothing"
+    );
     assert_eq!(in_force(&m).expect("there").rates, []);
     m.apply(vec![Change::Delete(ObjectKey { kind: Kind::TrafficPolicy, id: id("shop/a") })]);
     assert_eq!(inbound(&m, "shop/web-0").rates, []);

@@ -647,7 +647,8 @@ impl BackendTrafficPolicySpec {
             None => default.min_per_second,
             Some(rate) => {
                 let per = positive(rate.interval, Duration::from_secs(1), "retryConstraint.minRetryRate.interval")?;
-                (f64::from(rate.count.unwrap_or(default.min_per_second)) / per.as_secs_f64()).round() as u32
+                // Whole repetitions a second: what was asked for is not rounded away.
+                (f64::from(rate.count.unwrap_or(default.min_per_second)) / per.as_secs_f64()).ceil() as u32
             }
         };
         let field = "retryConstraint.budget.percent";

@@ -108,7 +108,7 @@ fn headers(spec: &traffic::HeaderChange, field: &str) -> Result<HeaderChange, Re
             let shown: String = name.chars().take(60).collect();
             return refuse(field, format!("{shown:?} is no name of a header field"));
         }
-        if KEPT.contains(&lower.as_str()) || lower.starts_with("weft-") {
+        if KEPT.contains(&lower.as_str()) || lower.replace('_', "-").starts_with("weft-") {
             return refuse(field, format!("{lower} is not for routes to change: use URLRewrite for the host name"));
         }
         Ok(lower.into())
