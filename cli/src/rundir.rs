@@ -40,7 +40,7 @@ pub(crate) struct Which {
     #[arg(long, value_name = "NAME")]
     mesh: Option<String>,
     /// Run directory of the mesh, where `weft up` was given one
-    #[arg(long, value_name = "DIR", conflicts_with = "mesh")]
+    #[arg(long, value_name = "DIR", env = "WEFT_RUN_DIR", conflicts_with = "mesh")]
     run_dir: Option<PathBuf>,
 }
 

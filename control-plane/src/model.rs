@@ -24,7 +24,7 @@ use crate::watch::{Change, Problem};
 use places::Places;
 use policies::Policies;
 use routes::Routes;
-use status::{ObjectStatus, Outcome, Refusal, RouteStatus, Statuses};
+use status::{ObjectStatus, Outcome, RouteStatus, Statuses};
 
 pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 

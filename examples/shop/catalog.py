@@ -8,6 +8,8 @@ PRICES = {"thread": 3, "loom": 400, "shuttle": 25}
 
 class Catalog(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one write: an answer that a kill cuts in half cannot be mended by anybody.
+    wbufsize = 64 * 1024
 
     def do_GET(self):
         item = self.path.split("?")[0].rsplit("/", 1)[-1]

@@ -51,9 +51,10 @@ pub struct Verified {
     pub notes: Vec<String>,
 }
 
-/// How long a probe that is to be caught may take. It never leaves the machine.
-const CAUGHT_WITHIN: Duration = Duration::from_secs(1);
-/// How long a probe that is to go by is waited for; it may go to an address that does not answer.
+/// How long a probe may take that somebody of ours answers. It never leaves the machine; but a first packet that is lost while the ends
+/// of a link find each other is repeated after a second, and the machine may be busy.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How long a probe that is to go by is waited for where nobody answers it.
 const GOES_BY_WITHIN: Duration = Duration::from_millis(200);
 /// How long a trap is watched for what it should not catch.
 const STAYS_EMPTY_FOR: Duration = Duration::from_millis(50);
@@ -171,7 +172,7 @@ impl Outbound<'_> {
         if let Err(source) = trap::route(to) {
             return Err(VerifyError::NoRoute { to, source });
         }
-        trap.expect_caught("to", to, dial(to, None, CAUGHT_WITHIN)?, CAUGHT_WITHIN)?;
+        trap.expect_caught("to", to, dial(to, None, ANSWERED_WITHIN)?, ANSWERED_WITHIN)?;
         verified.proven.push(format!("{} outbound: {to} is caught on port {}", self.family, self.config.outbound_port));
 
         for exempt in &self.config.exempt {
@@ -186,7 +187,7 @@ impl Outbound<'_> {
     /// To mark a socket takes a right that this process may lack.
     fn prove_mark(&self, trap: &Trap, to: SocketAddr, mark: u32, verified: &mut Verified) -> Result<(), VerifyError> {
         let why = format!("socket mark {mark:#x}");
-        match dial(to, Some(mark), GOES_BY_WITHIN) {
+        match dial(to, Some(mark), self.patience()) {
             Ok(dialled) => self.expect_let_by(trap, to, &why, dialled)?,
             Err(VerifyError::Socket { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 let because = format!("no socket may be marked: {source}");
@@ -210,11 +211,16 @@ impl Outbound<'_> {
                 return Ok(());
             }
         };
-        let order = Order::Connect { to, within: GOES_BY_WITHIN };
+        let order = Order::Connect { to, within: self.patience() };
         let dialled = process.ask("connect", &order)?;
         self.expect_let_by(trap, to, &why, dialled)?;
         verified.proven.push(format!("{} outbound: {why} goes by", self.family));
         Ok(())
+    }
+
+    /// For what is to go by.
+    const fn patience(&self) -> Duration {
+        if self.linked { ANSWERED_WITHIN } else { GOES_BY_WITHIN }
     }
 
     fn expect_let_by(&self, trap: &Trap, to: SocketAddr, why: &str, dialled: Dialled) -> Result<(), VerifyError> {
@@ -245,8 +251,8 @@ fn prove_inbound(
     let trap = Trap::set(SocketAddr::new(any, config.inbound_port))?;
 
     let to = SocketAddr::new(here, port);
-    let dialled = link.peer.ask("connect", &Order::Connect { to, within: CAUGHT_WITHIN })?;
-    trap.expect_caught("from another namespace to", to, dialled, CAUGHT_WITHIN)?;
+    let dialled = link.peer.ask("connect", &Order::Connect { to, within: ANSWERED_WITHIN })?;
+    trap.expect_caught("from another namespace to", to, dialled, ANSWERED_WITHIN)?;
     verified.proven.push(format!("{family} inbound: {to} is caught on port {}", config.inbound_port));
 
     // Whether anything listens on the admin port yet does not matter; that the trap stays empty does.
