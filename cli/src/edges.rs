@@ -17,7 +17,7 @@ use crate::table;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 What a caller's sidecar counted stands in the table; -o json has the other end's as well. OK is the share of the answers that are no \
-5xx. Times are upper bounds, and end with an answer's last byte.
+5xx. ERRORS are those of the caller's own sidecar, by reason. Times are upper bounds, and end with an answer's last byte.
 
 Examples:
   weft edges
@@ -127,6 +127,7 @@ impl Edge {
         let failed = self.by_class.get("5xx").copied().unwrap_or(0);
         let answered: u64 = self.by_class.values().sum();
         let good = if answered > 0 { format!("{:.1}%", (answered - failed) as f64 * 100.0 / answered as f64) } else { none() };
+        let class = |name: &str| self.by_class.get(name).copied().unwrap_or(0).to_string();
         let errors: Vec<String> = self.errors.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
         vec![
             self.from.clone(),
@@ -136,6 +137,8 @@ impl Edge {
             if self.key_exchange.is_empty() { none() } else { self.key_exchange.clone() },
             if is_http { self.requests } else { self.connections }.to_string(),
             good,
+            class("4xx"),
+            class("5xx"),
             self.retries.to_string(),
             time(self.p50_micros),
             time(self.p99_micros),
@@ -188,7 +191,8 @@ pub(crate) fn read(run: &Path) -> anyhow::Result<Vec<Edge>> {
 
 /// For people: one line for each that was called.
 pub(crate) fn shown(edges: &[Edge]) -> String {
-    let header = ["FROM", "TO", "PROTOCOL", "IDENTITY", "KEY EXCHANGE", "REQUESTS", "OK", "RETRIES", "P50", "P99", "ERRORS"];
+    let header =
+        ["FROM", "TO", "PROTOCOL", "IDENTITY", "KEY EXCHANGE", "REQUESTS", "OK", "4XX", "5XX", "RETRIES", "P50", "P99", "ERRORS"];
     let rows: Vec<Vec<String>> = edges.iter().filter(|e| e.direction == "outbound").map(Edge::row).collect();
     table::render(&header, &rows)
 }
@@ -226,7 +230,8 @@ mod tests {
         assert_eq!(now.since(Some(&now)), None, "nothing came");
         assert_eq!(before.since(Some(&now)), Some(before.clone()), "a sidecar that began anew");
         let line = shown(&[since]).lines().nth(1).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
-        let expected = "front/client-0 shop/web http/1.1 ns/shop/sa/web X25519MLKEM768 200 95.0% 10 ≤0.25 ms ≤5 ms overloaded 10";
+        let expected =
+            "front/client-0 shop/web http/1.1 ns/shop/sa/web X25519MLKEM768 200 95.0% 0 10 10 ≤0.25 ms ≤5 ms overloaded 10";
         assert_eq!(line.as_deref(), Some(expected));
     }
 }

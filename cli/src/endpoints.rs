@@ -16,7 +16,7 @@ use crate::table;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each sidecar judges for itself, by what its own requests met with: so there is a line for each caller and endpoint. LOAD is what P2C \
-goes by: lower is chosen. BREAKER: closed lets requests through, open leaves the endpoint alone for the time that is said, half-open \
+goes by, a moving average of the time to an answer, times the requests in flight: lower is chosen. BREAKER: closed lets requests through, open leaves the endpoint alone for the time that is said, half-open \
 lets one try it.
 
 Examples:
@@ -122,7 +122,7 @@ fn row(one: &Value) -> Vec<String> {
         text("ejections"),
         text("failures_in_a_row"),
         text("in_flight"),
-        text("load"),
+        one["load"].as_f64().map_or_else(|| "–".to_owned(), |nanos| format!("{:.1} ms", nanos / 1e6)),
     ]
 }
 
@@ -132,14 +132,15 @@ mod tests {
 
     #[test]
     fn each_endpoint_is_told_once_and_as_it_stands() {
-        let endpoint = json!({"address": "10.0.0.2", "workload": "shop/web-0", "ready": true, "in_flight": 1, "load": 7,
+        let endpoint = json!({"address": "10.0.0.2", "workload": "shop/web-0", "ready": true, "in_flight": 1, "load": 7_500_000.0,
                               "failures_in_a_row": 3, "ejections": 2, "breaker": {"state": "open", "millis_left": 1500}});
         let service = json!({"service": "shop/web", "endpoints": [endpoint]});
         let config = json!({"addresses": {"10.1.0.1": service, "fd00::1": service, "10.1.0.9": "unknown", "10.0.0.2": {"workload": "shop/web-0"}}});
         let found = of("front/client-0", &config, None);
         assert_eq!(found.len(), 1, "{found:?}");
-        let expected = ["front/client-0", "shop/web", "10.0.0.2", "shop/web-0", "yes", "open, 1.5s left", "2", "3", "1", "7"]
-            .map(str::to_owned);
+        let expected =
+            ["front/client-0", "shop/web", "10.0.0.2", "shop/web-0", "yes", "open, 1.5s left", "2", "3", "1", "7.5 ms"]
+                .map(str::to_owned);
         assert_eq!(row(&found[0]), expected);
         assert_eq!(of("front/client-0", &config, Some("shop/other")), Vec::<Value>::new());
     }

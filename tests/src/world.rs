@@ -175,6 +175,16 @@ impl World {
         if output.status.success() { output.stdout.trim().to_owned() } else { "none".to_owned() }
     }
 
+    /// A line of shell as a user would type it, with `weft` in the search path and this mesh as the one that is meant; not started.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut shell = weft_command(Path::new("sh"));
+        let mut path = self.weft.parent().map(|dir| dir.as_os_str().to_owned()).unwrap_or_default();
+        path.push(":");
+        path.push(programs::search_path());
+        shell.env("PATH", path).env("WEFT_RUN_DIR", self.run()).args(["-c", line]);
+        shell
+    }
+
     /// Starts a command on the mesh's own network, as its root.
     #[track_caller]
     pub fn lab(&self, command: &[&str]) -> Running {

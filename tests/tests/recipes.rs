@@ -1,0 +1,103 @@
+//! docs/traffic.md does what it says: its manifests are written and its commands run, and they print what stands there, but for numbers.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use weft_tests::{PATIENCE, World};
+
+/// What stands in a fence of the page.
+enum Step {
+    Manifests(String),
+    /// A command, and what it prints.
+    Run(String, String),
+}
+
+#[test]
+fn the_recipes_do_what_they_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/traffic.md")).expect("the page is there");
+    let example = root.join("examples/traffic");
+    let mesh = fs::read_to_string(example.join("mesh.yaml")).expect("the example is there");
+    // As a copy of its own: the page has its reader write to it.
+    let mesh = mesh
+        .replace("[traffic.yaml]", "[\"@WORK@/traffic.yaml\"]")
+        .replace("prices.py", "@WORK@/prices.py")
+        .replace("python3,", "\"@PYTHON@\",");
+    let world = World::up_with(&mesh, |work| {
+        for file in ["prices.py", "traffic.yaml", "mesh.yaml"] {
+            fs::copy(example.join(file), work.join(file)).expect("copied");
+        }
+    });
+    let steps = steps(&page);
+    assert!(steps.len() > 12, "the page has recipes: {}", steps.len());
+    for step in steps {
+        match step {
+            Step::Manifests(text) => {
+                let (new, file) = (world.work().join(".new"), world.work().join("traffic.yaml"));
+                fs::write(&new, text).expect("the directory is ours");
+                fs::rename(&new, &file).expect("the directory is ours");
+            }
+            Step::Run(command, printed) => prints(&world, &command, &masked(&printed)),
+        }
+    }
+}
+
+/// Runs a command until it prints this: a manifest is in force a moment after it was written, and a breaker has its own times.
+fn prints(world: &World, command: &str, expected: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut shell: Command = world.shell(command);
+        let output = shell.current_dir(world.work()).output().expect("a shell runs");
+        let found = masked(&String::from_utf8_lossy(&output.stdout));
+        if found == expected {
+            return;
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(Instant::now() < end, "{command}\nprints\n{found}{errors}\nand should print\n{expected}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn steps(page: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for fence in page.split("\n```").skip(1).step_by(2) {
+        let (kind, text) = fence.split_once('\n').expect("a fence has lines");
+        match kind {
+            "yaml" => steps.push(Step::Manifests(text.to_owned())),
+            "console" => {
+                for run in format!("\n{text}").split("\n$ ").skip(1) {
+                    let (command, printed) = run.split_once('\n').unwrap_or((run, ""));
+                    steps.push(Step::Run(command.to_owned(), printed.to_owned()));
+                }
+            }
+            other => panic!("{other:?} is no kind of fence that this test knows"),
+        }
+    }
+    steps
+}
+
+/// Without its numbers, and with one space between its words.
+fn masked(text: &str) -> String {
+    let mut masked = String::new();
+    for line in text.lines() {
+        let words: Vec<String> = line.split_whitespace().map(number_free).collect();
+        masked.push_str(&words.join(" "));
+        masked.push('\n');
+    }
+    masked.trim().to_owned()
+}
+
+fn number_free(word: &str) -> String {
+    let mut free = String::new();
+    for c in word.chars() {
+        let is_number = c.is_ascii_digit() || (c == '.' && free.ends_with('#'));
+        match is_number {
+            true if free.ends_with('#') => {}
+            true => free.push('#'),
+            false => free.push(c),
+        }
+    }
+    free
+}
