@@ -238,8 +238,8 @@ fn breaker(state: State, now: u64) -> serde_json::Value {
     }
 }
 
-/// What it knows, with versions, without secrets.
-fn config(shared: &Shared) -> serde_json::Value {
+/// What it knows, with versions, without secrets: what `/config` answers with.
+pub fn config(shared: &Shared) -> serde_json::Value {
     let mesh = &shared.mesh;
     let identity = mesh.identity.load();
     let addresses: serde_json::Map<String, serde_json::Value> = mesh

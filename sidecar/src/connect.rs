@@ -21,6 +21,7 @@ use weft_tls::{ServerVerifier, VerifyError, verify_error};
 
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
+use crate::standing::Place;
 use crate::stream::{Shared, Stream, as_tls_error};
 use crate::worker::Worker;
 
@@ -155,7 +156,7 @@ impl Pools {
         let mut pools = self.http2.borrow_mut();
         let list = pools.get_mut(key)?;
         list.retain(|s| !s.is_closed());
-        list.iter().find(|s| s.in_flight() < MAX_STREAMS).cloned()
+        list.iter().find(|s| s.in_flight() < s.most().clamp(1, MAX_STREAMS)).cloned()
     }
 
     fn begin_opening<'a>(&'a self, key: &'a Key) -> Opens<'a> {
@@ -199,12 +200,18 @@ impl Worker {
         Ok(stream)
     }
 
-    /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was.
-    pub async fn open_http1(self: &Rc<Self>, to: &Arc<Destination>) -> Result<(Exchange, bool), Failure> {
+    /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was. Who has to wait for one
+    /// asks `waits` first, and holds what it gives as long.
+    pub async fn open_http1(
+        self: &Rc<Self>,
+        to: &Arc<Destination>,
+        waits: impl FnOnce() -> Result<Place, Failure>,
+    ) -> Result<(Exchange, bool), Failure> {
         let key = self.key(to, MeshProtocol::Http1);
         if let Some(connection) = self.pools.take_http1(&key) {
             return Ok((Exchange::Http1(connection), true));
         }
+        let _waiting = waits()?;
         let stream = self.open(to, MeshProtocol::Http1).await?;
         let stream = Rc::new(stream);
         let connection = Http1 {
@@ -218,8 +225,16 @@ impl Worker {
     }
 
     /// See [`Self::open_http1`].
-    pub async fn open_http2(self: &Rc<Self>, to: &Arc<Destination>) -> Result<(Exchange, bool), Failure> {
+    pub async fn open_http2(
+        self: &Rc<Self>,
+        to: &Arc<Destination>,
+        waits: impl FnOnce() -> Result<Place, Failure>,
+    ) -> Result<(Exchange, bool), Failure> {
         let key = self.key(to, MeshProtocol::Http2);
+        if let Some(sender) = self.pools.http2_with_room(&key) {
+            return Ok((Exchange::Http2(sender), true));
+        }
+        let _waiting = waits()?;
         let opens = loop {
             if let Some(sender) = self.pools.http2_with_room(&key) {
                 return Ok((Exchange::Http2(sender), true));

@@ -1,7 +1,7 @@
 //! route and balance: from a target to the next endpoint to try.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,6 +255,14 @@ impl Route {
             Self::Service { service, .. } => service.view.load().standing.budget.take(worker.mesh().now()),
             _ => false,
         }
+    }
+
+    /// Whether a session that is with an endpoint can go on there.
+    pub fn takes_session(&self, worker: &Worker, endpoint: SocketAddr) -> bool {
+        let Self::Service { service, port } = self else { return false };
+        let (now, own) = (worker.mesh().now(), worker.shared.config.net.pod_ips[0]);
+        let wish = Wish { key: None, pinned: Some(endpoint) };
+        service.view.load().takes_session(*port, &Asker { tried: &[], wish, own, now, opaque: false })
     }
 
     /// Chooses an endpoint that is not among `tried`, unless there is no other.

@@ -131,6 +131,14 @@ struct PortView {
     kept: Arc<Kept>,
 }
 
+impl PortView {
+    /// The endpoint at an address and port of its own.
+    fn find(&self, at: SocketAddr) -> Option<&Arc<Candidate>> {
+        let i = self.candidates.binary_search_by_key(&at, |c| c.destination.address()).ok()?;
+        Some(&self.candidates[i])
+    }
+}
+
 impl ServiceView {
     /// A view that shares with `before` what has not changed; endpoints that stay keep their health. `now` is of [`crate::mesh::Mesh::now`].
     pub fn new(facts: Facts<'_>, before: Option<&Self>, net: &NetConfig, now: u64) -> Self {

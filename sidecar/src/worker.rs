@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_core::failure::Reason;
+use weft_core::retry::Budget;
+use weft_core::traffic::policy::RetryBudget;
 
 use crate::admin::AdminDoor;
 use crate::admission::{Admission, Capacity};
@@ -25,6 +27,10 @@ use crate::metrics::{Registry, WorkerMetrics};
 use crate::pool::Buffers;
 use crate::{inbound, limits, outbound};
 
+/// Only what was sent on a connection that had just ended is repeated there; whoever called repeats the rest, by a budget of their own, which
+/// this one must not multiply.
+const BUDGET: RetryBudget = RetryBudget { percent: 10, interval: Duration::from_secs(10), min_per_second: 2 };
+
 /// What all workers share.
 pub struct Shared {
     pub config: Config,
@@ -32,6 +38,8 @@ pub struct Shared {
     pub metrics: Arc<Registry>,
     pub capacity: Arc<Capacity>,
     pub admin: AdminDoor,
+    /// What may be repeated of requests that go to no service: to the pod's own application, or to one workload.
+    pub budget: Budget,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -45,6 +53,7 @@ impl Shared {
         Self {
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),
+            budget: Budget::new(&BUDGET),
             config,
             mesh,
             metrics: Registry::new(),

@@ -1,5 +1,8 @@
 //! What a warm request costs each sidecar in allocations: counted, told, and pinned, so that growth is a decision.
 
+#[path = "sim/seeds.rs"]
+#[expect(dead_code, reason = "the simulation uses the rest")]
+mod seeds;
 #[path = "sim/world.rs"]
 #[expect(dead_code, reason = "the simulation uses the rest")]
 mod world;
@@ -18,7 +21,8 @@ use weft_sidecar::io::Socket;
 use weft_sidecar::pool::Buffers;
 use weft_sidecar::stream::Stream;
 
-use world::{A, B, Plan, Running, WEB_TARGET, World, simulate};
+use seeds::simulate;
+use world::{A, B, Plan, Running, WEB_TARGET, World};
 
 /// The most allocations of a warm request, on average, in the caller's sidecar and in the callee's. The design's goal is 4 each.
 const MOST: [f64; 2] = [8.0, 10.0];

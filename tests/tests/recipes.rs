@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weft_tests::{PATIENCE, World};
+use serde_json::Value;
+use weft_tests::{PATIENCE, World, eventually};
 
 /// What stands in a fence of the page.
 enum Step {
@@ -35,13 +36,23 @@ fn the_recipes_do_what_they_say() {
     for step in steps {
         match step {
             Step::Manifests(text) => {
+                let before = in_force(&world);
                 let (new, file) = (world.work().join(".new"), world.work().join("traffic.yaml"));
                 fs::write(&new, text).expect("the directory is ours");
                 fs::rename(&new, &file).expect("the directory is ours");
+                eventually("what was written is in force", || (in_force(&world) != before).then_some(()));
             }
             Step::Run(command, printed) => prints(&world, &command, &masked(&printed)),
         }
     }
+}
+
+/// What a caller's sidecar does with the services that it calls, and what a server's takes.
+fn in_force(world: &World) -> Vec<Value> {
+    let caller = world.config("shop/till-0");
+    let traffic =
+        caller["addresses"].as_object().into_iter().flat_map(|all| all.values()).map(|service| service["traffic"].clone());
+    traffic.chain([world.config("shop/prices-v2-0")["inbound"].clone()]).collect()
 }
 
 /// Runs a command until it prints this: a manifest is in force a moment after it was written, and a breaker has its own times.

@@ -1,5 +1,6 @@
 //! The attempts at one request: an endpoint, an exchange with it, and another one if that failed and may be repeated.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -25,10 +26,6 @@ use crate::worker::Worker;
 
 /// Attempts for one request, where no route says otherwise.
 const MAX_ATTEMPTS: u32 = 3;
-/// The pause before a repetition grows from here, unless the route says otherwise: what failed just now is not asked at once.
-const BACKOFF: Duration = Duration::from_millis(25);
-/// The longest pause between attempts.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// One request, as every attempt needs it.
 pub struct Request<'a> {
@@ -47,7 +44,7 @@ struct Failed {
     failure: Failure,
     edge: Arc<Edge>,
     address: IpAddr,
-    /// On a connection that was there before: its end may be older than the request.
+    /// On an HTTP/1 connection that was there before: its end may be older than the request.
     reused: bool,
 }
 
@@ -55,15 +52,16 @@ struct Failed {
 pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSink<'_>) -> Outcome {
     let Request { worker, route, caller, head, treatment, began, .. } = request;
     let version = sink.version();
-    let most = treatment.attempts().unwrap_or(MAX_ATTEMPTS);
+    let mut most = treatment.attempts().unwrap_or(MAX_ATTEMPTS);
     let mut tried = Tried::new();
+    let mut excused = false;
     for attempt in 1.. {
         treatment.begins(attempt, most);
         let lease = match route.pick(worker, &tried, treatment.wish(), false) {
             Ok(lease) => lease,
             Err(failure) => {
                 let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
-                return refuse(sink, failure, treatment.grpc, &edge, began).await;
+                return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
             }
         };
         let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, &mut sink, lease).await {
@@ -73,33 +71,51 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         let asked = treatment.asked();
         let whole = treatment.replayable() || (failure.retryable == Retryable::Unprocessed && body.is_untouched());
         let safe = whole && treatment.repeats(head, &failure);
-        let again =
-            asked.is_some() || (attempt < most && safe && (reused || (route.may_retry_elsewhere() && treatment.spend(worker))));
         let pause = match (asked, &failure.retryable) {
-            (Some(asked), _) => asked.max(treatment.backoff(BACKOFF, MAX_BACKOFF, attempt - 1, worker.random())),
+            (Some(asked), _) => asked,
             // Nobody has seen it yet: the next one is asked at once.
             (None, Retryable::Unprocessed) => Duration::ZERO,
             (None, _) if reused => Duration::ZERO,
-            (None, _) => treatment.backoff(BACKOFF, MAX_BACKOFF, attempt - 1, worker.random()),
+            (None, _) => treatment.backoff(worker),
         };
-        let in_time = treatment.deadline.is_none_or(|at| Instant::now() + pause < at);
-        if !(again && in_time && rewind(body)) {
+        let may = attempt < most && safe && (reused || route.may_retry_elsewhere()) && treatment.is_in_time(pause);
+        // The budget is asked last: what is not sent costs nothing.
+        let again = asked.is_some() || (may && treatment.spend(worker));
+        if !(again && rewind(body)) {
             tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
-            return refuse(sink, failure, treatment.grpc, &edge, began).await;
+            return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
         }
         edge.retry();
         if !reused {
             tried.push(address);
+        } else if !std::mem::replace(&mut excused, true) {
+            // It says nothing about any endpoint: the first such attempt is none.
+            most = most.saturating_add(1);
         }
-        if !pause.is_zero() {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(pause) => {}
-                () = sink.gone() => return Outcome::Broken,
-            }
+        if !pause.is_zero() && wait(pause, body, &mut sink).await.is_err() {
+            return Outcome::Broken;
         }
     }
     unreachable!("the loop ends by returning")
+}
+
+/// Waits; a caller that goes away ends it.
+pub async fn wait(pause: Duration, body: &mut Body<'_>, sink: &mut ResponseSink<'_>) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep(pause) => Ok(()),
+        failure = gone(body, sink) => Err(failure),
+    }
+}
+
+/// Resolves when the caller has gone away, while nothing is sent either way.
+async fn gone(body: &mut Body<'_>, sink: &mut ResponseSink<'_>) -> Failure {
+    let answering = Cell::new(false);
+    tokio::select! {
+        biased;
+        failure = body.gone(&answering) => failure,
+        () = sink.gone() => Failure::downstream(Reason::DownstreamGone),
+    }
 }
 
 fn rewind(body: &mut Body<'_>) -> bool {
@@ -132,10 +148,20 @@ async fn try_once(
     let address = lease.address();
     let version = sink.version();
     let until = treatment.until();
-    let opened = match (own_allowed(worker, &lease, version), version) {
-        (Err(failure), _) => Err(failure),
-        (Ok(()), MeshProtocol::Http2) => within(until, pin!(worker.open_http2(&lease.destination))).await,
-        (Ok(()), MeshProtocol::Http1 | MeshProtocol::Tcp) => within(until, pin!(worker.open_http1(&lease.destination))).await,
+    let opened = {
+        let opening = pin!(async {
+            own_allowed(worker, &lease, version)?;
+            let waits = || treatment.take_waiting_place();
+            match version {
+                MeshProtocol::Http2 => worker.open_http2(&lease.destination, waits).await,
+                MeshProtocol::Http1 | MeshProtocol::Tcp => worker.open_http1(&lease.destination, waits).await,
+            }
+        });
+        tokio::select! {
+            biased;
+            opened = within(until, opening) => opened,
+            failure = gone(body, sink) => Err(failure),
+        }
     };
     let (exchange, reused) = match opened {
         Ok(opened) => opened,
@@ -171,7 +197,8 @@ async fn try_once(
         Ok(Finished::Broken(failure)) => Ok(broken(request, &edge, lease, address, &failure)),
         Err(failure) if treatment.passed() => Ok(broken(request, &edge, lease, address, &failure)),
         Err(mut failure) => {
-            let reused = reused && failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
+            let stale = failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
+            let reused = reused && version == MeshProtocol::Http1 && stale && !treatment.heard();
             // A kept-alive connection that the server closed in the moment of use is the pool's own doing, not the endpoint's. An answer
             // that is asked for again was told of already.
             if reused || treatment.is_asked() {

@@ -29,11 +29,31 @@ pub enum Body<'a> {
 /// The most of a body that is kept to be sent again, in bytes.
 pub const MAX_KEPT: usize = 64 * 1024;
 
+/// Smaller pieces than this, in bytes, are kept as copies, put together: each of their own would hold on to the whole buffer that it
+/// came in, and a body may come byte by byte.
+const SMALL: usize = 4 * 1024;
+
+/// A piece that is kept.
+#[derive(Debug)]
+enum Piece {
+    Whole(Bytes),
+    Gathered(Vec<u8>),
+}
+
+impl Piece {
+    fn bytes(&self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes.clone(),
+            Self::Gathered(bytes) => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
 /// A body whose pieces are kept as they go out, so that it can be sent again, as long as they are not too many.
 pub struct Kept<'a> {
     body: Body<'a>,
     /// Data and, at the end, trailers.
-    pieces: Vec<Bytes>,
+    pieces: Vec<Piece>,
     trailers: Option<Fields>,
     /// How many pieces went out this time; one more is the trailers.
     sent: usize,
@@ -62,13 +82,13 @@ impl<'a> Kept<'a> {
 
     /// Everything, if all of it came and is still there.
     fn copy(&self) -> Option<Whole> {
-        (self.body.is_done() && !self.lost.get()).then(|| (self.pieces.clone(), self.trailers.clone()))
+        (self.body.is_done() && !self.lost.get()).then(|| (self.pieces.iter().map(Piece::bytes).collect(), self.trailers.clone()))
     }
 
     async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         if let Some(piece) = self.pieces.get(self.sent) {
             self.sent += 1;
-            return Ok(Some(Chunk::Data(piece.clone())));
+            return Ok(Some(Chunk::Data(piece.bytes())));
         }
         if let (true, Some(trailers)) = (self.sent == self.pieces.len(), &self.trailers) {
             self.sent += 1;
@@ -83,9 +103,8 @@ impl<'a> Kept<'a> {
                     self.lost.set(true);
                     self.pieces = Vec::new();
                     self.sent = 0;
-                } else if !self.lost.get() {
-                    self.pieces.push(data.clone());
-                    self.sent += 1;
+                } else {
+                    self.keep(data);
                 }
             }
             Some(Chunk::Trailers(trailers)) if !self.lost.get() => {
@@ -95,6 +114,16 @@ impl<'a> Kept<'a> {
             Some(Chunk::Trailers(_)) => {}
         }
         Ok(piece)
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        match self.pieces.last_mut() {
+            _ if data.len() >= SMALL => self.pieces.push(Piece::Whole(data.clone())),
+            // It went out already, as far as it was there.
+            Some(Piece::Gathered(last)) => return last.extend_from_slice(data),
+            _ => self.pieces.push(Piece::Gathered(data.to_vec())),
+        }
+        self.sent += 1;
     }
 
     fn length(&self) -> Option<u64> {
@@ -118,6 +147,7 @@ impl Body<'_> {
             return Self::Empty;
         }
         let size = pieces.iter().map(Bytes::len).sum();
+        let pieces = pieces.into_iter().map(Piece::Whole).collect();
         Self::Kept(Box::new(Kept { pieces, trailers, size, ..Kept::new(Body::Empty) }))
     }
 
@@ -187,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn a_kept_body_comes_again_until_it_is_too_long() {
         let mut kept = Kept::new(Body::Empty);
-        kept.pieces = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+        kept.pieces = vec![Piece::Whole(Bytes::from_static(b"a")), Piece::Gathered(b"b".to_vec())];
         let mut trailers = Fields::default();
         trailers.push(b"t", b"1");
         kept.trailers = Some(trailers);

@@ -69,6 +69,9 @@ fn peer_refusal(fields: &Fields, from_mesh: bool) -> Result<(), Failure> {
         | Reason::NotReady
         | Reason::Draining
         | Reason::Overloaded => Err(Failure::upstream(*reason, Retryable::Unprocessed).detail("the endpoint's sidecar said so")),
+        Reason::UpstreamReset if fields.named("weft-unprocessed").next().is_some() => {
+            Err(Failure::upstream(*reason, Retryable::Unprocessed).detail("the endpoint's sidecar said so"))
+        }
         // It may have been processed.
         Reason::UpstreamReset => {
             Err(Failure::upstream(*reason, Retryable::IfIdempotent).detail("the endpoint's sidecar said so"))
@@ -134,6 +137,7 @@ async fn run_http1(
             }
             sink.informational(response).await?;
         };
+        a.treatment.hears();
         peer_refusal(&response.fields, a.from_mesh)?;
         let framing = h1::response_framing(&response, head)?;
         a.treatment.judge(a.worker, &response, a.lease)?;
@@ -181,6 +185,7 @@ async fn run_http2(
         response = while_uploading(upload.as_mut(), &mut uploaded, answered) => response?,
         () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
     };
+    a.treatment.hears();
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
     peer_refusal(&response.fields, a.from_mesh)?;

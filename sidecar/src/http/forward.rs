@@ -61,7 +61,7 @@ pub async fn forward(
     }
     if let Some(failure) = routed::over_rate(worker, route, caller, &head) {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
-        return refuse(sink, failure, head.is_grpc(), &edge, began).await;
+        return refuse(sink, failure, head.is_grpc(), body, &edge, began).await;
     }
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
@@ -110,15 +110,32 @@ pub fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
     head
 }
 
-/// Answers in weft's own name.
-pub async fn refuse(mut sink: ResponseSink<'_>, failure: Failure, grpc: bool, edge: &Edge, began: Instant) -> Outcome {
+/// Whether the connection that a request came on goes on after it was refused so. What is shed would cost more than what is served,
+/// if its caller had to connect anew each time.
+fn goes_on(reason: Reason) -> bool {
+    use Reason::{EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
+    matches!(reason, EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
+}
+
+/// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.
+pub async fn refuse(
+    mut sink: ResponseSink<'_>,
+    failure: Failure,
+    grpc: bool,
+    body: &Body<'_>,
+    edge: &Edge,
+    began: Instant,
+) -> Outcome {
     edge.error(failure.reason);
     if failure.side == Side::Downstream && failure.reason == Reason::DownstreamGone {
         return Outcome::Broken;
     }
     edge.request(failure.http_status(), began.elapsed());
+    if !(goes_on(failure.reason) && body.is_done()) {
+        sink.close();
+    }
     match sink.refuse(&failure, grpc).await {
-        Ok(()) => Outcome::Done { keep: false },
+        Ok(()) => Outcome::Done { keep: sink.keeps() },
         Err(_) => Outcome::Broken,
     }
 }

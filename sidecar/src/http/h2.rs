@@ -65,6 +65,11 @@ impl Sender {
         self.state.in_flight.get()
     }
 
+    /// Streams that the peer allows at once.
+    pub fn most(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
     pub fn is_closed(&self) -> bool {
         self.state.closed.get()
     }
@@ -117,13 +122,13 @@ impl Drop for Begun {
 }
 
 impl Sender {
-    /// Sends a request head.
+    /// Sends a request head. What cannot be begun was certainly not processed.
     pub async fn begin(&self, head: &RequestHead, end: bool) -> Result<Begun, Failure> {
         let request = to_request(head)?;
         let mut send = self.send.clone();
         let retire = |e: &h2::Error| {
             self.retire();
-            upstream(e)
+            Failure { retryable: Retryable::Unprocessed, ..upstream(e) }
         };
         poll_fn(|cx| send.poll_ready(cx)).await.map_err(|e| retire(&e))?;
         let (response, body) = send.send_request(request, end).map_err(|e| retire(&e))?;
@@ -236,6 +241,11 @@ pub fn upstream(e: &h2::Error) -> Failure {
 pub fn from_request(request: http::request::Parts) -> RequestHead {
     let uri = request.uri.into_parts();
     let text = |s: &str| Bytes::copy_from_slice(s.as_bytes());
+    let mut fields = from_map(&request.headers);
+    if uri.authority.is_some() {
+        // One of them says where to; the other could only disagree (RFC 9113, section 8.3.1).
+        fields.remove(Known::Host);
+    }
     RequestHead {
         method: text(request.method.as_str()),
         target: uri.path_and_query.map_or_else(Bytes::new, |p| text(p.as_str())),
@@ -243,7 +253,7 @@ pub fn from_request(request: http::request::Parts) -> RequestHead {
         scheme: uri.scheme.map(|s| text(s.as_str())),
         protocol: request.extensions.get::<h2::ext::Protocol>().map(|p| text(p.as_str())),
         http10: false,
-        fields: from_map(&request.headers),
+        fields,
     }
 }
 
@@ -272,7 +282,6 @@ fn to_request(head: &RequestHead) -> Result<http::Request<()>, Failure> {
     }
     *request.headers_mut() = to_map(&head.fields);
     if head.authority.is_some() {
-        // One of them says where to; the other could only disagree (RFC 9113, section 8.3.1).
         request.headers_mut().remove(http::header::HOST);
     }
     Ok(request)

@@ -1,6 +1,7 @@
 //! The head of a request or response.
 
 use bytes::Bytes;
+use weft_core::failure::{Failure, Reason};
 
 use super::fields::{Fields, Known};
 
@@ -63,6 +64,45 @@ impl RequestHead {
     /// The authority that the request names: `:authority`, or `Host`.
     pub fn host(&self) -> Option<&[u8]> {
         self.authority.as_deref().or_else(|| self.fields.first(Known::Host))
+    }
+
+    /// Names another host, where this version names it.
+    pub fn set_host(&mut self, host: &[u8]) {
+        self.fields.remove(Known::Host);
+        if self.authority.is_some() {
+            self.authority = Some(Bytes::copy_from_slice(host));
+        } else {
+            self.fields.push(b"host", host);
+        }
+    }
+
+    /// A `Host` that was put beside an authority takes its place: only one of them goes on.
+    pub fn settle_host(&mut self) {
+        if self.authority.is_some()
+            && let Some(host) = self.fields.first(Known::Host).map(<[u8]>::to_vec)
+        {
+            self.set_host(&host);
+        }
+    }
+
+    /// Turns the absolute form of a target into the origin form. It names the host itself, and `Host` counts for nothing then (RFC 9112,
+    /// section 3.2.2): what is looked at must be what the destination sees.
+    pub fn to_origin_form(&mut self) -> Result<(), Failure> {
+        if self.authority.is_some() || self.target.starts_with(b"/") || self.is_connect() {
+            return Ok(());
+        }
+        let Some(scheme) = self.target.windows(3).position(|w| w == b"://") else { return Ok(()) };
+        let rest = self.target.slice(scheme + 3..);
+        let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+        let (host, path) = (&rest[..end], &rest[end..]);
+        if host.is_empty() || host.iter().any(|b| matches!(b, b'@' | b',')) {
+            return Err(Failure::downstream(Reason::BadRequest).detail("the request target names no host"));
+        }
+        let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+        let target = [slash, path].concat();
+        self.set_host(host);
+        self.target = target.into();
+        Ok(())
     }
 
     /// Whether the caller speaks gRPC, and wants errors as it does.

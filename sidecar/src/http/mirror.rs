@@ -9,13 +9,13 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::route::BackendTarget;
 
 use super::attempts::{self, Request};
-use super::body::Body;
+use super::body::{Body, Whole};
 use super::caller::HttpCaller;
 use super::head::RequestHead;
 use super::sink::ResponseSink;
 use super::treatment::Treatment;
 use crate::route::Route;
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
 
 /// Copies that a worker has under way at the most; more are dropped.
 const MOST: usize = 256;
@@ -29,10 +29,6 @@ pub struct Copies(SmallVec<[BackendTarget; 1]>);
 impl Copies {
     pub fn add(&mut self, target: &BackendTarget) {
         self.0.push(target.clone());
-    }
-
-    pub fn any(&self) -> bool {
-        !self.0.is_empty()
     }
 
     /// Sends them. A body that was too long to keep, or did not arrive whole, is not copied: half a request is no copy.
@@ -50,29 +46,29 @@ impl Copies {
                 worker.metrics.copies_dropped(1);
                 continue;
             };
-            let under_way = Rc::clone(&worker.copies);
-            let (worker, head, copy) = (Rc::clone(worker), head.clone(), copy.clone());
-            tokio::task::spawn_local(async move {
-                let sent = async {
-                    let route = Route::Service { service, port };
-                    let caller = HttpCaller::outbound(worker.shared.config.net.pod_ips[0]);
-                    let mut body = Body::again(copy);
-                    let began = Instant::now();
-                    let treatment = Treatment::plain(&worker, &route, &head, &mut body, began);
-                    let request = Request {
-                        worker: &worker,
-                        route: &route,
-                        caller: &caller,
-                        head: &head,
-                        upgrade: None,
-                        treatment: &treatment,
-                        began,
-                    };
-                    attempts::run(request, &mut body, ResponseSink::Nowhere { version }).await;
-                };
-                let _ = tokio::time::timeout(PATIENCE, Box::pin(sent)).await;
+            let sent = one(Rc::clone(worker), Route::Service { service, port }, version, head.clone(), copy.clone());
+            let (under_way, closing) = (Rc::clone(&worker.copies), worker.shared.closing.clone());
+            worker::spawn(worker, async move {
+                // Nobody waits for a copy: neither does a drain.
+                tokio::select! {
+                    biased;
+                    _ = tokio::time::timeout(PATIENCE, Box::pin(sent)) => {}
+                    () = closing.cancelled() => {}
+                }
                 drop(under_way);
             });
         }
     }
+}
+
+/// Sends one copy, within the limits of the service that it goes to.
+async fn one(worker: Rc<Worker>, route: Route, version: MeshProtocol, head: RequestHead, copy: Whole) {
+    let caller = HttpCaller::outbound(worker.shared.config.net.pod_ips[0]);
+    let mut body = Body::again(copy);
+    let began = Instant::now();
+    let treatment = Treatment::plain(&worker, &route, &head, &mut body, began);
+    let Some(_place) = treatment.take_place() else { return worker.metrics.copies_dropped(1) };
+    let (worker, route, caller, head, treatment) = (&worker, &route, &caller, &head, &treatment);
+    let request = Request { worker, route, caller, head, upgrade: None, treatment, began };
+    attempts::run(request, &mut body, ResponseSink::Nowhere { version }).await;
 }

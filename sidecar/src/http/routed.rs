@@ -1,5 +1,6 @@
 //! Requests that a route, or the service's traffic policy, has something to say of: fault, rule, redirect, changes, backend, copies.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +14,7 @@ use weft_core::traffic::table::{RequestFacts, Verdict, header_holds};
 use super::attempts::{self, Request};
 use super::body::Body;
 use super::caller::HttpCaller;
-use super::fields::Known;
-use super::forward::{Outcome, keep_body, refuse};
+use super::forward::{Outcome, refuse};
 use super::head::{RequestHead, ResponseHead};
 use super::mirror::Copies;
 use super::session::SessionUse;
@@ -54,6 +54,7 @@ impl RequestFacts for RequestHead {
             none = false;
             each(value);
         }
+        // Over HTTP/2 it is the authority that is sent on.
         if let (true, "host", Some(authority)) = (none, name, &self.authority) {
             each(authority);
         }
@@ -89,12 +90,10 @@ pub async fn forward(
     let grpc = head.is_grpc();
     let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
-        if let Some(delay) = fault.delay {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(delay) => {}
-                () = sink.gone() => return Outcome::Broken,
-            }
+        if let Some(delay) = fault.delay
+            && attempts::wait(delay, body, &mut sink).await.is_err()
+        {
+            return Outcome::Broken;
         }
         if let Some(abort) = fault.abort {
             let edge = own_edge(&sink, route.name());
@@ -102,8 +101,12 @@ pub async fn forward(
                 edge.error(Reason::FaultInjected);
                 return Outcome::Broken;
             };
-            return refuse(sink, failure, grpc, &edge, began).await;
+            return refuse(sink, failure, grpc, body, &edge, began).await;
         }
+    }
+    if let Err(failure) = head.to_origin_form() {
+        let edge = own_edge(&sink, route.name());
+        return refuse(sink, failure, grpc, body, &edge, began).await;
     }
     let ruled = match traffic.table(route.port()).map(|t| t.http(&head)) {
         None | Some(Verdict::NoRoutes) => {
@@ -112,7 +115,7 @@ pub async fn forward(
         Some(Verdict::NoMatch) => Ruled::Refused(Failure::mesh(Reason::NoRoute).detail(describe(&head))),
         Some(Verdict::Rule { rule, matched }) => {
             let rule = (rule.rule(), matched);
-            apply_rule(worker, route, rule, &mut head, sink.version() == weft_core::protocol::MeshProtocol::Http2)
+            apply_rule((worker, route, &traffic), rule, &mut head, began)
         }
     };
     let (to, copies, mut treatment) = match ruled {
@@ -120,17 +123,16 @@ pub async fn forward(
         Ruled::Answered(answer) => {
             let edge = own_edge(&sink, route.name());
             edge.request(answer.status, began.elapsed());
-            if body.is_done() {
-                let keep = sink.keeps();
-                return if sink.answer(answer, String::new()).await.is_ok() { Outcome::Done { keep } } else { Outcome::Broken };
+            if !body.is_done() {
+                sink.close();
             }
-            let _ = sink.answer(answer, String::new()).await;
-            return Outcome::Done { keep: false };
+            let keep = sink.keeps();
+            return if sink.answer(answer, String::new()).await.is_ok() { Outcome::Done { keep } } else { Outcome::Broken };
         }
         Ruled::Refused(failure) => {
             tracing::info!(target = %route.name(), "request refused: {failure}");
             let edge = own_edge(&sink, route.name());
-            return refuse(sink, failure, grpc, &edge, began).await;
+            return refuse(sink, failure, grpc, body, &edge, began).await;
         }
     };
     // What is chosen among is the backend's; its own policy says how.
@@ -153,15 +155,12 @@ pub async fn forward(
     {
         treatment.deadline = began.checked_add(timeout);
     }
-    if treatment.asks.as_ref().is_some_and(|a| a.retry.is_some()) || copies.any() {
-        keep_body(body);
-    }
     treatment.serve(worker, &to, &head, body, began);
     let Some(_place) = treatment.take_place() else {
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
         let edge = own_edge(&sink, to.name());
-        return refuse(sink, failure, grpc, &edge, began).await;
+        return refuse(sink, failure, grpc, body, &edge, began).await;
     };
     let version = sink.version();
     let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
@@ -172,11 +171,10 @@ pub async fn forward(
 
 /// Does what a rule's filters say, and finds where the request goes.
 fn apply_rule(
-    worker: &Rc<Worker>,
-    route: &Route,
+    (worker, route, traffic): (&Rc<Worker>, &Route, &ServiceTraffic),
     (rule, matched): (&Rule, &PathMatch),
     head: &mut RequestHead,
-    http2: bool,
+    began: Instant,
 ) -> Ruled {
     let mut treatment = Treatment::new(head.is_grpc());
     let mut asks = Asks { retry: rule.retry.clone(), ..Asks::default() };
@@ -194,7 +192,13 @@ fn apply_rule(
         }
         return Ruled::Answered(response);
     }
-    let Some(chosen) = apply::choose_backend(rule, worker.random()) else {
+    asks.session = match (&rule.session, &traffic.policy.session) {
+        (Some(session), _) => Some(SessionUse::persistent(session, head, Some(matched))),
+        (None, Some(session)) => Some(SessionUse::persistent(session, head, None)),
+        (None, None) => None,
+    };
+    let held = asks.session.as_ref().and_then(SessionUse::pinned).and_then(|at| holder(worker, rule, at));
+    let Some(chosen) = held.or_else(|| apply::choose_backend(rule, worker.random())) else {
         return Ruled::Refused(Failure::mesh(Reason::NoBackend).detail("the rule has no backend with a weight"));
     };
     let backend = &rule.backends[chosen];
@@ -211,19 +215,17 @@ fn apply_rule(
     };
     for filter in rule.filters.iter().chain(&backend.filters) {
         match filter {
-            Filter::RequestHeaders(change) => change_headers(change, &mut head.fields),
+            Filter::RequestHeaders(change) => {
+                change_headers(change, &mut head.fields);
+                head.settle_host();
+            }
             Filter::ResponseHeaders(change) => asks.response.push(change.clone()),
             Filter::Rewrite(rewrite) => {
                 if let Some(path) = &rewrite.path {
                     head.target = apply::rewrite_target(&head.target, matched, path).into();
                 }
                 if let Some(host) = &rewrite.hostname {
-                    head.fields.remove(Known::Host);
-                    if http2 {
-                        head.authority = Some(bytes::Bytes::copy_from_slice(host.as_bytes()));
-                    } else {
-                        head.fields.push(b"host", host.as_bytes());
-                    }
+                    head.set_host(host.as_bytes());
                 }
             }
             Filter::Mirror(mirror) => {
@@ -234,14 +236,21 @@ fn apply_rule(
             Filter::Redirect(_) => {}
         }
     }
-    asks.session = rule.session.as_ref().map(|s| SessionUse::persistent(s, head, Some(matched)));
-    let now = Instant::now();
     let bound = |d: Option<std::time::Duration>| d.filter(|d| !d.is_zero());
-    treatment.deadline = bound(rule.timeouts.request).and_then(|d| now.checked_add(d));
+    treatment.deadline = bound(rule.timeouts.request).and_then(|d| began.checked_add(d));
     treatment.unbounded = rule.timeouts.request.is_some_and(|d| d.is_zero());
     treatment.per_try = bound(rule.timeouts.backend_request);
     treatment.asks = Some(Box::new(asks));
     Ruled::Goes { to, copies, treatment }
+}
+
+/// The backend that a session is with, whatever its weight; none if its endpoint is gone, ejected or full.
+fn holder(worker: &Worker, rule: &Rule, endpoint: SocketAddr) -> Option<usize> {
+    rule.backends.iter().position(|backend| {
+        let BackendTarget::Service { id, port } = &backend.target else { return false };
+        let service = worker.mesh().service(id);
+        service.is_some_and(|service| Route::Service { service, port: *port }.takes_session(worker, endpoint))
+    })
 }
 
 /// Whether a fault is this request's.

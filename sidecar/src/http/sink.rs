@@ -47,6 +47,13 @@ impl ResponseSink<'_> {
         !matches!(self, Self::H1 { close: true, .. })
     }
 
+    /// Has an HTTP/1 connection end after this answer.
+    pub fn close(&mut self) {
+        if let Self::H1 { close, .. } = self {
+            *close = true;
+        }
+    }
+
     /// Resolves when the caller has gone away; waits for ever where that shows otherwise.
     pub async fn gone(&mut self) {
         match self {
@@ -170,15 +177,16 @@ impl ResponseSink<'_> {
             head
         };
         head.fields.push(b"weft-error", reason.as_str().as_bytes());
+        if failure.reason == Reason::UpstreamReset && failure.retryable == Retryable::Unprocessed {
+            // A stream that was refused: whoever asked may ask again, whatever the method.
+            head.fields.push(b"weft-unprocessed", b"yes");
+        }
         if let Some(wait) = failure.answer.as_ref().and_then(|a| a.retry_after) {
             // Whole seconds, rounded up: earlier would be in vain.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             head.fields.push(b"retry-after", seconds.max(1).to_string().as_bytes());
         }
         let text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
-        if let Self::H1 { close, .. } = self {
-            *close = true;
-        }
         self.answer(head, text).await
     }
 

@@ -12,6 +12,7 @@ use weft_core::traffic::apply::change_headers;
 use weft_core::traffic::route::{HeaderChange, Retry};
 
 use super::body::Body;
+use super::deadline::{grpc_timeout, in_grpc};
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
 use super::session::SessionUse;
@@ -22,6 +23,10 @@ use crate::worker::Worker;
 
 /// The longest that an answer's `Retry-After` is waited for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
+/// The pause before a repetition grows from here, unless the route says otherwise: what failed just now is not asked at once.
+const BACKOFF: Duration = Duration::from_millis(25);
+/// The longest pause between attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// What becomes of one request.
 #[derive(Default)]
@@ -42,11 +47,13 @@ pub struct Treatment {
     bodiless: bool,
     /// The body is kept, as long as this is false.
     lost: Option<Rc<Cell<bool>>>,
+    /// An answer's head came, for this attempt.
+    heard: Cell<bool>,
     /// An answer's head was passed on.
     passed: Cell<bool>,
     attempt: Cell<u32>,
     most: Cell<u32>,
-    /// The last answer is asked for again, after so long at the least.
+    /// The last answer is asked for again, after so long.
     asked: Cell<Option<Duration>>,
 }
 
@@ -93,9 +100,10 @@ impl Treatment {
                 let until = began.checked_add(timeout);
                 self.deadline = self.deadline.into_iter().chain(until).min();
             }
-            if !self.bodiless && self.may_repeat(head) {
-                super::forward::keep_body(body);
-            }
+            // Whatever the method: what an endpoint certainly did not process goes to another one.
+            super::forward::keep_body(body);
+        } else {
+            worker.shared.budget.request(worker.mesh().now());
         }
         if let Body::Kept(kept) = body {
             self.lost = Some(kept.lost());
@@ -104,11 +112,6 @@ impl Treatment {
 
     fn retry(&self) -> Option<&Retry> {
         self.asks.as_ref()?.retry.as_ref()
-    }
-
-    /// Whether a request that may have been processed may be sent again.
-    pub fn may_repeat(&self, head: &RequestHead) -> bool {
-        head.is_idempotent() || self.retry().is_some_and(|r| r.any_method)
     }
 
     /// Whether a request that failed so may be sent again.
@@ -126,6 +129,17 @@ impl Treatment {
         self.attempt.set(attempt);
         self.most.set(most);
         self.asked.set(None);
+        self.heard.set(false);
+    }
+
+    /// An answer began to come.
+    pub fn hears(&self) {
+        self.heard.set(true);
+    }
+
+    /// Whether something of an answer came, for this attempt.
+    pub fn heard(&self) -> bool {
+        self.heard.get()
     }
 
     /// The endpoint that the request would like.
@@ -144,9 +158,9 @@ impl Treatment {
         self.bodiless || self.lost.as_ref().is_some_and(|lost| !lost.get())
     }
 
-    /// Takes one repetition out of the service's budget.
+    /// Takes one repetition out of the budget: the service's, or that of all that goes to none.
     pub fn spend(&self, worker: &Worker) -> bool {
-        self.standing.as_ref().is_none_or(|s| s.budget.take(worker.mesh().now()))
+        self.standing.as_ref().map_or(&worker.shared.budget, |s| &s.budget).take(worker.mesh().now())
     }
 
     /// A place among the requests that the service's policy allows at once; none if they are all taken.
@@ -155,6 +169,14 @@ impl Treatment {
             Some(standing) => Place::among_requests(standing),
             None => Some(Place::free()),
         }
+    }
+
+    /// A place among the requests that may wait for a connection at once.
+    pub fn take_waiting_place(&self) -> Result<Place, Failure> {
+        let place = self.standing.as_ref().map_or_else(|| Some(Place::free()), |s| Place::among_pending(s));
+        place.ok_or_else(|| {
+            Failure::mesh(Reason::Overloaded).detail("as many requests wait for a connection as the service's policy allows")
+        })
     }
 
     /// Whether an answer's head was passed on.
@@ -173,9 +195,14 @@ impl Treatment {
     }
 
     /// The pause before the next attempt.
-    pub fn backoff(&self, base: Duration, most: Duration, attempt: u32, random: u64) -> Duration {
-        let base = self.retry().and_then(|r| r.backoff).unwrap_or(base);
-        retry::backoff(attempt, base, most.max(base), random)
+    pub fn backoff(&self, worker: &Worker) -> Duration {
+        let base = self.retry().and_then(|r| r.backoff).unwrap_or(BACKOFF);
+        retry::backoff(self.attempt.get().saturating_sub(1), base, MAX_BACKOFF, worker.random())
+    }
+
+    /// Whether something that begins after a pause begins before the deadline.
+    pub fn is_in_time(&self, pause: Duration) -> bool {
+        self.deadline.is_none_or(|at| Instant::now() + pause < at)
     }
 
     /// Looks at an answer before it is passed on. An error has the request sent again: the caller does not see the answer.
@@ -197,11 +224,10 @@ impl Treatment {
             && self.replayable()
         {
             let after = head.fields.named("retry-after").next();
-            let after = after.and_then(|v| retry::retry_after(v, unix_now(), 2 * MAX_RETRY_AFTER));
-            let wait = after.unwrap_or_default();
-            // To come sooner than it says would be no help to it.
-            let in_time = wait <= MAX_RETRY_AFTER && self.deadline.is_none_or(|at| Instant::now() + wait < at);
-            if in_time && self.spend(worker) {
+            let after = after.and_then(|v| retry::retry_after(v, unix_now(), 2 * MAX_RETRY_AFTER)).unwrap_or_default();
+            let wait = after.max(self.backoff(worker));
+            // To come sooner than it says would be no help to it; and what would come too late is not begun.
+            if after <= MAX_RETRY_AFTER && self.is_in_time(wait) && self.spend(worker) {
                 self.asked.set(Some(wait));
                 return Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent)
                     .detail(format!("it answered with {}, which the route asks to repeat", head.status)));
@@ -251,53 +277,5 @@ impl Treatment {
         head.fields.remove(Known::GrpcTimeout);
         head.fields.push(b"grpc-timeout", in_grpc(left).as_bytes());
         Some(head)
-    }
-}
-
-/// Reads `grpc-timeout`: at most eight digits and a unit.
-fn grpc_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let n: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(n * 3600),
-        b'M' => Duration::from_secs(n * 60),
-        b'S' => Duration::from_secs(n),
-        b'm' => Duration::from_millis(n),
-        b'u' => Duration::from_micros(n),
-        b'n' => Duration::from_nanos(n),
-        _ => return None,
-    })
-}
-
-/// Writes `grpc-timeout`, rounded down, in the finest unit that eight digits hold.
-fn in_grpc(left: Duration) -> String {
-    const MOST: u128 = 99_999_999;
-    match (left.as_micros(), left.as_millis(), left.as_secs()) {
-        (n, _, _) if n <= MOST => format!("{n}u"),
-        (_, n, _) if n <= MOST => format!("{n}m"),
-        (_, _, n) => format!("{}S", u128::from(n).min(MOST)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts_are_read_and_written() {
-        for (text, want) in [("1H", 3_600_000), ("2M", 120_000), ("10S", 10_000), ("250m", 250), ("99999999m", 99_999_999)] {
-            assert_eq!(grpc_timeout(text.as_bytes()), Some(Duration::from_millis(want)), "{text}");
-        }
-        for text in ["", "S", "1", "100000000m", "1x", "-1S", "1.5S", "+1S"] {
-            assert_eq!(grpc_timeout(text.as_bytes()), None, "{text}");
-        }
-        for (left, want) in
-            [(Duration::from_micros(1500), "1500u"), (Duration::from_secs(200), "200000m"), (Duration::MAX, "99999999S")]
-        {
-            assert_eq!(in_grpc(left), want);
-        }
     }
 }

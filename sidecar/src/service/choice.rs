@@ -54,6 +54,11 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Whether it may be chosen at all, and has not failed for this request.
+    fn takes(&self, i: usize) -> bool {
+        !self.avoid(i) && self.standing(i) != Stands::Out
+    }
+
     fn limit(&self) -> Option<u32> {
         limit(self.policy, self.asker.opaque)
     }
@@ -86,7 +91,9 @@ impl Candidates for Asked<'_> {
         if health.is_full(self.limit()) {
             return Stands::Out;
         }
-        if health.load.failures() >= SUSPECT_AFTER { Stands::Suspect } else { Stands::Well }
+        // Where failures in a row eject, they must come together: one that is avoided before would neither fail nor be well.
+        let ejected_by_failures = self.policy.and_then(|p| p.outlier.as_ref()).is_some_and(|o| o.consecutive_failures > 0);
+        if !ejected_by_failures && health.load.failures() >= SUSPECT_AFTER { Stands::Suspect } else { Stands::Well }
     }
 
     fn load(&self, i: usize) -> f64 {
@@ -116,15 +123,13 @@ impl ServiceView {
     pub fn pick(&self, port: u16, asker: &Asker<'_>, mut random: impl FnMut() -> u64) -> Result<Chosen, Failure> {
         let view = self.port(port)?;
         let policy = self.traffic.as_ref().map(|t| &t.policy);
-        if let Some(kept) = self.stays_with(port, asker.tried, asker.own, asker.now) {
-            return Ok(Chosen { candidate: kept.clone(), policy: policy.cloned(), probe: None, place: Place::free() });
-        }
         let asked = |list| Asked { list, policy: policy.map(|p| &**p), asker };
-        if let Some(pinned) = asker.wish.pinned
-            && let Ok(i) = view.candidates.binary_search_by_key(&pinned, |c| c.destination.address())
-            && !asked(&view.candidates).avoid(i)
-            && asked(&view.candidates).standing(i) != Stands::Out
-            && let Some(chosen) = claim(&view.candidates[i], policy, asker)
+        // A session comes first, and what the pod stays with next: unless it is ejected or full.
+        let pinned = asker.wish.pinned.and_then(|at| view.find(at));
+        let kept = || self.stays_with(port, asker.tried, asker.own, asker.now);
+        if let Some(candidate) = pinned.or_else(kept)
+            && asked(std::slice::from_ref(candidate)).takes(0)
+            && let Some(chosen) = claim(candidate, policy, asker)
         {
             return Ok(chosen);
         }
@@ -139,6 +144,13 @@ impl ServiceView {
             }
         }
         Err(self.none_left(view, policy, asker))
+    }
+
+    /// Whether a session that is with an endpoint can go on there: it is one of the port's, and neither ejected nor full.
+    pub fn takes_session(&self, port: u16, asker: &Asker<'_>) -> bool {
+        let policy = self.traffic.as_ref().map(|t| &*t.policy);
+        let candidate = asker.wish.pinned.and_then(|at| self.port(port).ok()?.find(at));
+        candidate.is_some_and(|c| Asked { list: std::slice::from_ref(c), policy, asker }.takes(0))
     }
 
     /// Why nothing could be chosen.
@@ -166,7 +178,9 @@ fn reach<'v>(
     let Some((local, chooser)) = &view.local else { return everybody };
     let among = asked(local);
     let Some(policy) = among.policy else { return everybody };
-    let well = (0..local.len()).filter(|i| among.standing(*i) == Stands::Well && !among.avoid(*i)).count();
+    // One that failed last carries nothing: by its load it is hardly asked again, whether or not it is suspect.
+    let is_well = |i: &usize| among.standing(*i) == Stands::Well && !among.avoid(*i) && local[*i].health.load.failures() == 0;
+    let well = (0..local.len()).filter(is_well).count();
     // Whether the others are well is not asked: one that is not is passed over when its turn comes.
     let others = view.candidates.len() - local.len();
     if spill(well, local.len(), others, policy.zone, random()) { everybody } else { (local, chooser) }

@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use crate::peers::{Conversation, Seen, http1_application, serve};
-use crate::world::{A, B, BYTES, Plan, WEB_TARGET, World, simulate};
+use crate::seeds::simulate;
+use crate::world::{A, B, BYTES, Plan, WEB_TARGET, World};
 
 fn world(seed: u64) -> World {
     let world = World::new(&Plan::smooth(seed));

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use weft_certs::LeafKind;
 
 use crate::peers::{Conversation, Seen, http1_application, serve};
-use crate::world::{B, BYTES, CALLEE, Plan, UNANSWERED, WEB_TARGET, World, each_seed, simulate};
+use crate::seeds::{each_seed, simulate};
+use crate::world::{B, BYTES, CALLEE, Plan, UNANSWERED, WEB_TARGET, World};
 
 const SECRET: &str = "what nobody else may read";
 

@@ -4,12 +4,28 @@
 //!
 //! `WEFT_SIM_SEED=N` runs one seed.
 
+mod backend;
+mod balance;
+mod breaker;
+mod calls;
+mod chaos;
+mod deserted;
 mod drain;
+mod grpc;
+mod lab;
+mod limits;
 mod links;
+mod mirrors;
 mod opaque;
 mod peers;
 mod quiet;
+mod rates;
 mod requests;
+mod retries;
+mod routes;
+mod seeds;
+mod sessions;
+mod storm;
 mod timeouts;
 mod workers;
 mod world;

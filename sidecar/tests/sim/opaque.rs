@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_sidecar::stream::Shared as Peer;
 
 use crate::peers::{Random, payload, serve};
-use crate::world::{A, B, BYTES, Plan, World, each_seed, simulate};
+use crate::seeds::{each_seed, simulate};
+use crate::world::{A, B, BYTES, Plan, World};
 
 const UPLOAD: u64 = 1;
 const DOWNLOAD: u64 = 2;

@@ -163,7 +163,7 @@ impl Conversation {
         }
     }
 
-    async fn message(&mut self, response: bool) -> io::Result<Message> {
+    pub(crate) async fn message(&mut self, response: bool) -> io::Result<Message> {
         let head = String::from_utf8(self.until(b"\r\n\r\n").await?).map_err(io::Error::other)?;
         let mut message = Message { head, body: Vec::new() };
         message.body = match (message.number("content-length"), message.field("transfer-encoding").is_some()) {

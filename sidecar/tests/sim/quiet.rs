@@ -10,7 +10,8 @@ use weft_core::wellknown::QUIET_TIME_MILLIS;
 use weft_sidecar::stream::Shared as Peer;
 
 use crate::peers::serve;
-use crate::world::{B, CALLER, Plan, WEB_TARGET, World, each_seed, simulate};
+use crate::seeds::{each_seed, simulate};
+use crate::world::{B, CALLER, Plan, WEB_TARGET, World};
 
 const GREETING: &str = "220 ready\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nhost: api\r\n\r\n";

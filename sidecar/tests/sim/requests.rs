@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use crate::peers::{
     Conversation, Message, Random, Seen, http1_application, http2_application, http2_call, payload, request, serve,
 };
-use crate::world::{A, B, CALLER, Plan, WEB_TARGET, World, each_seed};
+use crate::seeds::each_seed;
+use crate::world::{A, B, CALLER, Plan, WEB_TARGET, World};
 
 /// One request, and what it asks for.
 struct Order {

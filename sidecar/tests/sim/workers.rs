@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::peers::{Conversation, Seen, http1_application, request, serve};
-use crate::world::{B, C, Plan, WEB_TARGET, World, simulate};
+use crate::seeds::simulate;
+use crate::world::{B, C, Plan, WEB_TARGET, World};
 
 const WORKERS: [u64; 2] = [1, 8];
 

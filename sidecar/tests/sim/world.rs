@@ -1,15 +1,14 @@
 //! Pods with sidecars on one network in memory, and the clock that they live by.
 
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use weft_certs::{Authority, LeafKind, LeafSpec};
 use weft_core::policy::{InboundPolicy, MtlsMode};
@@ -104,13 +103,40 @@ pub(crate) struct Sidecar {
     _lookups: mpsc::Receiver<Lookup>,
 }
 
-fn config(ip: IpAddr, workers: u64, options: &[&str]) -> Config {
+/// Who may be believed in a world, and who is who.
+pub(crate) struct Certificates {
+    authority: Authority,
+    bundle: Arc<TrustBundle>,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let authority = Authority::new("cluster.local");
+        let anchors = vec![authority.root_der()];
+        let bundle = Arc::new(TrustBundle::new("cluster.local".parse().expect("a domain"), anchors).expect("an anchor"));
+        Self { authority, bundle }
+    }
+
+    pub(crate) fn identity(&self, kind: LeafKind, id: &str) -> Identity {
+        let leaf = self.authority.leaf(&LeafSpec::new(kind, id));
+        let key = Zeroizing::new(leaf.key_der.secret_der().to_vec());
+        Identity::new(1, Svid::new(leaf.chain_der.clone(), key).expect("an SVID"), self.bundle.clone())
+    }
+}
+
+pub(crate) fn config(ip: IpAddr, workers: u64, options: &[&str]) -> Config {
     let always = format!("weft-sidecar --control-plane=127.0.0.1:1 --identity=shop/any --pod-ips={ip} --workers={workers}");
     Config::parse_from(always.split(' ').chain(options.iter().copied()))
 }
 
 impl Sidecar {
-    fn start(network: &Network, plan: &Plan, config: Config, identity: Identity, known: Option<Target>) -> Self {
+    pub(crate) fn start(
+        network: &Network,
+        plan: &Plan,
+        config: Config,
+        identity: Identity,
+        known: impl IntoIterator<Item = (IpAddr, Target)>,
+    ) -> Self {
         let (ip, count) = (config.net.pod_ips[0], config.workers as u64);
         let (inbound, outbound) = (config.net.inbound_port, config.net.outbound_port);
         network.redirect(ip, Redirect { inbound, outbound });
@@ -125,7 +151,7 @@ impl Sidecar {
             zone: "".into(),
         })));
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
-        mesh.addresses.store(Arc::new(known.into_iter().map(|target| (SERVICE, Address::new(target, 0))).collect()));
+        mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
         let shared = Arc::new(Shared::new(config, mesh));
         let host = network.sidecar(ip);
         let workers: Vec<_> = (0..count)
@@ -136,6 +162,26 @@ impl Sidecar {
             spawn_local((plan.around)(ip, Box::pin(worker::run_on(Rc::clone(worker), listen(inbound), listen(outbound)))))
         });
         Self { shared, running: running.collect(), workers, _lookups: lookups }
+    }
+
+    /// Ends one once it has nothing to do any more.
+    pub(crate) async fn end_after(&mut self, idle: Duration) {
+        sleep(idle).await;
+        self.end().await;
+    }
+
+    /// Ends one that has nothing to do, and checks that nothing of it is left.
+    pub(crate) async fn end(&mut self) {
+        let listening = if self.running.is_empty() { 0 } else { 2 };
+        for worker in &self.workers {
+            assert_eq!(worker.connections.len(), listening, "tasks outlive their connections");
+        }
+        let (took, grace) = (self.drain().await, self.shared.config.timeouts.drain_grace);
+        assert!(took < grace + Duration::from_millis(100), "nothing is open, and the drain took {took:?}");
+        for worker in &self.workers {
+            assert!(worker.connections.is_empty(), "tasks outlive the worker");
+            assert_eq!(Rc::strong_count(worker), 1, "something keeps the worker");
+        }
     }
 
     /// Drains as the program does on a signal; gives how long it took.
@@ -174,14 +220,7 @@ impl World {
         for ip in plan.endpoints {
             network.set_latency(A, *ip, plan.latency);
         }
-        let authority = Authority::new("cluster.local");
-        let anchors = vec![authority.root_der()];
-        let bundle = Arc::new(TrustBundle::new("cluster.local".parse().expect("a domain"), anchors).expect("an anchor"));
-        let identity = |kind, id: &str| {
-            let leaf = authority.leaf(&LeafSpec::new(kind, id));
-            let key = Zeroizing::new(leaf.key_der.secret_der().to_vec());
-            Identity::new(1, Svid::new(leaf.chain_der.clone(), key).expect("an SVID"), bundle.clone())
-        };
+        let certificates = Certificates::new();
         let ports = [(WEB, AppProtocol::Detect), (BYTES, AppProtocol::Opaque)];
         let service = Service {
             id: "shop/api".parse().expect("a name"),
@@ -206,11 +245,11 @@ impl World {
         let service = Arc::new(ServiceState::new(ServiceView::new(facts, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {
             let (kind, id) = plan.shown;
-            Sidecar::start(&network, plan, config(*ip, 1, &[]), identity(kind, id), None)
+            Sidecar::start(&network, plan, config(*ip, 1, &[]), certificates.identity(kind, id), None)
         });
         let callees = callees.collect();
-        let known = Some(Target::Service(service.clone()));
-        let caller = Sidecar::start(&network, plan, callers, identity(LeafKind::Valid, CALLER), known);
+        let known = [(SERVICE, Target::Service(service.clone()))];
+        let caller = Sidecar::start(&network, plan, callers, certificates.identity(LeafKind::Valid, CALLER), known);
         Self { network, caller, callees, service }
     }
 
@@ -235,20 +274,9 @@ impl World {
         // Longer than anything may idle.
         sleep(Duration::from_secs(1_000)).await;
         for sidecar in std::iter::once(&mut self.caller).chain(&mut self.callees) {
-            let listening = if sidecar.running.is_empty() { 0 } else { 2 };
-            for worker in &sidecar.workers {
-                assert_eq!(worker.connections.len(), listening, "tasks outlive their connections");
-            }
-            let (took, grace) = (sidecar.drain().await, sidecar.shared.config.timeouts.drain_grace);
-            assert!(took < grace + Duration::from_millis(100), "nothing is open, and the drain took {took:?}");
-            for worker in &sidecar.workers {
-                assert!(worker.connections.is_empty(), "tasks outlive the worker");
-                assert_eq!(Rc::strong_count(worker), 1, "something keeps the worker");
-            }
+            sidecar.end().await;
         }
-        for endpoint in &self.service.view.load().endpoints {
-            assert_eq!(endpoint.health.load.in_flight(), 0, "{} counts as loaded", endpoint.endpoint.address);
-        }
+        nothing_is_held(&self.service);
         let network = self.network.clone();
         drop(self);
         sleep(Duration::from_millis(1)).await;
@@ -256,58 +284,12 @@ impl World {
     }
 }
 
-/// Says which seed it was, if the test fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("it failed with the seed {0}: WEFT_SIM_SEED={0} runs it alone", self.0);
-        }
-    }
-}
-
-thread_local! {
-    static PANICS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Panics on this thread so far: the runtime keeps those of tasks to itself.
-fn panics() -> usize {
-    static COUNTING: Once = Once::new();
-    COUNTING.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            PANICS.set(PANICS.get() + 1);
-            before(info);
-        }));
-    });
-    PANICS.get()
-}
-
-/// Runs one seed, for at most a day of its own time.
-pub(crate) fn simulate(seed: u64, scenario: &impl AsyncFn(u64)) {
-    let _told = Seed(seed);
-    let panicked = panics();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
-        let ended = timeout(Duration::from_secs(86_400), Box::pin(scenario(seed))).await;
-        ended.expect("something waits for ever");
-    });
-    drop(local);
-    assert_eq!(panics(), panicked, "a task panicked");
-}
-
-/// Runs every seed, or the one that the environment names.
-pub(crate) fn each_seed(scenario: &impl AsyncFn(u64)) {
-    let seeds = match std::env::var("WEFT_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("WEFT_SIM_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..64,
-    };
-    for seed in seeds {
-        simulate(seed, scenario);
+/// Whatever was counted for a request was given back.
+pub(crate) fn nothing_is_held(service: &ServiceState) {
+    let view = service.view.load();
+    assert_eq!(view.standing.held(), [0; 3], "{} holds requests, connections, pending ones", service.id);
+    for endpoint in &view.endpoints {
+        assert_eq!(endpoint.health.load.in_flight(), 0, "{} counts as loaded", endpoint.endpoint.address);
+        assert!(!endpoint.health.is_full(Some(1)), "{} counts as full", endpoint.endpoint.address);
     }
 }
