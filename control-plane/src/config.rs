@@ -77,8 +77,9 @@ pub struct Config {
     #[arg(long, env = "WEFT_DRAIN", value_name = "SECONDS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=300))]
     pub drain: u32,
 
-    /// What is logged (tracing filter), to standard error
-    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
+    /// What is logged (tracing filter), to standard error. The client's own warnings are left out: what goes wrong is told by us, and a
+    /// kind that the cluster does not have is asked for again and again
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info,kube_client=error")]
     pub log: String,
 }
 

@@ -6,6 +6,7 @@ pub mod ca;
 pub mod lease;
 pub mod review;
 pub mod status;
+pub mod strays;
 pub mod uptake;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub struct Cluster {
     client: Client,
     /// What stands of the status of objects, from the watch.
     statuses: Arc<Statuses>,
+    strays: Arc<strays::Strays>,
 }
 
 impl Cluster {
@@ -46,7 +48,7 @@ impl Cluster {
         let config = Config::infer().await.map_err(|e| {
             anyhow::anyhow!("no cluster is known: {}: run in a pod with a service account, or set KUBECONFIG", chain(&e))
         })?;
-        Ok(Self { client: client(config)?, statuses: Arc::default() })
+        Ok(Self { client: client(config)?, statuses: Arc::default(), strays: Arc::default() })
     }
 
     /// The CA that all replicas share.
@@ -61,14 +63,25 @@ impl Cluster {
     }
 
     pub fn follow(&self) -> mpsc::Receiver<Batch> {
-        crate::watch::kubernetes::follow(&self.client, &self.statuses)
+        let mut batches = crate::watch::kubernetes::follow(&self.client, &self.statuses);
+        let (tx, rx) = mpsc::channel(1);
+        let strays = self.strays.clone();
+        tokio::spawn(async move {
+            while let Some(batch) = batches.recv().await {
+                strays.note(&batch);
+                if tx.send(batch).await.is_err() {
+                    return;
+                }
+            }
+        });
+        rx
     }
 
     /// Starts what writes to it, until `stop`.
     pub fn write(
         &self,
         config: &config::Config,
-        ca: &Ca,
+        ca: &Arc<Ca>,
         hub: &Arc<Hub>,
         health: &Arc<Health>,
         stop: &CancellationToken,
@@ -78,6 +91,13 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let namespace = config.cluster.namespace.to_string();
         tasks.spawn(lease::hold(self.client.clone(), namespace.clone(), me.clone(), leading, stop.clone()));
+        if config.ca_chain.is_none() {
+            let following = ca::follow(self.client.clone(), namespace.clone(), config.cluster.ca_secret.clone(), ca.clone());
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(following).await;
+            });
+        }
         let bundles = bundle::Bundles { client: self.client.clone(), anchors: ca.anchor_pem().to_owned() };
         tasks.spawn(bundles.run(hub.meshed(), led.clone()));
         let (totals, counts) = watch::channel(uptake::Counts::new());
@@ -86,6 +106,8 @@ impl Cluster {
         let statuses = self.statuses.clone();
         let statusing = status::Statusing { client: self.client.clone(), statuses, outcomes: hub.route_statuses(), counts };
         tasks.spawn(statusing.run(led.clone()));
+        let home = config.cluster.namespace.clone();
+        tasks.spawn(strays::run(self.client.clone(), self.strays.clone(), home, led.clone(), health.clone()));
         tasks.spawn(tell(led, health.clone()));
         tasks
     }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Health {
     hub: OnceLock<Arc<Hub>>,
     /// Whether it holds the Lease.
     pub leading: AtomicBool,
+    /// Pods without the sidecar that they should have.
+    pub strays: AtomicUsize,
     gates: ArcSwap<Vec<Gate>>,
 }
 
@@ -47,6 +49,7 @@ impl Health {
             stage: ArcSwap::from_pointee(Stage::Waiting("its start")),
             hub: OnceLock::new(),
             leading: AtomicBool::new(false),
+            strays: AtomicUsize::new(0),
             gates: ArcSwap::default(),
         })
     }
@@ -89,6 +92,7 @@ impl Health {
             ("sidecars", "Sidecars that are connected to this replica.", hub.map_or(0, |h| h.streams())),
             ("services", "Services in the model.", count(&|s| s.services.len())),
             ("workloads", "Pods in the model.", count(&|s| s.inbound.len())),
+            ("strays", "Pods without the sidecar that they should have; `weft check` names them.", self.strays.load(Relaxed)),
             ("problems", "Problems that stand; `weft status` names them.", hub.map_or(0, |h| h.problems().len())),
         ];
         let gauges: String = table

@@ -26,6 +26,8 @@ use crate::accept::{Gate, Guest, Incoming};
 use crate::issue::ca::Ca;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// An issuer that is about to end is no reason to make certificates without a pause.
+const SHORTEST_LIFE: Duration = Duration::from_secs(60);
 
 /// Seconds since the Unix epoch.
 pub fn unix_now() -> i64 {
@@ -174,11 +176,18 @@ fn tls_config(ca: &Ca) -> anyhow::Result<rustls::ServerConfig> {
     Ok(weft_tls::server_config(&provider, verifier, &ca.own_svid()?, &[b"h2"]))
 }
 
-/// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone.
+/// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone, and when the issuer
+/// was renewed.
 async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
-    let life = Duration::from_secs(wellknown::LEAF_LIFETIME_SECS as u64);
+    let mut issuing = ca.issuing();
     loop {
-        tokio::time::sleep(renewal_delay(life, random())).await;
+        // A certificate ends with its issuer at the latest.
+        let left = issuing.borrow_and_update().remaining();
+        let life = Duration::from_secs(wellknown::LEAF_LIFETIME_SECS as u64).min(left).max(SHORTEST_LIFE);
+        tokio::select! {
+            () = tokio::time::sleep(renewal_delay(life, random())) => {}
+            changed = issuing.changed() => if changed.is_err() { return },
+        }
         match tls_config(&ca) {
             Ok(fresh) => config.store(Arc::new(fresh)),
             Err(e) => tracing::error!(error = %e, "the control plane's own certificate was not renewed"),

@@ -67,7 +67,14 @@ impl Source {
     }
 
     /// Starts what writes to it, until `stop`.
-    pub fn write(&self, config: &Config, ca: &Ca, hub: &Arc<Hub>, health: &Arc<Health>, stop: &CancellationToken) -> JoinSet<()> {
+    pub fn write(
+        &self,
+        config: &Config,
+        ca: &Arc<Ca>,
+        hub: &Arc<Hub>,
+        health: &Arc<Health>,
+        stop: &CancellationToken,
+    ) -> JoinSet<()> {
         match self {
             Self::Directory(_) => JoinSet::new(),
             Self::Cluster(cluster) => cluster.write(config, ca, hub, health, stop),
@@ -102,7 +109,7 @@ impl Cluster {
     fn follow(&self) -> mpsc::Receiver<Batch> {
         match *self {}
     }
-    fn write(&self, _: &Config, _: &Ca, _: &Arc<Hub>, _: &Arc<Health>, _: &CancellationToken) -> JoinSet<()> {
+    fn write(&self, _: &Config, _: &Arc<Ca>, _: &Arc<Hub>, _: &Arc<Health>, _: &CancellationToken) -> JoinSet<()> {
         match *self {}
     }
 }

@@ -57,6 +57,8 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule("", &["pods"], LOOK_UP_AND_FOLLOW),
             rule("discovery.k8s.io", &["endpointslices"], FOLLOW),
             rule("authentication.k8s.io", &["tokenreviews"], CREATE),
+            // About pods that slipped by.
+            rule("events.k8s.io", &["events"], CREATE),
             rule(GATEWAY, &["httproutes", "grpcroutes", "tlsroutes", "tcproutes", "referencegrants"], FOLLOW),
             rule(GATEWAY, &["httproutes/status", "grpcroutes/status", "tlsroutes/status", "tcproutes/status"], PATCH),
             rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies"], FOLLOW),

@@ -7,12 +7,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier as _;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use time::{Duration, OffsetDateTime};
+use tokio::sync::watch;
 use weft_core::service::ObjectRef;
 use weft_core::{SpiffeId, TrustDomain, wellknown};
-use weft_tls::{PendingKey, Svid, TrustBundle};
+use weft_tls::{ClientVerifier, PendingKey, Svid, TrustBundle};
 use zeroize::Zeroizing;
 
 use super::{private_dir, write_private};
@@ -24,6 +26,8 @@ pub enum CaError {
     Io { path: PathBuf, why: std::io::Error },
     #[error("{place} is not usable as a CA: {why}: give a PEM certificate with its PKCS#8 key, or remove it to start anew")]
     Pem { place: String, why: String },
+    #[error("{place} is not taken over: {why}; what was read before stays in use")]
+    Renewal { place: String, why: String },
     #[error("could not sign: {0}")]
     Sign(#[from] rcgen::Error),
     #[error(transparent)]
@@ -50,15 +54,27 @@ pub struct Pem {
     pub key: Zeroizing<String>,
 }
 
-/// Signs leaves for one trust domain.
+/// Signs leaves for one trust domain. Its root is the same for life; the issuer below it can be renewed while it serves.
 pub struct Ca {
     domain: TrustDomain,
-    issuer: Issuer<'static, KeyPair>,
-    issuer_ends: OffsetDateTime,
-    /// The issuer's certificate and whatever stands between it and the root, which is last.
-    chain: Vec<CertificateDer<'static>>,
     anchor_pem: String,
     bundle: Arc<TrustBundle>,
+    issuing: watch::Sender<Arc<Issuing>>,
+}
+
+/// What leaves are signed with.
+pub struct Issuing {
+    issuer: Issuer<'static, KeyPair>,
+    ends: OffsetDateTime,
+    /// The issuer's certificate and whatever stands between it and the root, which is last.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Issuing {
+    /// How long it is still good for; zero where it is not.
+    pub fn remaining(&self) -> std::time::Duration {
+        (self.ends - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
+    }
 }
 
 impl Ca {
@@ -107,11 +123,45 @@ impl Ca {
         if !first.is_ca() {
             return Err(bad("the first certificate is not a CA".into()));
         }
-        let issuer_ends = first.validity().not_after.to_datetime();
+        let ends = first.validity().not_after.to_datetime();
         let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![root.clone()])?);
         let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
         let anchor_pem = last_certificate(&pem.chain).ok_or_else(|| bad("it holds no certificate".into()))?;
-        Ok(Self { domain, issuer, issuer_ends, chain, anchor_pem, bundle })
+        let issuing = watch::Sender::new(Arc::new(Issuing { issuer, ends, chain }));
+        Ok(Self { domain, anchor_pem, bundle, issuing })
+    }
+
+    /// Takes over the issuer of a CA that has the same root; false if it is the one in use.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be used or has another root, or where what it signs would not be believed. Then nothing changes.
+    pub fn renew(&self, pem: &Pem) -> Result<bool, CaError> {
+        let bad = |why: String| CaError::Renewal { place: pem.place.clone(), why };
+        let other = Self::read(self.domain.clone(), pem)?;
+        if other.anchor_hash() != self.anchor_hash() {
+            return Err(bad("it has another root, which nobody in the mesh trusts yet".into()));
+        }
+        let renewed = other.issuing.borrow().clone();
+        if renewed.chain == self.issuing.borrow().chain {
+            return Ok(false);
+        }
+        let svid = other.own_svid()?;
+        let verifier = ClientVerifier::optional(weft_tls::provider(), self.bundle.clone());
+        let (leaf, between) = svid.chain().split_first().ok_or_else(|| bad("it signs nothing".into()))?;
+        let believed = verifier.verify_client_cert(leaf, between, UnixTime::now());
+        believed.map_err(|e| bad(format!("what it signs would not be believed: {e}")))?;
+        self.issuing.send_replace(renewed);
+        Ok(true)
+    }
+
+    /// What leaves are signed with, now and whenever it was renewed.
+    pub fn issuing(&self) -> watch::Receiver<Arc<Issuing>> {
+        self.issuing.subscribe()
+    }
+
+    fn root(&self) -> CertificateDer<'static> {
+        self.issuing.borrow().chain.last().expect("checked when it was opened").clone()
     }
 
     pub fn domain(&self) -> &TrustDomain {
@@ -124,7 +174,7 @@ impl Ca {
 
     /// SHA-256 of the anchor, for join tokens.
     pub fn anchor_hash(&self) -> String {
-        weft_tls::anchor_hash(self.chain.last().expect("checked when it was opened"))
+        weft_tls::anchor_hash(&self.root())
     }
 
     /// The anchor as text, for those who have no bundle yet.
@@ -141,12 +191,13 @@ impl Ca {
         key: &impl PublicKeyData,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let now = OffsetDateTime::now_utc();
+        let issuing = self.issuing.borrow().clone();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.serial_number = Some(serial());
         params.not_before = now - Duration::seconds(wellknown::BACKDATE_SECS);
         // A leaf that outlives its issuer would be refused before its time.
-        params.not_after = (now + Duration::seconds(wellknown::LEAF_LIFETIME_SECS)).min(self.issuer_ends);
+        params.not_after = (now + Duration::seconds(wellknown::LEAF_LIFETIME_SECS)).min(issuing.ends);
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -156,9 +207,9 @@ impl Ca {
             params.custom_extensions =
                 vec![CustomExtension::from_oid_content(&wellknown::OID_ATTESTED_POD, utf8_string(&pod.to_string()))];
         }
-        let leaf = params.signed_by(key, &self.issuer)?;
-        let between = self.chain.len() - 1;
-        Ok(std::iter::once(leaf.der().clone()).chain(self.chain.iter().take(between).cloned()).collect())
+        let leaf = params.signed_by(key, &issuing.issuer)?;
+        let between = issuing.chain.len() - 1;
+        Ok(std::iter::once(leaf.der().clone()).chain(issuing.chain.iter().take(between).cloned()).collect())
     }
 
     /// The control plane's own SVID. Its chain ends with the root, so that a joiner can compare the root's hash.
@@ -168,7 +219,7 @@ impl Ca {
         let request = super::csr::check(&key.request(&id)?)
             .map_err(|e| CaError::Pem { place: "its own request".into(), why: e.to_string() })?;
         let mut chain = self.sign(&id, None, &request.public_key)?;
-        chain.push(self.chain.last().expect("checked when it was opened").clone());
+        chain.push(self.root());
         Ok(key.with_chain(chain)?)
     }
 }
@@ -269,6 +320,49 @@ mod tests {
         let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Text(&pem)).expect("good");
         assert!(!ca.anchor_pem().contains("PRIVATE"));
         assert!(made.chain.ends_with(ca.anchor_pem()), "the root is last");
+    }
+
+    /// The CA that was made, with another issuer under its root, or under `root_key` in its root's name.
+    fn renewed(made: &Made, root_key: &str) -> Pem {
+        let root = last_certificate(&made.chain).expect("made");
+        let by = Issuer::from_ca_cert_pem(&root, KeyPair::from_pem(root_key).expect("a key")).expect("a CA");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_after = OffsetDateTime::now_utc() + Duration::hours(1);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = params.signed_by(&key, &by).expect("signed");
+        Pem { place: "there".into(), chain: issuer.pem() + &root, key: Zeroizing::new(key.serialize_pem()) }
+    }
+
+    #[test]
+    fn an_issuer_is_renewed_under_its_root_and_under_no_other() {
+        let domain: TrustDomain = "cluster.local".parse().expect("valid");
+        let made = make(&domain).expect("made");
+        let pem = |made: &Made| Pem { place: "there".into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+        let ca = Ca::open(domain.clone(), &Source::Text(&pem(&made))).expect("good");
+        let mut issuing = ca.issuing();
+        let before = ca.own_svid().expect("signed").chain()[1].clone();
+        assert!(!ca.renew(&pem(&made)).expect("it is the same"));
+
+        let another = make(&domain).expect("made");
+        for (bad, why) in [
+            (pem(&another), "another root"),
+            (renewed(&made, &another.root_key), "would not be believed"),
+            (Pem { key: another.issuer_key.clone(), ..pem(&made) }, "not that of the first certificate"),
+        ] {
+            let e = ca.renew(&bad).expect_err(why);
+            assert!(e.to_string().contains(why), "{e}");
+        }
+        assert!(!issuing.has_changed().expect("it is there"));
+        assert_eq!(ca.own_svid().expect("signed").chain()[1], before);
+
+        assert!(ca.renew(&renewed(&made, &made.root_key)).expect("good"));
+        let left = issuing.borrow_and_update().remaining().as_secs();
+        assert!((3_500..=3_600).contains(&left), "{left}");
+        let svid = ca.own_svid().expect("signed");
+        assert_ne!(svid.chain()[1], before);
+        assert_eq!(ca.anchor_hash(), Ca::open(domain, &Source::Text(&pem(&made))).expect("good").anchor_hash());
     }
 
     #[test]

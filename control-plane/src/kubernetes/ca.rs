@@ -6,6 +6,7 @@
 //! its own, which weft may make and never read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -22,6 +23,9 @@ use crate::server::random;
 
 const NEEDS: &str =
     "the CA cannot be read or made, and is tried again; the control plane's Role needs get on this Secret and create on Secrets";
+
+/// How often the Secret is looked at.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// Why the Secret cannot be used; the API server being away is none of these, and is waited for.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,36 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
             Err(why) => tracing::warn!(secret = place, "{NEEDS} ({why})"),
         }
         tokio::time::sleep(backoff.next_wait(random()).max(Duration::from_millis(50))).await;
+    }
+}
+
+/// Looks at the Secret again and again: an issuer that was renewed under the same root, as cert-manager does, is taken over while it
+/// serves. What cannot be taken over is told once.
+pub async fn follow(client: Client, namespace: String, name: String, ca: Arc<Ca>) {
+    let api = Api::<Secret>::namespaced(client, &namespace);
+    let place = format!("{namespace}/{name}");
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let secret = match within(api.get_opt(&name)).await {
+            Ok(Some(secret)) => secret,
+            // Whoever replaces it may delete it first; and what is in use does not need it.
+            Ok(None) => continue,
+            Err(why) => {
+                tracing::debug!(secret = place, "the CA was not looked at: {why}");
+                continue;
+            }
+        };
+        let version = secret.metadata.resource_version.clone();
+        if seen == version {
+            continue;
+        }
+        seen = version;
+        match pem(&place, secret).and_then(|pem| Ok(ca.renew(&pem)?)) {
+            Ok(true) => tracing::info!(secret = place, "the CA's issuer was renewed, and is in use"),
+            Ok(false) => {}
+            Err(e) => tracing::warn!("{e}"),
+        }
     }
 }
 

@@ -24,8 +24,9 @@ def literal(name, value):
 
 # Index 8 of the static table is `:status: 200`.
 HEAD = b"\x88" + literal(b"content-type", b"application/grpc")
-# Field 1, `status`, is 1: SERVING. Before it, that the message is not compressed, and its length.
-SERVING = b"\0" + struct.pack(">I", 2) + b"\x08\x01"
+# Field 1, `status`, is 2, NOT_SERVING, or 1, SERVING. Before it, that the message is not compressed, and its length.
+STATUS = [b"\0" + struct.pack(">I", 2) + b"\x08" + status for status in (b"\x02", b"\x01")]
+SERVING = STATUS[True]
 TRAILERS = literal(b"grpc-status", b"0")
 
 
@@ -56,4 +57,5 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-Server(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()
+if __name__ == "__main__":
+    Server(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()

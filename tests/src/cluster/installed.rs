@@ -27,11 +27,7 @@ impl Installed {
     /// Where there is one already: it is somebody else's, and would be gone afterwards.
     #[track_caller]
     pub fn from_nothing(cluster: &Cluster, flags: &[&str]) -> Self {
-        let found = must(&["get", "namespace", HOME, "--ignore-not-found", "-o", "name"]);
-        let others = must(&["get", OUTSIDE, "-l", "app.kubernetes.io/part-of=weft", "-o", "name"]);
-        let found = format!("{found}{others}");
-        assert!(found.is_empty(), "weft is on this cluster already: remove it first (weft uninstall --apply)\n{found}");
-
+        Self::is_nowhere();
         let mut words = vec!["install", "--kube-version", &cluster.version];
         words.extend(IMAGE);
         words.extend(flags);
@@ -47,6 +43,34 @@ impl Installed {
             Self::is_ready(program);
         }
         installed
+    }
+
+    /// `weft install --apply`, with these flags besides, in weft's namespace with these objects in it; and what it says.
+    ///
+    /// # Panics
+    ///
+    /// As [`Installed::from_nothing`].
+    #[track_caller]
+    pub fn by_apply(cluster: &Cluster, flags: &[&str], objects: &[String]) -> (Self, String) {
+        Self::is_nowhere();
+        must(&["create", "namespace", HOME]);
+        let installed = Self { is_there: true };
+        for object in objects {
+            cluster.apply(Some(HOME), object);
+        }
+        let mut words = vec!["install", "--apply"];
+        words.extend(IMAGE);
+        words.extend(flags);
+        let said = weft(&words).good();
+        (installed, said)
+    }
+
+    #[track_caller]
+    fn is_nowhere() {
+        let found = must(&["get", "namespace", HOME, "--ignore-not-found", "-o", "name"]);
+        let others = must(&["get", OUTSIDE, "-l", "app.kubernetes.io/part-of=weft", "-o", "name"]);
+        let found = format!("{found}{others}");
+        assert!(found.is_empty(), "weft is on this cluster already: remove it first (weft uninstall --apply)\n{found}");
     }
 
     /// Waits until the CNI plugin's agents are there and ready, on every node.

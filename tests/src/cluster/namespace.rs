@@ -9,13 +9,14 @@ use super::{Cluster, kubectl, must, quietly};
 use crate::{Output, programs};
 
 /// What the shop's pods have in `/shop`, from `tests/`.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "peers/http_peer.py",
     "peers/raw.py",
     "peers/tcp_peer.py",
     "cluster/shop/grpc_health.py",
     "cluster/shop/load.py",
     "cluster/shop/nginx.conf",
+    "cluster/shop/probed.py",
 ];
 
 /// A namespace, until this is dropped.
@@ -101,7 +102,13 @@ impl Namespace {
     /// Runs a command in the app's container of a pod.
     #[track_caller]
     pub fn exec(&self, pod: &str, command: &[&str]) -> Output {
-        kubectl(&[&["-n", &self.name, "exec", pod, "-c", "app", "--"][..], command].concat())
+        self.exec_in(pod, "app", command)
+    }
+
+    /// The same in any container.
+    #[track_caller]
+    pub fn exec_in(&self, pod: &str, container: &str, command: &[&str]) -> Output {
+        kubectl(&[&["-n", &self.name, "exec", pod, "-c", container, "--"][..], command].concat())
     }
 
     /// The same with a shell.

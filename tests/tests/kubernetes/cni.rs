@@ -184,7 +184,7 @@ fn new_pod(namespace: &Namespace, app: &str) -> String {
 }
 
 /// What all events of a pod with this reason say.
-fn events(namespace: &Namespace, pod: &str, reason: &str) -> String {
+pub(crate) fn events(namespace: &Namespace, pod: &str, reason: &str) -> String {
     let selector = format!("involvedObject.name={pod},reason={reason}");
     let list = kubectl(&["-n", namespace.name(), "get", "events", "--field-selector", &selector, "-o", "json"]).json();
     let messages = list["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str());

@@ -20,7 +20,8 @@ pub(crate) fn everything(cluster: &Cluster, redirect: Redirect) -> Mesh<'_> {
     if redirect == Redirect::Cni {
         Installed::is_on_every_node();
     }
-    let mesh = Mesh { cluster, installed, shop: Namespace::create("shop"), plain: Namespace::create("plain") };
+    let mesh =
+        Mesh { cluster, redirect, root: None, installed, shop: Namespace::create("shop"), plain: Namespace::create("plain") };
     must(&["label", "namespace", mesh.shop.name(), "weft.dev/inject=enabled"]);
     for file in ["client.yaml", "echo.yaml", "shop.yaml"] {
         mesh.shop.apply(cluster, file);
@@ -48,7 +49,7 @@ pub(crate) fn everything(cluster: &Cluster, redirect: Redirect) -> Mesh<'_> {
 }
 
 /// A manifest of the shop as `weft inject` makes it.
-fn by_hand(shop: &Namespace, file: &str, redirect: Redirect) -> String {
+pub(crate) fn by_hand(shop: &Namespace, file: &str, redirect: Redirect) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join(file);
     std::fs::write(&path, Namespace::manifest(file)).expect("a fresh directory takes a file");
@@ -95,7 +96,7 @@ pub(crate) fn create(namespace: &str, name: &str) -> Result<(), String> {
 }
 
 /// A pod; `label` is what its own label says about the mesh, empty where it has none.
-fn visitor(name: &str, label: &str) -> Value {
+pub(crate) fn visitor(name: &str, label: &str) -> Value {
     let mut labels = serde_json::json!({});
     if !label.is_empty() {
         labels["weft.dev/inject"] = label.into();

@@ -8,21 +8,24 @@ use weft_tests::cluster::{CONTROL_PLANE, HOME, INJECTOR, Installed, must, soon, 
 
 use crate::Mesh;
 use crate::install::{create, logs, would_be};
+use crate::replicas::are_gone;
 use crate::traffic::{answers, callers};
 
 /// The file that ends the load.
 const END: &str = "/tmp/enough";
 
 /// Requests from a pod of the shop without a pause, on connections that are kept and on new ones.
-struct Load<'a> {
+pub(crate) struct Load<'a> {
     mesh: &'a Mesh<'a>,
     client: String,
     running: Running,
 }
 
 impl<'a> Load<'a> {
-    fn start(mesh: &'a Mesh<'_>) -> Self {
+    pub(crate) fn start(mesh: &'a Mesh<'_>) -> Self {
         let client = mesh.client();
+        // An earlier load may have ended here.
+        mesh.shop.exec(&client, &["rm", "-f", END]).good();
         let exec = ["-n", mesh.shop.name(), "exec", &client, "-c", "app", "--"];
         let load = ["python3", "/shop/load.py", "echo", "80", "/name", END];
         let running = spawn(&[&exec[..], &load].concat());
@@ -31,7 +34,7 @@ impl<'a> Load<'a> {
 
     /// Waits until requests of each kind have had some more success.
     #[track_caller]
-    fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         let successes = || {
             let told = self.running.stderr();
             ["kept ", "new "].map(|kind| told.lines().filter(|line| line.starts_with(kind)).count())
@@ -45,7 +48,7 @@ impl<'a> Load<'a> {
 
     /// Ends it: no request has failed.
     #[track_caller]
-    fn cost_nothing(self) {
+    pub(crate) fn cost_nothing(self) {
         self.mesh.shop.exec(&self.client, &["touch", END]).good();
         let failures = self.running.wait(Duration::from_secs(30)).json();
         assert_eq!(failures, json!([]), "requests failed");
@@ -81,7 +84,7 @@ pub(crate) fn a_job_ends(mesh: &Mesh<'_>) {
     mesh.shop.apply(mesh.cluster, "job.yaml");
     must(&["-n", mesh.shop.name(), "wait", "--for=condition=complete", "job/order", "--timeout=120s"]);
     let seen = logs(&mesh.shop, "job/order");
-    assert_eq!(callers(&seen), [mesh.shop.identity("client")], "{seen}");
+    assert_eq!(callers(&seen), [mesh.shop.identity("order.v1")], "{seen}");
     let pods = mesh.shop.all_pods("order");
     assert!(pods.iter().all(|pod| pod["status"]["phase"] == "Succeeded") && pods.len() == 1, "{pods:#?}");
 }
@@ -92,10 +95,7 @@ pub(crate) fn of_the_webhook(mesh: &Mesh<'_>) {
     let scale = |replicas: &str| must(&["-n", HOME, "scale", &deployment, &format!("--replicas={replicas}")]);
     let replicas = must(&["-n", HOME, "get", &deployment, "-o", "jsonpath={.spec.replicas}"]);
     scale("0");
-    soon("no injector is there", || {
-        let left = must(&["-n", HOME, "get", "pods", "-l", &format!("app.kubernetes.io/name={INJECTOR}"), "-o", "name"]);
-        when(left.is_empty(), || left.clone())
-    });
+    are_gone(INJECTOR);
 
     // Whoever is asked refuses now (`failurePolicy: Fail`): what is created, nobody was asked about, nor waited for.
     create(plain, "passer-by").expect("a pod outside of the mesh");

@@ -57,12 +57,15 @@ fn target() -> Field {
         "targetRef",
         "The service, in the policy's own namespace. Of two policies for one service the older one is in force.",
         vec![
-            any_text("group", "The service's API group, which is the empty one.").longest(253).default(""),
+            any_text("group", "The service's API group, which is the empty one. Left out: the same.").longest(253),
             text("kind", "Service.").longest(63).default("Service"),
             text("name", "Its name.").longest(63).pattern(DNS_LABEL).required(),
         ],
     )
-    .rule("self.group == '' && self.kind == 'Service'", "a TrafficPolicy is for a Service, whose group is \"\"")
+    .rule(
+        "(!has(self.group) || self.group == '') && self.kind == 'Service'",
+        "a TrafficPolicy is for a Service, whose group is \"\"",
+    )
 }
 
 fn balancer() -> Field {

@@ -45,6 +45,8 @@ fn every_field_is_typed_bounded_and_explained() {
             let required = schema["items"]["required"].as_array().into_iter().flatten().any(|name| name == key);
             assert!(required, "{path}: {key}");
         }
+        // A server of old that was built with a newer Go takes an empty default for null, and refuses the whole definition.
+        assert_ne!(schema["default"], "", "{path}");
         if let (Some(default), Some(least)) = (schema["default"].as_i64(), schema["minimum"].as_i64()) {
             assert!(default >= least && default <= schema["maximum"].as_i64().unwrap_or(i64::MAX), "{path}");
         }
