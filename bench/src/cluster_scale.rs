@@ -242,7 +242,9 @@ async fn under_load(
         }
     }
     let written = last_write.duration_since(began);
-    let lag = ways.iter().map(|(at, way)| (*at - *way, *way)).max().map_or(Duration::ZERO, |(_, way)| way);
+    // Of the change that was sent last.
+    let lag =
+        ways.iter().filter_map(|(at, way)| Some((at.checked_sub(*way)?, *way))).max().map_or(Duration::ZERO, |(_, way)| way);
     let end = began + written.saturating_sub(Duration::from_secs(5));
     let mut at_end: Vec<Duration> = ways.iter().filter(|(at, _)| *at >= end).map(|(_, way)| *way).collect();
     let mut all: Vec<Duration> = ways.iter().map(|(_, way)| *way).collect();
@@ -250,7 +252,10 @@ async fn under_load(
     row("  changes of what is subscribed", &spread(&mut all));
     row("  of that, in the last 5 s", &spread(&mut at_end));
     row("  lag at the end", &millis(lag));
-    row("  CPU of the control plane", &format!("{:.1} %", (plane.cpu()? - cpu).as_secs_f64() / written.as_secs_f64() * 100.0));
+    row(
+        "  CPU of the control plane",
+        &format!("{:.1} %", plane.cpu()?.saturating_sub(cpu).as_secs_f64() / written.as_secs_f64() * 100.0),
+    );
     row("  memory before", &of(before));
     row("  memory after", &of(plane.memory()?));
     Ok(())

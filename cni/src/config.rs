@@ -65,7 +65,7 @@ pub struct Config {
     #[arg(long, env = "WEFT_NAMESPACE", value_name = "NAMESPACE", default_value = CONTROL_PLANE_NAMESPACE)]
     pub namespace: Namespace,
 
-    /// The DaemonSet that the agent is of: it takes the plugin away where that is gone
+    /// The `DaemonSet` that the agent is of: it takes the plugin away where that is gone
     #[arg(long, env = "WEFT_CNI_DAEMON_SET", value_name = "NAME", default_value = "weft-cni")]
     pub daemon_set: String,
 

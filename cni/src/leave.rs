@@ -1,7 +1,7 @@
 //! Whether an agent that is told to stop takes the plugin with it.
 //!
 //! A pod that is replaced, by a new version or on a node that starts anew, leaves the plugin where it is: pods that are created
-//! meanwhile wait, and none has to be made anew. Where the DaemonSet is gone, nobody would ever answer again, and no pod would start.
+//! meanwhile wait, and none has to be made anew. Where the `DaemonSet` is gone, nobody would ever answer again, and no pod would start.
 
 use std::time::Duration;
 

@@ -19,12 +19,12 @@
 //! proof and be deleted, over and over, as long as the agent is away, and Jobs would use up their attempts.
 //!
 //! The plugin cannot tell which pods are in the mesh, so those that are not wait, too. They wait for the time that the agent's pod
-//! takes to start: at the start of a node, and while the DaemonSet is brought to another version. What runs already notices nothing.
+//! takes to start: at the start of a node, and while the `DaemonSet` is brought to another version. What runs already notices nothing.
 //! Pods of the namespaces that the injector never touches (`kube-system` and its like, weft's own) are let through without a
 //! question: none of them is ever in the mesh, and the agent, the network and DNS are among them, so that a node always comes up.
 //!
 //! For the same reasons the agent joins the chain only once the API server has answered it, stays in the chain when its pod is
-//! replaced, and leaves it when its DaemonSet is gone ([`leave`]).
+//! replaced, and leaves it when its `DaemonSet` is gone ([`leave`]).
 #![warn(missing_docs)]
 
 pub mod agent;

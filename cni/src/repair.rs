@@ -143,12 +143,12 @@ impl Repairs {
         let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(0, |time| time.0.as_second());
         let outcome = match (self.how, controller(pod)) {
             (Repair::Never, _) => {
-                self.log(pod, "it is left as it is");
+                Self::log(pod, "it is left as it is");
                 Ok("told")
             }
             (Repair::Delete, None) => {
                 let what = "nobody would make it anew: delete it and create it again";
-                self.log(pod, what);
+                Self::log(pod, what);
                 self.publish(pod, what).await.map(|()| "told")
             }
             (Repair::Delete, Some(controller)) => {
@@ -156,7 +156,7 @@ impl Repairs {
                     return;
                 }
                 let what = "it is deleted, so that its controller makes it anew";
-                self.log(pod, what);
+                Self::log(pod, what);
                 // The reason comes first; without it, the pod would just be gone.
                 match self.publish(pod, what).await {
                     Ok(()) => self.delete(pod).await.map(|()| "deleted"),
@@ -173,7 +173,7 @@ impl Repairs {
         }
     }
 
-    fn log(&self, pod: &Pod, what: &str) {
+    fn log(pod: &Pod, what: &str) {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         tracing::warn!(namespace, name, what, "a pod of the mesh started without its redirect");
     }

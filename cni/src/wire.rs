@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn what_is_no_question_is_an_error() {
-        let long = [b'x'; MAX_LINE + 1];
-        for bytes in [&b""[..], b"{", b"{}\n", b"\n", &long] {
+        let long = vec![b'x'; MAX_LINE + 1];
+        for bytes in [&b""[..], b"{", b"{}\n", b"\n", &long[..]] {
             let (mut plugin, agent) = UnixStream::pair().expect("a pair of sockets");
             let bytes = bytes.to_vec();
             let plugin = thread::spawn(move || {

@@ -19,7 +19,9 @@ pub(super) const SECTION: &str = "crds";
 pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
     let mut all = vec![traffic::definition()];
     if kube < KubeVersion::CRD_RULES {
-        all.iter_mut().for_each(|definition| schema::without_rules(&mut definition["spec"]));
+        for definition in &mut all {
+            schema::without_rules(&mut definition["spec"]);
+        }
     }
     all
 }

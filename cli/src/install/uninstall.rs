@@ -1,5 +1,6 @@
 //! `weft uninstall`: prints what `kubectl delete` takes, or removes everything and says what is left to do.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -75,13 +76,15 @@ fn printed(keep_ca: bool, delete_crds: bool, left: &[String]) -> String {
         )
     };
     let mut text: String = left.iter().map(|line| format!("# {}\n", on_one_line(line))).collect();
-    text += &format!(
+    let _ = write!(
+        text,
         "# For kubectl delete --ignore-not-found -f -\n\
          # Besides, when the control plane's pods are gone, what it wrote into other namespaces:\n\
          #     kubectl delete configmaps --all-namespaces -l {label}={value}\n"
     );
     if !keep_ca {
-        text += &format!(
+        let _ = write!(
+            text,
             "# Then the CA, where weft made it, and its namespace, if nothing else is in it:\n\
              #     kubectl delete secrets -n {home} -l {label}={value}\n\
              #     kubectl delete namespace {home}\n"

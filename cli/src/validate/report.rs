@@ -136,10 +136,8 @@ impl Report {
             let _ = writeln!(text, "{message}");
         }
         for Outcome { file, line, object, parent, conditions } in &self.outcomes {
-            let told = conditions.iter().map(|c| match c.status {
-                true => c.kind.to_owned(),
-                false => format!("not {} ({})", c.kind, c.reason),
-            });
+            let told =
+                conditions.iter().map(|c| if c.status { c.kind.to_owned() } else { format!("not {} ({})", c.kind, c.reason) });
             let _ = writeln!(text, "{file}:{line}: {object} at {parent}: {}", told.collect::<Vec<_>>().join(", "));
         }
         let others = match self.passed_over {

@@ -8,7 +8,7 @@ pub const HOME: &str = "weft-system";
 pub const CONTROL_PLANE: &str = "weft-control-plane";
 /// See [`CONTROL_PLANE`].
 pub const INJECTOR: &str = "weft-injector";
-/// The DaemonSet of the CNI plugin's agents, where it is chosen.
+/// The `DaemonSet` of the CNI plugin's agents, where it is chosen.
 pub const CNI: &str = "weft-cni";
 /// Everything that an installation has outside of its namespace.
 const OUTSIDE: &str = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,customresourcedefinitions";

@@ -2,6 +2,7 @@
 
 mod balance;
 mod grpc;
+mod network;
 mod opaque;
 mod retries;
 mod routes;

@@ -28,7 +28,7 @@ const MAX_WEIGHT: u32 = 1_000_000;
 
 /// `"true"`: methods that are not idempotent are repeated as well.
 pub const ANNOTATION_ANY_METHOD: &str = "weft.dev/retry-any-method";
-/// How often a request is repeated at most where `retry.attempts` does not say it, which a GRPCRoute cannot; 1 to 100, default 1.
+/// How often a request is repeated at most where `retry.attempts` does not say it, which a `GRPCRoute` cannot; 1 to 100, default 1.
 pub const ANNOTATION_ATTEMPTS: &str = "weft.dev/retry-attempts";
 /// gRPC status codes that are repeated, joined by commas: numbers from 1 to 16, or names as `unavailable`.
 pub const ANNOTATION_GRPC_CODES: &str = "weft.dev/retry-grpc-codes";
@@ -218,7 +218,7 @@ impl Reader<'_> {
         match (self.resolve)(reference) {
             Ok((id, port)) => BackendTarget::Service { id, port },
             Err(mut why) => {
-                why.field = field.to_owned();
+                field.clone_into(&mut why.field);
                 let text = why.text();
                 self.unresolved.push(why);
                 BackendTarget::Unresolved(text.into())

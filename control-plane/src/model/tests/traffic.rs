@@ -67,10 +67,13 @@ fn targets(routes: &[Route]) -> Vec<BackendTarget> {
     routes.iter().flat_map(|r| &r.rules).flat_map(|r| &r.backends).map(|b| b.target.clone()).collect()
 }
 
+/// A reference to a parent, the ports that the route is then attached to, and its conditions.
+type Attached = (&'static str, Option<Vec<u16>>, &'static [&'static str]);
+
 #[test]
 fn a_route_is_attached_where_its_parent_fits() {
     const GOOD: [&str; 2] = ["Accepted=Accepted", "ResolvedRefs=ResolvedRefs"];
-    let table: [(&str, Option<Vec<u16>>, &[&str]); 9] = [
+    let table: [Attached; 9] = [
         ("name: web", Some(vec![]), &GOOD),
         ("name: web, port: 80", Some(vec![80]), &GOOD),
         ("name: web, sectionName: b", Some(vec![81]), &GOOD),

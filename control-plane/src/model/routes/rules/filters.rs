@@ -96,7 +96,7 @@ impl Reader<'_> {
         }
         Ok(match self.target(&spec.backend_ref, &format!("{field}.backendRef")) {
             BackendTarget::Unresolved(_) => None,
-            target => Some(Filter::Mirror(Mirror { target, numerator, denominator })),
+            target @ BackendTarget::Service { .. } => Some(Filter::Mirror(Mirror { target, numerator, denominator })),
         })
     }
 }
