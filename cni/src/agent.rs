@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,6 +88,38 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path).map_err(named)?;
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(named)?;
     Ok(listener)
+}
+
+/// The socket's file as it was made, by device and inode.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    /// The file at `path`, which [`listen`] has just made.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let id = file_id(path)?;
+        Ok(Self { path: path.to_owned(), id })
+    }
+
+    /// Whether another agent has made one in its place since, and answers the plugin from now on.
+    pub fn is_anothers(&self) -> bool {
+        file_id(&self.path).is_ok_and(|id| id != self.id)
+    }
+
+    /// Takes the file away, unless it is another agent's.
+    pub fn remove(&self) {
+        if !self.is_anothers() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    let is = fs::symlink_metadata(path)?;
+    Ok((is.dev(), is.ino()))
 }
 
 /// Answers until it is dropped.
@@ -230,4 +262,25 @@ pub(crate) fn said<E: std::error::Error + Display>(error: &E) -> String {
         source = cause.source();
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_another_agent_has_made_is_left_to_it() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("run/agent.sock");
+        let _old = listen(&path).expect("it is writable");
+        let file = SocketFile::at(&path).expect("it is there");
+        assert!(!file.is_anothers());
+        let _new = listen(&path).expect("it is writable");
+        let others = SocketFile::at(&path).expect("it is there");
+        assert!(file.is_anothers() && !others.is_anothers());
+        file.remove();
+        assert!(path.exists(), "the plugin would find nobody");
+        others.remove();
+        assert!(!path.exists() && !others.is_anothers());
+    }
 }

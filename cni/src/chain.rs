@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 
 use crate::PLUGIN;
 
+/// Says in a list that was made by us that it was: beside `name` and `plugins`, runtimes read nothing that has another name.
+const MADE_BY: &str = "madeBy";
+
 /// Why a text is no configuration that a plugin can join.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
@@ -74,11 +77,18 @@ pub fn list_of(configuration: &str, entry: &Value) -> Result<String, ChainError>
     let text = |key| fields.get(key).and_then(Value::as_str);
     let name = text("name").ok_or(ChainError::Lacks("name"))?;
     text("type").ok_or(ChainError::Lacks("type"))?;
-    let mut list = Map::from_iter([("name".to_owned(), json!(name)), ("plugins".to_owned(), json!([fields, entry]))]);
+    let plugins = json!([fields, entry]);
+    let made_by = (MADE_BY.to_owned(), json!(PLUGIN));
+    let mut list = Map::from_iter([("name".to_owned(), json!(name)), ("plugins".to_owned(), plugins), made_by]);
     if let Some(version) = text("cniVersion") {
         list.insert("cniVersion".to_owned(), json!(version));
     }
     Ok(format!("{:#}\n", Value::Object(list)))
+}
+
+/// Whether a text is a list that [`list_of`] made.
+pub fn is_made(list: &str) -> bool {
+    serde_json::from_str::<Value>(list).is_ok_and(|list| list[MADE_BY] == PLUGIN)
 }
 
 /// Where the plugins of a list stand in its text.

@@ -57,6 +57,18 @@ pub struct Config {
     #[arg(long, env = "WEFT_CNI_REPAIR", value_name = "HOW", default_value = "delete")]
     pub repair: Repair,
 
+    /// Whether this program, as it is linked, runs on the node. One that is linked statically always does; of another it must be said,
+    /// since no pod of the node starts where it does not
+    #[arg(
+        long,
+        env = "WEFT_CNI_RUNS_ON_NODE",
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        // One that was built for its debugging is run where it was built.
+        default_value_t = cfg!(debug_assertions)
+    )]
+    pub runs_on_node: bool,
+
     /// Port for /live, /ready and /metrics, on every address
     #[arg(long, env = "WEFT_STATUS_PORT", value_name = "PORT", default_value_t = 4702)]
     pub status_port: u16,
@@ -119,6 +131,15 @@ impl NodeConfig {
 }
 
 impl Config {
+    /// What is missing in a cluster: who the agent is, and which pods are its own. Without, it would repair none, and ask nobody.
+    pub fn check(&self) -> Result<(), String> {
+        let given = [("--node-name (NODE_NAME)", &self.node_name), ("--pod-name (POD_NAME)", &self.pod_name)];
+        match given.iter().find(|(_, value)| self.dir.is_none() && value.is_empty()) {
+            Some((flag, _)) => Err(format!("{flag} is empty: in a cluster, the agent must know which node and which pod it is")),
+            None => Ok(()),
+        }
+    }
+
     /// Every namespace that is let through, the agent's own among them.
     pub fn exempt(&self) -> Vec<String> {
         let mut all: Vec<String> = self.exempt.iter().chain([&self.namespace]).map(ToString::to_string).collect();
@@ -133,6 +154,21 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn in_a_cluster_the_agent_knows_who_it_is() {
+        let check = |flags: &[&str]| {
+            let all = ["weft-cni", "install"].iter().chain(flags).copied();
+            match Cli::try_parse_from(all).expect("well formed").command {
+                Command::Install(config) => config.check(),
+                _ => panic!("that is what it said"),
+            }
+        };
+        assert_eq!(check(&["--node-name=n1", "--pod-name=weft-cni-x"]), Ok(()));
+        assert!(check(&["--node-name=", "--pod-name=weft-cni-x"]).is_err_and(|why| why.contains("NODE_NAME")));
+        assert!(check(&["--node-name=n1", "--pod-name="]).is_err_and(|why| why.contains("POD_NAME")));
+        assert_eq!(check(&["--dir=/pods"]), Ok(()));
+    }
 
     #[test]
     fn the_table_of_flags_is_sound() {

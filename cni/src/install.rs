@@ -1,6 +1,6 @@
 //! The agent's life: listen → be known to the API server → join the chain and stay in it → leave it, or not.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_core::Name;
+use weft_injector::listen::listen;
 
-use crate::agent::{Agent, Pods};
+use crate::agent::{Agent, Pods, SocketFile};
 use crate::chain;
 use crate::config::Config;
 use crate::leave::{Verdict, verdict};
 use crate::node::{Joined, Node, NodeError};
+use crate::program::Program;
 use crate::status::{self, Status};
 use crate::{agent, repair};
 
@@ -32,9 +34,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    config.check().map_err(anyhow::Error::msg)?;
     let stop = stop_on_signal()?;
     let status = Arc::new(Status::default());
-    tokio::spawn(status::serve(status::listen(config.status_port).await.context("--status-port")?, status.clone()));
+    tokio::spawn(status::serve(listen(config.status_port).context("--status-port")?, status.clone()));
     let client = match &config.dir {
         Some(_) => None,
         None => Some(Client::try_default().await.context("no cluster can be found: run in a pod, or set KUBECONFIG, or --dir")?),
@@ -44,6 +47,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         (None, dir) => Pods::Directory(dir.clone().unwrap_or_default()),
     };
     let listener = agent::listen(&config.socket)?;
+    let socket = SocketFile::at(&config.socket)?;
 
     let working = async {
         // In the chain without an API server, this would keep every pod of the node from starting.
@@ -53,7 +57,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         if let Some(client) = &client {
             tokio::spawn(repair::run(client.clone(), config.clone(), status.clone()));
         }
-        installed(&config.node.node(), &status).await;
         stay_in_chain(&config, &status).await
     };
     match stop.run_until_cancelled(working).await {
@@ -64,11 +67,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(client) => verdict(client, config.namespace.as_str(), &config.daemon_set).await,
         None => Verdict::Leave,
     };
-    if verdict == Verdict::Leave {
+    // What is on the node is another agent's, once that answers.
+    let another = socket.is_anothers();
+    if verdict == Verdict::Leave && !another {
         leave(&config.node.node())?;
-        let _ = std::fs::remove_file(&config.socket);
+        socket.remove();
     }
-    tracing::info!(?verdict, "stopped");
+    tracing::info!(?verdict, another, "stopped");
     Ok(())
 }
 
@@ -92,38 +97,7 @@ async fn known(pods: &Pods, config: &Config, status: &Status) {
     }
 }
 
-/// Puts this program where the runtime starts plugins.
-async fn installed(node: &Node, status: &Status) {
-    loop {
-        let node = node.clone();
-        let outcome = spawn_blocking(move || {
-            let program =
-                std::env::current_exe().map_err(|source| NodeError { path: PathBuf::from("/proc/self/exe"), source })?;
-            node.install_program(&program)
-        });
-        match outcome.await {
-            Ok(Ok(changed)) => {
-                tracing::info!(changed, "the plugin's program is on the node");
-                if is_dynamic() {
-                    tracing::warn!(
-                        "the plugin's program is linked to a C library, which the node must have in this version or later"
-                    );
-                }
-                return;
-            }
-            Ok(Err(error)) => status.is_now(Some(format!("the plugin's program can't be put on the node: {error}"))),
-            Err(error) => status.is_now(Some(format!("the plugin's program can't be put on the node: {error}"))),
-        }
-        sleep(AGAIN).await;
-    }
-}
-
-/// Whether this program, and so the plugin, needs libraries of the node.
-fn is_dynamic() -> bool {
-    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.lines().any(|line| line.contains("/libc.")))
-}
-
-/// Keeps the plugin in the chain; ends only with an error.
+/// Keeps the plugin's program on the node and its entry in the chain; ends only with an error.
 async fn stay_in_chain(config: &Config, status: &Arc<Status>) -> anyhow::Result<()> {
     let node = config.node.node();
     let entry = chain::entry(&config.socket.to_string_lossy(), &config.exempt());
@@ -134,23 +108,27 @@ async fn stay_in_chain(config: &Config, status: &Arc<Status>) -> anyhow::Result<
     })
     .context("no directory can be followed: raise fs.inotify.max_user_instances")?;
     let mut told = Vec::new();
+    let mut program = Program::this(config.runs_on_node);
     loop {
         // Again each time: a directory that was replaced is another one.
-        let followed = watcher.watch(&config.node.conf_dir, RecursiveMode::NonRecursive);
-        let joined = join(node.clone(), entry.clone()).await;
+        let followed = [&config.node.conf_dir, &config.node.bin_dir]
+            .map(|directory| watcher.watch(directory, RecursiveMode::NonRecursive).is_ok());
+        let joined;
+        (program, joined) = join(node.clone(), program, entry.clone()).await?;
         told = tell(&joined, &config.node.conf_dir, &told, status);
         // Without events, it is looked at more often.
-        let wait = if followed.is_ok() { LOOK } else { AGAIN };
+        let wait = if followed == [true; 2] && joined.is_ok() { LOOK } else { AGAIN };
         let _ = timeout(wait, changed.recv()).await;
         sleep(GATHER).await;
     }
 }
 
-async fn join(node: Node, entry: Value) -> Result<Joined, String> {
-    match spawn_blocking(move || node.join(&entry)).await {
-        Ok(joined) => joined.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
+async fn join(node: Node, mut program: Program, entry: Value) -> anyhow::Result<(Program, Result<Joined, String>)> {
+    let joining = spawn_blocking(move || {
+        let joined = node.join_with(&mut program, &entry);
+        (program, joined)
+    });
+    joining.await.context("the node could not be looked at")
 }
 
 /// Logs what is new, and says whether the agent is ready; returns what was said.
@@ -158,7 +136,7 @@ fn tell(joined: &Result<Joined, String>, conf_dir: &Path, told: &[String], statu
     let joined = match joined {
         Ok(joined) => joined,
         Err(why) => {
-            status.is_now(Some(format!("the chain can't be joined: {why}")));
+            status.is_now(Some(why.clone()));
             return told.to_vec();
         }
     };

@@ -35,6 +35,7 @@ pub mod leave;
 pub mod node;
 pub mod plugin;
 pub mod pod;
+pub mod program;
 pub mod protocol;
 pub mod repair;
 pub mod status;

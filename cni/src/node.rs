@@ -14,9 +14,12 @@ use serde_json::Value;
 
 use crate::PLUGIN;
 use crate::chain::{self, ChainError};
+use crate::program::Program;
 
 /// What a list that was made of a single configuration is named behind the stem of that one: it sorts before any extension.
 const DERIVED: &str = "-weft.conflist";
+/// Anybody may start it, as with others' plugins.
+const PROGRAM_MODE: u32 = 0o755;
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIGURATION: u64 = 1 << 20;
 
@@ -66,8 +69,10 @@ impl Configuration {
         self.path.extension().is_some_and(|extension| extension == "conflist")
     }
 
+    /// Whether it was made of a single one, by us. The name alone says nothing: others have names, too.
     fn is_derived(&self) -> bool {
         self.path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(DERIVED))
+            && self.text.as_ref().is_ok_and(|text| chain::is_made(text))
     }
 
     /// The list that is made of it, if it is a single one.
@@ -86,21 +91,51 @@ impl Configuration {
         }
         let path = self.derived();
         let list = chain::list_of(text, entry).map_err(said)?;
-        let is_there = read(&path).is_ok_and(|there| there == list);
+        let there = Self { text: read(&path), path: path.clone() };
+        if path.exists() && !there.is_derived() {
+            return Err(format!("{} has the name of the list that would be made of it, and is somebody else's", path.display()));
+        }
+        let is_there = there.text.is_ok_and(|there| there == list);
         Ok((path, (!is_there).then_some(list)))
     }
 }
 
 impl Node {
+    /// Where the plugin's program is to be.
+    pub fn program(&self) -> PathBuf {
+        self.bin_dir.join(PLUGIN)
+    }
+
     /// Puts the program at `source` into the directory of plugins; whether that was needed.
     pub fn install_program(&self, source: &Path) -> Result<bool, NodeError> {
-        let target = self.bin_dir.join(PLUGIN);
-        if same_content(source, &target) {
+        let target = self.program();
+        if mode_of(&target).mode() & 0o777 == PROGRAM_MODE && same_content(source, &target) {
             return Ok(false);
         }
         let mut program = File::open(source).map_err(at(source))?;
-        replace(&target, Permissions::from_mode(0o755), |file| io::copy(&mut program, file).map(drop)).map_err(at(&target))?;
+        replace(&target, Permissions::from_mode(PROGRAM_MODE), |file| io::copy(&mut program, file).map(drop))
+            .map_err(at(&target))?;
         Ok(true)
+    }
+
+    /// Puts the program in its place, and then [joins](Self::join): a chain that names a plugin which is not there lets no pod start. So
+    /// the entry is taken out again where no program can be put there.
+    pub fn join_with(&self, program: &mut Program, entry: &Value) -> Result<Joined, String> {
+        let said = |error: NodeError| format!("the chain can't be changed: {error}");
+        match program.place(self) {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!(path = %self.program().display(), "the plugin's program was put on the node");
+                }
+                self.join(entry).map_err(said)
+            }
+            Err(why) => {
+                if !self.program().exists() {
+                    self.unchain().map_err(said)?;
+                }
+                Err(why)
+            }
+        }
     }
 
     /// Sees to it that the plugin is in the chain that the runtime uses, with this entry, and in no other. Changes nothing where
@@ -131,15 +166,18 @@ impl Node {
     /// Takes the plugin out of every chain, and then its program away; the files that were changed or removed.
     pub fn leave(&self) -> Result<Vec<PathBuf>, NodeError> {
         // The program goes last: a chain that names a plugin which is not there lets no pod start.
-        let mut changed: Vec<PathBuf> =
-            self.configurations()?.iter().map(clean).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        let program = self.bin_dir.join(PLUGIN);
+        let mut changed = self.unchain()?;
+        let program = self.program();
         match fs::remove_file(&program) {
             Ok(()) => changed.push(program),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at(&program)(error)),
         }
         Ok(changed)
+    }
+
+    fn unchain(&self) -> Result<Vec<PathBuf>, NodeError> {
+        Ok(self.configurations()?.iter().map(clean).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// Every file that a runtime takes for a configuration, in the order in which it looks at them.

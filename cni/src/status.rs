@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,14 +15,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use weft_core::admission::Limits;
+use weft_injector::listen::{self, Gate, Guest, accept};
 
 use crate::wire::{Answer, Task};
 
-const AT_ONCE: usize = 16;
+/// Connections at once. One source has a quarter of them.
+const MAX_CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(2);
 const WHOLE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Readiness and counters.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct Status {
     repairs: Mutex<BTreeMap<&'static str, u64>>,
     unredirected: AtomicU64,
     chain_writes: AtomicU64,
+    gates: Mutex<Vec<Gate>>,
 }
 
 impl Default for Status {
@@ -44,6 +46,7 @@ impl Default for Status {
             repairs: Mutex::default(),
             unredirected: AtomicU64::new(0),
             chain_writes: AtomicU64::new(0),
+            gates: Mutex::default(),
         }
     }
 }
@@ -136,6 +139,7 @@ impl Status {
             head(&mut text, name, kind, help);
             let _ = writeln!(text, "{name} {value}");
         }
+        text += &listen::metrics("weft_cni", &locked(&self.gates));
         text
     }
 }
@@ -148,34 +152,14 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-/// Listens on every address, of both IP versions where there are both; port 0 is any that is free.
-pub async fn listen(port: u16) -> std::io::Result<TcpListener> {
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
-    }
-}
-
-/// Serves until it is dropped.
+/// Serves until it is dropped. Nobody who is slow keeps the kubelet out, which would end the agent for it.
 pub async fn serve(listener: TcpListener, status: Arc<Status>) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
-        // The semaphore is never closed.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let status = status.clone();
-                tokio::spawn(async move {
-                    connection(stream, status).await;
-                    drop(slot);
-                });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    }
+    let gate = Gate::new("status", Limits::quarter(MAX_CONNECTIONS));
+    locked(&status.gates).push(gate.clone());
+    accept(listener, &gate, &CancellationToken::new(), |stream, guest| connection(stream, guest, status.clone())).await;
 }
 
-async fn connection(stream: TcpStream, status: Arc<Status>) {
+async fn connection(stream: TcpStream, _guest: Arc<Guest>, status: Arc<Status>) {
     let service = service_fn(move |request| {
         let response = answer(&request, &status);
         async move { Ok::<_, Infallible>(response) }
@@ -211,7 +195,41 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
     use super::*;
+
+    /// A connection from one of loopback's own addresses.
+    async fn connect(from: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).expect("all of 127/8 is loopback");
+        socket.connect(to).await
+    }
+
+    #[tokio::test]
+    async fn a_crowd_that_says_nothing_does_not_keep_the_kubelet_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let to = listener.local_addr().expect("it listens");
+        tokio::spawn(serve(listener, Arc::default()));
+        let mut crowd = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            // Most of these are closed at once.
+            crowd.extend(connect(2, to).await);
+        }
+        let mut kubelet = connect(3, to).await.expect("it listens");
+        kubelet.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is let in");
+        let mut answer = String::new();
+        // To give each of the crowd its time in turn would take longer.
+        tokio::time::timeout(WHOLE, kubelet.read_to_string(&mut answer))
+            .await
+            .expect("it need not wait for them")
+            .expect("it is answered");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("live\n"), "{answer}");
+        drop(crowd);
+    }
 
     #[test]
     fn what_happened_is_counted() {

@@ -11,7 +11,15 @@ use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Counts, Door, Limits};
 
 /// What a connection holds; its token is cancelled when it has to give way.
-pub type Guest = weft_core::admission::Guest<CancellationToken>;
+pub struct Guest(weft_core::admission::Guest<CancellationToken>);
+
+impl Guest {
+    /// Its peer has proved who it is. It may stay for as long as it likes, and so gives way where there is no room left, to a source that
+    /// has notably less: two pods would else keep all others away, from half of the places each. A sidecar comes back by itself.
+    pub fn is_served(&self) {
+        self.0.shares();
+    }
+}
 
 /// How long to wait where a connection cannot be taken, as when there are no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -67,7 +75,7 @@ impl Gate {
                 if let Some(other) = other {
                     other.cancel();
                 }
-                Some(Incoming { socket, from: from.ip().to_canonical(), guest, gives_way })
+                Some(Incoming { socket, from: from.ip().to_canonical(), guest: Guest(guest), gives_way })
             }
             Err(refused) => {
                 if let Some(times) = refused.tell {
@@ -149,6 +157,25 @@ mod tests {
         assert_eq!(limits_within(1024), Limits { most: 896, most_of_one: 448, waiting: 224, waiting_of_one: 56 });
         assert_eq!(limits_within(usize::MAX).waiting, 1024);
         assert_eq!(limits_within(0).most, RESERVED);
+    }
+
+    #[tokio::test]
+    async fn two_pods_that_stay_do_not_keep_a_third_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let addr = listener.local_addr().expect("it listens");
+        let gate = Gate::new("test", Limits { most: 4, most_of_one: 2, waiting: 2, waiting_of_one: 1 });
+        let mut inside = Vec::new();
+        for last in [1, 1, 2, 2, 3] {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("all of 127/8 is loopback");
+            let client = socket.connect(addr).await.expect("it listens");
+            let incoming = gate.next(&listener).await;
+            incoming.guest.is_served();
+            inside.push((client, incoming));
+        }
+        let gone: Vec<bool> = inside.iter().map(|(_, incoming)| incoming.gives_way.is_cancelled()).collect();
+        assert_eq!(gone, [true, false, false, false, false]);
+        assert_eq!(gate.counts().open, 4);
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //! else out.
 //!
 //! A connection **waits** while the server waits for its peer: in its handshake, between requests, or before it has proved who
-//! it is. The rest are **served**. Only one that waits may be made to give way to another.
+//! it is. The rest are **served**. One that waits may be made to give way to another. One that is served is not, unless it is said to
+//! [share](Guest::shares), since it may last for ever: where there is no room left, it gives way to a source that has notably less.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -117,6 +118,8 @@ struct State<E> {
     sources: BTreeMap<IpAddr, Held>,
     /// By source, the time since when it waits, and ticket.
     waiting: BTreeMap<(IpAddr, u64, u64), E>,
+    /// By source and ticket: those that are served and share.
+    sharing: BTreeMap<(IpAddr, u64), E>,
     /// By ticket: since when it waits; none for one that is served.
     guests: BTreeMap<u64, Option<u64>>,
     next: u64,
@@ -156,6 +159,7 @@ impl<E> Door<E> {
         let state = State {
             sources: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            sharing: BTreeMap::new(),
             guests: BTreeMap::new(),
             next: 0,
             counts: Counts::default(),
@@ -185,19 +189,24 @@ impl<E: Clone> Door<E> {
         let mine = state.held(source);
         let mut gives_way = None;
         if mine.all >= limits.most_of_one || mine.waiting >= limits.waiting_of_one {
-            gives_way = state.oldest(source).filter(|(_, since, _)| now.saturating_sub(*since) >= PATIENCE);
+            let slow = state.oldest(source).filter(|(_, since, _)| now.saturating_sub(*since) >= PATIENCE);
+            gives_way = slow.and_then(|place| state.evict(place));
             if gives_way.is_none() {
                 return Err(state.refuse(Shed::Source, now));
             }
         } else if state.guests.len() >= limits.most || state.waiting.len() >= limits.waiting {
             // Less than that would only turn the crowd around.
             let crowd = state.crowd().filter(|(_, waiting)| *waiting > mine.waiting + 1);
-            gives_way = crowd.and_then(|(source, _)| state.oldest(source));
+            let oldest = crowd.and_then(|(source, _)| state.oldest(source));
+            gives_way = oldest.and_then(|place| state.evict(place));
+            if gives_way.is_none() && state.waiting.len() < limits.waiting {
+                let most = state.sharing_most().filter(|(_, all)| *all > mine.all + 1);
+                gives_way = most.and_then(|(place, _)| state.evict_sharing(place));
+            }
             if gives_way.is_none() {
                 return Err(state.refuse(Shed::Total, now));
             }
         }
-        let gives_way = gives_way.and_then(|place| state.evict(place));
         let ticket = state.next;
         state.next += 1;
         state.sources.entry(source).or_default().all += 1;
@@ -217,10 +226,21 @@ impl<E: Clone> Guest<E> {
         }
     }
 
+    /// The same, but for one that may stay for ever and ask for nothing: where there is no room left, it gives way to a source that has
+    /// notably less. So a few sources cannot keep all others out, and one that has as little as any is never touched.
+    pub fn shares(&self) {
+        self.is_served();
+        let mut state = self.door.state();
+        if state.guests.contains_key(&self.ticket) {
+            state.sharing.insert((self.source, self.ticket), self.end.clone());
+        }
+    }
+
     /// From `now` on it waits.
     pub fn waits(&self, now: u64) {
         let mut state = self.door.state();
         if let Some(None) = state.guests.get(&self.ticket) {
+            state.sharing.remove(&(self.source, self.ticket));
             state.waits(self.source, self.ticket, now, self.end.clone());
         }
     }
@@ -259,6 +279,7 @@ impl<E> State<E> {
 
     fn leaves(&mut self, source: IpAddr, ticket: u64) {
         self.guests.remove(&ticket);
+        self.sharing.remove(&(source, ticket));
         let Some(held) = self.sources.get_mut(&source) else { return };
         held.all -= 1;
         if held.all == 0 {
@@ -271,6 +292,27 @@ impl<E> State<E> {
         self.leaves(place.0, place.2);
         self.counts.evicted += 1;
         Some(end)
+    }
+
+    fn evict_sharing(&mut self, (source, ticket): (IpAddr, u64)) -> Option<E> {
+        let end = self.sharing.remove(&(source, ticket))?;
+        self.leaves(source, ticket);
+        self.counts.evicted += 1;
+        Some(end)
+    }
+
+    /// Of those that share, the oldest of the source with the most connections, and how many these are.
+    fn sharing_most(&self) -> Option<((IpAddr, u64), usize)> {
+        let mut most: Option<((IpAddr, u64), usize)> = None;
+        let mut at = self.sharing.first_key_value();
+        while let Some((place, _)) = at {
+            let all = self.held(place.0).all;
+            if most.is_none_or(|(_, others)| all > others) {
+                most = Some((*place, all));
+            }
+            at = self.sharing.range((Excluded((place.0, u64::MAX)), Unbounded)).next();
+        }
+        most
     }
 
     /// Of a source, the one that waits longest.

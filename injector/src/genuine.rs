@@ -3,7 +3,7 @@
 use serde_json::Value;
 use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_UID};
 
-use crate::error::InjectError;
+use crate::error::{InjectError, excerpt};
 use crate::manifest::{Container, Pod, flag_in, list_in, object_in, text_in, whole_number_in};
 use crate::names::{ANNOTATION_REDIRECT, REDIRECT_CONTAINER, VERIFY_ARGUMENTS, VERIFY_CONTAINER};
 use crate::options::{InjectorOptions, Redirect};
@@ -83,6 +83,8 @@ fn redirect(container: &Container<'_>, settings: &Settings) -> Result<Option<Str
         Some("it runs something else".to_owned())
     } else if flags != redirect_arguments(&settings.skips) {
         Some("it skips what the pod's annotations do not".to_owned())
+    } else if let Some(why) = environment(container)? {
+        Some(why)
     } else {
         has_powers(container, &[crate::guard::NET_ADMIN])?
     })
@@ -97,9 +99,24 @@ fn verify(container: &Container<'_>, settings: &Settings) -> Result<Option<Strin
         Some("it runs something else".to_owned())
     } else if flags.is_some_and(|flags| flags != redirect_arguments(&settings.skips)) {
         Some("it skips what the pod's annotations do not".to_owned())
+    } else if let Some(why) = environment(container)? {
+        Some(why)
     } else {
         has_powers(container, &[])?
     })
+}
+
+/// What is wrong with the environment of a container that redirects or proves it. The program takes every argument from there too, and
+/// its loader and packet filter say by it what else runs. Other variables are let be: some clusters put theirs into every container.
+fn environment(container: &Container<'_>) -> Result<Option<String>, InjectError> {
+    const OURS: [&str; 3] = ["WEFT_", "LD_", "XTABLES_"];
+    if !list_in(container.object, &container.at, "envFrom")?.unwrap_or_default().is_empty() {
+        return Ok(Some("it takes its environment from elsewhere (envFrom)".to_owned()));
+    }
+    let variables = list_in(container.object, &container.at, "env")?.unwrap_or_default();
+    let names = variables.iter().map(|variable| variable.get("name").and_then(Value::as_str).unwrap_or_default());
+    let wrong = names.into_iter().find(|name| *name == "PATH" || OURS.iter().any(|prefix| name.starts_with(prefix)));
+    Ok(wrong.map(|name| format!("its environment has {}, which changes what it does", excerpt(name))))
 }
 
 fn runs(container: &Container<'_>, program: &str) -> bool {

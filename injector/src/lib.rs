@@ -28,7 +28,7 @@ mod update;
 pub mod certificate;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "listen")]
 pub mod listen;
 #[cfg(feature = "server")]
 pub mod namespaces;

@@ -1,6 +1,7 @@
 //! Listening, and taking no more connections than there is room for: accepted first, then counted by their source
 //! ([`weft_core::admission`]). Who is not let in is closed at once.
 
+use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,22 +41,25 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug, Clone)]
 pub struct Gate {
     /// The port as metrics and log lines name it.
-    pub(crate) name: &'static str,
+    name: &'static str,
     door: Arc<Door<CancellationToken>>,
     start: Instant,
 }
 
 /// A connection's place. It waits for its peer until it [works](Self::works).
-pub(crate) struct Guest {
+#[derive(Debug)]
+pub struct Guest {
     place: weft_core::admission::Guest<CancellationToken>,
     start: Instant,
 }
 
 /// A guest for whom something is done: it gives way to nobody until this is dropped.
-pub(crate) struct Working<'a>(&'a Guest);
+#[derive(Debug)]
+pub struct Working<'a>(&'a Guest);
 
 impl Guest {
-    pub(crate) fn works(&self) -> Working<'_> {
+    /// From now on something is done for it, until what is returned is dropped.
+    pub fn works(&self) -> Working<'_> {
         self.place.is_served();
         Working(self)
     }
@@ -77,8 +81,7 @@ impl Gate {
         Self { name, door: Door::new(limits), start: Instant::now() }
     }
 
-    /// What it has done so far.
-    pub(crate) fn counts(&self) -> Counts {
+    fn counts(&self) -> Counts {
         self.door.counts()
     }
 
@@ -111,12 +114,8 @@ impl Gate {
 
 /// Serves each connection that `gate` lets in, in a task of its own, until `stop` or until it has to give way; then waits for
 /// those that are under way, which must end by themselves.
-pub(crate) async fn accept<F>(
-    listener: TcpListener,
-    gate: &Gate,
-    stop: &CancellationToken,
-    serve: impl Fn(TcpStream, Arc<Guest>) -> F,
-) where
+pub async fn accept<F>(listener: TcpListener, gate: &Gate, stop: &CancellationToken, serve: impl Fn(TcpStream, Arc<Guest>) -> F)
+where
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
@@ -139,4 +138,20 @@ pub(crate) async fn accept<F>(
     drop(listener);
     connections.close();
     connections.wait().await;
+}
+
+/// What is told of gates in Prometheus' text format; `program` is what the metrics' names begin with.
+pub fn metrics(program: &str, gates: &[Gate]) -> String {
+    let (open, closed) = (format!("{program}_connections"), format!("{program}_connections_refused_total"));
+    let mut text = format!("# HELP {open} Connections that are open, by port.\n# TYPE {open} gauge\n");
+    for gate in gates {
+        let _ = writeln!(text, "{open}{{port=\"{}\"}} {}", gate.name, gate.counts().open);
+    }
+    let _ = writeln!(text, "# HELP {closed} Connections that were closed because there were too many.\n# TYPE {closed} counter");
+    for gate in gates {
+        for (reason, count) in gate.counts().closed() {
+            let _ = writeln!(text, "{closed}{{port=\"{}\",reason=\"{reason}\"}} {count}", gate.name);
+        }
+    }
+    text
 }

@@ -19,7 +19,7 @@ use weft_core::admission::Limits;
 
 use crate::Verdict;
 use crate::certificate::{Current, unix_now};
-use crate::listen::{Gate, Guest, accept};
+use crate::listen::{self, Gate, Guest, accept};
 
 const MAX_CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(2);
@@ -127,18 +127,7 @@ impl Status {
             head(&mut text, name, kind, help);
             let _ = writeln!(text, "{name} {value}");
         }
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        head(&mut text, "weft_injector_connections", "gauge", "Connections that are open, by port.");
-        for gate in &*gates {
-            let _ = writeln!(text, "weft_injector_connections{{port=\"{}\"}} {}", gate.name, gate.counts().open);
-        }
-        let name = "weft_injector_connections_refused_total";
-        head(&mut text, name, "counter", "Connections that were closed because there were too many.");
-        for gate in &*gates {
-            for (reason, count) in gate.counts().closed() {
-                let _ = writeln!(text, "{name}{{port=\"{}\",reason=\"{reason}\"}} {count}", gate.name);
-            }
-        }
+        text += &listen::metrics("weft_injector", &self.gates.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }

@@ -291,7 +291,49 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
+    use ::http::{Response, StatusCode};
+    use kube::client::Body;
+    use tower_service::Service;
+
     use super::*;
+
+    type Answer = dyn Fn(&Method, &str) -> Option<Value> + Send + Sync;
+
+    /// An API server that answers by a method and a path with its query; what it does not answer is not there.
+    struct Script(Arc<Answer>);
+
+    impl Service<Request<Body>> for Script {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let asked = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+            let (code, body) = match (self.0)(request.method(), &asked) {
+                Some(body) => (StatusCode::OK, body),
+                None => (StatusCode::NOT_FOUND, json!({"status": "Failure", "message": "", "reason": "NotFound", "code": 404})),
+            };
+            let mut response = Response::new(Body::from(body.to_string().into_bytes()));
+            *response.status_mut() = code;
+            ready(Ok(response))
+        }
+    }
+
+    impl Cluster {
+        pub(crate) fn scripted(answer: impl Fn(&Method, &str) -> Option<Value> + Send + Sync + 'static) -> Self {
+            let client = kube::Client::new(Script(Arc::new(answer)), "default");
+            Self { client, version: KubeVersion::CURRENT, version_text: "v1".to_owned(), server: "a script".to_owned() }
+        }
+    }
 
     #[test]
     fn a_selector_fits_into_a_query() {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::object::Part;
 use super::settings::Settings;
-use super::{access, network};
+use super::{access, network, quota};
 
 /// Where the agent answers `/live`, `/ready` and `/metrics`, in plaintext.
 const PORT_PROBE: u16 = 4702;
@@ -15,7 +15,8 @@ const CONF_DIR: &str = "/host/cni/net.d";
 const SOCKET_DIR: &str = "/run/weft-cni";
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
-    let mut objects = access::objects(&[Part::Cni], settings);
+    let mut objects = vec![quota::node_quota(settings)];
+    objects.extend(access::objects(&[Part::Cni], settings));
     objects.push(network::policy(settings, Part::Cni, &[PORT_PROBE]));
     objects.push(daemon_set(settings));
     objects
@@ -44,7 +45,7 @@ fn pod(settings: &Settings) -> Value {
         "automountServiceAccountToken": true,
         "enableServiceLinks": false,
         // No pod of the mesh starts on a node without it.
-        "priorityClassName": "system-node-critical",
+        "priorityClassName": quota::NODE_PRIORITY_CLASS,
         "tolerations": [{ "operator": "Exists" }],
         "nodeSelector": { "kubernetes.io/os": "linux" },
         "terminationGracePeriodSeconds": 30,

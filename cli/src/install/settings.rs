@@ -149,7 +149,7 @@ const CNI_REPAIR: Setting = setting!(
     |text| one_of(&["delete", "never"], text),
     "^(delete|never)$",
     "What becomes of a pod that started before the plugin was on its node, and so waits: delete (its controller makes it anew) or \
-     never (it is counted and logged); only with cni"
+     never (it is counted and logged). For delete, the agents have the right to delete any pod of the cluster; only with cni"
 );
 
 /// Everything that can be set, in the order in which it is shown.

@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use weft_core::wellknown::LABEL_INJECT;
+use weft_core::wellknown::{LABEL_INJECT, SIDECAR_CONTAINER};
 
 use super::kinds::{KINDS, Kind};
 use super::object::{LABEL_NAME, LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
@@ -132,13 +132,18 @@ fn programs_run_twice_and_apart_and_survive_a_drain() {
 
 #[test]
 fn a_quota_admits_the_priority_class_of_every_pod() {
-    let quota = of_kind("ResourceQuota").remove(0);
-    let scope = &list(&quota, "/spec/scopeSelector/matchExpressions")[0];
-    assert_eq!((&scope["scopeName"], &scope["operator"]), (&json!("PriorityClass"), &json!("In")));
-    let most = 99 * Part::PROGRAMS.len() + Part::PROGRAMS.len();
-    assert!(quota["spec"]["hard"]["pods"].as_str().and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n >= most));
-    for deployment in of_kind("Deployment") {
-        assert_eq!(scope["values"], json!([deployment["spec"]["template"]["spec"]["priorityClassName"]]));
+    for settings in [Settings::default(), with_cni("delete")] {
+        let objects = objects(&settings, KubeVersion::CURRENT);
+        let mut admitted = BTreeSet::new();
+        for quota in objects.iter().filter(|object| object["kind"] == "ResourceQuota") {
+            let scope = &list(quota, "/spec/scopeSelector/matchExpressions")[0];
+            assert_eq!((&scope["scopeName"], &scope["operator"]), (&json!("PriorityClass"), &json!("In")));
+            let most = 99 * Part::PROGRAMS.len() + Part::PROGRAMS.len();
+            assert!(quota["spec"]["hard"]["pods"].as_str().and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n >= most));
+            admitted.extend(list(scope, "/values").iter().map(Value::to_string));
+        }
+        let asked = objects.iter().filter_map(|object| object.pointer("/spec/template/spec/priorityClassName"));
+        assert_eq!(admitted, asked.map(Value::to_string).collect(), "all of them, and no other");
     }
 }
 
@@ -168,7 +173,8 @@ fn called(operation: &str, namespace: &str, namespace_label: Option<&str>, pod_l
     list(&configuration, "/webhooks")
         .iter()
         .filter(|hook| hook["rules"][0]["operations"] == json!([operation]))
-        .filter(|hook| matches(&hook["namespaceSelector"], &of_namespace) && matches(&hook["objectSelector"], &of_pod))
+        .filter(|hook| matches(&hook["namespaceSelector"], &of_namespace))
+        .filter(|hook| hook.get("objectSelector").is_none_or(|selector| matches(selector, &of_pod)))
         .count()
 }
 
@@ -183,7 +189,8 @@ fn the_webhook_is_asked_about_what_is_labelled_and_never_twice() {
                 (Some("enabled"), _) | (_, Some("enabled")) => 1,
                 _ => 0,
             };
-            for operation in ["CREATE", "UPDATE"] {
+            // A change of labels would take a pod out of the guard that goes by them.
+            for (operation, wanted) in [("CREATE", wanted), ("UPDATE", 1)] {
                 let called = |name: &str| called(operation, name, namespace, pod);
                 assert_eq!(called("shop"), wanted, "{operation}: namespace {namespace:?}, pod {pod:?}");
                 for system in ["kube-system", "kube-public", "kube-node-lease", "weft-system"] {
@@ -194,11 +201,15 @@ fn the_webhook_is_asked_about_what_is_labelled_and_never_twice() {
     }
 }
 
+fn expression(condition: &Value) -> &str {
+    condition["expression"].as_str().expect("CEL")
+}
+
 #[test]
 fn the_webhook_is_narrow_quick_and_fails_closed() {
     let configuration = of_kind("MutatingWebhookConfiguration").remove(0);
     let hooks = list(&configuration, "/webhooks");
-    assert_eq!(hooks.len(), 4);
+    assert_eq!(hooks.len(), 3);
     for (index, hook) in hooks.iter().enumerate() {
         // Never pods/status, which is the kubelet's.
         let (operation, resources) =
@@ -207,8 +218,14 @@ fn the_webhook_is_narrow_quick_and_fails_closed() {
             "apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": resources, "scope": "Namespaced",
         }]);
         assert_eq!(hook["rules"], expected);
-        let conditions = hook.get("matchConditions").map_or("", |conditions| conditions[0]["expression"].as_str().expect("CEL"));
-        assert_eq!(conditions.contains("object.spec != oldObject.spec"), index >= 2, "{hook}");
+        let conditions: Vec<&str> =
+            hook.get("matchConditions").map_or(&[][..], |_| list(hook, "/matchConditions")).iter().map(expression).collect();
+        assert_eq!(conditions.iter().any(|cel| cel.contains("object.spec != oldObject.spec")), index >= 2, "{hook}");
+        // A pod outside of the mesh is changed whether an injector answers or not.
+        assert_eq!(conditions.iter().any(|cel| cel.contains("oldObject.spec.initContainers.exists")), index >= 2, "{hook}");
+        for cel in conditions {
+            assert!(!cel.contains("exists") || cel.matches(&format!("c.name == '{SIDECAR_CONTAINER}'")).count() == 3, "{cel}");
+        }
         for (key, value) in [
             ("failurePolicy", json!("Fail")),
             ("timeoutSeconds", json!(5)),
@@ -358,6 +375,25 @@ fn the_plugin_is_there_only_where_it_is_chosen() {
         assert_eq!(object["metadata"]["labels"][LABEL_PART_OF], PART_OF, "{}", name(object));
         assert!(Kind::of(object).is_some(), "{}", name(object));
     }
+}
+
+#[test]
+fn the_image_is_built_with_every_program_that_is_installed() {
+    let mut programs: BTreeSet<String> = ["weft-sidecar", "weft-redirect"].map(str::to_owned).into();
+    for object in objects(&with_cni("delete"), KubeVersion::CURRENT) {
+        for container in object.pointer("/spec/template/spec/containers").and_then(Value::as_array).into_iter().flatten() {
+            programs.insert(container["command"][0].as_str().expect("a program").to_owned());
+        }
+    }
+    assert!(programs.contains("weft-cni") && programs.contains("weft-injector"), "{programs:?}");
+    let (build, dockerfile) = (include_str!("../../../deploy/image/build"), include_str!("../../../deploy/image/Dockerfile"));
+    let needed = build.lines().find(|line| line.starts_with("PROGRAMS = ")).expect("it says what it takes");
+    for program in programs {
+        assert!(needed.contains(&format!("'{program}'")), "{program}: {needed}");
+        assert!(dockerfile.contains(&format!("-p {program} ")), "{program} is not built");
+    }
+    // It is run by the nodes themselves.
+    assert!(dockerfile.contains("--bin weft-cni -- -C target-feature=+crt-static"));
 }
 
 #[test]

@@ -11,9 +11,9 @@ use super::settings::Settings;
 
 /// The object's name; the injector keeps its `caBundle` by it.
 pub(crate) const NAME: &str = "weft-injector";
-/// The label that the API server puts on every namespace.
 /// The file of the chart.
 pub(super) const SECTION: &str = "webhook";
+/// The label that the API server puts on every namespace.
 const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Namespaces that a cluster cannot run without.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
@@ -28,8 +28,15 @@ const CHANGES_WHAT_IS_GUARDED: &str = "object.spec != oldObject.spec || \
      (has(oldObject.metadata.annotations) && 'weft.dev/redirect' in oldObject.metadata.annotations ? \
      oldObject.metadata.annotations['weft.dev/redirect'] : '')";
 
-/// Two webhooks for what is created: in a labelled namespace, and a pod that opts in elsewhere. A pod matches one of them at most. Two
-/// more for the changes of the same pods, where the API server can tell which of these concern the mesh.
+/// Whose changes concern the injector: a pod that has its sidecar, and one that gets a container which could be taken for it. By its
+/// containers and not by labels, since whoever may change a pod may change its labels first. The changes of other pods wait for no
+/// injector.
+const IS_IN_THE_MESH: &str = "oldObject.spec.containers.exists(c, c.name == 'weft-sidecar') || \
+     (has(oldObject.spec.initContainers) && oldObject.spec.initContainers.exists(c, c.name == 'weft-sidecar')) || \
+     (has(object.spec.ephemeralContainers) && object.spec.ephemeralContainers.exists(c, c.name == 'weft-sidecar'))";
+
+/// Two webhooks for what is created: in a labelled namespace, and a pod that opts in elsewhere. A pod matches one of them at most. One
+/// more for changes, where the API server can tell which of these concern the mesh.
 pub(super) fn configuration(settings: &Settings, kube: KubeVersion) -> Value {
     let never = json!({ "key": LABEL_NAMESPACE_NAME, "operator": "NotIn", "values": excluded(settings) });
     let inject = |operator: &str, values: &[&str]| json!({ "key": LABEL_INJECT, "operator": operator, "values": values });
@@ -39,12 +46,18 @@ pub(super) fn configuration(settings: &Settings, kube: KubeVersion) -> Value {
         ("pod", json!([inject("NotIn", &["enabled", "disabled"]), never]), json!([inject("In", &["enabled"])])),
     ];
     let creations = selected.iter().map(|(whose, namespaces, pods)| {
-        webhook(settings, &format!("{whose}.inject.weft.dev"), &rule("CREATE", &["pods"]), namespaces, pods)
+        let mut hook = webhook(settings, &format!("{whose}.inject.weft.dev"), &rule("CREATE", &["pods"]), namespaces);
+        hook["objectSelector"] = json!({ "matchExpressions": pods });
+        hook
     });
-    let updates = selected.iter().filter(|_| kube >= KubeVersion::MATCH_CONDITIONS).map(|(whose, namespaces, pods)| {
+    let updates = (kube >= KubeVersion::MATCH_CONDITIONS).then(|| {
         let rule = rule("UPDATE", &["pods", "pods/ephemeralcontainers"]);
-        let mut hook = webhook(settings, &format!("{whose}.update.weft.dev"), &rule, namespaces, pods);
-        hook["matchConditions"] = json!([{ "name": "changes-what-is-guarded", "expression": CHANGES_WHAT_IS_GUARDED }]);
+        let mut hook = webhook(settings, "pod.update.weft.dev", &rule, &json!([never]));
+        // The cheaper one first: one that does not hold is enough.
+        hook["matchConditions"] = json!([
+            { "name": "is-in-the-mesh", "expression": IS_IN_THE_MESH },
+            { "name": "changes-what-is-guarded", "expression": CHANGES_WHAT_IS_GUARDED },
+        ]);
         hook
     });
     json!({
@@ -71,7 +84,7 @@ fn rule(operation: &str, resources: &[&str]) -> Value {
 }
 
 /// No `caBundle`: it is the injector's, and to apply one would take it away from there.
-fn webhook(settings: &Settings, name: &str, rule: &Value, namespaces: &Value, pods: &Value) -> Value {
+fn webhook(settings: &Settings, name: &str, rule: &Value, namespaces: &Value) -> Value {
     json!({
         "name": name,
         "admissionReviewVersions": ["v1"],
@@ -85,7 +98,6 @@ fn webhook(settings: &Settings, name: &str, rule: &Value, namespaces: &Value, po
         },
         "rules": [rule],
         "namespaceSelector": { "matchExpressions": namespaces },
-        "objectSelector": { "matchExpressions": pods },
         "failurePolicy": settings.failure_policy,
         "matchPolicy": "Equivalent",
         "reinvocationPolicy": "IfNeeded",

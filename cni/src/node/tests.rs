@@ -100,6 +100,25 @@ fn a_single_configuration_gets_a_list_that_comes_before_it() {
 }
 
 #[test]
+fn a_file_of_others_is_never_taken_for_ours_by_its_name() {
+    let (node, _root) = node(&[("05-weft.conflist", LIST), ("10-net.conf", SINGLE), ("20-my-weft.conflist", OTHER)]);
+    let original = files(&node);
+    for _ in 0..2 {
+        let joined = node.join(&entry()).expect("it is writable");
+        assert_eq!(joined.file, Some(node.conf_dir.join("05-weft.conflist")), "it comes first");
+        assert_eq!((files(&node).len(), &files(&node)["20-my-weft.conflist"]), (3, &OTHER.to_owned()));
+    }
+    node.leave().expect("it is writable");
+    assert_eq!(files(&node), original);
+
+    // One that has the very name, and can't be used: it is told and left.
+    fs::remove_file(node.conf_dir.join("05-weft.conflist")).expect("it is there");
+    fs::write(node.conf_dir.join("10-net-weft.conflist"), "{}").expect("it is writable");
+    let joined = node.join(&entry()).expect("it is writable");
+    assert_eq!((joined.notes.len(), &files(&node)["10-net-weft.conflist"]), (2, &"{}".to_owned()), "{:?}", joined.notes);
+}
+
+#[test]
 fn what_cannot_be_used_is_told_and_left_alone() {
     let garbage = [("00-broken.conflist", "{"), ("01-empty.conflist", r#"{"plugins": []}"#), ("02-none.conf", "null")];
     let (node, _root) = node(&[&garbage[..], &[("10-net.json", SINGLE)]].concat());

@@ -1,9 +1,10 @@
 //! A cluster's API server, followed live: every kind listed page by page, then watched, and listed again where the server has
 //! forgotten where we were. It never gives up: what cannot be read is a problem, and waited for.
 //!
-//! Nothing is delivered before every kind has been read once, or is known to be none that this cluster has: what a cluster may do
-//! without, as Gateway API's kinds, is looked for again and again, and never waited for. After that a change is passed on within milliseconds, together with
-//! those that came meanwhile; changes of one object that came together are one. So memory is bounded by the objects there are.
+//! Nothing is delivered before every kind has been read once, or is known to be none that this cluster has: Gateway API's kinds may be
+//! absent, and are looked for again and again. One that cannot be read, whatever the reason, is waited for. After that a change is
+//! passed on within milliseconds, together with those that came meanwhile; changes of one object that came together are one. So memory
+//! is bounded by the objects there are.
 
 mod known;
 pub mod lean;
@@ -41,6 +42,9 @@ const PAGE: u32 = 250;
 const WATCH_SECS: u32 = 120;
 /// What a watch has received and the model has not been told may be this much; then the server waits for us.
 const WAITING: usize = 256;
+/// A kind that the server does not have is looked for so often at first, until it is known to be absent, and then ever more seldom.
+const QUICK_LOOK: Duration = Duration::from_millis(500);
+const QUICK_LOOKS: u32 = 6;
 /// How often what stands is looked at without an event.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -66,23 +70,32 @@ pub fn follow(client: &Client, statuses: &Arc<Statuses>) -> mpsc::Receiver<Batch
 async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, statuses: Arc<Statuses>) {
     let versions = resource(T::KIND).versions;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-    // The version that is tried, and how many in a row the server did not have.
-    let (mut at, mut missing) = (0, 0);
+    // The version that is tried, how many in a row the server did not have, and how often it had none of them.
+    let (mut at, mut missing, mut absences) = (0, 0, 0);
     loop {
         match follow_in::<T>(versions[at], &client, &events, &statuses, &mut backoff).await {
             End::Unheard => return,
-            End::Forgotten => missing = 0,
+            End::Forgotten => (missing, absences) = (0, 0),
             End::Missing { worked } => {
-                missing = if worked { 1 } else { missing + 1 };
+                if worked {
+                    (missing, absences) = (0, 0);
+                }
+                missing += 1;
                 at = (at + 1) % versions.len();
                 if missing < versions.len() {
                     continue;
                 }
                 missing = 0;
+                absences += 1;
                 if events.send((T::KIND, Event::Absent)).await.is_err() {
                     return;
                 }
-                pause(&mut backoff).await;
+                // Everything waits for the first of these.
+                if absences <= QUICK_LOOKS {
+                    tokio::time::sleep(QUICK_LOOK).await;
+                } else {
+                    pause(&mut backoff).await;
+                }
             }
         }
     }
@@ -135,10 +148,7 @@ async fn follow_in<T: Watched>(
         if code == 404 && resource.need == Need::WhereServed {
             return End::Missing { worked };
         }
-        let failure = match code {
-            403 => Event::Refused(failure(&resource, version, code, &problem)),
-            _ => Event::Failed(failure(&resource, version, code, &problem)),
-        };
+        let failure = Event::Failed(failure(&resource, version, code, &problem));
         if code != GONE && events.send((T::KIND, failure)).await.is_err() {
             return End::Unheard;
         }

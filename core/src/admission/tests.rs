@@ -20,7 +20,7 @@ fn crowd(door: &Arc<Door<u32>>, from: IpAddr, now: u64, first: u32, count: u32) 
 /// Whether nothing is left of anybody who was inside.
 fn is_empty<E>(door: &Door<E>) -> bool {
     let state = door.state();
-    state.sources.is_empty() && state.waiting.is_empty() && state.guests.is_empty()
+    state.sources.is_empty() && state.waiting.is_empty() && state.sharing.is_empty() && state.guests.is_empty()
 }
 
 #[test]
@@ -109,6 +109,58 @@ fn those_that_wait_have_a_limit_of_their_own() {
 }
 
 #[test]
+fn those_that_stay_for_ever_share_with_who_has_less() {
+    let limits = Limits { most: 8, most_of_one: 4, waiting: 4, waiting_of_one: 2 };
+    let door: Arc<Door<u32>> = Door::new(limits);
+    let stay = |from, first| -> Vec<_> {
+        (first..first + 4)
+            .map(|name| {
+                let guest = door.admit(from, 0, name).expect("there is room").guest;
+                guest.shares();
+                guest
+            })
+            .collect()
+    };
+    let (one, two) = (stay(ip(1), 10), stay(ip(2), 20));
+    assert_eq!(door.admit(ip(1), 9 * SECOND, 0).expect_err("it has half").why, Shed::Source);
+    // Others come, of one connection each, and stay.
+    let mut others = Vec::new();
+    for (last, gone) in [(3, 10), (4, 20), (5, 11), (6, 21)] {
+        let admitted = door.admit(ip(last), 0, 0).expect("two have all the room");
+        assert_eq!(admitted.gives_way, Some(gone), "the oldest of who has most");
+        admitted.guest.shares();
+        others.push(admitted.guest);
+    }
+    // The two have two each, which is notably more than none, and not more than one who has one already would have.
+    let last = door.admit(ip(7), 0, 0).expect("two is more than one");
+    assert_eq!(last.gives_way, Some(12));
+    last.guest.is_served();
+    assert_eq!(door.admit(ip(3), 0, 0).expect_err("it would have as many as any").why, Shed::Total);
+    assert_eq!((door.counts().open, door.counts().evicted), (8, 5));
+    drop((one, two, others, last));
+    assert!(is_empty(&door));
+}
+
+#[test]
+fn what_is_served_and_does_not_share_stays() {
+    let door: Arc<Door<u32>> = Door::new(Limits { most: 4, most_of_one: 4, waiting: 4, waiting_of_one: 4 });
+    let guests = crowd(&door, ip(1), 0, 0, 4);
+    guests.iter().for_each(Guest::is_served);
+    assert_eq!(door.admit(ip(2), 0, 9).expect_err("all are served").why, Shed::Total);
+    guests[2].shares();
+    let other = door.admit(ip(2), 0, 9).expect("one shares");
+    assert_eq!(other.gives_way, Some(2));
+    guests[1].shares();
+    guests[1].waits(0);
+    guests[1].is_served();
+    assert!(door.admit(ip(3), 0, 9).is_err(), "it shares no more");
+    // Too late: it is gone.
+    guests[2].shares();
+    drop((guests, other));
+    assert!(is_empty(&door));
+}
+
+#[test]
 fn refusals_are_told_once_a_second_with_their_number() {
     let door: Arc<Door<u32>> = Door::new(Limits::quarter(1));
     let _one = door.admit(ip(1), 0, 0).expect("room");
@@ -135,6 +187,7 @@ proptest! {
             match what {
                 0 if !inside.is_empty() => drop(inside.remove(at)),
                 1 if !inside.is_empty() => inside[at].2.is_served(),
+                2 if !inside.is_empty() => inside[at].2.shares(),
                 _ => if let Ok(admitted) = door.admit(ip(last), now, name) {
                     if let Some(gone) = admitted.gives_way {
                         let gone = inside.iter().position(|(name, ..)| *name == gone).expect("it was inside");

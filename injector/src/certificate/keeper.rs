@@ -269,7 +269,7 @@ mod tests {
         let mut settling = Settling::default();
         let start = Instant::now();
         assert_eq!(settling.wait("old", start), SETTLE, "it was just found");
-        assert_eq!(settling.wait("old", start + Duration::from_secs(2)), SETTLE - Duration::from_secs(2));
+        assert_eq!(settling.wait("old", start + Duration::from_secs(2)), SETTLE.saturating_sub(Duration::from_secs(2)));
         assert_eq!(settling.wait("old", start + SETTLE), Duration::ZERO);
         // Another replica has written a new one since.
         assert_eq!(settling.wait("new", start + SETTLE), SETTLE);

@@ -103,6 +103,14 @@ fn what_only_bears_our_names_is_not_taken_for_ours() {
     let skip = json!(["apply", "--verify=outbound", "--skip-outbound-ports", "1-65535"]);
     assert_says(&forged(&|s| s["initContainers"][0]["args"] = skip.clone()), &["weft-init", "skips"]);
     assert_says(&forged(&|s| s["initContainers"] = json!([s["initContainers"][1]])), &["missing"]);
+    for (name, value) in
+        [("WEFT_REDIRECT_SKIP_UIDS", "1000"), ("PATH", "/evil"), ("LD_PRELOAD", "/evil/x.so"), ("XTABLES_LIBDIR", "/evil")]
+    {
+        let env = json!([{ "name": name, "value": value }]);
+        assert_says(&forged(&|s| s["initContainers"][0]["env"] = env.clone()), &["weft-init", name]);
+    }
+    let from = json!([{ "configMapRef": { "name": "skips" } }]);
+    assert_says(&forged(&|s| s["initContainers"][0]["envFrom"] = from.clone()), &["weft-init", "envFrom"]);
     let twice = |s: &mut Value| {
         let again = s["initContainers"][1].clone();
         s["containers"].as_array_mut().expect("a list").push(again);
@@ -133,6 +141,12 @@ fn with_the_plugin_a_pod_that_claims_to_be_in_the_mesh_proves_its_redirect() {
     assert_says(&forged(&|p| p["spec"]["initContainers"][0]["args"] = words.clone()), &["weft-verify", "skips"]);
     assert_says(&forged(&|p| p["spec"]["initContainers"][0]["args"] = json!(["show"])), &["weft-verify", "something else"]);
     assert_says(&forged(&|p| p["spec"]["initContainers"][0]["image"] = json!("evil/true")), &["weft-verify", "image"]);
+    let env = json!([{ "name": "WEFT_REDIRECT_DIRECTIONS", "value": "none" }]);
+    assert_says(&forged(&|p| p["spec"]["initContainers"][0]["env"] = env.clone()), &["weft-verify", "WEFT_REDIRECT_DIRECTIONS"]);
+    // What a cluster puts into every container is no concern of ours.
+    let mut pod = injected(&bare_pod(), &mesh);
+    pod["spec"]["initContainers"][0]["env"] = json!([{ "name": "HTTP_PROXY", "value": "http://proxy.example:3128" }]);
+    assert_eq!(crate::response(&pod, &mesh)["allowed"], true);
 }
 
 #[test]

@@ -59,10 +59,6 @@ impl RequestFacts for RequestHead {
             each(authority);
         }
     }
-
-    fn is_grpc(&self) -> bool {
-        RequestHead::is_grpc(self)
-    }
 }
 
 /// What a rule makes of a request, or how it ends here.

@@ -170,7 +170,7 @@ fn a_new_endpoint_gets_its_share_little_by_little() {
             sleep(Duration::from_secs(49)).await;
         }
         // A tenth of a share at first, half of one after half of the time, and then all of one.
-        assert!(shares[0] <= 14, "{balancer:?}: {shares:?}");
+        assert!(shares[0] <= 25, "{balancer:?}: {shares:?}");
         assert!((30..=75).contains(&shares[2]), "{balancer:?}: {shares:?}");
         drop(client);
         lab.end().await;

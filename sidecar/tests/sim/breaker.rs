@@ -58,7 +58,7 @@ fn failures_in_a_row_eject_for_longer_each_time_and_one_probe_asks() {
     first_seeds(8, &async |seed| {
         let lab = lab(seed, &[4], Outlier::default());
         lab.backends[0].does(|_| status(503));
-        load(&lab, Duration::from_secs(75)).await;
+        load(&lab, Duration::from_secs(84)).await;
         let seen: Vec<_> = lab.backends[0].seen.borrow().iter().map(|a| a.at).collect();
         // Five in a row, what was on its way, and then one probe after each ejection.
         let first = seen.windows(2).position(|w| w[1] - w[0] > Duration::from_secs(5)).expect("it was left alone") + 1;

@@ -185,6 +185,9 @@ fn calls_find_their_routes_and_errors_are_as_grpc_has_them() {
         }
         assert_eq!([lab.backends[0].count(), lab.backends[1].count()], [1, 1]);
         assert_eq!(lab.backends[1].seen.borrow()[0].target, "/shop.Api/Get");
+        // gRPC-Web is gRPC.
+        let web = [("content-type", "application/grpc-web+proto")];
+        assert_eq!(call(&send, "POST /shop.Api/Put", &web, b"12345").await.expect("an answer").code, Some(0));
         // What is not gRPC does not fall under its routes.
         let answer = call(&send, "POST /shop.Api/Get", &[], b"12345").await.expect("an answer");
         assert_eq!((answer.status, answer.code), (404, None));

@@ -69,7 +69,7 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     story("Gateway API comes, routes are followed and have conditions", || routes::routes_are_followed(&mesh));
     story("what somebody spoils is made good", || repair::makes_good_what_is_spoilt(&mesh));
     story("a pod that cannot be meshed says so, one that would weaken the mesh is refused", || {
-        admission::is_told_and_refused(&mesh)
+        admission::is_told_and_refused(&mesh);
     });
     story("pods that slipped by are found", || admission::who_slipped_by_is_found(&mesh));
     story("no webhook: nobody outside of the mesh notices", || outage::of_the_webhook(&mesh));

@@ -80,7 +80,7 @@ fn by_code_and_method(world: &World) {
 fn bodies(world: &World) {
     for (name, bytes, status) in [("small", 60_000, "200"), ("large", 200_000, "503")] {
         let file = world.work().join(name);
-        let body: Vec<u8> = (0..bytes).map(|i: u32| i.to_le_bytes()[usize::from(i % 5 == 0)]).collect();
+        let body: Vec<u8> = (0..bytes).map(|i: u32| i.to_le_bytes()[usize::from(i.is_multiple_of(5))]).collect();
         std::fs::write(&file, &body).expect("written");
         let before = sent(world).len();
         let from = format!("@{}", file.display());

@@ -28,16 +28,20 @@ const SHOWN: usize = 20;
 const MADE: [(Kind, &str); 3] = [(LEASE, access::LEASE), (SECRET, WEBHOOK_SECRET), (CONFIG_MAP, access::UPTAKE)];
 
 pub(super) async fn remove(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let cluster = Cluster::connect(args.target.context.as_deref()).await?;
+    say(&format!("{} (Kubernetes {})", cluster.server, cluster.version_text));
+    remove_from(&cluster, args).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn remove_from(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<()> {
     let UninstallArgs { target, keep_ca, delete_crds, yes } = args;
     let deadline = Instant::now() + target.timeout;
-    let cluster = Cluster::connect(target.context.as_deref()).await?;
-    say(&format!("{} (Kubernetes {})", cluster.server, cluster.version_text));
     let home = Settings::default().namespace;
     let label = format!("{LABEL_PART_OF}={PART_OF}");
 
-    let found = find(&cluster, &home, &label).await?;
-    let ca = ca(&cluster, &home).await?;
-    let used = if *delete_crds { Vec::new() } else { used(&cluster, &found).await? };
+    let found = find(cluster, &home, &label).await?;
+    let ca = ca(cluster, &home).await?;
     // Somebody else's is not removed, and so needs no leave.
     if let Some((name, true)) = &ca
         && !*keep_ca
@@ -51,34 +55,37 @@ pub(super) async fn remove(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
 
     // Whoever answers the webhook, or would make anew what is removed, goes before it; the namespace goes last. The CNI
     // plugin's agents take it off their nodes while they may still ask what has become of them.
-    delete(&cluster, &found, |kind| kind == WEBHOOK).await?;
-    delete(&cluster, &found, |kind| [DEPLOYMENT, DAEMON_SET].contains(&kind)).await?;
-    gone(&cluster, POD, &home, &label, deadline).await?;
+    delete(cluster, &found, |kind| kind == WEBHOOK).await?;
+    delete(cluster, &found, |kind| [DEPLOYMENT, DAEMON_SET].contains(&kind)).await?;
+    gone(cluster, POD, &home, &label, deadline).await?;
     // Looked for again: the control plane wrote until its end.
-    let mut found = find(&cluster, &home, &label).await?;
+    let mut found = find(cluster, &home, &label).await?;
     if *keep_ca && let Some((name, _)) = &ca {
         found.retain(|(kind, object)| *kind != SECRET || !is_of_ca(Place::of(object).name, name));
     }
-    found.retain(|(kind, object)| *kind != CRD || !used.iter().any(|(name, _)| name == Place::of(object).name));
-    delete(&cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, DAEMON_SET, NAMESPACE].contains(&kind)).await?;
-    for (_, definition) in found.iter().filter(|(kind, _)| *kind == CRD) {
-        undefined(&cluster, Place::of(definition).name, deadline).await?;
-    }
-    for (name, why) in &used {
-        say(&format!("kept       {} {name}: {why}; with --delete-crds it goes, and they with it", CRD.kind));
+    delete(cluster, &found, |kind| ![WEBHOOK, DEPLOYMENT, DAEMON_SET, NAMESPACE, CRD].contains(&kind)).await?;
+    for one in found.iter().filter(|(kind, _)| *kind == CRD) {
+        let name = Place::of(&one.1).name;
+        // Asked only now: pods took their time to end, and whatever is made of a kind meanwhile goes with it.
+        if !*delete_crds && let Some(why) = kept(cluster, name).await {
+            say(&format!("kept       {} {name}: {why}; with --delete-crds it goes, and they with it", CRD.kind));
+            continue;
+        }
+        delete(cluster, std::slice::from_ref(one), |_| true).await?;
+        undefined(cluster, name, deadline).await?;
     }
     if *keep_ca {
         let name = ca.as_ref().map_or("(none)", |(name, _)| name.as_str());
         say(&format!("kept       Namespace {home}, with the Secret {name}"));
     } else {
-        for line in namespace(&cluster, &found, &home, &label, deadline).await? {
+        for line in namespace(cluster, &found, &home, &label, deadline).await? {
             say(&line);
         }
     }
-    for line in left(&cluster).await? {
+    for line in left(cluster).await? {
         say(&on_one_line(&line));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What stays when all that is weft's is deleted; changes nothing.
@@ -188,22 +195,14 @@ async fn find(cluster: &Cluster, home: &str, label: &str) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// weft's kinds that are in use, and by what: whoever removed one would remove what users wrote.
-async fn used(cluster: &Cluster, found: &[(Kind, Value)]) -> anyhow::Result<Vec<(String, String)>> {
-    let mut used = Vec::new();
-    for (_, definition) in found.iter().filter(|(kind, _)| *kind == CRD) {
-        let name = Place::of(definition).name.to_owned();
-        let known = DEFINED.into_iter().find(|kind| name == format!("{}.{}", kind.plural, kind.group()));
-        let Some(kind) = known else {
-            used.push((name, "it is another version's, which knows what it is for".into()));
-            continue;
-        };
-        let left = cluster.list(kind, None, "").await?;
-        if let Some(first) = left.first() {
-            used.push((name, format!("{} objects of it are left, {} first", left.len(), Place::of(first))));
-        }
+/// Why one of weft's kinds stays, by the name of its definition: whoever removed one that is in use would remove what users wrote.
+async fn kept(cluster: &Cluster, name: &str) -> Option<String> {
+    let known = DEFINED.into_iter().find(|kind| name == format!("{}.{}", kind.plural, kind.group()));
+    let Some(kind) = known else { return Some("it is another version's, which knows what it is for".to_owned()) };
+    match cluster.list(kind, None, "").await {
+        Ok(left) => left.first().map(|first| format!("{} objects of it are left, {} first", left.len(), Place::of(first))),
+        Err(why) => Some(format!("whether objects of it are left can't be said: {why:#}")),
     }
-    Ok(used)
 }
 
 /// Waits until a kind is gone, so that it can be installed again.
@@ -307,6 +306,10 @@ async fn left(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use ::http::Method;
     use serde_json::json;
 
     use super::*;
@@ -364,6 +367,44 @@ mod tests {
         assert_eq!((lines.len(), lines[1].as_str()), (5, "    Certificate weft-ca"));
         assert_eq!(stays("weft-system", &vec!["x".to_owned(); 25]).len(), 23);
         assert_eq!(stays("weft-system", &[]), Vec::<String>::new());
+    }
+
+    /// A cluster with weft's kind, of which somebody makes an object while the last pods are waited for; what was deleted.
+    fn with_a_kind_that_is_used_meanwhile() -> (Cluster, Arc<Mutex<Vec<String>>>) {
+        let (waited, deleted) = (AtomicBool::new(false), Arc::<Mutex<Vec<String>>>::default());
+        let told = deleted.clone();
+        let cluster = Cluster::scripted(move |method, path| {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            if method == Method::DELETE {
+                told.lock().expect("no one panicked").push(path.to_owned());
+            } else if path.ends_with("/pods") {
+                waited.store(true, Ordering::Relaxed);
+            }
+            let named = |name: &str| json!([{"metadata": {"name": name, "labels": {LABEL_PART_OF: PART_OF}}}]);
+            let items = if path.ends_with("/customresourcedefinitions") {
+                named("trafficpolicies.weft.dev")
+            } else if path.ends_with("/trafficpolicies") && waited.load(Ordering::Relaxed) {
+                named("mine")
+            } else {
+                json!([])
+            };
+            // What is asked for by its name is not there.
+            (method == Method::DELETE || !query.is_empty()).then(|| json!({"metadata": {}, "items": items}))
+        });
+        (cluster, deleted)
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_came_into_use_while_pods_ended_is_kept() {
+        let target = || Target { apply: true, context: None, timeout: Duration::from_secs(60), force: false };
+        for delete_crds in [false, true] {
+            let (cluster, deleted) = with_a_kind_that_is_used_meanwhile();
+            let args = UninstallArgs { target: target(), keep_ca: false, delete_crds, yes: true };
+            remove_from(&cluster, &args).await.expect("it is removed");
+            let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trafficpolicies.weft.dev";
+            let expected: &[&str] = if delete_crds { &[path] } else { &[] };
+            assert_eq!(*deleted.lock().expect("no one panicked"), expected);
+        }
     }
 
     #[test]

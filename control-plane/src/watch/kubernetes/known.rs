@@ -8,7 +8,7 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 
 use super::lean::Lean;
-use super::resource::{Need, Watched, resource};
+use super::resource::Watched;
 use super::standing::{Standing, Statuses};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::watch::parse::Fault;
@@ -17,9 +17,9 @@ use crate::watch::{Batch, Change, Problem};
 /// A watch that fails once is tried again within half a minute. One that has not failed for this long works, though nothing came.
 const FAILURE_STANDS: Duration = Duration::from_secs(75);
 
-/// What a cluster may do without is not waited for longer than this, whatever is wrong with it.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// A server that starts may not know for a moment that it has a kind: its objects are kept for this long.
+/// A server that starts may not know for a moment that it has a kind. One that was never read counts as absent after this time without
+/// another answer; of one that was read, the objects are kept for longer.
+const ABSENCE_SHOWS: Duration = Duration::from_secs(2);
 const ABSENCE_STANDS: Duration = Duration::from_secs(30);
 
 /// An object that was received.
@@ -40,10 +40,8 @@ pub(super) enum Event {
     Complete,
     Put(Received),
     Gone(Received),
-    /// It could not be read this time.
+    /// It could not be read this time, whether there is anything or not.
     Failed(String),
-    /// It may not be read: that does not change by itself.
-    Refused(String),
     /// The server does not have the kind, which a cluster may do without.
     Absent,
 }
@@ -83,8 +81,8 @@ pub(super) struct Known {
     /// Objects that cannot be read, by what they are called.
     broken: BTreeMap<(Kind, String), Problem>,
     failures: BTreeMap<Kind, (Problem, Instant)>,
-    /// Since when a kind that was never read has failed, or one that was read is absent.
-    since: BTreeMap<Kind, Instant>,
+    /// Since when a kind is absent, without any other event.
+    absent: BTreeMap<Kind, Instant>,
     /// Where the status of objects is noted.
     statuses: Arc<Statuses>,
     changes: BTreeMap<ObjectKey, Change>,
@@ -101,7 +99,7 @@ impl Known {
             objects: BTreeMap::new(),
             broken: BTreeMap::new(),
             failures: BTreeMap::new(),
-            since: BTreeMap::new(),
+            absent: BTreeMap::new(),
             statuses,
             changes: BTreeMap::new(),
             told: None,
@@ -119,23 +117,17 @@ impl Known {
 
     pub(super) fn hear(&mut self, kind: Kind, event: Event, now: Instant) {
         match event {
+            // What was read stands. What was never read is waited for, however long it takes: without it, this replica would tell
+            // sidecars that what they hold of it is gone, while other replicas, and they themselves, have it still.
             Event::Failed(message) => {
-                let since = *self.since.entry(kind).or_insert(now);
-                if resource(kind).need == Need::WhereServed && now.duration_since(since) >= PATIENCE {
-                    self.complete.insert(kind);
-                }
-                return self.fail(kind, message, now);
-            }
-            Event::Refused(message) => {
-                if resource(kind).need == Need::WhereServed {
-                    self.complete.insert(kind);
-                }
+                self.absent.remove(&kind);
                 return self.fail(kind, message, now);
             }
             Event::Absent => {
                 self.failures.remove(&kind);
-                let since = *self.since.entry(kind).or_insert(now);
-                if !self.complete.contains(&kind) || now.duration_since(since) >= ABSENCE_STANDS {
+                let since = *self.absent.entry(kind).or_insert(now);
+                let enough = if self.complete.contains(&kind) { ABSENCE_STANDS } else { ABSENCE_SHOWS };
+                if now.duration_since(since) >= enough {
                     self.listings.remove(&kind);
                     self.listed(kind);
                 }
@@ -143,7 +135,7 @@ impl Known {
             }
             Event::Listing => {
                 self.listings.insert(kind, Listing::default());
-                // It may fail yet: only what it brings shows that it works.
+                // It may fail yet: only what it brings shows that it works, or that the kind is there.
                 return;
             }
             Event::Listed(received) => {
@@ -164,7 +156,7 @@ impl Known {
             }
         }
         self.failures.remove(&kind);
-        self.since.remove(&kind);
+        self.absent.remove(&kind);
     }
 
     fn fail(&mut self, kind: Kind, message: String, now: Instant) {

@@ -14,7 +14,7 @@ pub struct Resource {
     pub need: Need,
 }
 
-/// What it means that a kind cannot be read.
+/// What it means that a server does not have a kind. One that it has and does not let be read is waited for, in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Nothing is served without it.

@@ -142,38 +142,50 @@ fn route(name: &str, version: u32) -> Received {
 }
 
 #[test]
-fn what_a_cluster_may_do_without_is_not_waited_for() {
-    for event in [Event::Absent, Event::Refused("forbidden".into())] {
-        let (mut known, now) = (known(&[Kind::Service, Kind::HttpRoute]), Instant::now());
+fn a_kind_that_the_cluster_does_not_have_is_waited_for_a_moment() {
+    let (mut known, now) = (known(&[Kind::Service, Kind::HttpRoute]), Instant::now());
+    known.hear(Kind::Service, Event::Complete, now);
+    known.hear(Kind::HttpRoute, Event::Absent, now);
+    assert!(!known.take(now).expect("the first sight").complete, "the server may have just started");
+    // It is there, and fails: what was seen before says nothing.
+    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now + ABSENCE_SHOWS);
+    known.hear(Kind::HttpRoute, Event::Absent, now + ABSENCE_SHOWS);
+    assert!(!known.take(now).expect("a problem").complete);
+    known.hear(Kind::HttpRoute, Event::Absent, now + 2 * ABSENCE_SHOWS);
+    let batch = known.take(now).expect("everything");
+    assert!(batch.complete && batch.problems.is_empty(), "{batch:?}");
+    // It comes later.
+    known.hear(Kind::HttpRoute, Event::Put(route("canary", 1)), now);
+    assert_eq!(names(&known.take(now).expect("a change")), ["+canary"]);
+}
+
+#[test]
+fn a_kind_that_cannot_be_read_is_waited_for_whatever_it_is() {
+    // Sidecars hold routes that this replica would take for deleted.
+    for kind in [Kind::Pod, Kind::HttpRoute, Kind::TrafficPolicy] {
+        let (mut known, now) = (known(&[Kind::Service, kind]), Instant::now());
         known.hear(Kind::Service, Event::Complete, now);
-        assert!(!known.take(now).expect("the first sight").complete);
-        let problems = usize::from(!matches!(event, Event::Absent));
-        known.hear(Kind::HttpRoute, event, now);
-        let batch = known.take(now).expect("everything");
-        assert!(batch.complete && batch.problems.len() == problems, "{batch:?}");
-        // It comes later.
-        known.hear(Kind::HttpRoute, Event::Put(route("canary", 1)), now);
-        let batch = known.take(now).expect("a change");
-        assert_eq!((names(&batch), batch.problems.len()), (vec!["+canary".to_owned()], 0));
+        for secs in [0, 15, 60, 3600] {
+            let now = now + Duration::from_secs(secs);
+            known.hear(kind, Event::Failed("forbidden".into()), now);
+            let batch = known.take(now);
+            assert!(batch.is_none_or(|batch| !batch.complete && batch.problems.len() == 1), "{kind:?} after {secs} s");
+        }
+        known.hear(kind, Event::Complete, now);
+        assert!(known.take(now).expect("everything").complete);
     }
 }
 
 #[test]
-fn one_that_is_broken_is_waited_for_a_while() {
-    let (mut known, now) = (known(&[Kind::Service, Kind::HttpRoute]), Instant::now());
-    known.hear(Kind::Service, Event::Complete, now);
-    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now);
-    assert!(!known.take(now).expect("a problem").complete);
-    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now + PATIENCE);
-    let batch = known.take(now + PATIENCE).expect("everything else");
-    assert!(batch.complete && batch.problems.len() == 1);
-    // One that is needed is waited for, however long it takes.
-    let mut known = self::known(&[Kind::Service]);
-    for secs in [0, 60, 600] {
-        known.hear(Kind::Service, Event::Failed("away".into()), now + Duration::from_secs(secs));
-        known.hear(Kind::Service, Event::Refused("forbidden".into()), now + Duration::from_secs(secs));
+fn a_failure_long_ago_does_not_make_an_absence_stand() {
+    let (mut known, now) = (known(&[Kind::HttpRoute]), Instant::now());
+    for event in [Event::Listing, Event::Listed(route("canary", 7)), Event::Complete] {
+        known.hear(Kind::HttpRoute, event, now);
     }
-    assert!(!known.take(now).expect("a problem").complete);
+    known.take(now).expect("all");
+    known.hear(Kind::HttpRoute, Event::Failed("away".into()), now);
+    known.hear(Kind::HttpRoute, Event::Absent, now + ABSENCE_STANDS + Duration::from_secs(10));
+    assert!(known.take(now).is_none_or(|batch| batch.changes.is_empty()), "it is absent since just now");
 }
 
 #[test]
