@@ -86,6 +86,10 @@ pub(crate) struct Target {
     #[arg(long)]
     pub(crate) apply: bool,
 
+    /// Change nothing, as without --apply
+    #[arg(long, conflicts_with = "apply")]
+    dry_run: bool,
+
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig [default: its current one]")]
     pub(crate) context: Option<String>,
 
@@ -98,13 +102,19 @@ pub(crate) struct Target {
     pub(crate) force: bool,
 }
 
+impl Target {
+    pub(crate) fn applies(&self) -> bool {
+        self.apply && !self.dry_run
+    }
+}
+
 pub(crate) fn main(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::default().with(&args.flags);
     if let Some(directory) = &args.helm_chart {
         chart::write(directory)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if args.target.apply {
+    if args.target.applies() {
         return install(&settings, &args.target);
     }
     print(&yaml::documents(&objects(&settings, args.kube_version)))?;

@@ -71,7 +71,7 @@ pub(super) async fn upgrade(flags: &Flags, target: &Target) -> anyhow::Result<Ex
     if !fit {
         bail!("nothing has been changed");
     }
-    if !target.apply {
+    if !target.applies() {
         if changes > 0 {
             say("nothing has been changed: weft upgrade --apply does it");
         }

@@ -34,21 +34,22 @@ pub(crate) struct UninstallArgs {
 }
 
 pub(crate) fn main(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
-    if args.target.apply {
+    if args.target.applies() {
         return remove(args);
     }
-    print(&printed(args.keep_ca, args.delete_crds, &left(args)))?;
+    let (left, kube) = left(args);
+    print(&printed(args.keep_ca, args.delete_crds, &left, kube))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Everything that `weft install` prints, as far as it takes to name it, the last first: so the webhook goes before what
 /// answers it, and nothing else in the cluster has to wait for it. The namespace is not among it: something else may be in it.
-/// `left` is said first, line by line.
-fn printed(keep_ca: bool, delete_crds: bool, left: &[String]) -> String {
+/// `left` is said first, line by line; kinds are of the versions that `kube` has.
+fn printed(keep_ca: bool, delete_crds: bool, left: &[String], kube: KubeVersion) -> String {
     let home = Settings::default().namespace;
     let made = [("coordination.k8s.io/v1", "Lease", access::LEASE), ("v1", "Secret", access::WEBHOOK_SECRET)]
         .map(|(version, kind, name)| json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": home}}));
-    let mut named: Vec<Value> = objects(&everything(), KubeVersion::CURRENT)
+    let mut named: Vec<Value> = objects(&everything(), kube)
         .iter()
         .rev()
         .filter(|object| object["kind"] != "Namespace")
@@ -99,18 +100,17 @@ fn on_one_line(text: &str) -> String {
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn left(_: &UninstallArgs) -> Vec<String> {
-    vec![
-        "Pods keep their sidecars until they are made anew. This build has no Kubernetes client, which would name them."
-            .to_owned(),
-    ]
+fn left(_: &UninstallArgs) -> (Vec<String>, KubeVersion) {
+    let line = "Pods keep their sidecars until they are made anew. This build has no Kubernetes client, which would name them.";
+    (vec![line.to_owned()], KubeVersion::CURRENT)
 }
 
-/// What stays in the cluster when all of this is deleted; or why nobody knows.
+/// What stays in the cluster when all of this is deleted, or why nobody knows; and the cluster's version.
 #[cfg(feature = "kubernetes")]
-fn left(args: &UninstallArgs) -> Vec<String> {
+fn left(args: &UninstallArgs) -> (Vec<String>, KubeVersion) {
     super::cluster::run(removal::look(&args.target)).unwrap_or_else(|why| {
-        vec![format!("Which pods still have sidecars, and what else is in the namespace, can't be said: {why:#}")]
+        let line = format!("Which pods still have sidecars, and what else is in the namespace, can't be said: {why:#}");
+        (vec![line], KubeVersion::CURRENT)
     })
 }
 
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_webhook_goes_first_and_the_namespace_stays() {
-        let text = printed(false, true, &["Namespace shop still has its label".to_owned()]);
+        let text = printed(false, true, &["Namespace shop still has its label".to_owned()], KubeVersion::CURRENT);
         let all: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let kinds: Vec<&str> = all.iter().filter_map(|object| object["kind"].as_str()).collect();
         assert_eq!(kinds.first(), Some(&"MutatingWebhookConfiguration"));
@@ -151,17 +151,19 @@ mod tests {
         assert!(all.iter().all(|object| object["metadata"]["labels"].is_null() && object.get("spec").is_none()));
         assert!(text.starts_with("# Namespace shop still has its label\n# For kubectl delete"), "{text}");
         assert!(text.contains("delete namespace weft-system"));
-        assert!(!printed(true, true, &[]).contains("delete namespace") && !printed(true, true, &[]).contains("secrets -n"));
+        let kept = printed(true, true, &[], KubeVersion::CURRENT);
+        assert!(!kept.contains("delete namespace") && !kept.contains("secrets -n"));
         // Users' objects go with their kinds: that is asked for by name.
         assert!(text.contains("kind: CustomResourceDefinition\n"));
-        let text = printed(false, false, &[]);
+        let text = printed(false, false, &[], KubeVersion::OLDEST);
+        assert!(text.contains("policy/v1beta1"), "{text}");
         assert!(!text.contains("kind: CustomResourceDefinition\n"));
         assert!(text.contains("kubectl delete crd --ignore-not-found trafficpolicies.weft.dev\n"), "{text}");
     }
 
     #[test]
     fn what_is_said_first_adds_no_object() {
-        let text = printed(true, true, &["deployment/x\n---\nkind: Secret\r\u{1b}[2J\u{2028}x".to_owned()]);
+        let text = printed(true, true, &["deployment/x\n---\nkind: Secret\r\u{1b}[2J\u{2028}x".to_owned()], KubeVersion::CURRENT);
         assert!(text.starts_with("# deployment/x?---?kind: Secret??[2J?x\n# For"), "{text:?}");
     }
 }

@@ -71,7 +71,7 @@ def main():
                  'func (namespaceStrategy) Canonicalize(obj runtime.Object) {\n', NAMESPACE_LABEL)
     tree.replace('pkg/kubelet/kubelet.go', 'ContainerGCPeriod = time.Minute', 'ContainerGCPeriod = 3 * time.Second')
     tree.replace('pkg/kubelet/status/status_manager.go', 'const syncPeriod = 10 * time.Second', 'const syncPeriod = 2 * time.Second')
-    tree.replace('vendor/github.com/go-openapi/validate/type.go',
+    tree.replace('vendor/k8s.io/kube-openapi/pkg/validation/validate/type.go',
                  'if data == nil || reflect.DeepEqual(reflect.Zero(reflect.TypeOf(data)), reflect.ValueOf(data)) {', 'if data == nil {')
 
 

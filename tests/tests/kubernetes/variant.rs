@@ -185,7 +185,7 @@ pub(crate) fn is_upgraded(mesh: &Mesh<'_>) {
     let replicas = || must(&["-n", HOME, "get", &format!("deployment/{CONTROL_PLANE}"), "-o", "jsonpath={.spec.replicas}"]);
     let same = weft(&["upgrade"]).good();
     assert!(same.contains("there is nothing to change"), "{same}");
-    let shown = weft(&["upgrade", "--replicas", "2", "--native-sidecars", "auto"]).good();
+    let shown = weft(&["upgrade", "--dry-run", "--replicas", "2", "--native-sidecars", "auto"]).good();
     assert!(
         shown.contains(&format!("~ Deployment {HOME}/{CONTROL_PLANE}")) && shown.contains("nothing has been changed"),
         "{shown}"
@@ -216,7 +216,7 @@ pub(crate) fn leaves_what_is_not_its_own(mesh: Mesh<'_>, before: &Inventory) {
     mesh.cluster.apply(Some(mesh.shop.name()), &policy.to_string());
 
     // As people do who want to see first.
-    let printed = weft(&["uninstall"]).good();
+    let printed = weft(&["uninstall", "--dry-run"]).good();
     feed(printed.as_bytes(), &["delete", "--ignore-not-found", "-f", "-"]).good();
     for program in [CONTROL_PLANE, INJECTOR] {
         are_gone(program);

@@ -17,7 +17,7 @@ use crate::install::kinds::{CONFIG_MAP, CRD, DAEMON_SET, DEFINED, DEPLOYMENT, KI
 use crate::install::namespace::RECORD;
 use crate::install::object::{LABEL_PART_OF, PART_OF};
 use crate::install::settings::Settings;
-use crate::install::{Target, sidecars};
+use crate::install::{KubeVersion, Target, sidecars};
 
 const EVERY: Duration = Duration::from_millis(500);
 /// How long may be looked around before it is printed what is to be deleted.
@@ -88,8 +88,8 @@ async fn remove_from(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<
     Ok(())
 }
 
-/// What stays when all that is weft's is deleted; changes nothing.
-pub(super) async fn look(target: &Target) -> anyhow::Result<Vec<String>> {
+/// What stays when all that is weft's is deleted, and the cluster's version; changes nothing.
+pub(super) async fn look(target: &Target) -> anyhow::Result<(Vec<String>, KubeVersion)> {
     let seen = async {
         let cluster = Cluster::connect(target.context.as_deref()).await?;
         let mut lines = left(&cluster).await?;
@@ -98,7 +98,7 @@ pub(super) async fn look(target: &Target) -> anyhow::Result<Vec<String>> {
             let others = foreign(&cluster.everything_in(&home).await?);
             lines.extend(stays(&home, &others));
         }
-        Ok(lines)
+        Ok((lines, cluster.version))
     };
     tokio::time::timeout(LOOK, seen).await.with_context(|| format!("no answer in {} s", LOOK.as_secs()))?
 }
@@ -396,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kind_that_came_into_use_while_pods_ended_is_kept() {
-        let target = || Target { apply: true, context: None, timeout: Duration::from_secs(60), force: false };
+        let target = || Target { apply: true, dry_run: false, context: None, timeout: Duration::from_secs(60), force: false };
         for delete_crds in [false, true] {
             let (cluster, deleted) = with_a_kind_that_is_used_meanwhile();
             let args = UninstallArgs { target: target(), keep_ca: false, delete_crds, yes: true };
