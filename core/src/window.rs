@@ -22,7 +22,7 @@ fn age(tick: u64, slot: u32) -> Option<u32> {
 
 /// Whether the slot's tick is the current one, or a later one that another worker has begun. One that is far ahead is of another count of ticks.
 fn is_not_past(tick: u64, slot: u32) -> bool {
-    slot.wrapping_sub(tick as u32) < 1000
+    slot.wrapping_sub(tick as u32) < SLOTS
 }
 
 impl Window {

@@ -328,7 +328,13 @@ impl Discovery {
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
             }
             (ResourceName::Inbound, Some(Body::Inbound(policy))) => match InboundPolicy::try_from(policy) {
-                Ok(policy) => self.mesh.govern(policy),
+                Ok(policy) => {
+                    // Which endpoints are near is another matter now.
+                    if self.mesh.inbound.load().as_ref().is_some_and(|before| before.zone != policy.zone) {
+                        self.stale.extend(self.services.keys().cloned());
+                    }
+                    self.mesh.govern(policy);
+                }
                 Err(e) => {
                     self.deny(&e);
                     return Err(text(&e));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft_core::failure::{Answer, Failure, Reason};
 use weft_core::rate::{Bucket, Buckets, CALLERS, Caller, Rate};
 use weft_core::traffic::policy::{RateLimit, RateScope};
-use weft_core::traffic::table::header_holds;
+use weft_core::traffic::table::any_field_holds;
 
 use crate::http::RequestHead;
 use crate::http::caller::HttpCaller;
@@ -31,8 +31,12 @@ enum Used {
 impl Rates {
     /// None where there are none. A limit that stays as it was goes on where it stands.
     pub fn new(config: &[RateLimit], before: Option<&Self>) -> Option<Self> {
-        let same = |c: &RateLimit| before?.0.iter().find(|l| l.config == *c).cloned();
-        let limits: Vec<_> = config.iter().map(|c| same(c).unwrap_or_else(|| Arc::new(Limit::new(c)))).collect();
+        // Each goes on as one alone: two that are alike are two all the same.
+        let mut before: Vec<_> = before.map(|b| b.0.clone()).unwrap_or_default();
+        let mut same = |c: &RateLimit| before.iter().position(|l| l.config == *c).map(|at| before.swap_remove(at));
+        let mut limits: Vec<_> = config.iter().map(|c| same(c).unwrap_or_else(|| Arc::new(Limit::new(c)))).collect();
+        // What one caller may not is not taken from what all have together.
+        limits.sort_by_key(|limit| limit.config.by == RateScope::All);
         (!limits.is_empty()).then_some(Self(limits))
     }
 
@@ -63,7 +67,7 @@ impl Limit {
         let c = &self.config;
         (c.ports.is_empty() || c.ports.contains(&port))
             && (c.principals.is_empty() || caller.identity().is_some_and(|id| c.principals.contains(id)))
-            && c.headers.iter().all(|m| header_holds(m, head))
+            && c.headers.iter().all(|m| any_field_holds(m, head))
     }
 
     fn take(&self, caller: &HttpCaller, now: u64) -> Result<(), Duration> {

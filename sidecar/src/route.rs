@@ -115,6 +115,14 @@ impl Lease {
         }
     }
 
+    /// The endpoint has begun to answer, and how it went shows in the end only: a stream may last for hours, and a probe does not.
+    pub fn begins(&self) {
+        self.speaks();
+        if self.probe.borrow().is_some() {
+            self.ended(Ending::Http(200));
+        }
+    }
+
     /// The endpoint took an opaque connection: it is well.
     pub fn took(&self) {
         self.speaks();

@@ -112,7 +112,8 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let route = http.route(worker).await;
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
-            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, body: None };
+            let head_only = &*head.method == b"HEAD";
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
@@ -173,7 +174,7 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     }
     worker.metrics.refused(failure.reason);
     tracing::info!(client = %http.caller.address, "request refused: {failure}");
-    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, body: None };
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None };
     let _ = sink.refuse(failure, false).await;
 }
 
@@ -270,7 +271,8 @@ async fn http2_request(
     let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
     let route = http.route(&worker).await;
     // A broken answer drops its stream, which resets it.
-    forward(&worker, &route, &http.caller, head, &mut body, ResponseSink::H2 { respond, body: None }).await;
+    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None };
+    forward(&worker, &route, &http.caller, head, &mut body, sink).await;
 }
 
 /// What is known of an opaque connection before it is routed.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use weft_core::balance::{Chooser, rendezvous};
+use weft_core::breaker::State;
 use weft_core::failure::{Failure, Reason};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, ObjectRef, Reach, Service};
@@ -154,6 +155,18 @@ impl ServiceView {
             .iter()
             .map(|e| match known.get(&key(e)) {
                 Some(same) if same.endpoint == *e => (*same).clone(),
+                // It comes back, or was told of before it could serve: it has its slow start now. What is ejected stays so.
+                Some(other)
+                    if policy.slow_start.is_some()
+                        && e.ready
+                        && !other.endpoint.ready
+                        && other.endpoint.reach == e.reach
+                        && other.endpoint.workload == e.workload
+                        && other.health.breaker.state(now) == State::Closed =>
+                {
+                    let health = Arc::new(Health::new(now, now, &standing.ejections));
+                    Arc::new(EndpointState { endpoint: e.clone(), health })
+                }
                 Some(other) if other.endpoint.reach == e.reach && other.endpoint.workload == e.workload => {
                     Arc::new(EndpointState { endpoint: e.clone(), health: other.health.clone() })
                 }

@@ -32,7 +32,7 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{header_holds, query_value};
+pub use facts::{any_field_holds, header_holds, query_value};
 
 /// What the routes need to know of a request.
 pub trait RequestFacts {

@@ -57,6 +57,12 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
     let mut excused = false;
     for attempt in 1.. {
         treatment.begins(attempt, most);
+        if !treatment.is_in_time(Duration::ZERO) {
+            // Nobody is asked for what comes too late: it would be done all the same, and no endpoint is at fault.
+            let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
+            let failure = Failure::mesh(Reason::UpstreamTimeout).detail("its time was up before it could be sent");
+            return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
+        }
         let lease = match route.pick(worker, &tried, treatment.wish(), false) {
             Ok(lease) => lease,
             Err(failure) => {

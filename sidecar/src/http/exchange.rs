@@ -92,7 +92,8 @@ async fn while_uploading<T>(
         tokio::select! {
             biased;
             result = upload.as_mut(), if uploaded.is_none() => match result {
-                Err(failure) if failure.side != Side::Upstream => return Err(failure),
+                // A caller that is gone, and an endpoint that takes nothing any more: its answer might never come.
+                Err(failure) if failure.side != Side::Upstream || failure.reason == Reason::UpstreamTimeout => return Err(failure),
                 other => *uploaded = Some(other),
             },
             result = &mut answer => return result,
@@ -130,7 +131,7 @@ async fn run_http1(
         });
         let mut uploaded = None;
         // Until the final head: informational ones pass through as they come.
-        let response = loop {
+        let mut response = loop {
             let response = while_uploading(upload.as_mut(), &mut uploaded, reader.response()).await?;
             if !response.is_informational() {
                 break response;
@@ -147,6 +148,7 @@ async fn run_http1(
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols unasked"));
         }
         if status == 101 || (head.is_connect() && (200..300).contains(&status)) {
+            a.treatment.edit(&mut response, a.lease);
             sink.switch(response, a.from_mesh).await?;
             a.edge.request(status, a.began.elapsed());
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });

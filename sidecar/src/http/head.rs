@@ -50,7 +50,8 @@ impl RequestHead {
     /// The request target from its path on (RFC 9112, section 3.2).
     fn target_from_path(&self) -> &[u8] {
         let target = &self.target[..];
-        if target.first() == Some(&b'/') {
+        // With an authority of its own (HTTP/2) it is no absolute form, whatever stands in it.
+        if target.first() == Some(&b'/') || self.authority.is_some() {
             return target;
         }
         let Some(scheme) = target.windows(3).position(|w| w == b"://") else { return target };

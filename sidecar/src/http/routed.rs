@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use weft_core::failure::{Answer, Failure, Reason};
+use weft_core::retry::grpc_status_of;
 use weft_core::traffic::apply::{self, RedirectFacts, change_headers};
 use weft_core::traffic::policy::{Abort, Fault};
 use weft_core::traffic::route::{BackendTarget, Filter, PathMatch, Rule};
-use weft_core::traffic::table::{RequestFacts, Verdict, header_holds};
+use weft_core::traffic::table::{RequestFacts, Verdict, any_field_holds};
 
 use super::attempts::{self, Request};
 use super::body::Body;
@@ -85,6 +86,10 @@ pub async fn forward(
     let Incoming { worker, route, caller, upgrade, began } = incoming;
     let grpc = head.is_grpc();
     let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
+    if let Err(failure) = head.to_origin_form() {
+        let edge = own_edge(&sink, route.name());
+        return refuse(sink, failure, grpc, body, &edge, began).await;
+    }
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
         if let Some(delay) = fault.delay
             && attempts::wait(delay, body, &mut sink).await.is_err()
@@ -99,10 +104,6 @@ pub async fn forward(
             };
             return refuse(sink, failure, grpc, body, &edge, began).await;
         }
-    }
-    if let Err(failure) = head.to_origin_form() {
-        let edge = own_edge(&sink, route.name());
-        return refuse(sink, failure, grpc, body, &edge, began).await;
     }
     let ruled = match traffic.table(route.port()).map(|t| t.http(&head)) {
         None | Some(Verdict::NoRoutes) => {
@@ -251,14 +252,16 @@ fn holder(worker: &Worker, rule: &Rule, endpoint: SocketAddr) -> Option<usize> {
 
 /// Whether a fault is this request's.
 fn strikes(worker: &Worker, fault: &Fault, head: &RequestHead) -> bool {
-    fault.headers.iter().all(|m| header_holds(m, head)) && worker.random() % 1_000_000 < u64::from(fault.millionths)
+    fault.headers.iter().all(|m| any_field_holds(m, head)) && worker.random() % 1_000_000 < u64::from(fault.millionths)
 }
 
 /// How a fault answers; none for a reset.
 fn aborted(abort: Abort) -> Option<Failure> {
     let answer = match abort {
         Abort::Reset => return None,
-        Abort::Http(status) => Answer { http: Some(status), ..Answer::default() },
+        Abort::Http(status) => {
+            Answer { http: Some(status), grpc: (status >= 400).then(|| grpc_status_of(status)), ..Answer::default() }
+        }
         Abort::Grpc(status) => Answer { grpc: Some(status), ..Answer::default() },
     };
     Some(Failure::mesh(Reason::FaultInjected).answered(answer))

@@ -70,7 +70,11 @@ impl SessionUse {
         };
         match session.kind {
             SessionKind::Cookie => head.fields.push(b"set-cookie", mark.set_cookie(session, path.as_ref(), now).as_bytes()),
-            SessionKind::Header => head.fields.push(session.name.as_bytes(), mark.encode().as_bytes()),
+            SessionKind::Header => {
+                // A backend that sends back what it got would have the old mark stay.
+                head.fields.remove_named(&session.name.to_ascii_lowercase());
+                head.fields.push(session.name.as_bytes(), mark.encode().as_bytes());
+            }
         }
     }
 }

@@ -20,10 +20,13 @@ pub enum ResponseSink<'a> {
         writer: &'a mut h1::Writer,
         close: bool,
         http10: bool,
+        /// The answer to a HEAD has no body (RFC 9110, section 9.3.2).
+        head_only: bool,
         body: Option<OutgoingBody>,
     },
     H2 {
         respond: SendResponse<Bytes>,
+        head_only: bool,
         body: Option<SendStream<Bytes>>,
     },
     /// Nobody waits for the answer to a copy.
@@ -62,7 +65,7 @@ impl ResponseSink<'_> {
             Self::H2 { body: Some(stream), .. } => {
                 let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
             }
-            Self::H2 { respond, body: None } => {
+            Self::H2 { respond, body: None, .. } => {
                 let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
             }
         }
@@ -95,7 +98,7 @@ impl ResponseSink<'_> {
 
     pub fn head(&mut self, mut head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
         match self {
-            Self::H1 { writer, close, http10, body: out } => {
+            Self::H1 { writer, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
@@ -120,7 +123,7 @@ impl ResponseSink<'_> {
                 *out = Some(OutgoingBody::new(framing));
                 Ok(())
             }
-            Self::H2 { respond, body: out } => {
+            Self::H2 { respond, body: out, .. } => {
                 let end = body.is_done() || head_only;
                 let stream = respond.send_response(http2::to_response(&head), end).map_err(|e| downstream(&e))?;
                 *out = (!end).then_some(stream);
@@ -192,23 +195,32 @@ impl ResponseSink<'_> {
 
     /// Answers with a head and a text of weft's own.
     pub async fn answer(&mut self, mut head: ResponseHead, text: String) -> Result<(), Failure> {
+        // Whoever asked reads no body of such an answer, and would take it for the next one.
+        let lengthless = matches!(head.status, 204 | 304);
         match self {
-            Self::H1 { writer, close, http10, .. } => {
-                head.fields.push(b"content-length", text.len().to_string().as_bytes());
-                let framing = Framing::Length(text.len() as u64);
+            Self::H1 { writer, close, http10, head_only, .. } => {
+                if !lengthless {
+                    head.fields.push(b"content-length", text.len().to_string().as_bytes());
+                }
+                let bare = lengthless || *head_only;
+                let framing = if bare { Framing::None } else { Framing::Length(text.len() as u64) };
                 let connection = match (*close, *http10) {
                     (true, _) => Some("close"),
                     (false, true) => Some("keep-alive"),
                     (false, false) => None,
                 };
                 writer.response(&head, framing, connection);
+                if bare {
+                    return writer.flush().await;
+                }
                 let mut out = OutgoingBody::new(framing);
                 out.send(writer, Chunk::Data(Bytes::from(text))).await?;
                 out.finish(writer).await
             }
-            Self::H2 { respond, .. } => {
-                let mut stream = respond.send_response(http2::to_response(&head), text.is_empty()).map_err(|e| downstream(&e))?;
-                if !text.is_empty() {
+            Self::H2 { respond, head_only, .. } => {
+                let bare = lengthless || *head_only || text.is_empty();
+                let mut stream = respond.send_response(http2::to_response(&head), bare).map_err(|e| downstream(&e))?;
+                if !bare {
                     stream.send_data(Bytes::from(text), true).map_err(|e| downstream(&e))?;
                 }
                 Ok(())

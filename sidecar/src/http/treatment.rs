@@ -211,7 +211,7 @@ impl Treatment {
         if !self.grpc || status.is_some() || head.status != 200 {
             lease.answered(head.status, status);
         } else {
-            lease.speaks();
+            lease.begins();
         }
         let ending = match status {
             Some(status) => Ending::Grpc { status, only: true },

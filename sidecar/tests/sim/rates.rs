@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::traffic::TrafficPolicy;
-use weft_core::traffic::policy::{Abort, Fault, RateLimit, RateScope};
+use weft_core::traffic::policy::{Abort, Fault, RateLimit, RateScope, Timeouts};
 use weft_core::traffic::route::{StringMatch, ValueMatch};
 
 use crate::backend::{PORT, grpc};
@@ -119,6 +119,42 @@ fn a_rate_is_of_whom_and_what_it_says() {
         assert!(codes.iter().all(|c| matches!(c, 0 | 8)), "{codes:?}");
         assert!(codes.contains(&8), "{codes:?}");
         drop(send);
+        lab.end().await;
+    });
+}
+
+/// On a connection that goes on, a body that nobody reads would be taken for the next answer.
+#[test]
+fn what_is_refused_has_no_body_where_none_is_read() {
+    first_seeds(4, &async |seed| {
+        let lab = Lab::plain(seed, &[1]);
+        for (method, status) in [("HEAD", 418), ("GET", 204), ("GET", 304)] {
+            let fault = Fault { headers: vec![], millionths: 1_000_000, delay: None, abort: Some(Abort::Http(status)) };
+            lab.policy(0, TrafficPolicy { faults: vec![fault], ..TrafficPolicy::default() });
+            let mut client = lab.client(0).await;
+            let head = format!("{method} / HTTP/1.1\r\nhost: api\r\n");
+            client.say(format!("{head}\r\n{head}connection: close\r\n\r\n").as_bytes()).await;
+            let all = String::from_utf8(client.rest().await.expect("a proper end")).expect("text");
+            let heads: Vec<&str> = all.split_terminator("\r\n\r\n").collect();
+            assert!(heads.len() == 2 && heads.iter().all(|h| h.starts_with(&format!("HTTP/1.1 {status} "))), "{all}");
+            assert_eq!(all.contains("content-length"), status == 418, "{all}");
+        }
+        lab.end().await;
+    });
+}
+
+/// A delay as long as the caller waits: the endpoint is not asked for what nobody wants any more, and is not to blame.
+#[test]
+fn what_is_late_before_it_is_sent_is_not_sent() {
+    first_seeds(4, &async |seed| {
+        let lab = Lab::plain(seed, &[1]);
+        let fault = Fault { headers: vec![], millionths: 1_000_000, delay: Some(Duration::from_secs(3)), abort: None };
+        let timeouts = Timeouts { request: Some(Duration::from_secs(2)), ..Timeouts::default() };
+        lab.policy(0, TrafficPolicy { faults: vec![fault], timeouts, ..TrafficPolicy::default() });
+        let mut client = lab.client(0).await;
+        let answer = ask(&mut client, "POST /", &[], Some(b"once")).await.expect("an answer");
+        assert_eq!((answer.status(), answer.field("weft-error")), (504, Some("upstream-timeout")));
+        assert_eq!(lab.backends[0].count(), 0);
         lab.end().await;
     });
 }

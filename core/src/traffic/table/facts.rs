@@ -62,6 +62,13 @@ pub fn header_holds(header: &ValueMatch, request: &impl RequestFacts) -> bool {
     value_holds(&header.value, &joined)
 }
 
+/// Whether a header field matches, or any one of several of its name: for what is to hold also where somebody would rather have it not.
+pub fn any_field_holds(header: &ValueMatch, request: &impl RequestFacts) -> bool {
+    let mut any = false;
+    request.header_values(&header.name, &mut |value| any |= value_holds(&header.value, value));
+    any || header_holds(header, request)
+}
+
 /// Whether the first parameter of the name matches, as sent or with its escapes undone.
 fn parameter_holds(parameter: &ValueMatch, query: &[u8]) -> bool {
     let name = parameter.name.as_bytes();
