@@ -65,7 +65,8 @@ pub struct Caller {
     pub address: IpAddr,
 }
 
-/// A connection whose handshake is done. It ends when it has to give way to another, which happens to none with an SVID.
+/// A connection whose handshake is done. It ends when it has to give way to another, which with an SVID happens only where there is no room
+/// left and its source has most.
 pub struct Conn {
     tls: TlsStream<TcpStream>,
     caller: Caller,

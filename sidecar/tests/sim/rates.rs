@@ -155,6 +155,7 @@ fn what_is_late_before_it_is_sent_is_not_sent() {
         let answer = ask(&mut client, "POST /", &[], Some(b"once")).await.expect("an answer");
         assert_eq!((answer.status(), answer.field("weft-error")), (504, Some("upstream-timeout")));
         assert_eq!(lab.backends[0].count(), 0);
+        drop(client);
         lab.end().await;
     });
 }
