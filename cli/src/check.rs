@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
+
+use crate::output::Format;
 
 mod judge;
 
@@ -20,13 +22,7 @@ pub(crate) struct CheckArgs {
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Output,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 /// One thing that was looked at.
@@ -92,11 +88,11 @@ pub(crate) use client::{main, tell_problems};
 
 #[cfg(feature = "kubernetes")]
 mod client {
-    use super::{CheckArgs, ExitCode, Finding, Output, Verdict, after, before};
+    use super::{CheckArgs, ExitCode, Finding, Verdict, after, before};
     use crate::install::apply::say;
     use crate::install::cluster::{self, Cluster};
-    use crate::install::print;
     use crate::install::settings::Settings;
+    use crate::output::{Format, print};
 
     pub(crate) fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let findings = cluster::run(async {
@@ -104,8 +100,8 @@ mod client {
             if args.pre { before(&cluster, &Settings::default()).await } else { after::after(&cluster).await }
         })?;
         let text = match args.output {
-            Output::Text => findings.iter().map(Finding::shown).collect::<String>(),
-            Output::Json => format!("{}\n", serde_json::to_string_pretty(&findings)?),
+            Format::Text => findings.iter().map(Finding::shown).collect::<String>(),
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(&findings)?),
         };
         print(&text)?;
         let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);

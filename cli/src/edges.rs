@@ -1,17 +1,16 @@
 //! `weft edges`: who talks to whom, over what, how well and how fast, as the sidecars counted it; of all time, or while a command ran.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::lab::door::{self, Listed, Request};
+use crate::output::{Format, print};
 use crate::rundir::Which;
-use crate::table;
+use crate::{sidecar, table};
 
 /// What `weft edges` is told.
 #[derive(Args, Debug)]
@@ -33,17 +32,11 @@ pub(crate) struct EdgesArgs {
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Output,
+    output: Format,
 
     /// Runs this, and shows only what it brought about
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Who talked to whom, as a sidecar counted it.
@@ -166,23 +159,17 @@ pub(crate) fn main(args: &EdgesArgs) -> anyhow::Result<ExitCode> {
         edges = read(&run)?;
     }
     edges.retain(|e| args.to.as_ref().is_none_or(|to| e.target == *to));
-    let text = match args.output {
-        Output::Text => shown(&edges),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(&edges)?),
-    };
-    std::io::stdout().lock().write_all(text.as_bytes()).context("the edges cannot be printed")?;
+    print(&match args.output {
+        Format::Text => shown(&edges),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&edges)?),
+    })?;
     Ok(code)
 }
 
 /// What all sidecars of a mesh have counted.
 pub(crate) fn read(run: &Path) -> anyhow::Result<Vec<Edge>> {
-    let (text, _) = door::ask(run, &Request::List)?;
-    let listed: Vec<Listed> =
-        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
     let mut all = Vec::new();
-    for replica in listed.iter().filter(|l| l.meshed) {
-        let from = format!("{}/{}", replica.namespace, replica.pod);
-        let text = crate::sidecar::ask(run, &from, "/edges")?;
+    for (from, text) in sidecar::ask_all(run, "/edges")? {
         let edges: Vec<Edge> = serde_json::from_str(&text).with_context(|| format!("the edges of {from}"))?;
         all.extend(edges.into_iter().map(|e| Edge { from: from.clone(), ..e }));
     }

@@ -1,16 +1,15 @@
 //! `weft endpoints`: what each sidecar thinks of the endpoints that it calls: which are ready, how loaded, which it leaves alone.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::lab::door::{self, Listed, Request};
+use crate::output::{Format, print};
 use crate::rundir::Which;
-use crate::table;
+use crate::{sidecar, table};
 
 /// What `weft endpoints` is told.
 #[derive(Args, Debug)]
@@ -36,42 +35,31 @@ pub(crate) struct EndpointsArgs {
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Output,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 pub(crate) fn main(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
     let found = read(&args.which.find()?, args)?;
-    let text = match args.output {
-        Output::Text => {
+    print(&match args.output {
+        Format::Text => {
             let header =
                 ["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
             table::render(&header, &found.iter().map(row).collect::<Vec<_>>())
         }
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
-    };
-    std::io::stdout().lock().write_all(text.as_bytes()).context("the endpoints cannot be printed")?;
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// One object for each caller and endpoint.
 fn read(run: &Path, args: &EndpointsArgs) -> anyhow::Result<Vec<Value>> {
-    let (text, _) = door::ask(run, &Request::List)?;
-    let listed: Vec<Listed> =
-        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
-    let replicas: Vec<String> = match &args.from {
-        Some(one) => vec![one.clone()],
-        None => listed.iter().filter(|l| l.meshed).map(|l| format!("{}/{}", l.namespace, l.pod)).collect(),
+    let answers = match &args.from {
+        Some(one) => vec![(one.clone(), sidecar::ask(run, one, "/config")?)],
+        None => sidecar::ask_all(run, "/config")?,
     };
     let mut found = Vec::new();
-    for replica in replicas {
-        let config: Value = serde_json::from_str(&crate::sidecar::ask(run, &replica, "/config")?)
-            .with_context(|| format!("what the sidecar of {replica} knows"))?;
+    for (replica, text) in answers {
+        let config: Value = serde_json::from_str(&text).with_context(|| format!("what the sidecar of {replica} knows"))?;
         found.extend(of(&replica, &config, args.service.as_deref()));
     }
     Ok(found)

@@ -36,8 +36,7 @@ pub(crate) struct ExecArgs {
 pub(crate) fn main(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
     let (text, namespaces) = door::ask(&run, &args.target.clone().map_or(Request::Lab, Request::Exec))?;
-    let grant: Grant =
-        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let grant: Grant = door::understood(&text)?;
     // The terminal sends its signals to the command too, which answers them; the others are passed on.
     let signals = Signals::hold(&[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
     join(&grant, &namespaces).with_context(|| format!("the place of {} cannot be entered", grant.replica))?;

@@ -15,7 +15,8 @@ use weft_injector::{Decision, InjectLabel, InjectorOptions, NamespaceFacts, Redi
 
 use crate::install::access::TRUST_BUNDLE;
 use crate::install::settings::{IMAGE, IMAGE_PULL_POLICY, NATIVE_SIDECARS, TRUST_DOMAIN};
-use crate::install::{KubeVersion, print, service, yaml};
+use crate::install::{KubeVersion, service, yaml};
+use crate::output::print;
 use stream::{Chunk, Content};
 
 mod stream;

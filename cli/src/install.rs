@@ -3,16 +3,15 @@
 //! Everything that is installed is rendered here, from the [`Settings`] and the version of Kubernetes, without asking
 //! anyone; `apply` brings it to a cluster, and [`chart`] writes it as a Helm chart.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
 use crate::duration;
+use crate::output::print;
 use object::Part;
 use settings::{Flags, Settings};
 pub(crate) use version::KubeVersion;
@@ -162,14 +161,6 @@ pub(crate) fn render(settings: &Settings, kube: KubeVersion) -> Vec<Section> {
 /// The same without its sections.
 pub(crate) fn objects(settings: &Settings, kube: KubeVersion) -> Vec<Value> {
     render(settings, kube).into_iter().flat_map(|section| section.objects).collect()
-}
-
-/// Prints what was asked for. A standard output that is gone, as behind `head`, is nobody's problem.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("it can't be printed"),
-    }
 }
 
 #[cfg(feature = "kubernetes")]

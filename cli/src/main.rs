@@ -24,6 +24,7 @@ mod manifests;
 mod mesh_file;
 mod mounts;
 mod operator;
+mod output;
 mod plan;
 mod preflight;
 mod rundir;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::lab::door::{self, Listed, Request};
+use crate::lab::door::{self, Listed};
 use crate::rundir::{self, Which};
 
 /// What `weft sidecar` is told.
@@ -42,16 +42,26 @@ pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
 
 /// The body of one GET on a sidecar's socket.
 pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String> {
-    let (text, _) = door::ask(run, &Request::List)?;
-    let all: Vec<Listed> =
-        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
-    let index = all.iter().position(|l| format!("{}/{}", l.namespace, l.pod) == target).with_context(|| {
-        let known: Vec<String> = all.iter().map(|l| format!("{}/{}", l.namespace, l.pod)).collect();
+    let all = door::list(run)?;
+    let index = all.iter().position(|l| l.name() == target).with_context(|| {
+        let known: Vec<String> = all.iter().map(Listed::name).collect();
         format!("no replica {target} runs; those that do: {}", known.join(", "))
     })?;
     if !all[index].meshed {
         bail!("{target} has no sidecar");
     }
+    ask_one(run, index, target, path)
+}
+
+/// The same of every sidecar: the replica, and the answer's body.
+pub(crate) fn ask_all(run: &Path, path: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let all = door::list(run)?;
+    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed);
+    meshed.map(|(index, l)| Ok((l.name(), ask_one(run, index, &l.name(), path)?))).collect()
+}
+
+/// `index` is the replica's place in the list of all.
+fn ask_one(run: &Path, index: usize, target: &str, path: &str) -> anyhow::Result<String> {
     let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
     let me = std::env::current_exe().context("this program cannot find itself")?;
     let output = Command::new(&me)

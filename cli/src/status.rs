@@ -1,17 +1,16 @@
 //! `weft status`: what the lab runs, and what the control plane knows of it.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use weft_proto::v1;
 
-use crate::lab::door::{self, Listed, Request};
+use crate::lab::door::{self, Listed};
 use crate::operator::Operator;
+use crate::output::{Format, print};
 use crate::rundir::{self, Which};
 use crate::{duration, table};
 
@@ -23,27 +22,19 @@ pub(crate) struct StatusArgs {
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Output,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 pub(crate) fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
-    let (text, _) = door::ask(&run, &Request::List)?;
-    let listed: Vec<Listed> =
-        serde_json::from_str(&text).context("the mesh answers what this weft does not understand: is it another version?")?;
+    let listed = door::list(&run)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(async { Operator::connect(&run.join(rundir::OPERATOR_SOCKET)).await?.status().await })?;
     let text = match args.output {
-        Output::Text => as_text(&listed, &status, now()),
-        Output::Json => format!("{:#}\n", as_json(&listed, &status)),
+        Format::Text => as_text(&listed, &status, now()),
+        Format::Json => format!("{:#}\n", as_json(&listed, &status)),
     };
-    std::io::stdout().lock().write_all(text.as_bytes()).context("the status cannot be printed")?;
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

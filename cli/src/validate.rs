@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use weft_control_plane::watch::{directory, parse};
 
-use crate::install::print;
 use crate::lab::extras;
 use crate::manifests;
 use crate::mesh_file::{self, Mesh};
+use crate::output::{Format, print};
 use crate::plan::Plan;
 use report::Report;
 
@@ -40,13 +40,7 @@ pub(crate) struct ValidateArgs {
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Output,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 /// A file: its name for people, and its text.
@@ -62,8 +56,8 @@ pub(crate) fn main(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     };
     let report = Report::of(&files);
     print(&match args.output {
-        Output::Text => report.shown(),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        Format::Text => report.shown(),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
     })?;
     Ok(ExitCode::from(u8::from(!report.is_good())))
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::kinds::{CRD, DEFINED};
 use super::settings::Settings;
-use super::{KubeVersion, Target, access, objects, print, yaml};
+use super::{KubeVersion, Target, access, objects, yaml};
+use crate::output::print;
 
 /// The label that the control plane puts on what it makes, and what it reads.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-control-plane");

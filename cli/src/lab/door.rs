@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -63,6 +64,23 @@ pub(crate) struct Listed {
     pub(crate) meshed: bool,
     pub(crate) ready: bool,
     pub(crate) why: String,
+}
+
+impl Listed {
+    /// As commands are told of a replica.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.namespace, self.pod)
+    }
+}
+
+/// The replicas of the mesh in `run`, in the order of their directories.
+pub(crate) fn list(run: &Path) -> anyhow::Result<Vec<Listed>> {
+    understood(&ask(run, &Request::List)?.0)
+}
+
+/// Reads what the lab answered.
+pub(crate) fn understood<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+    serde_json::from_str(text).context("the mesh answers what this weft does not understand: is it another version?")
 }
 
 /// Asks the lab in `run`, from outside: the text of the answer, and what came with it.
