@@ -1,6 +1,5 @@
 //! Connections come in: accepted first, then counted by their source ([`weft_core::admission`]). Who is not let in is closed at once.
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use weft_core::admission::{Admitted, Counts, Door, Limits};
+use weft_core::admission::{self, Admitted, Counts, Door, Limits};
 
 /// What a connection holds; its token is cancelled when it has to give way.
 pub struct Guest(weft_core::admission::Guest<CancellationToken>);
@@ -96,19 +95,7 @@ impl Gate {
 
 /// What is told of gates, in Prometheus' text format.
 pub fn metrics(gates: &[Gate]) -> String {
-    let mut text = String::new();
-    let (open, closed) = ("weft_control_plane_connections", "weft_control_plane_connections_refused_total");
-    let _ = writeln!(text, "# HELP {open} Connections that are open, by port.\n# TYPE {open} gauge");
-    for gate in gates {
-        let _ = writeln!(text, "{open}{{port=\"{}\"}} {}", gate.name, gate.counts().open);
-    }
-    let _ = writeln!(text, "# HELP {closed} Connections that were closed because there were too many.\n# TYPE {closed} counter");
-    for gate in gates {
-        for (reason, count) in gate.counts().closed() {
-            let _ = writeln!(text, "{closed}{{port=\"{}\",reason=\"{reason}\"}} {count}", gate.name);
-        }
-    }
-    text
+    admission::metrics("weft_control_plane", gates.iter().map(|gate| (gate.name, gate.counts())))
 }
 
 /// How many connections the gRPC port may have, within what the machine grants.

@@ -6,6 +6,7 @@
 //! [share](Guest::shares), since it may last for ever: where there is no room left, it gives way to a source that has notably less.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,6 +105,23 @@ impl Counts {
     pub fn closed(&self) -> [(&'static str, u64); 3] {
         [(Shed::Source.as_str(), self.refused_source), (Shed::Total.as_str(), self.refused_total), ("gave-way", self.evicted)]
     }
+}
+
+/// What is told of a program's doors in Prometheus' text format. `program` is what the metrics' names begin with; each door has the name of
+/// its port.
+pub fn metrics<'a>(program: &str, doors: impl Iterator<Item = (&'a str, Counts)> + Clone) -> String {
+    let (open, closed) = (format!("{program}_connections"), format!("{program}_connections_refused_total"));
+    let mut text = format!("# HELP {open} Connections that are open, by port.\n# TYPE {open} gauge\n");
+    for (port, counts) in doors.clone() {
+        let _ = writeln!(text, "{open}{{port=\"{port}\"}} {}", counts.open);
+    }
+    let _ = writeln!(text, "# HELP {closed} Connections that were closed because there were too many.\n# TYPE {closed} counter");
+    for (port, counts) in doors {
+        for (reason, count) in counts.closed() {
+            let _ = writeln!(text, "{closed}{{port=\"{port}\",reason=\"{reason}\"}} {count}");
+        }
+    }
+    text
 }
 
 /// Counts a listener's connections. `E` is what ends one of them: who is told to let a connection give way gets it back.

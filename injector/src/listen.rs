@@ -1,7 +1,6 @@
 //! Listening, and taking no more connections than there is room for: accepted first, then counted by their source
 //! ([`weft_core::admission`]). Who is not let in is closed at once.
 
-use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weft_core::admission::{Admitted, Counts, Door, Limits};
+use weft_core::admission::{self, Admitted, Counts, Door, Limits};
 
 const BACKLOG: i32 = 1024;
 /// How long to wait where a connection cannot be taken, as when there are no file descriptors left.
@@ -142,16 +141,5 @@ where
 
 /// What is told of gates in Prometheus' text format; `program` is what the metrics' names begin with.
 pub fn metrics(program: &str, gates: &[Gate]) -> String {
-    let (open, closed) = (format!("{program}_connections"), format!("{program}_connections_refused_total"));
-    let mut text = format!("# HELP {open} Connections that are open, by port.\n# TYPE {open} gauge\n");
-    for gate in gates {
-        let _ = writeln!(text, "{open}{{port=\"{}\"}} {}", gate.name, gate.counts().open);
-    }
-    let _ = writeln!(text, "# HELP {closed} Connections that were closed because there were too many.\n# TYPE {closed} counter");
-    for gate in gates {
-        for (reason, count) in gate.counts().closed() {
-            let _ = writeln!(text, "{closed}{{port=\"{}\",reason=\"{reason}\"}} {count}", gate.name);
-        }
-    }
-    text
+    admission::metrics(program, gates.iter().map(|gate| (gate.name, gate.counts())))
 }
