@@ -13,7 +13,9 @@ use weft_core::protocol::MeshProtocol;
 
 use super::body::Body;
 use super::caller::HttpCaller;
+use super::deadline::in_grpc;
 use super::exchange::{self, Attempted, Finished};
+use super::fields::Known;
 use super::forward::{Outcome, own_head, refuse};
 use super::head::RequestHead;
 use super::sink::ResponseSink;
@@ -61,13 +63,13 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
             // Nobody is asked for what comes too late: it would be done all the same, and no endpoint is at fault.
             let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
             let failure = Failure::mesh(Reason::UpstreamTimeout).detail("its time was up before it could be sent");
-            return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
+            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
         }
         let lease = match route.pick(worker, &tried, treatment.wish(), false) {
             Ok(lease) => lease,
             Err(failure) => {
                 let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
-                return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
+                return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
             }
         };
         let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, &mut sink, lease).await {
@@ -89,7 +91,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         let again = asked.is_some() || (may && treatment.spend(worker));
         if !(again && rewind(body)) {
             tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
-            return refuse(sink, failure, treatment.grpc, body, &edge, began).await;
+            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
         }
         edge.retry();
         if !reused {
@@ -187,10 +189,8 @@ async fn try_once(
         Exchange::Http2(s) => s.tls,
     };
     let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
-    let own = lease.own.then(|| own_head(worker, request.head));
-    let numbered = (attempt > 1).then(|| treatment.numbered(own.as_ref().unwrap_or(request.head), attempt));
-    let shortened = treatment.shortened(numbered.as_ref().or(own.as_ref()).unwrap_or(request.head));
-    let head = shortened.as_ref().or(numbered.as_ref()).or(own.as_ref()).unwrap_or(request.head);
+    let own = dressed(request, &lease, attempt);
+    let head = own.as_deref().unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
     let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
     let ended = {
@@ -218,6 +218,22 @@ async fn try_once(
             Err(Failed { failure, edge, address, reused })
         }
     }
+}
+
+/// The head as this attempt sends it, where that is not as the request came.
+fn dressed(request: &Request<'_>, lease: &Lease, attempt: u32) -> Option<Box<RequestHead>> {
+    let Request { worker, treatment, head, .. } = *request;
+    let mut own = lease.own.then(|| Box::new(own_head(worker, head)));
+    if attempt > 1 {
+        let head = own.get_or_insert_with(|| Box::new(head.clone()));
+        head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());
+    }
+    if let Some(left) = treatment.left() {
+        let head = own.get_or_insert_with(|| Box::new(head.clone()));
+        head.fields.remove(Known::GrpcTimeout);
+        head.fields.push(b"grpc-timeout", in_grpc(left).as_bytes());
+    }
+    own
 }
 
 /// An answer that was begun and cannot be ended.

@@ -10,12 +10,11 @@ use super::fields::Fields;
 use super::{h1, h2};
 
 /// A piece of a body.
-#[expect(clippy::large_enum_variant, reason = "trailers are rare, and pieces are never kept")]
 #[derive(Debug)]
 pub enum Chunk {
     Data(Bytes),
-    /// The last piece, where there are trailers.
-    Trailers(Fields),
+    /// The last piece, where there are trailers: rare, so that they are no burden to the others.
+    Trailers(Box<Fields>),
 }
 
 /// A message body that is being received.
@@ -54,7 +53,7 @@ pub struct Kept<'a> {
     body: Body<'a>,
     /// Data and, at the end, trailers.
     pieces: Vec<Piece>,
-    trailers: Option<Fields>,
+    trailers: Option<Box<Fields>>,
     /// How many pieces went out this time; one more is the trailers.
     sent: usize,
     size: usize,
@@ -138,7 +137,7 @@ impl<'a> Kept<'a> {
 }
 
 /// A whole body: its pieces, and trailers.
-pub type Whole = (Vec<Bytes>, Option<Fields>);
+pub type Whole = (Vec<Bytes>, Option<Box<Fields>>);
 
 impl Body<'_> {
     /// A body that is all there.
@@ -220,7 +219,7 @@ mod tests {
         kept.pieces = vec![Piece::Whole(Bytes::from_static(b"a")), Piece::Gathered(b"b".to_vec())];
         let mut trailers = Fields::default();
         trailers.push(b"t", b"1");
-        kept.trailers = Some(trailers);
+        kept.trailers = Some(Box::new(trailers));
         for _ in 0..2 {
             let mut seen = Vec::new();
             assert!(!kept.is_done());

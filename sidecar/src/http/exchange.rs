@@ -81,13 +81,12 @@ fn peer_refusal(fields: &Fields, from_mesh: bool) -> Result<(), Failure> {
 }
 
 /// Waits for `answer` while `upload` goes on. A caller that fails ends both; an upstream that stops reading may have answered
-/// before it did, and its answer decides.
+/// before it did, and its answer decides. Both stay where they are: to move a future is to copy all the room that it may need.
 async fn while_uploading<T>(
     mut upload: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
     uploaded: &mut Option<Result<(), Failure>>,
-    answer: impl Future<Output = Result<T, Failure>>,
+    mut answer: std::pin::Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
-    let mut answer = pin!(answer);
     loop {
         tokio::select! {
             biased;
@@ -96,7 +95,7 @@ async fn while_uploading<T>(
                 Err(failure) if failure.side != Side::Upstream || failure.reason == Reason::UpstreamTimeout => return Err(failure),
                 other => *uploaded = Some(other),
             },
-            result = &mut answer => return result,
+            result = answer.as_mut() => return result,
         }
     }
 }
@@ -116,11 +115,11 @@ async fn run_http1(
     let named = a.upgrade.map(|u| {
         let mut fields = head.fields.clone();
         fields.push(b"upgrade", u);
-        RequestHead { fields, ..head.clone() }
+        Box::new(RequestHead { fields, ..head.clone() })
     });
     let (status, whole, keeps) = {
         let Http1 { reader, writer, stream, .. } = &mut *connection;
-        writer.request(named.as_ref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
+        writer.request(named.as_deref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
         let mut out = OutgoingBody::new(framing);
         let (sent, answering) = (Cell::new(false), Cell::new(false));
         let mut upload = pin!(async {
@@ -132,11 +131,11 @@ async fn run_http1(
         let mut uploaded = None;
         // Until the final head: informational ones pass through as they come.
         let mut response = loop {
-            let response = while_uploading(upload.as_mut(), &mut uploaded, reader.response()).await?;
+            let response = while_uploading(upload.as_mut(), &mut uploaded, pin!(reader.response())).await?;
             if !response.is_informational() {
                 break response;
             }
-            sink.informational(response).await?;
+            Box::pin(sink.informational(response)).await?;
         };
         a.treatment.hears();
         peer_refusal(&response.fields, a.from_mesh)?;
@@ -149,7 +148,7 @@ async fn run_http1(
         }
         if status == 101 || (head.is_connect() && (200..300).contains(&status)) {
             a.treatment.edit(&mut response, a.lease);
-            sink.switch(response, a.from_mesh).await?;
+            Box::pin(sink.switch(response, a.from_mesh)).await?;
             a.edge.request(status, a.began.elapsed());
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
         }
@@ -157,7 +156,7 @@ async fn run_http1(
             && !hop::connection_has(&response.fields, b"close")
             && (!response.http10 || hop::connection_has(&response.fields, b"keep-alive"));
         let mut answer = Body::H1(reader.body(framing));
-        let answered = download(&a, &mut answer, response, sink, &answering);
+        let answered = pin!(download(&a, &mut answer, response, sink, &answering));
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }
@@ -181,7 +180,7 @@ async fn run_http2(
     let http2::Begun { response, body: out, .. } = &mut begun;
     let mut upload = pin!(upload_h2(body, out, done));
     let mut uploaded = None;
-    let answered = async { response.await.map_err(|e| http2::upstream(&e)) };
+    let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
     let response = tokio::select! {
         biased;
         response = while_uploading(upload.as_mut(), &mut uploaded, answered) => response?,
@@ -195,7 +194,7 @@ async fn run_http2(
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
     let progress = Cell::default();
-    let answered = download(&a, &mut answer, response, sink, &progress);
+    let answered = pin!(download(&a, &mut answer, response, sink, &progress));
     if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
         return Ok(Finished::Broken(failure));
     }

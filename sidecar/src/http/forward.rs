@@ -61,7 +61,7 @@ pub async fn forward(
     }
     if let Some(failure) = routed::over_rate(worker, route, caller, &head) {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
-        return refuse(sink, failure, head.is_grpc(), body, &edge, began).await;
+        return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
     }
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };

@@ -187,7 +187,7 @@ impl IncomingBody {
                 self.ended = true;
                 let mut fields = trailers.map(|map| from_map(&map)).unwrap_or_default();
                 hop::strip_trailers(&mut fields);
-                Ok((!fields.is_empty()).then_some(Chunk::Trailers(fields)))
+                Ok((!fields.is_empty()).then(|| Chunk::Trailers(Box::new(fields))))
             }
         }
     }

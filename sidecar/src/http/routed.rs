@@ -88,7 +88,7 @@ pub async fn forward(
     let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
     if let Err(failure) = head.to_origin_form() {
         let edge = own_edge(&sink, route.name());
-        return refuse(sink, failure, grpc, body, &edge, began).await;
+        return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
     }
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
         if let Some(delay) = fault.delay
@@ -102,7 +102,7 @@ pub async fn forward(
                 edge.error(Reason::FaultInjected);
                 return Outcome::Broken;
             };
-            return refuse(sink, failure, grpc, body, &edge, began).await;
+            return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
         }
     }
     let ruled = match traffic.table(route.port()).map(|t| t.http(&head)) {
@@ -124,12 +124,16 @@ pub async fn forward(
                 sink.close();
             }
             let keep = sink.keeps();
-            return if sink.answer(answer, String::new()).await.is_ok() { Outcome::Done { keep } } else { Outcome::Broken };
+            return if Box::pin(sink.answer(answer, String::new())).await.is_ok() {
+                Outcome::Done { keep }
+            } else {
+                Outcome::Broken
+            };
         }
         Ruled::Refused(failure) => {
             tracing::info!(target = %route.name(), "request refused: {failure}");
             let edge = own_edge(&sink, route.name());
-            return refuse(sink, failure, grpc, body, &edge, began).await;
+            return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
         }
     };
     // What is chosen among is the backend's; its own policy says how.
@@ -157,7 +161,7 @@ pub async fn forward(
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
         let edge = own_edge(&sink, to.name());
-        return refuse(sink, failure, grpc, body, &edge, began).await;
+        return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
     };
     let version = sink.version();
     let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };

@@ -12,7 +12,7 @@ use weft_core::traffic::apply::change_headers;
 use weft_core::traffic::route::{HeaderChange, Retry};
 
 use super::body::Body;
-use super::deadline::{grpc_timeout, in_grpc};
+use super::deadline::grpc_timeout;
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
 use super::session::SessionUse;
@@ -262,20 +262,9 @@ impl Treatment {
         }
     }
 
-    /// The head of a repetition, which says the how manieth it is.
-    pub fn numbered(&self, head: &RequestHead, attempt: u32) -> RequestHead {
-        let mut head = head.clone();
-        head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());
-        head
-    }
-
-    /// The head with what is left of the deadline, for an endpoint that honours it (gRPC over HTTP/2, `grpc-timeout`).
-    pub fn shortened(&self, head: &RequestHead) -> Option<RequestHead> {
+    /// What is left of the deadline, for an endpoint that honours it (gRPC over HTTP/2, `grpc-timeout`).
+    pub fn left(&self) -> Option<Duration> {
         let deadline = self.deadline.filter(|_| self.grpc)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut head = head.clone();
-        head.fields.remove(Known::GrpcTimeout);
-        head.fields.push(b"grpc-timeout", in_grpc(left).as_bytes());
-        Some(head)
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 }

@@ -229,7 +229,7 @@ impl IncomingBody<'_> {
                     {
                         self.state = State::Done;
                         hop::strip_trailers(&mut fields);
-                        return Ok((!fields.is_empty()).then_some(Chunk::Trailers(fields)));
+                        return Ok((!fields.is_empty()).then(|| Chunk::Trailers(Box::new(fields))));
                     }
                 }
                 State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
