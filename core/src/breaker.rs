@@ -100,8 +100,12 @@ pub enum Admit {
     No,
 }
 
-/// The right to be the one request that probes an endpoint. It ends in [`Breaker::probed`] or [`Breaker::abandon`]; until then nobody else
-/// gets to the endpoint.
+/// A probe that has said nothing for so long, in nanoseconds, is not waited for: a request without a deadline may hang for ever, and the
+/// endpoint be well.
+const PATIENCE: u64 = 10_000_000_000;
+
+/// The right to be the one request that probes an endpoint. It ends in [`Breaker::probed`] or [`Breaker::abandon`]; until then, or until it
+/// has said nothing for ten seconds, nobody else gets to the endpoint.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "until it is given back, nobody else gets to the endpoint"]
 pub struct Probe(Word);
@@ -190,8 +194,8 @@ impl Breaker {
         let word = self.load();
         match word.phase() {
             Phase::Closed => State::Closed,
-            Phase::Probing => State::HalfOpen { probing: true },
-            Phase::Open if word.time() <= now => State::HalfOpen { probing: false },
+            Phase::Probing => State::HalfOpen { probing: !word.may_be_probed(now) },
+            Phase::Open if word.may_be_probed(now) => State::HalfOpen { probing: false },
             Phase::Open => State::Open { until: word.time() },
         }
     }
@@ -201,8 +205,9 @@ impl Breaker {
         let word = self.load();
         match word.phase() {
             Phase::Closed => Admit::Yes,
-            Phase::Open if word.time() <= now => {
-                let probing = word.with(Phase::Probing);
+            Phase::Open | Phase::Probing if word.may_be_probed(now) => {
+                // With a time of its own: a probe that was given up changes nothing any more.
+                let probing = Word::new(Phase::Probing, now, word.level());
                 if self.swap(word, probing) { Admit::Probe(Probe(probing)) } else { Admit::No }
             }
             Phase::Open | Phase::Probing => Admit::No,

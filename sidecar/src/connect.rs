@@ -116,6 +116,19 @@ struct Opening {
     failure: RefCell<Option<Failure>>,
 }
 
+/// No connection could be opened.
+pub struct Unopened {
+    pub failure: Failure,
+    /// It was another request's opening, for which this one only waited: whoever opened it has told of it.
+    pub shared: bool,
+}
+
+impl From<Failure> for Unopened {
+    fn from(failure: Failure) -> Self {
+        Self { failure, shared: false }
+    }
+}
+
 /// Ends an opening, also where it is abandoned.
 struct Opens<'a> {
     pools: &'a Pools,
@@ -206,7 +219,7 @@ impl Worker {
         self: &Rc<Self>,
         to: &Arc<Destination>,
         waits: impl FnOnce() -> Result<Place, Failure>,
-    ) -> Result<(Exchange, bool), Failure> {
+    ) -> Result<(Exchange, bool), Unopened> {
         let key = self.key(to, MeshProtocol::Http1);
         if let Some(connection) = self.pools.take_http1(&key) {
             return Ok((Exchange::Http1(connection), true));
@@ -229,7 +242,7 @@ impl Worker {
         self: &Rc<Self>,
         to: &Arc<Destination>,
         waits: impl FnOnce() -> Result<Place, Failure>,
-    ) -> Result<(Exchange, bool), Failure> {
+    ) -> Result<(Exchange, bool), Unopened> {
         let key = self.key(to, MeshProtocol::Http2);
         if let Some(sender) = self.pools.http2_with_room(&key) {
             return Ok((Exchange::Http2(sender), true));
@@ -243,7 +256,7 @@ impl Worker {
             let Some(opening) = under_way else { break self.pools.begin_opening(&key) };
             opening.ended.notified().await;
             if let Some(failure) = opening.failure.borrow().clone() {
-                return Err(failure);
+                return Err(Unopened { failure, shared: true });
             }
         };
         let opened = self.open_new_http2(to).await;
@@ -251,7 +264,7 @@ impl Worker {
             Ok(sender) => self.pools.http2.borrow_mut().entry(key.clone()).or_default().push(sender.clone()),
             Err(failure) => *opens.opening.failure.borrow_mut() = Some(failure.clone()),
         }
-        opened.map(|sender| (Exchange::Http2(sender), false))
+        Ok((Exchange::Http2(opened?), false))
     }
 
     async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {

@@ -102,6 +102,7 @@ async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Rou
 async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr, opening: Opening<'_>) {
     match Box::pin(serve::open_bytes(worker, route, opening, stream.peer().ip())).await {
         Ok((upstream, lease)) => {
+            lease.took();
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
             Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle())).await;
         }
@@ -141,8 +142,17 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
             drop((upstream, lease));
             return http(worker, stream, first, route, destination).await;
         }
+        if let Detection::Tls(hello) = &first.what
+            && serve::has_tls_routes(&route, hello.server_name.as_deref())
+        {
+            // The one that is open may be the wrong one.
+            drop((upstream, lease));
+            return Box::pin(detected(worker, stream, first, route, destination)).await;
+        }
         stream.unread(first.bytes.freeze());
     }
+    // Only now: one that was opened in case, and is not used, says nothing of the endpoint.
+    lease.took();
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle())).await;
 }

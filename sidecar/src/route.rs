@@ -123,9 +123,8 @@ impl Lease {
         }
     }
 
-    /// The endpoint took an opaque connection: it is well.
+    /// The endpoint took an opaque connection that is used: it is well.
     pub fn took(&self) {
-        self.speaks();
         self.ended(Ending::Http(200));
     }
 

@@ -134,7 +134,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
             Outcome::Tunnel { upstream, rest, lease } => {
                 upstream.unread(rest);
                 stream.unread(reader.take_rest());
-                Box::pin(tunnel(worker, &stream, &upstream)).await;
+                Box::pin(tunnel(worker, &stream, &upstream, lease.idle())).await;
                 drop(lease);
                 return;
             }
@@ -199,13 +199,17 @@ async fn linger(stream: &Stream) {
     .await;
 }
 
-async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream) {
+async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>) {
     let count = std::cell::Cell::new(0);
     let cut = worker.shared.cut.cancelled();
     let stall = worker.shared.config.timeouts.write;
     tokio::select! {
         biased;
         _ = relay(a, b, &worker.buffers, stall, &count, &count) => {}
+        () = silence(idle, || count.get()) => {
+            a.reset();
+            b.reset();
+        }
         () = cut => {
             a.reset();
             b.reset();
@@ -284,6 +288,12 @@ pub enum Opening<'a> {
     Bytes,
 }
 
+/// Whether the service has TLS routes for who speaks TLS late.
+pub fn has_tls_routes(route: &Route, name: Option<&str>) -> bool {
+    let Some(traffic) = route.traffic() else { return false };
+    traffic.table(route.port()).is_some_and(|table| !matches!(table.tls(name), Verdict::NoRoutes))
+}
+
 /// Where an opaque connection goes, by the service's TLS and TCP routes.
 fn bytes_route(worker: &Worker, route: &Route, opening: Opening<'_>) -> Result<Route, Failure> {
     let Some(traffic) = route.traffic() else { return Ok(route.clone()) };
@@ -332,7 +342,8 @@ pub async fn open_bytes(
         own_allowed(worker, &lease, MeshProtocol::Tcp)?;
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
-                lease.took();
+                // So long it took; whether it is well shows when the connection is used.
+                lease.speaks();
                 lease.holds(place);
                 return Ok((stream, lease));
             }
@@ -381,7 +392,7 @@ pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
         }
-        () = silence(idle, &open) => {
+        () = silence(idle, || (open.sent.get(), open.received.get())) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
             client.reset();
             upstream.reset();
@@ -393,12 +404,12 @@ pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key
     }
 }
 
-/// Resolves when nothing was sent or received for so long; never where there is no bound.
-async fn silence(idle: Option<Duration>, open: &OpenConnection) {
+/// Resolves when what was sent and received has not changed for so long; never where there is no bound.
+async fn silence<T: PartialEq>(idle: Option<Duration>, count: impl Fn() -> T) {
     let Some(idle) = idle else { return std::future::pending().await };
     let mut seen = None;
     loop {
-        let now = Some((open.sent.get(), open.received.get()));
+        let now = Some(count());
         if now == seen {
             return;
         }

@@ -181,12 +181,33 @@ fn threads_eject_no_more_than_may_be_and_send_one_probe() {
     }
 }
 
+#[test]
+fn a_probe_that_says_nothing_is_not_waited_for() {
+    let (policy, (places, b)) = (policy(), one_of(2));
+    eject(&b, 0, &policy);
+    let silent = probe(&b, 20 * SEC);
+    assert_eq!((b.admits(29 * SEC), b.state(29 * SEC)), (Admit::No, State::HalfOpen { probing: true }));
+    assert_eq!(b.state(30 * SEC), State::HalfOpen { probing: false });
+    let second = probe(&b, 30 * SEC);
+    assert_eq!(b.admits(30 * SEC), Admit::No);
+    // What it has to say now is of no interest.
+    assert_eq!(b.probed(silent, 31 * SEC, &policy, Outcome::Failure, 0), None);
+    assert_eq!((b.state(31 * SEC), places.held()), (State::HalfOpen { probing: true }, 1));
+    assert_eq!(b.probed(second, 32 * SEC, &policy, Outcome::Success, 0), Some(Event::Readmitted));
+    assert_eq!((b.state(32 * SEC), places.held()), (State::Closed, 0));
+    // Of one that nobody followed, it counts however late it comes.
+    eject(&b, 40 * SEC, &policy);
+    let late = probe(&b, 100 * SEC);
+    assert_eq!(b.probed(late, 200 * SEC, &policy, Outcome::Success, 0), Some(Event::Readmitted));
+}
+
 // The same, written down plainly.
 #[derive(Default)]
 struct Naive {
     // Until when it is open.
     open: Option<u64>,
-    probing: bool,
+    // Since when somebody probes.
+    probing: Option<u64>,
     row: u32,
     level: u32,
     closed: u64,
@@ -194,6 +215,10 @@ struct Naive {
 }
 
 impl Naive {
+    fn probes(&self, now: u64) -> bool {
+        self.probing.is_some_and(|since| now < since + 10 * SEC)
+    }
+
     fn should_eject(&self, now: u64, policy: &Outlier) -> bool {
         let slot = policy.window.as_nanos() as u64 / 10;
         let seen: Vec<bool> = self.outcomes.iter().filter(|(at, _)| now / slot - at / slot < 10).map(|(_, good)| *good).collect();
@@ -208,7 +233,7 @@ impl Naive {
         let factor = 2.0_f64.powi(self.level.min(31).cast_signed());
         let expected = (policy.base_ejection.as_secs_f64() * factor).min(policy.max_ejection.as_secs_f64());
         self.open = Some((now + lasts.as_nanos() as u64) & !0xff);
-        self.probing = false;
+        self.probing = None;
         self.level = (self.level + 1).min(63);
         is_about(lasts, expected) && lasts <= policy.max_ejection
     }
@@ -250,16 +275,16 @@ proptest! {
                 }
                 5 => match (b.admits(now), naive.open) {
                     (Admit::Yes, None) => {}
-                    (Admit::No, Some(until)) => prop_assert!(now < until || naive.probing),
+                    (Admit::No, Some(until)) => prop_assert!(now < until || naive.probes(now)),
                     (Admit::Probe(p), Some(until)) => {
-                        prop_assert!(now >= until && !naive.probing);
-                        (naive.probing, probe) = (true, Some(p));
+                        prop_assert!(now >= until && !naive.probes(now));
+                        (naive.probing, probe) = (Some(now), Some(p));
                     }
                     (admit, open) => prop_assert!(false, "{:?} {:?}", admit, open),
                 },
                 _ => if let Some(p) = probe.take() {
                     match random % 3 {
-                        0 => { b.abandon(p); naive.probing = false; }
+                        0 => { b.abandon(p); (naive.open, naive.probing) = (naive.probing, None); }
                         1 => match b.probed(p, now, &policy, Outcome::Failure, random) {
                             Some(Event::Ejected { lasts, why: Why::Probe }) => prop_assert!(naive.opens(now, lasts, &policy)),
                             other => prop_assert!(false, "{:?}", other),
@@ -273,8 +298,8 @@ proptest! {
             }
             let state = match naive.open {
                 None => State::Closed,
-                Some(until) if !naive.probing && now < until => State::Open { until },
-                Some(_) => State::HalfOpen { probing: naive.probing },
+                Some(until) if naive.probing.is_none() && now < until => State::Open { until },
+                Some(_) => State::HalfOpen { probing: naive.probes(now) },
             };
             prop_assert_eq!(b.state(now), state);
             prop_assert_eq!(places.held(), u32::from(naive.open.is_some()));

@@ -8,7 +8,7 @@ pub(super) enum Phase {
     Closed,
     /// Until the time; half-open from then on.
     Open,
-    /// Half-open, and a probe is on its way.
+    /// Half-open, and a probe is on its way since the time.
     Probing,
 }
 
@@ -40,6 +40,15 @@ impl Word {
 
     pub(super) fn time(self) -> u64 {
         self.0 & !0xff
+    }
+
+    /// Whether nobody else is waited for: its time as ejected is over, or a probe was silent for too long.
+    pub(super) fn may_be_probed(self, now: u64) -> bool {
+        match self.phase() {
+            Phase::Closed => false,
+            Phase::Open => self.time() <= now,
+            Phase::Probing => self.time().saturating_add(super::PATIENCE) <= now,
+        }
     }
 
     /// How many ejections count for the length of the next one.

@@ -211,7 +211,7 @@ pub enum Abort {
 pub struct Timeouts {
     /// To open a connection to an endpoint.
     pub connect: Option<Duration>,
-    /// An opaque connection, WebSocket or stream without a byte either way.
+    /// An opaque connection or WebSocket without a byte either way.
     pub idle: Option<Duration>,
     /// A request that no route bounds, to the end of its answer. Streams are bounded as well: leave it out for services that stream.
     pub request: Option<Duration>,

@@ -20,7 +20,7 @@ use super::forward::{Outcome, own_head, refuse};
 use super::head::RequestHead;
 use super::sink::ResponseSink;
 use super::treatment::Treatment;
-use crate::connect::{Destination, Exchange};
+use crate::connect::{Destination, Exchange, Unopened};
 use crate::metrics::Edge;
 use crate::route::{Lease, Route, Tried};
 use crate::serve::own_allowed;
@@ -134,13 +134,16 @@ fn rewind(body: &mut Body<'_>) -> bool {
 }
 
 /// Waits for something until a time; what comes too late is the endpoint's failure.
-async fn within<T>(at: Option<Instant>, mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>) -> Result<T, Failure> {
+async fn within<T, E: From<Failure>>(
+    at: Option<Instant>,
+    mut work: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> Result<T, E> {
     let Some(at) = at else { return work.await };
     tokio::select! {
         biased;
         done = &mut work => done,
         () = tokio::time::sleep_until(at) => {
-            Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::IfIdempotent).detail("the time for it was over"))
+            Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::IfIdempotent).detail("the time for it was over").into())
         }
     }
 }
@@ -168,18 +171,23 @@ async fn try_once(
         tokio::select! {
             biased;
             opened = within(until, opening) => opened,
-            failure = gone(body, sink) => Err(failure),
+            failure = gone(body, sink) => Err(failure.into()),
         }
     };
     let (exchange, reused) = match opened {
         Ok(opened) => opened,
-        Err(mut failure) => {
+        Err(Unopened { mut failure, shared }) => {
             if failure.side == Side::Upstream {
                 // Nothing was sent yet, whatever took so long.
                 failure.retryable = Retryable::Unprocessed;
             }
             let edge = caller.edge(worker, route.name(), &lease.peer, version, ("", ""));
-            lease.fail(&failure);
+            // One opening that fails is one failure, however many waited for it.
+            if shared {
+                drop(lease);
+            } else {
+                lease.fail(&failure);
+            }
             return Err(Failed { failure, edge, address, reused: false });
         }
     };

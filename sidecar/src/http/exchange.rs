@@ -135,7 +135,9 @@ async fn run_http1(
             if !response.is_informational() {
                 break response;
             }
+            a.treatment.passes(true);
             Box::pin(sink.informational(response)).await?;
+            a.treatment.passes(false);
         };
         a.treatment.hears();
         peer_refusal(&response.fields, a.from_mesh)?;
@@ -149,6 +151,7 @@ async fn run_http1(
         if status == 101 || (head.is_connect() && (200..300).contains(&status)) {
             a.treatment.edit(&mut response, a.lease);
             Box::pin(sink.switch(response, a.from_mesh)).await?;
+            a.treatment.ended(status, a.lease);
             a.edge.request(status, a.began.elapsed());
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
         }
@@ -160,6 +163,7 @@ async fn run_http1(
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }
+        a.treatment.ended(status, a.lease);
         (status, sent.get(), keeps)
     };
     a.edge.request(status, a.began.elapsed());
@@ -198,6 +202,7 @@ async fn run_http2(
     if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
         return Ok(Finished::Broken(failure));
     }
+    a.treatment.ended(status, a.lease);
     a.edge.request(status, a.began.elapsed());
     Ok(Finished::Done { keep: true })
 }

@@ -59,6 +59,12 @@ pub async fn forward(
         let incoming = routed::Incoming { worker, route, caller, upgrade, began };
         return Box::pin(routed::forward(incoming, traffic, head, body, sink)).await;
     }
+    if caller.direction == Direction::Inbound
+        && let Err(failure) = head.to_origin_form()
+    {
+        let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
+        return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
+    }
     if let Some(failure) = routed::over_rate(worker, route, caller, &head) {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
         return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;

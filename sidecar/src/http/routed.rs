@@ -136,15 +136,15 @@ pub async fn forward(
             return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
         }
     };
-    // What is chosen among is the backend's; its own policy says how.
-    let policy = to.traffic().unwrap_or_else(|| traffic.clone());
+    // What is chosen among is the backend's; its own policy says how, and no other does.
+    let policy = to.traffic();
     let asks = treatment.asks.get_or_insert_default();
     asks.idempotent = head.is_idempotent();
     if asks.session.is_none() {
         asks.session = traffic.policy.session.as_ref().map(|s| SessionUse::persistent(s, &head, None));
     }
-    let mut key = policy.hash_key(&head, caller.address);
-    if key.is_none() && asks.session.is_none() {
+    let mut key = policy.as_ref().and_then(|p| p.hash_key(&head, caller.address));
+    if let (None, None, Some(policy)) = (key, &asks.session, &policy) {
         let value = worker.random();
         asks.session = SessionUse::hashed(&policy.policy.balancer, value);
         key = asks.session.is_some().then(|| hash_text(format!("{value:016x}").as_bytes()));
@@ -157,7 +157,7 @@ pub async fn forward(
         treatment.deadline = began.checked_add(timeout);
     }
     treatment.serve(worker, &to, &head, body, began);
-    let Some(_place) = treatment.take_place() else {
+    let Some(place) = treatment.take_place() else {
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
         let edge = own_edge(&sink, to.name());
@@ -167,7 +167,14 @@ pub async fn forward(
     let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
     let outcome = attempts::run(request, body, sink).await;
     copies.send(worker, version, &head, body);
-    outcome
+    match outcome {
+        // It counts as long as it lasts.
+        Outcome::Tunnel { upstream, rest, mut lease } => {
+            lease.holds(Some(place));
+            Outcome::Tunnel { upstream, rest, lease }
+        }
+        ended => ended,
+    }
 }
 
 /// Does what a rule's filters say, and finds where the request goes.

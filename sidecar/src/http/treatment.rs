@@ -179,6 +179,11 @@ impl Treatment {
         })
     }
 
+    /// Something of an answer is being passed on: if that breaks off, nothing else can follow it.
+    pub fn passes(&self, begins: bool) {
+        self.passed.set(begins);
+    }
+
     /// Whether an answer's head was passed on.
     pub fn passed(&self) -> bool {
         self.passed.get()
@@ -208,7 +213,9 @@ impl Treatment {
     /// Looks at an answer before it is passed on. An error has the request sent again: the caller does not see the answer.
     pub fn judge(&self, worker: &Worker, head: &ResponseHead, lease: &Lease) -> Result<(), Failure> {
         let status = self.grpc_status(&head.fields);
-        if !self.grpc || status.is_some() || head.status != 200 {
+        // Whether it was well shows in the end: in the trailers of gRPC, else when the body is whole.
+        let ends_well = if self.grpc { head.status == 200 } else { head.status < 500 };
+        if status.is_some() || !ends_well {
             lease.answered(head.status, status);
         } else {
             lease.begins();
@@ -241,6 +248,13 @@ impl Treatment {
             return None;
         }
         std::str::from_utf8(fields.first(Known::GrpcStatus)?).ok()?.parse().ok()
+    }
+
+    /// An answer is whole.
+    pub fn ended(&self, status: u16, lease: &Lease) {
+        if !self.grpc && status < 500 {
+            lease.answered(status, None);
+        }
     }
 
     /// Looks at an answer's trailers, where gRPC says how it went.

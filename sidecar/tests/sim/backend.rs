@@ -56,6 +56,10 @@ pub(crate) enum Reply {
     Refuse,
     /// Never answers.
     Never,
+    /// HTTP/1: resets the connection in the middle of its answer.
+    Cut,
+    /// HTTP/1: switches protocols, and sends what it hears back.
+    Switch,
 }
 
 pub(crate) fn status(status: u16) -> Reply {
@@ -216,6 +220,20 @@ impl Backend {
                     client.say(&[head.as_bytes(), b"\r\n", if method == "HEAD" { b"" } else { &body[..] }].concat()).await;
                 }
                 Reply::Reset | Reply::Refuse => return client.peer.0.reset(),
+                Reply::Cut => {
+                    client.say(b"HTTP/1.1 200 Said\r\ncontent-length: 10\r\n\r\nhal").await;
+                    // Time for what was said to arrive.
+                    sleep(Duration::from_millis(50)).await;
+                    return client.peer.0.reset();
+                }
+                Reply::Switch => {
+                    client.say(b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
+                    let mut heard = [0; 64];
+                    while let Ok(n @ 1..) = client.peer.read(&mut heard).await {
+                        client.say(&heard[..n]).await;
+                    }
+                    return;
+                }
                 Reply::Never => {
                     let _ = client.rest().await;
                     self.deserted.borrow_mut().push(Instant::now());
@@ -259,7 +277,7 @@ impl Backend {
                 }
                 answer(&mut respond, status, &fields, &body);
             }
-            Reply::Reset => respond.send_reset(Reason::INTERNAL_ERROR),
+            Reply::Reset | Reply::Cut | Reply::Switch => respond.send_reset(Reason::INTERNAL_ERROR),
             Reply::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
             Reply::Never => {
                 let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;

@@ -10,7 +10,7 @@ use weft_core::traffic::policy::{Balancer, Outlier};
 use weft_sidecar::admin;
 
 use crate::backend::{Reply, status};
-use crate::calls::ask;
+use crate::calls::{ask, grpc_call};
 use crate::lab::{Lab, Setup};
 use crate::seeds::first_seeds;
 
@@ -112,6 +112,45 @@ fn only_one_request_probes_and_whoever_goes_away_leaves_it_to_the_next() {
         load(&lab, Duration::from_secs(1)).await;
         assert_eq!(told(&lab), ["closed", "closed"]);
         Rc::into_inner(lab).expect("every client has ended").end().await;
+    });
+}
+
+#[test]
+fn answers_that_are_cut_eject_as_errors_do() {
+    first_seeds(8, &async |seed| {
+        let lab = lab(seed, &[3], Outlier::default());
+        lab.backends[0].does(|_| Reply::Cut);
+        load(&lab, Duration::from_secs(4)).await;
+        assert_eq!(told(&lab), ["open", "closed", "closed"]);
+        assert!((5..=8).contains(&lab.backends[0].count()), "{} were cut", lab.backends[0].count());
+        lab.end().await;
+    });
+}
+
+#[test]
+fn one_opening_that_fails_is_one_failure_however_many_wait_for_it() {
+    first_seeds(8, &async |seed| {
+        let lab = Rc::new(Lab::new(Setup::plain(seed, &[2])));
+        // All go to the first one, as long as it is there.
+        let first = |n| TrafficPolicy {
+            outlier: Some(Outlier { consecutive_failures: n, ..Outlier::default() }),
+            ..TrafficPolicy::default()
+        };
+        lab.policy(0, first(100));
+        lab.backends.iter().for_each(|b| b.down());
+        let mut calls = JoinSet::new();
+        let send = lab.http2(0).await;
+        for id in 0..20 {
+            let send = send.clone();
+            calls.spawn_local(async move { grpc_call(&send, id, &[]).await });
+        }
+        while calls.join_next().await.is_some() {}
+        let config = admin::config(&lab.caller.shared);
+        let endpoints = config["addresses"]["10.96.0.1"]["endpoints"].as_array().expect("a list").clone();
+        let failures: Vec<_> = endpoints.iter().map(|e| e["failures_in_a_row"].as_u64().expect("a number")).collect();
+        assert!(failures.iter().all(|n| (1..=6).contains(n)), "{failures:?} for twenty calls of three attempts");
+        drop(send);
+        Rc::into_inner(lab).expect("every call has ended").end().await;
     });
 }
 

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use weft_core::traffic::TrafficPolicy;
-use weft_core::traffic::policy::Limits;
+use weft_core::traffic::policy::{Limits, Timeouts};
 
-use crate::backend::{grpc, status};
+use crate::backend::{Reply, grpc, status};
 use crate::calls::{ask, grpc_call};
 use crate::lab::{Lab, Setup, pod};
 use crate::seeds::first_seeds;
@@ -170,5 +170,40 @@ fn where_a_connection_takes_few_streams_others_are_opened() {
         }
         drop(send);
         Rc::into_inner(lab).expect("all ended").end().await;
+    });
+}
+
+#[test]
+fn a_switched_connection_keeps_its_place_until_it_was_silent_for_too_long() {
+    first_seeds(8, &async |seed| {
+        let lab = Rc::new(Lab::new(Setup::either(seed, &[2]).workers(1 + seed % 3)));
+        let timeouts = Timeouts { idle: Some(Duration::from_secs(20)), ..Timeouts::default() };
+        lab.policy(
+            0,
+            TrafficPolicy { limits: Limits { requests: Some(1), ..Limits::default() }, timeouts, ..TrafficPolicy::default() },
+        );
+        lab.backends.iter().for_each(|b| b.does(|a| if a.target == "/switch" { Reply::Switch } else { status(200) }));
+        let mut client = lab.client(0).await;
+        client.say(b"GET /switch HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
+        // It has no body: what follows is another protocol.
+        let switched = client.message(false).await.expect("an answer");
+        assert_eq!(switched.status(), 101, "{}", switched.head);
+        let mut echo = [0; 4];
+        for _ in 0..3 {
+            sleep(Duration::from_secs(15)).await;
+            client.say(b"ping").await;
+            client.peer.read_exact(&mut echo).await.expect("it is not silent for too long");
+            assert_eq!(&echo, b"ping");
+            let other = lab.ask(0, "GET /", &[], None).await.expect("an answer");
+            assert_eq!((other.status(), other.field("weft-error")), (503, Some("overloaded")));
+        }
+        let began = Instant::now();
+        let end = timeout(Duration::from_secs(60), client.peer.read(&mut echo)).await.expect("it ends");
+        assert!(end.is_err(), "it looks like an end: {end:?}");
+        assert!((20..=41).contains(&began.elapsed().as_secs()), "after {:?}", began.elapsed());
+        let other = lab.ask(0, "GET /", &[], None).await.expect("an answer");
+        assert_eq!(other.status(), 200, "its place is free");
+        drop(client);
+        Rc::into_inner(lab).expect("every client has ended").end().await;
     });
 }

@@ -258,7 +258,7 @@ fn timeouts() -> Field {
         "How long things may take. Left out: the sidecar's own bounds, for each of them.",
         vec![
             duration("connect", "To open a connection to an endpoint."),
-            duration("idle", "An opaque connection, WebSocket or stream without a byte either way."),
+            duration("idle", "An opaque connection or WebSocket without a byte either way."),
             duration(
                 "request",
                 "A request that no route bounds, to the end of its answer. Streams are bounded as well: leave it out for services that stream.",
