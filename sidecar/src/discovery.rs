@@ -334,7 +334,7 @@ impl Discovery {
                     if self.mesh.inbound.load().as_ref().is_some_and(|before| before.zone != policy.zone) {
                         self.stale.extend(self.services.keys().cloned());
                     }
-                    self.mesh.govern(policy);
+                    self.mesh.govern(policy, &self.config.identity.spiffe_id());
                 }
                 Err(e) => {
                     self.deny(&e);
@@ -424,7 +424,7 @@ impl Discovery {
             zone: "".into(),
             authorization: Authorization::default(),
         };
-        self.mesh.govern(policy);
+        self.mesh.govern(policy, &self.config.identity.spiffe_id());
     }
 
     /// Gives a service's state its endpoints, once all of them are there.

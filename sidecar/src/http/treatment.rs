@@ -16,6 +16,7 @@ use super::deadline::{grpc_timeout, in_grpc};
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
 use super::session::SessionUse;
+use crate::connect::Destination;
 use crate::identity::unix_now;
 use crate::route::{Lease, Route, Wish};
 use crate::standing::{Place, Standing};
@@ -72,6 +73,12 @@ impl Asks {
     fn facts(&self, grpc: bool) -> retry::RequestFacts {
         retry::RequestFacts { idempotent: self.idempotent, grpc }
     }
+}
+
+/// Whether an endpoint's own sidecar refused a request by its policy.
+fn is_denied(head: &ResponseHead, lease: &Lease) -> bool {
+    matches!(*lease.destination, Destination::Mesh { .. })
+        && head.fields.named("weft-error").next() == Some(Reason::Denied.as_str().as_bytes())
 }
 
 impl Treatment {
@@ -208,6 +215,11 @@ impl Treatment {
     /// Looks at an answer before it is passed on. An error has the request sent again: the caller does not see the answer.
     pub fn judge(&self, worker: &Worker, head: &ResponseHead, lease: &Lease) -> Result<(), Failure> {
         let status = self.grpc_status(&head.fields);
+        if is_denied(head, lease) {
+            // Its policy says so, and would say so again: nothing of it is about the endpoint.
+            lease.answered(200, None);
+            return Ok(());
+        }
         if !self.grpc || status.is_some() || head.status != 200 {
             lease.answered(head.status, status);
         } else {
