@@ -118,8 +118,8 @@ impl Peer {
     /// Whether it can hold of callers with an identity only.
     pub fn needs_identity(&self) -> bool {
         let Self { principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts, .. } = self;
-        !(principals.is_empty() && not_principals.is_empty() && namespaces.is_empty() && not_namespaces.is_empty())
-            || !(service_accounts.is_empty() && not_service_accounts.is_empty())
+        let lists = [principals.is_empty(), not_principals.is_empty(), namespaces.is_empty(), not_namespaces.is_empty()];
+        lists.contains(&false) || !service_accounts.is_empty() || !not_service_accounts.is_empty()
     }
 
     /// Whether it holds, where `own` is the identity of the pod that is called.

@@ -324,7 +324,7 @@ impl fmt::Display for Target {
 }
 
 /// The given clauses of a match's peer and operation.
-fn clauses(m: &Match) -> (Vec<(&'static str, String)>, Vec<(&'static str, String)>) {
+fn clauses(m: &Match) -> (Vec<words::Given>, Vec<words::Given>) {
     let rule = &m.policy.rules[m.rule];
     let peer = m.peer.map(|at| words::peer(&rule.from[at])).unwrap_or_default();
     let operation = m.operation.map(|at| words::operation(&rule.to[at])).unwrap_or_default();
@@ -335,7 +335,7 @@ impl Match {
     /// What it matched by, as `from namespaces dev; to paths /admin/*`; empty where the rule matches anything.
     pub fn clause(&self) -> String {
         let (from, to) = clauses(self);
-        let say = |word: &str, list: Vec<(&'static str, String)>| {
+        let say = |word: &str, list: Vec<words::Given>| {
             let list: Vec<_> = list.into_iter().map(|(name, values)| format!("{name} {values}")).collect();
             (!list.is_empty()).then(|| format!("{word} {}", list.join(", ")))
         };

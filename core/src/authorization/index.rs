@@ -3,8 +3,8 @@
 //! Every pair of a peer and an operation of every rule is an [`Entry`]. It stands in one [`Bucket`] for each port that it is about (or in one for all
 //! ports) and for each value of the one clause of its peer that says most. Within a bucket, entries with paths are found by path.
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Bucket {
             match path {
                 PathMatch::Exact(text) => push(self.exact.entry(text.as_bytes().into()).or_default(), entry),
                 PathMatch::Prefix(text) => {
-                    push(self.below.entry(text.trim_end_matches('/').as_bytes().into()).or_default(), entry)
+                    push(self.below.entry(text.trim_end_matches('/').as_bytes().into()).or_default(), entry);
                 }
                 PathMatch::Template(text) => {
                     let literal = text.find("/{").map_or(&**text, |at| &text[..at]);
@@ -390,13 +390,8 @@ impl Who {
         } else {
             vec![Self::Anyone]
         };
-        let mut seen = Vec::with_capacity(whos.len());
-        whos.retain(|who| {
-            !seen.contains(who) && {
-                seen.push(who.clone());
-                true
-            }
-        });
+        let mut seen = HashSet::new();
+        whos.retain(|who| seen.insert(who.clone()));
         whos
     }
 

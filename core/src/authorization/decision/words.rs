@@ -1,6 +1,6 @@
 //! Clauses in words. What a caller sent is quoted and cut: it may be anything.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::{Connection, Facts, Failed, Match, judged};
 use crate::authorization::clause::{Held, Unclear};
@@ -12,20 +12,23 @@ const MOST: usize = 4;
 /// Characters that are told of one value that a caller sent.
 const LONGEST: usize = 100;
 
+/// A clause by its name, and what it asks for.
+pub(super) type Given = (&'static str, String);
+
 fn list<T: ToString>(values: &[T]) -> String {
     let mut text = values.iter().take(MOST).map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     if values.len() > MOST {
-        text.push_str(&format!(" or {} more", values.len() - MOST));
+        let _ = write!(text, " or {} more", values.len() - MOST);
     }
     text
 }
 
-fn given(all: impl IntoIterator<Item = (&'static str, String)>) -> Vec<(&'static str, String)> {
+fn given(all: impl IntoIterator<Item = Given>) -> Vec<Given> {
     all.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
 /// The given clauses of a peer.
-pub(super) fn peer(p: &Peer) -> Vec<(&'static str, String)> {
+pub(super) fn peer(p: &Peer) -> Vec<Given> {
     given([
         ("principals", list(&p.principals)),
         ("notPrincipals", list(&p.not_principals)),
@@ -40,7 +43,7 @@ pub(super) fn peer(p: &Peer) -> Vec<(&'static str, String)> {
 }
 
 /// The given clauses of an operation.
-pub(super) fn operation(o: &Operation) -> Vec<(&'static str, String)> {
+pub(super) fn operation(o: &Operation) -> Vec<Given> {
     given([
         ("ports", list(&o.ports)),
         ("notPorts", list(&o.not_ports)),
@@ -55,7 +58,7 @@ pub(super) fn operation(o: &Operation) -> Vec<(&'static str, String)> {
     ])
 }
 
-fn wanted(clauses: &[(&'static str, String)], name: &str) -> String {
+fn wanted(clauses: &[Given], name: &str) -> String {
     clauses.iter().find(|(n, _)| *n == name).map(|(_, text)| text.clone()).unwrap_or_default()
 }
 

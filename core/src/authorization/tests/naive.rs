@@ -77,9 +77,10 @@ fn first<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>, call: &Call<'_>) -
             for peer in places(rule.from.len()) {
                 for operation in places(rule.to.len()) {
                     let place = (policy.id.to_string(), nth, peer, operation);
-                    let held = match peer.is_none_or(|at| peer_holds(&rule.from[at], call)) {
-                        false => Ok(false),
-                        true => operation.map_or(Ok(true), |at| operation_holds(&rule.to[at], policy.action, call)),
+                    let held = if peer.is_some_and(|at| !peer_holds(&rule.from[at], call)) {
+                        Ok(false)
+                    } else {
+                        operation.map_or(Ok(true), |at| operation_holds(&rule.to[at], policy.action, call))
                     };
                     match held {
                         Ok(true) => return (Some(place), None),
