@@ -5,6 +5,7 @@ mod traffic;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use weft_core::authorization::Authorization;
 use weft_core::identity::InvalidName;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
@@ -142,6 +143,7 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             required_features: p.required_features.clone(),
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
+            authorization: Authorization::default(),
         })
     }
 }
@@ -308,6 +310,7 @@ mod tests {
             required_features: vec!["x".into()],
             rates: vec![],
             zone: "".into(),
+            authorization: Authorization::default(),
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use weft_core::authorization::Authorization;
 use weft_core::backoff::Backoff;
 use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
@@ -421,6 +422,7 @@ impl Discovery {
             required_features: vec![format!("a policy that can be read ({why})")],
             rates: vec![],
             zone: "".into(),
+            authorization: Authorization::default(),
         };
         self.mesh.govern(policy);
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use weft_core::authorization::Authorization;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::policy::{Abort, Fault, RateLimit, RateScope, Timeouts};
@@ -40,6 +41,7 @@ fn govern(lab: &Lab, rates: Vec<RateLimit>) {
         required_features: vec![],
         rates,
         zone: "".into(),
+        authorization: Authorization::default(),
     });
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use weft_certs::{Authority, LeafKind, LeafSpec};
+use weft_core::authorization::Authorization;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, Reach, Service, ServicePort};
@@ -149,6 +150,7 @@ impl Sidecar {
             required_features: vec![],
             rates: vec![],
             zone: "".into(),
+            authorization: Authorization::default(),
         })));
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
