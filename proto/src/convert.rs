@@ -1,5 +1,6 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
+mod authorization;
 mod traffic;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use weft_core::traffic::route::InvalidPattern;
 
 use crate::v1;
 
+pub use authorization::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
@@ -125,6 +127,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             required_features: p.required_features.clone(),
             rates: p.rates.iter().map(Into::into).collect(),
             zone: p.zone.to_string(),
+            authorization: (p.authorization != Authorization::default()).then(|| (&p.authorization).into()),
         }
     }
 }
@@ -143,7 +146,7 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             required_features: p.required_features.clone(),
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
-            authorization: Authorization::default(),
+            authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
