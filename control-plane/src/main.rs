@@ -140,6 +140,7 @@ fn model(config: &Config, ca: &Ca) -> Model {
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
     }));
     Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
+        .with_authorization(config.default_policy, config.cluster.namespace.clone())
 }
 
 /// Ends when this replica is to accept no more. In thirds: first the cluster learns that it goes, then streams end one after

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_core::authorization::Authorization;
+use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
@@ -33,6 +34,9 @@ pub enum WireError {
     /// A regular expression that cannot be used.
     #[error("regular expression {0}")]
     Pattern(#[from] InvalidPattern),
+    /// A clause of a policy that cannot be used.
+    #[error(transparent)]
+    Clause(#[from] InvalidClause),
 }
 
 /// The address in 4 or 16 bytes, as the wire carries it.

@@ -126,14 +126,16 @@ impl TryFrom<&v1::BoundPolicy> for Policy {
     fn try_from(bound: &v1::BoundPolicy) -> Result<Self, WireError> {
         let unreadable = |_| WireError::Missing("an authorization policy that can be decoded");
         let p = v1::AuthorizationPolicy::decode(&bound.policy[..]).map_err(unreadable)?;
-        Ok(Self {
+        let policy = Self {
             id: p.id.as_ref().ok_or(WireError::Missing("id of a policy"))?.try_into()?,
             target: p.target.as_ref().ok_or(WireError::Missing("target of a policy"))?.try_into()?,
             action: action(p.action)?,
             dry_run: p.dry_run,
             rules: each(&p.rules)?,
             ports: bound.ports.as_ref().map(|list| ports(&list.ports)).transpose()?,
-        })
+        };
+        policy.check()?;
+        Ok(policy)
     }
 }
 
