@@ -60,7 +60,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let socket = server::operator_socket(&config.state.join("operator.sock"))?;
     let operators = Server::builder()
-        .add_service(OperatorServer::new(OperatorService { ca: ca.clone(), tokens, hub: hub.clone() }))
+        .add_service(OperatorServer::new(OperatorService {
+            ca: ca.clone(),
+            tokens,
+            hub: hub.clone(),
+            mtls: config.mtls,
+            default_policy: config.default_policy,
+        }))
         .serve_with_incoming(socket);
     let mut operators = tokio::spawn(operators);
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_core::Namespace;
+use weft_core::authorization::Action;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef};
 use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
@@ -188,6 +189,9 @@ impl PodFacts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AuthorizationFacts {
     pub scope: Scope,
+    /// None where it cannot be read, and nothing that could be is in force.
+    pub action: Option<Action>,
+    pub dry_run: bool,
     /// Why it cannot be honoured as it stands.
     pub broken: Option<String>,
     /// Something is in force: it, the last version that could be honoured, or a refusal in its stead.

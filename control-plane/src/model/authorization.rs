@@ -180,8 +180,15 @@ impl Authorizations {
             (None, Ok(content)) => content.scope.clone(),
             (None, Err(why)) => why.scope.clone(),
         };
-        let broken = held.refusal.as_ref().map(|why| format!("{}: {}", why.field, why.message));
-        Some(AuthorizationFacts { scope, broken, is_in_force: held.in_force.is_some(), is_last_good: held.good.is_some() })
+        let content = held.good.as_ref().map(|good| &good.content).or(held.object.content.as_ref().ok());
+        Some(AuthorizationFacts {
+            scope,
+            action: content.map(|content| content.policy.action),
+            dry_run: content.is_some_and(|content| content.policy.dry_run),
+            broken: held.refusal.as_ref().map(|why| format!("{}: {}", why.field, why.message)),
+            is_in_force: held.in_force.is_some(),
+            is_last_good: held.good.is_some(),
+        })
     }
 }
 

@@ -48,17 +48,18 @@ fn peer() -> impl Strategy<Value = Peer> {
     let identities = (few(principal()), few(principal()), few(name()), few(name()), few(account()), few(account()));
     (identities, block(), block(), any::<bool>()).prop_map(|(identities, ip_blocks, not_ip_blocks, unauthenticated)| {
         let (principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts) = identities;
-        Peer {
+        let identity = Peer {
             principals,
             not_principals,
             namespaces,
             not_namespaces,
             service_accounts,
             not_service_accounts,
-            ip_blocks,
-            not_ip_blocks,
-            unauthenticated,
-        }
+            ..Peer::default()
+        };
+        // Nobody has one and none.
+        let unauthenticated = unauthenticated && identity.is_empty();
+        Peer { ip_blocks, not_ip_blocks, unauthenticated, ..identity }
     })
 }
 
