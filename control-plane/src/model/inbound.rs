@@ -68,6 +68,7 @@ impl Model {
             required_features: required.into_iter().collect(),
             rates,
             zone,
+            // Written where policies are bytes already: see `authorize`.
             authorization: Authorization::default(),
         }
     }

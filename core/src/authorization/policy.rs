@@ -266,11 +266,11 @@ impl InvalidClause {
 
 impl FromStr for Posture {
     type Err = InvalidClause;
-    /// Reads `allow-all`, `allow-authenticated`, `allow-same-namespace` or `deny`.
+    /// Reads `allow`, `allow-authenticated`, `allow-same-namespace` or `deny`.
     fn from_str(s: &str) -> Result<Self, InvalidClause> {
         let all = [Self::AllowAll, Self::AllowAuthenticated, Self::AllowSameNamespace, Self::Deny];
         all.into_iter().find(|p| p.as_str() == s).ok_or_else(|| {
-            InvalidClause::new("default", s, "it must be allow-all, allow-authenticated, allow-same-namespace or deny")
+            InvalidClause::new("default", s, "it must be allow, allow-authenticated, allow-same-namespace or deny")
         })
     }
 }
@@ -279,7 +279,7 @@ impl Posture {
     /// The word for it, as an annotation has it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::AllowAll => "allow-all",
+            Self::AllowAll => "allow",
             Self::AllowAuthenticated => "allow-authenticated",
             Self::AllowSameNamespace => "allow-same-namespace",
             Self::Deny => "deny",

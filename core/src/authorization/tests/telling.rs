@@ -60,7 +60,7 @@ fn audit_and_dry_run_are_told_and_change_nothing() {
     let decision = judge.judge(Some(&request)).expect("there is something to tell");
     assert!(decision.is_allowed());
     let text = decision.to_string();
-    assert!(text.starts_with("allowed: the default of the mesh is allow-all; AUDIT shop/audit rule 0 matches; "), "{text}");
+    assert!(text.starts_with("allowed: the default of the mesh is allow; AUDIT shop/audit rule 0 matches; "), "{text}");
     assert!(text.ends_with("with the policies in dry run it would be denied: no ALLOW policy matches"), "{text}");
 }
 
