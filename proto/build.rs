@@ -3,7 +3,8 @@
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["issue", "object", "traffic", "discovery", "operator", "state"].map(|name| format!("weft/v1/{name}.proto"));
+    let files = ["authorization", "issue", "object", "traffic", "discovery", "operator", "state"]
+        .map(|name| format!("weft/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=weft/v1");
     let descriptors = protox::compile(files, ["."])?;
     let out = std::env::var("OUT_DIR")?;

@@ -1,4 +1,4 @@
-//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`), and join tokens (`token`); a
+//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`, `explain`), and join tokens (`token`); a
 //! mesh on a Kubernetes cluster (`install`, `upgrade`, `uninstall`, `check`), and sidecars in manifests (`inject`).
 
 use std::io::Write;
@@ -14,6 +14,7 @@ mod duration;
 mod edges;
 mod endpoints;
 mod exec;
+mod explain;
 mod fds;
 mod http;
 mod init;
@@ -35,6 +36,7 @@ mod token;
 mod up;
 mod userns;
 mod validate;
+mod why;
 mod wire;
 
 /// A service mesh on one machine, and the tools to look into it
@@ -59,6 +61,10 @@ enum Command {
     Edges(edges::EdgesArgs),
     /// Show what sidecars think of the endpoints that they call
     Endpoints(endpoints::EndpointsArgs),
+    /// Tell whether a call would be let in, and by which policy, or why not
+    Explain(Box<explain::ExplainArgs>),
+    /// Tell why a call was denied, by the reference that its caller got
+    Why(why::WhyArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
     /// Join tokens, for sidecars on machines without a cluster
@@ -105,6 +111,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Edges(args) => edges::main(&args),
         Command::Endpoints(args) => endpoints::main(&args),
+        Command::Explain(args) => explain::main(&args),
+        Command::Why(args) => why::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use weft_core::Namespace;
+use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
-use weft_core::wellknown::{ANNOTATION_MTLS, SIDECAR_CONTAINER};
+use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, ANNOTATION_MTLS, SIDECAR_CONTAINER};
 
-use crate::mesh_file::{Mesh, Service, TargetPort, Workload};
+use crate::mesh_file::{Mesh, NamespaceDefaults, Service, TargetPort, Workload};
 use crate::plan::{Plan, Replica};
 
 /// An object, and the file that it goes into.
@@ -21,16 +22,18 @@ pub(crate) struct Manifest {
 
 /// Everything that does not change while the mesh runs.
 pub(crate) fn fixed(mesh: &Mesh, plan: &Plan) -> Vec<Manifest> {
-    let namespaces = mesh.namespaces.iter().map(|(name, mtls)| namespace(name, *mtls));
+    let namespaces = mesh.namespaces.iter().map(|(name, own)| namespace(name, own));
     let services = mesh.services.iter().zip(&plan.services).map(|(s, address)| service(s, address.map(IpAddr::V4)));
     namespaces.chain(services).collect()
 }
 
-fn namespace(name: &Namespace, mtls: Option<MtlsMode>) -> Manifest {
+fn namespace(name: &Namespace, own: &NamespaceDefaults) -> Manifest {
+    let mut annotations = annotations(own.mtls);
+    put(&mut annotations, ANNOTATION_DEFAULT_POLICY, own.default_policy.map(Posture::as_str));
     let object = json!({
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": name.as_str(), "annotations": annotations(mtls)},
+        "metadata": {"name": name.as_str(), "annotations": annotations},
     });
     Manifest { file: format!("namespace-{name}.json"), object }
 }
@@ -158,7 +161,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "
-namespaces: {shop: {mtls: strict}}
+namespaces: {shop: {mtls: strict, defaultPolicy: deny}}
 workloads:
 - name: web
   namespace: shop
@@ -186,7 +189,8 @@ services:
         let fixed = objects(&fixed(&mesh, &plan));
         let keys: Vec<String> = fixed.iter().map(|o| o.key().to_string()).collect();
         assert_eq!(keys, ["Namespace default", "Namespace shop", "Service shop/web", "Service default/old"]);
-        let [_, _, Object::Service(web), Object::Service(old)] = &fixed[..] else { panic!("{fixed:?}") };
+        let [_, Object::Namespace(shop), Object::Service(web), Object::Service(old)] = &fixed[..] else { panic!("{fixed:?}") };
+        assert_eq!(shop.annotations.get(ANNOTATION_DEFAULT_POLICY).map(String::as_str), Some("deny"));
         assert_eq!(web.spec.addresses(), ["10.47.240.1".parse::<IpAddr>().expect("a literal")]);
         assert_eq!(web.spec.ports.len(), 2);
         assert!(old.spec.addresses().is_empty());

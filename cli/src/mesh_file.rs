@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::{Name, Namespace, ServiceAccount};
 
@@ -28,12 +29,21 @@ pub(crate) type Pairs = BTreeMap<String, String>;
 pub(crate) struct Mesh {
     pub(crate) name: String,
     pub(crate) mtls: MtlsMode,
-    /// Every namespace that something is in, with a mode of its own where it has one.
-    pub(crate) namespaces: BTreeMap<Namespace, Option<MtlsMode>>,
+    /// Who may call a workload where nothing else says so.
+    pub(crate) default_policy: Posture,
+    /// Every namespace that something is in.
+    pub(crate) namespaces: BTreeMap<Namespace, NamespaceDefaults>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) services: Vec<Service>,
     /// Files, directories and patterns with `*` in their last part; absolute.
     pub(crate) manifests: Vec<PathBuf>,
+}
+
+/// What a namespace has otherwise than the mesh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NamespaceDefaults {
+    pub(crate) mtls: Option<MtlsMode>,
+    pub(crate) default_policy: Option<Posture>,
 }
 
 /// A program, and how often and as whom it runs.

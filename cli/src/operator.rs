@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 /// How long a call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
 /// A connection to the operator API.
 pub(crate) struct Operator(OperatorClient<Channel>);
 
@@ -30,7 +33,8 @@ impl Operator {
         // The name is for the protocol alone: the connector knows the way.
         let endpoint = Endpoint::from_static("http://operator.weft").timeout(TIMEOUT).connect_timeout(TIMEOUT);
         let channel = endpoint.connect_with_connector(Connector(path.to_owned())).await.with_context(failed)?;
-        Ok(Self(OperatorClient::new(channel)))
+        // An explanation tells of every policy, and there may be many.
+        Ok(Self(OperatorClient::new(channel).max_decoding_message_size(MAX_ANSWER)))
     }
 
     /// Makes a join token for one pod.
@@ -49,6 +53,12 @@ impl Operator {
         };
         let answer = self.0.create_token(request).await.map_err(|status| said(&status))?;
         Ok(Zeroizing::new(answer.into_inner().token))
+    }
+
+    /// Whether a call would be let in, and why.
+    pub(crate) async fn explain(&mut self, question: v1::ExplainRequest) -> anyhow::Result<v1::ExplainResponse> {
+        let answer = self.0.explain(question).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
     }
 
     /// What the control plane knows of the mesh.

@@ -19,7 +19,7 @@ pub(crate) struct SidecarArgs {
     #[arg(value_name = "NS/REPLICA")]
     target: String,
 
-    /// What to ask for: /config, /edges, /metrics or /ready
+    /// What to ask for: /config, /edges, /denials, /metrics or /ready
     #[arg(default_value = "/config")]
     path: String,
 
@@ -58,6 +58,13 @@ pub(crate) fn ask_all(run: &Path, path: &str) -> anyhow::Result<Vec<(String, Str
     let all = door::list(run)?;
     let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed);
     meshed.map(|(index, l)| Ok((l.name(), ask_one(run, index, &l.name(), path)?))).collect()
+}
+
+/// The same, whatever each of them answers: a replica that is going does not hide what the others know.
+pub(crate) fn ask_each(run: &Path, path: &str) -> anyhow::Result<Vec<(String, anyhow::Result<String>)>> {
+    let all = door::list(run)?;
+    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed);
+    Ok(meshed.map(|(index, l)| (l.name(), ask_one(run, index, &l.name(), path))).collect())
 }
 
 /// `index` is the replica's place in the list of all.

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use weft_control_plane::watch::{directory, parse};
+use weft_core::authorization::Posture;
+use weft_core::policy::MtlsMode;
 
 use crate::lab::extras;
 use crate::manifests;
@@ -44,11 +46,24 @@ pub(crate) struct ValidateArgs {
 }
 
 /// A file: its name for people, and its text.
-type File = (String, String);
+pub(crate) type File = (String, String);
+
+/// What was named.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) files: Vec<File>,
+    /// What the mesh has by default, where one of the files is a mesh's.
+    pub(crate) defaults: Option<(MtlsMode, Posture)>,
+}
+
+/// Whether a document that cannot be read is of a kind that weft has nothing to do with.
+pub(crate) fn is_others(text: &str) -> bool {
+    report::is_others(text)
+}
 
 pub(crate) fn main(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
-    let files = match read(&args.files) {
-        Ok(files) => files,
+    let files = match read(&args.files, false) {
+        Ok(read) => read.files,
         Err(error) => {
             crate::complain(&format!("{error:#}"));
             return Ok(ExitCode::from(2));
@@ -62,9 +77,9 @@ pub(crate) fn main(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!report.is_good())))
 }
 
-/// Reads all that was named; a directory as the control plane reads one.
-fn read(named: &[PathBuf]) -> anyhow::Result<Vec<File>> {
-    let mut files = Vec::new();
+/// Reads all that was named; a directory as the control plane reads one. Of a mesh's file, `pods` says whether what would run is wanted, too.
+pub(crate) fn read(named: &[PathBuf], pods: bool) -> anyhow::Result<Read> {
+    let Read { mut files, mut defaults } = Read::default();
     for path in named {
         if path.is_dir() {
             let (found, problems) = directory::manifests(path);
@@ -80,7 +95,7 @@ fn read(named: &[PathBuf]) -> anyhow::Result<Vec<File>> {
         } else {
             let (name, text) = file(path)?;
             if mesh_file::is_one(&text) {
-                mesh(&mut files, path, &name, &text)?;
+                defaults = Some(mesh(&mut files, path, &name, &text, pods)?);
             } else {
                 files.push((name, text));
             }
@@ -89,19 +104,22 @@ fn read(named: &[PathBuf]) -> anyhow::Result<Vec<File>> {
     // A mesh may name manifests that were named as well.
     let mut known = BTreeSet::new();
     files.retain(|(name, _)| known.insert(name.clone()));
-    Ok(files)
+    Ok(Read { files, defaults })
 }
 
-/// What `weft up` would make of its file, and the manifests that it names.
-fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+/// What `weft up` would make of its file, and the manifests that it names; gives what the mesh has by default.
+fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str, pods: bool) -> anyhow::Result<(MtlsMode, Posture)> {
     let whole = path.canonicalize().with_context(|| format!("{name} can't be read"))?;
     let dir = whole.parent().context("the file is in no directory")?;
     let mesh = Mesh::read(name, dir, text).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("\n"))
     })?;
-    let made: Vec<String> =
-        manifests::fixed(&mesh, &Plan::new(&mesh)).iter().map(|manifest| manifest.object.to_string()).collect();
+    let plan = Plan::new(&mesh);
+    let mut made: Vec<String> = manifests::fixed(&mesh, &plan).iter().map(|manifest| manifest.object.to_string()).collect();
+    if pods {
+        made.extend(plan.replicas.iter().map(|r| manifests::pod(&mesh.workloads[r.workload], r, true, false).object.to_string()));
+    }
     files.push((format!("{name}, as manifests"), made.join("\n---\n")));
     for pattern in &mesh.manifests {
         for path in extras::expand(pattern).with_context(|| format!("{name}: manifests: {}", pattern.display()))? {
@@ -110,7 +128,7 @@ fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str) -> anyhow::R
             files.push(file(&shown)?);
         }
     }
-    Ok(())
+    Ok((mesh.mtls, mesh.default_policy))
 }
 
 fn file(path: &Path) -> anyhow::Result<File> {
@@ -141,13 +159,13 @@ mod tests {
         std::fs::write(dir.path().join("more.yaml"), route).expect("written");
         let file = dir.path().join("mesh.yaml");
         std::fs::write(&file, mesh).expect("written");
-        let files = read(&[file.clone(), dir.path().join("more.yaml")]).expect("read");
+        let files = read(&[file.clone(), dir.path().join("more.yaml")], false).expect("read").files;
         let names: Vec<&str> = files.iter().map(|(name, _)| name.rsplit('/').next().unwrap_or(name)).collect();
         assert_eq!(names, ["mesh.yaml, as manifests", "more.yaml"], "each once");
         let report = Report::of(&files);
         assert!(report.is_good(), "{}", report.shown());
 
         std::fs::write(&file, "workloads: 5\n").expect("written");
-        assert!(read(&[file]).is_err_and(|error| error.to_string().contains("mesh.yaml:1")));
+        assert!(read(&[file], false).is_err_and(|error| error.to_string().contains("mesh.yaml:1")));
     }
 }

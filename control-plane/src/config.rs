@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 use ipnet::IpNet;
+use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::{Namespace, TrustDomain};
 
@@ -45,6 +46,11 @@ pub struct Config {
     /// mTLS mode where neither namespace, pod nor port says otherwise: strict or permissive
     #[arg(long, env = "WEFT_MTLS", value_name = "MODE", default_value = "permissive")]
     pub mtls: MtlsMode,
+
+    /// Who may call a pod where neither its namespace nor an AuthorizationPolicy says so: allow, allow-authenticated, allow-same-namespace or
+    /// deny
+    #[arg(long, env = "WEFT_DEFAULT_POLICY", value_name = "POLICY", default_value = "allow")]
+    pub default_policy: Posture,
 
     /// CIDRs inside which a sidecar never dials an address in plaintext that discovery does not answer for
     #[arg(
@@ -99,7 +105,8 @@ pub struct SourceConfig {
 /// What matters with `--kubernetes` alone.
 #[derive(Args, Debug, Clone)]
 pub struct ClusterConfig {
-    /// The control plane's own namespace: for the Secret of the CA and the Lease
+    /// The control plane's own namespace: for the Secret of the CA and the Lease; authorization policies for the whole mesh stand there, also
+    /// without a cluster
     #[arg(long = "kube-namespace", env = "WEFT_KUBE_NAMESPACE", value_name = "NAMESPACE", default_value = weft_core::wellknown::CONTROL_PLANE_NAMESPACE)]
     pub namespace: Namespace,
 

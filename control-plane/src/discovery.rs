@@ -414,6 +414,7 @@ fn weight(body: &Body) -> usize {
         Body::EndpointsDelta(delta) => delta.upserted.len() + delta.removed.len(),
         Body::Routes(routes) => routes.encoded_len() / ENDPOINT_BYTES,
         Body::Policy(policy) => policy.encoded_len() / ENDPOINT_BYTES,
+        Body::Inbound(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         _ => 0,
     }
 }

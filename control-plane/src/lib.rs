@@ -4,6 +4,7 @@ pub mod accept;
 pub mod config;
 pub mod discovery;
 pub mod dns;
+pub mod explain;
 pub mod hub;
 pub mod issue;
 #[cfg(feature = "kubernetes")]

@@ -60,7 +60,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let socket = server::operator_socket(&config.state.join("operator.sock"))?;
     let operators = Server::builder()
-        .add_service(OperatorServer::new(OperatorService { ca: ca.clone(), tokens, hub: hub.clone() }))
+        .add_service(OperatorServer::new(OperatorService {
+            ca: ca.clone(),
+            tokens,
+            hub: hub.clone(),
+            mtls: config.mtls,
+            default_policy: config.default_policy,
+        }))
         .serve_with_incoming(socket);
     let mut operators = tokio::spawn(operators);
 
@@ -140,6 +146,7 @@ fn model(config: &Config, ca: &Ca) -> Model {
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
     }));
     Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
+        .with_authorization(config.default_policy, config.cluster.namespace.clone())
 }
 
 /// Ends when this replica is to accept no more. In thirds: first the cluster learns that it goes, then streams end one after

@@ -1,5 +1,6 @@
 //! Objects to snapshot. One writer applies changes; what a change touches is computed anew, the rest is shared.
 
+mod authorization;
 mod endpoints;
 mod inbound;
 mod places;
@@ -21,6 +22,7 @@ use crate::objects::traffic::ParentRef;
 use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject};
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
+use authorization::Authorizations;
 use places::Places;
 use policies::Policies;
 use routes::Routes;
@@ -66,6 +68,7 @@ pub struct Model {
     places: Places,
     routes: Routes,
     policies: Policies,
+    authorizations: Authorizations,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -87,6 +90,7 @@ impl Model {
             places: Places::default(),
             routes: Routes::default(),
             policies: Policies::default(),
+            authorizations: Authorizations::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -119,9 +123,12 @@ impl Model {
                     }
                     self.mark(&key, &mut dirty);
                     let last = self.routes.in_force(&key);
+                    let last_good =
+                        (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
                         Object::Route(route) => self.routes.insert(route, last),
+                        Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
                         other => self.insert(other),
                     }
                     self.mark(&key, &mut dirty);
@@ -172,6 +179,8 @@ impl Model {
                 if self.policies.is_targeted(&key.id) {
                     dirty.governed.insert(key.id.clone());
                 }
+                let authorizing = self.authorizations.of_service(&key.id).cloned();
+                dirty.statuses.extend(authorizing.map(|id| ObjectKey { kind: Kind::AuthorizationPolicy, id }));
                 if let Some(service) = self.service(&key.id) {
                     for ip in service.spec.addresses() {
                         self.mark_address(ip, dirty);
@@ -200,6 +209,10 @@ impl Model {
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.governed.extend(self.policies.touched_by_policy(key));
+            }
+            Kind::AuthorizationPolicy => {
+                dirty.statuses.insert(key.clone());
+                dirty.pods.extend(self.touched_by_authorization(&key.id));
             }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
@@ -256,6 +269,7 @@ impl Model {
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => self.routes.remove(key),
             Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
+            Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -303,6 +317,7 @@ impl Model {
             Object::Route(o) => self.routes.insert(o, None),
             Object::ReferenceGrant(o) => self.routes.insert_grant(o),
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
+            Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
         }
     }
 
@@ -380,6 +395,11 @@ impl Model {
     }
 
     fn refresh_status(&mut self, key: &ObjectKey, changed: &mut BTreeSet<Changed>) {
+        if key.kind == Kind::AuthorizationPolicy {
+            // For explanations, which are asked, not pushed.
+            let facts = self.authorizations.facts(&key.id).map(Arc::new);
+            put(&mut self.snapshot.authorizations, &key.id, facts, |a, b| a == b);
+        }
         let (generation, entries) = self.entries(key);
         let problems: Vec<Problem> = entries.iter().flat_map(|(_, outcome)| outcome.problems(key)).collect();
         let has_refs = key.kind.route().is_some();
@@ -418,6 +438,10 @@ impl Model {
                 all.extend(self.routes.outcome(&service, key, i).map(|o| (parent.clone(), o.clone())));
             }
             return (object.generation, all);
+        }
+        if key.kind == Kind::AuthorizationPolicy {
+            let entry = self.authorization_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
@@ -490,11 +514,12 @@ impl Model {
         self.problems.remove(&key);
         let entry = self.pod(id).cloned().map(|pod| {
             let mut problems = Vec::new();
-            let policy = self.inbound_of(&pod, &mut problems);
+            let mut policy = (&self.inbound_of(&pod, &mut problems)).into();
+            self.authorize(&pod, &mut policy, &mut problems);
             if !problems.is_empty() {
                 self.problems.insert(key, problems);
             }
-            Entry::new(Body::Inbound((&policy).into()))
+            Entry::new(Body::Inbound(policy))
         });
         let facts = self.pod(id).filter(|p| !p.ended()).map(|p| Arc::new(PodFacts::of(p, self.places.of(p))));
         if put(&mut self.snapshot.pods, id, facts, |a, b| a == b) {

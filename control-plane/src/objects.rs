@@ -1,6 +1,7 @@
 //! The parts of Kubernetes objects that the mesh reads, with the API server's own field names. What is not named
 //! here is ignored, so that real manifests pass unchanged.
 
+pub mod authorization;
 pub mod traffic;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use weft_core::service::ObjectRef;
 use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
+use authorization::AuthorizationObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 
 /// An object of a kind that the mesh reads.
@@ -26,6 +28,7 @@ pub enum Object {
     ReferenceGrant(Arc<ReferenceGrantObject>),
     BackendTrafficPolicy(Arc<PolicyObject>),
     TrafficPolicy(Arc<PolicyObject>),
+    AuthorizationPolicy(Arc<AuthorizationObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -48,6 +51,7 @@ pub enum Kind {
     ReferenceGrant,
     BackendTrafficPolicy,
     TrafficPolicy,
+    AuthorizationPolicy,
 }
 
 impl Kind {
@@ -65,6 +69,7 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
@@ -88,7 +93,7 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy => "weft.dev/v1alpha1",
         }
     }
 }
@@ -113,6 +118,7 @@ impl Object {
             Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.id),
             Self::BackendTrafficPolicy(o) => (Kind::BackendTrafficPolicy, &o.id),
             Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
+            Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

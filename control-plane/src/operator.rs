@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use weft_core::authorization::Posture;
+use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::{ServiceAccount, SpiffeId};
 use weft_proto::v1;
 use weft_proto::v1::operator_server::Operator;
 
+use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::token::Tokens;
@@ -18,6 +21,9 @@ pub struct OperatorService {
     /// None where pods attest by their service-account tokens.
     pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
+    /// What the mesh has by default.
+    pub mtls: MtlsMode,
+    pub default_policy: Posture,
 }
 
 const DEFAULT_TTL: u32 = 600;
@@ -49,6 +55,14 @@ impl Operator for OperatorService {
         Ok(Response::new(v1::CreateTokenResponse { token: token.to_string(), identity: id.to_string(), expires_at }))
     }
 
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let answer = explain(&self.hub.snapshot(), self.ca.domain(), &request.into_inner());
+        answer.map(Response::new).map_err(|e| match e {
+            Unexplained::Question(_) => Status::invalid_argument(e.to_string()),
+            Unexplained::NotThere(_) => Status::not_found(e.to_string()),
+        })
+    }
+
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let snapshot = self.hub.snapshot();
         let problem = |p: &crate::watch::Problem| v1::Problem {
@@ -65,6 +79,8 @@ impl Operator for OperatorService {
             problems: self.hub.problems().iter().map(problem).collect(),
             services: snapshot.services.len() as u32,
             workloads: snapshot.inbound.len() as u32,
+            mtls: self.mtls.to_string(),
+            default_policy: self.default_policy.to_string(),
         }))
     }
 }

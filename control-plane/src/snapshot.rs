@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_core::Namespace;
+use weft_core::authorization::Action;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef};
 use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
@@ -12,6 +13,7 @@ use weft_proto::{ResourceName, v1};
 
 use crate::model::status::Statuses;
 use crate::objects::PodObject;
+use crate::objects::authorization::Scope;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -183,6 +185,21 @@ impl PodFacts {
     }
 }
 
+/// An authorization policy, for explanations: sidecars have it in the inbound policies of the pods that it is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthorizationFacts {
+    pub scope: Scope,
+    /// None where it cannot be read, and nothing that could be is in force.
+    pub action: Option<Action>,
+    pub dry_run: bool,
+    /// Why it cannot be honoured as it stands.
+    pub broken: Option<String>,
+    /// Something is in force: it, the last version that could be honoured, or a refusal in its stead.
+    pub is_in_force: bool,
+    /// A version that could be honoured is: where it is broken, that is the last one.
+    pub is_last_good: bool,
+}
+
 /// One generation of the mesh. Cloning shares structure, so that a change costs what it touches.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -195,6 +212,7 @@ pub struct Snapshot {
     pub endpoints: imbl::HashMap<ObjectRef, Arc<ServiceEndpoints>>,
     pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
     pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
+    pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -256,6 +274,7 @@ impl Snapshot {
             endpoints: imbl::HashMap::new(),
             routes: imbl::HashMap::new(),
             policies: imbl::HashMap::new(),
+            authorizations: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),

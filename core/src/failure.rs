@@ -121,6 +121,8 @@ pub struct Answer {
     pub grpc: Option<u8>,
     /// When it makes sense to ask again (RFC 9110, section 10.2.3).
     pub retry_after: Option<Duration>,
+    /// What an operator finds the whole decision by; it says nothing to anybody else.
+    pub reference: Option<u64>,
 }
 
 impl Failure {

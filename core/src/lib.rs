@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod authorization;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::authorization::Authorization;
 use crate::identity::SpiffeId;
 use crate::protocol::{AppProtocol, MeshProtocol};
 use crate::traffic::policy::RateLimit;
@@ -57,15 +58,19 @@ pub struct InboundPolicy {
     pub zone: Arc<str>,
     /// How many requests are taken; each must let a request in. Ports are the pod's own.
     pub rates: Vec<RateLimit>,
+    /// Who may call what.
+    pub authorization: Authorization,
 }
 
 /// Needed by a policy that has rates.
 pub const FEATURE_RATE_LIMIT: &str = "rate-limit/v1";
+/// Needed by a policy whose [`Authorization`] is not the default.
+pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_ROUTES];
+pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES];
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -151,7 +156,15 @@ mod tests {
     use super::*;
 
     fn policy(mode: MtlsMode) -> InboundPolicy {
-        InboundPolicy { mode, port_modes: vec![], protocols: vec![], required_features: vec![], zone: "".into(), rates: vec![] }
+        InboundPolicy {
+            mode,
+            port_modes: vec![],
+            protocols: vec![],
+            required_features: vec![],
+            zone: "".into(),
+            rates: vec![],
+            authorization: Authorization::default(),
+        }
     }
 
     fn peer(protocol: MeshProtocol) -> Caller {

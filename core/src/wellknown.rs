@@ -31,6 +31,8 @@ pub const LABEL_INJECT: &str = "weft.dev/inject";
 pub const ANNOTATION_MTLS: &str = "weft.dev/mtls";
 /// Annotation on a pod: `PORT=MODE` pairs joined by commas, each overriding [`ANNOTATION_MTLS`] for one port.
 pub const ANNOTATION_MTLS_PORTS: &str = "weft.dev/mtls-ports";
+/// Annotation on a namespace: who may call its pods where no policy says so; a posture of [`crate::authorization`].
+pub const ANNOTATION_DEFAULT_POLICY: &str = "weft.dev/default-policy";
 /// Annotation on a namespace: words joined by commas, each a way round the mesh that its pods' annotations may not take.
 pub const ANNOTATION_FORBID: &str = "weft.dev/forbid";
 /// The words of [`ANNOTATION_FORBID`] that keep a pod from being more permissive than its namespace.

@@ -1,10 +1,13 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
+mod authorization;
 mod traffic;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use weft_core::authorization::Authorization;
+use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
@@ -13,6 +16,7 @@ use weft_core::traffic::route::InvalidPattern;
 
 use crate::v1;
 
+pub use authorization::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
@@ -30,6 +34,9 @@ pub enum WireError {
     /// A regular expression that cannot be used.
     #[error("regular expression {0}")]
     Pattern(#[from] InvalidPattern),
+    /// A clause of a policy that cannot be used.
+    #[error(transparent)]
+    Clause(#[from] InvalidClause),
 }
 
 /// The address in 4 or 16 bytes, as the wire carries it.
@@ -124,6 +131,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             required_features: p.required_features.clone(),
             rates: p.rates.iter().map(Into::into).collect(),
             zone: p.zone.to_string(),
+            authorization: (p.authorization != Authorization::default()).then(|| (&p.authorization).into()),
         }
     }
 }
@@ -142,6 +150,7 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             required_features: p.required_features.clone(),
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
+            authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -308,6 +317,7 @@ mod tests {
             required_features: vec!["x".into()],
             rates: vec![],
             zone: "".into(),
+            authorization: Authorization::default(),
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

@@ -10,7 +10,10 @@ pub mod v1 {
 mod convert;
 pub mod name;
 
-pub use convert::{WireError, address_bytes, address_from, endpoint_from, routes_from, routes_to};
+pub use convert::{
+    MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, policy_bytes, posture_to,
+    routes_from, routes_to,
+};
 pub use name::ResourceName;
 
 /// The compiled descriptors, for gRPC reflection.

@@ -1,6 +1,6 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges` and `/drain`.
+//! `/edges`, `/denials`, `/denials/REF` and `/drain`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -192,13 +192,24 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         (&Method::GET, "/edges", true) => {
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.metrics.edges())))
         }
+        (&Method::GET, "/denials", true) => {
+            reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.denials.all())))
+        }
+        (&Method::GET, path, true) if path.starts_with("/denials/") => {
+            match shared.denials.of(path.trim_start_matches("/denials/")) {
+                Some(record) => reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(record))),
+                None => {
+                    plain(StatusCode::NOT_FOUND, "no denial of this reference is kept: it was another sidecar's, or is too old")
+                }
+            }
+        }
         (&Method::POST, "/drain", true) => {
             drain.cancel();
             plain(StatusCode::ACCEPTED, "draining")
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /probe, /config, /edges and POST /drain")
+            plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /probe, /config, /edges, /denials and POST /drain")
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),
     }
@@ -220,6 +231,7 @@ fn metrics(shared: &Shared) -> String {
         ),
         ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
     ]);
+    shared.denials.render(&mut text);
     let name = "weft_admin_refused_total";
     let _ =
         writeln!(text, "# HELP {name} Admin connections that were closed because there were too many.\n# TYPE {name} counter");
@@ -291,6 +303,14 @@ pub fn config(shared: &Shared) -> serde_json::Value {
             "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),
             "protocols": p.protocols.iter().map(|(port, p)| json!({"port": port, "protocol": format!("{p:?}")})).collect::<Vec<_>>(),
             "required_features": p.required_features,
+            "authorization": {
+                "default": p.authorization.posture.to_string(),
+                "default_from": p.authorization.posture_from.to_string(),
+                "policies": p.authorization.policies.iter().map(|a| json!({
+                    "policy": a.id.to_string(), "action": a.action.to_string(), "dry_run": a.dry_run, "target": a.target.to_string(),
+                    "rules": a.rules.len(), "ports": a.ports,
+                })).collect::<Vec<_>>(),
+            },
         })),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,

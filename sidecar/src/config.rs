@@ -101,6 +101,12 @@ impl std::fmt::Display for HostPort {
 }
 
 impl IdentityConfig {
+    /// The identity that this sidecar is to have.
+    pub fn spiffe_id(&self) -> weft_core::SpiffeId {
+        let account = self.identity.name.as_str().parse().expect("both are RFC 1123 subdomains");
+        weft_core::SpiffeId::new(self.trust_domain.clone(), self.identity.namespace.clone(), account)
+    }
+
     /// Whether an identity is the one that this sidecar is to have.
     pub fn is(&self, id: &weft_core::SpiffeId) -> bool {
         *id.trust_domain() == self.trust_domain

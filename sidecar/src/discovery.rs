@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use weft_core::authorization::Authorization;
 use weft_core::backoff::Backoff;
 use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
@@ -333,7 +334,7 @@ impl Discovery {
                     if self.mesh.inbound.load().as_ref().is_some_and(|before| before.zone != policy.zone) {
                         self.stale.extend(self.services.keys().cloned());
                     }
-                    self.mesh.govern(policy);
+                    self.mesh.govern(policy, &self.config.identity.spiffe_id());
                 }
                 Err(e) => {
                     self.deny(&e);
@@ -421,8 +422,9 @@ impl Discovery {
             required_features: vec![format!("a policy that can be read ({why})")],
             rates: vec![],
             zone: "".into(),
+            authorization: Authorization::default(),
         };
-        self.mesh.govern(policy);
+        self.mesh.govern(policy, &self.config.identity.spiffe_id());
     }
 
     /// Gives a service's state its endpoints, once all of them are there.

@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_core::SpiffeId;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
-use weft_core::policy::{Caller, MtlsMode};
+use weft_core::policy::Caller;
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
+use crate::authorize::Guard;
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
@@ -43,8 +45,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     };
     let hearing = hearing(&worker, policy.protocol_of(port));
     // Where plaintext is refused anyway, there is nothing to race for: a mesh peer will speak.
-    let quiet =
-        if policy.mode_of(port).0 == MtlsMode::Strict || policy.protocol_of(port).is_http() { hearing.patience } else { QUIET };
+    let races =
+        !policy.protocol_of(port).is_http() && Guard::new(port, Caller::Plaintext, stream.peer().ip()).lets_bytes(&worker);
+    let quiet = if races { QUIET } else { hearing.patience };
     match Box::pin(serve::unless_closing(&worker, first_bytes(&stream, Some(quiet), hearing))).await {
         Some(Ok(first)) => Box::pin(classified(&worker, stream, first, destination)).await,
         Some(Err(NoBytes::Silent)) => Box::pin(silent(&worker, stream, destination)).await,
@@ -114,21 +117,19 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     // A connection ends by the earlier of the two certificates.
     let until = leaf.not_after.min(identity.svid.info().not_after);
     let life = Duration::from_secs((until - unix_now()).max(0) as u64);
-    let caller = Caller::Mesh(leaf.id.clone(), protocol);
     let stream = Rc::new(stream);
     let served = async {
         let tls = stream.tls_names();
-        let caller_facts = HttpCaller::inbound(Some(&leaf.id), client.ip(), tls);
-        let http = Http {
+        let http = |guard| Http {
             route: app(destination),
-            caller: caller_facts,
-            guard: Some((destination.port(), caller.clone())),
+            caller: HttpCaller::inbound(Some(&leaf.id), client.ip(), tls, guard),
             dialled: None,
         };
+        let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), client.ip());
         match protocol {
-            MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http)).await,
-            MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http))).await,
-            MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, destination, &caller)).await,
+            MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http(guard))).await,
+            MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http(guard)))).await,
+            MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, destination, &guard, Some(&leaf.id))).await,
         }
     };
     if tokio::time::timeout(life, served).await.is_err() {
@@ -138,11 +139,11 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
 }
 
 async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {
-    let port = destination.port();
+    let guard = Guard::new(destination.port(), Caller::Plaintext, stream.peer().ip());
     match first.what {
         Detection::Http1 | Detection::Http2 => {
-            let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""));
-            let http = Http { route: app(destination), caller, guard: Some((port, Caller::Plaintext)), dialled: None };
+            let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""), guard);
+            let http = Http { route: app(destination), caller, dialled: None };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {
                 Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
@@ -152,26 +153,26 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
         }
         Detection::Tls(_) | Detection::Opaque | Detection::More => {
             stream.unread(first.bytes.freeze());
-            bytes(worker, &stream, destination, &Caller::Plaintext).await;
+            bytes(worker, &stream, destination, &guard, None).await;
         }
     }
 }
 
-/// Opaque bytes to the application, if the policy lets them.
-async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, caller: &Caller) {
+/// Opaque bytes to the application, if the policy lets them. `proved` is the caller's identity.
+async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, guard: &Guard, proved: Option<&SpiffeId>) {
     let Some(policy) = worker.mesh().inbound.load_full() else {
         return serve::refuse(worker, stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
-    let port = destination.port();
-    if let Err(denial) = policy.decide(port, caller) {
-        if stream.is_finished() {
-            // A probe that opened and closed: nothing was asked, so nothing is said.
-            return;
-        }
-        return serve::refuse(worker, stream, Some(destination), &serve::denied(&denial));
+    let (port, generation) = (destination.port(), worker.mesh().generation());
+    // A probe that opened and closed: nothing was asked, so nothing is said.
+    if stream.is_finished() && !guard.lets_bytes(worker) {
+        return;
+    }
+    if let Err(failure) = guard.bytes(worker) {
+        return serve::refuse(worker, stream, Some(destination), &failure);
     }
     // Plaintext that is not HTTP on a port that is declared as HTTP could carry a forged `weft-client-id` past us.
-    if *caller == Caller::Plaintext && policy.protocol_of(port).is_http() {
+    if proved.is_none() && policy.protocol_of(port).is_http() {
         let failure = Failure::mesh(Reason::ProtocolMismatch).detail("the port is declared as HTTP, and the bytes are not");
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
@@ -194,12 +195,9 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, ca
             Some(Spoke::Client(Ok(first))) => stream.unread(first.bytes.freeze()),
         }
     }
-    let peer: Arc<str> = match caller {
-        Caller::Mesh(id, _) => id.to_string().into(),
-        Caller::Plaintext => "plaintext".into(),
-    };
+    let peer: Arc<str> = proved.map_or_else(|| "plaintext".into(), |id| id.to_string().into());
     let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
-    Box::pin(serve::opaque(worker, stream, &upstream, key, None)).await;
+    Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((guard, generation)))).await;
 }
 
 /// A caller that says nothing: the server may have to speak first. If the caller speaks after all, it is looked at then.
@@ -208,10 +206,12 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     let Some(policy) = worker.mesh().inbound.load_full() else {
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
-    if let Err(denial) = policy.decide(port, &Caller::Plaintext) {
-        return serve::refuse(worker, &stream, Some(destination), &serve::denied(&denial));
+    let (guard, generation) = (Guard::new(port, Caller::Plaintext, stream.peer().ip()), worker.mesh().generation());
+    let needs_request = guard.waits_for_request(worker);
+    if !needs_request && let Err(failure) = guard.bytes(worker) {
+        return serve::refuse(worker, &stream, Some(destination), &failure);
     }
-    if policy.protocol_of(port).is_http() {
+    if needs_request || policy.protocol_of(port).is_http() {
         return serve::refuse(worker, &stream, Some(destination), &Failure::downstream(Reason::RequestTimeout));
     }
     let route = app(destination);
@@ -230,5 +230,5 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Some(Spoke::Client(Err(_))) | None => return,
     }
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, None)).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, None, Some((&guard, generation)))).await;
 }

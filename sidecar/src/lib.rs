@@ -2,9 +2,11 @@
 
 pub mod admin;
 pub mod admission;
+pub mod authorize;
 pub mod config;
 pub mod connect;
 pub mod control;
+pub mod denials;
 pub mod detect;
 pub mod discovery;
 pub mod http;

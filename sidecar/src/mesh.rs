@@ -2,14 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use weft_core::SpiffeId;
+use weft_core::authorization::Compiled;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::InboundPolicy;
 use weft_core::protocol::{AppProtocol, MeshProtocol};
@@ -124,6 +129,11 @@ pub struct Mesh {
     pub inbound: ArcSwapOption<InboundPolicy>,
     /// The rates that the inbound policy allows; none where it has none.
     pub rates: ArcSwapOption<Rates>,
+    /// Who may call what; none where everybody may do everything.
+    pub authorization: ArcSwapOption<Compiled>,
+    /// Counts inbound policies: what a connection knows of one of another generation is asked anew.
+    generation: AtomicU64,
+    changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
     /// Whether a discovery stream is up.
@@ -143,6 +153,9 @@ impl Mesh {
             services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
             rates: ArcSwapOption::empty(),
+            authorization: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
             connected: AtomicBool::new(false),
@@ -184,11 +197,27 @@ impl Mesh {
         self.services.load().get(id).cloned()
     }
 
-    /// Puts an inbound policy in force, with its rates; what callers have used up of a rate that stays is not given back.
-    pub fn govern(&self, policy: InboundPolicy) {
+    /// Puts an inbound policy in force for the pod whose identity is `own`, with its rates; what callers have used up of a rate that stays is not
+    /// given back.
+    pub fn govern(&self, policy: InboundPolicy, own: &SpiffeId) {
         let rates = Rates::new(&policy.rates, self.rates.load().as_deref());
         self.rates.store(rates.map(Arc::new));
+        let compiled = Compiled::new(&policy.authorization, own.clone());
+        self.authorization.store((!compiled.is_open()).then(|| Arc::new(compiled)));
         self.inbound.store(Some(Arc::new(policy)));
+        // After everything else: whoever sees the new generation sees the rest.
+        self.generation.fetch_add(1, Release);
+        self.changed.send_replace(());
+    }
+
+    /// The generation of the inbound policy in force.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
+    /// Tells of every new generation.
+    pub fn generations(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.

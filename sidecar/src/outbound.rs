@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason, Retryable};
-use weft_core::protocol::AppProtocol;
+use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 
+use crate::authorize::Guard;
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
@@ -91,7 +92,7 @@ async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route:
 
 async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
     let caller = HttpCaller::outbound(stream.peer().ip());
-    let http = Rc::new(Http { route, caller, guard: None, dialled: Some(destination) });
+    let http = Rc::new(Http { route, caller, dialled: Some(destination) });
     stream.unread(first.bytes.freeze());
     match first.what {
         Detection::Http2 => Box::pin(serve::http2(worker, Rc::new(stream), http)).await,
@@ -104,7 +105,8 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
         Ok((upstream, lease)) => {
             lease.took();
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
-            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle())).await;
+            let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
+            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), guard.as_ref().map(|g| (g, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -154,7 +156,8 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     // Only now: one that was opened in case, and is not used, says nothing of the endpoint.
     lease.took();
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle())).await;
+    let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), guard.as_ref().map(|g| (g, 0)))).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
@@ -168,7 +171,7 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
                 protocol: "tcp",
                 tls: ("", ""),
             };
-            Box::pin(serve::opaque(worker, stream, &upstream, key, None)).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key, None, None)).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }

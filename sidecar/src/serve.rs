@@ -9,15 +9,15 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_core::failure::{Failure, Reason, Side};
-use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::apply::choose_backend;
 use weft_core::traffic::route::BackendTarget;
 use weft_core::traffic::table::Verdict;
 
+use crate::authorize::{Guard, bytes_revoked};
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
-use crate::http::forward::{Outcome, forward};
+use crate::http::forward::{Asked, Outcome, forward};
 use crate::http::h1::{Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2, hop};
@@ -28,18 +28,16 @@ use crate::standing::Place;
 use crate::stream::{Shared, Stream};
 use crate::worker::Worker;
 
-/// Where the requests of a connection go, and what must be asked before each.
+/// Where the requests of a connection go.
 pub struct Http {
     pub route: Route,
     pub caller: HttpCaller,
-    /// Inbound: the port that policy is asked about, and who calls as policy sees it.
-    pub guard: Option<(u16, Caller)>,
     /// Outbound: what was dialled, looked up anew for each request, so that a long connection follows what it stands for.
     pub dialled: Option<SocketAddr>,
 }
 
 impl Http {
-    /// The route of the next request: refused, if the policy in force now says so.
+    /// The route of the next request.
     async fn route(&self, worker: &Worker) -> Route {
         if let (Some(dialled), false) = (self.dialled, matches!(self.route, Route::Refuse { .. })) {
             let refuse = |failure| Route::Refuse { failure, name: self.route.name().clone() };
@@ -51,23 +49,8 @@ impl Http {
                 Err(failure) => refuse(failure),
             };
         }
-        let Some((port, caller)) = &self.guard else { return self.route.clone() };
-        match authorize(worker, *port, caller) {
-            Ok(()) => self.route.clone(),
-            Err(failure) => Route::Refuse { failure, name: self.route.name().clone() },
-        }
+        self.route.clone()
     }
-}
-
-/// The failure that a denial becomes.
-pub fn denied(denial: &weft_core::policy::Denial) -> Failure {
-    use weft_core::policy::Denial;
-    let reason = match denial {
-        Denial::MtlsRequired { .. } => Reason::MtlsRequired,
-        Denial::ProtocolMismatch { .. } => Reason::ProtocolMismatch,
-        Denial::FeatureMissing(_) => Reason::Denied,
-    };
-    Failure::mesh(reason).detail(denial)
 }
 
 /// Serves HTTP/1 until the client or a drain ends it.
@@ -131,10 +114,11 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
                 stream.reset();
                 return;
             }
-            Outcome::Tunnel { upstream, rest, lease } => {
+            Outcome::Tunnel { upstream, rest, lease, asked } => {
                 upstream.unread(rest);
                 stream.unread(reader.take_rest());
-                Box::pin(tunnel(worker, &stream, &upstream, lease.idle())).await;
+                let asked = asked.as_deref().zip(http.caller.guard());
+                Box::pin(tunnel(worker, &stream, &upstream, lease.idle(), asked)).await;
                 drop(lease);
                 return;
             }
@@ -199,22 +183,25 @@ async fn linger(stream: &Stream) {
     .await;
 }
 
-async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>) {
+/// Bytes both ways, for as long as the request that opened the tunnel would be let in, and no longer than the policy allows silence.
+async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>, asked: Option<(&Asked, &Guard)>) {
     let count = std::cell::Cell::new(0);
     let cut = worker.shared.cut.cancelled();
     let stall = worker.shared.config.timeouts.write;
+    let revoked = async {
+        let Some((asked, guard)) = asked else { return std::future::pending().await };
+        let failure = guard.revoked(worker, Some(&asked.head), asked.generation).await;
+        tracing::info!(client = %a.peer(), "tunnel ended, for the policy has changed: {failure}");
+    };
     tokio::select! {
         biased;
-        _ = relay(a, b, &worker.buffers, stall, &count, &count) => {}
-        () = silence(idle, || count.get()) => {
-            a.reset();
-            b.reset();
-        }
-        () = cut => {
-            a.reset();
-            b.reset();
-        }
+        _ = relay(a, b, &worker.buffers, stall, &count, &count) => return,
+        () = revoked => {}
+        () = silence(idle, || count.get()) => {}
+        () = cut => {}
     }
+    a.reset();
+    b.reset();
 }
 
 /// Serves HTTP/2 until the client or a drain ends it.
@@ -339,7 +326,10 @@ pub async fn open_bytes(
     let mut tried = Tried::new();
     loop {
         let mut lease = route.pick(worker, &tried, Wish { key, pinned: None }, true)?;
-        own_allowed(worker, &lease, MeshProtocol::Tcp)?;
+        // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
+        if let Some(guard) = Guard::own(worker, &lease, MeshProtocol::Tcp) {
+            guard.bytes(worker)?;
+        }
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
                 // So long it took; whether it is well shows when the connection is used.
@@ -359,28 +349,18 @@ pub async fn open_bytes(
     }
 }
 
-/// An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside. Any other is allowed here.
-pub fn own_allowed(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Result<(), Failure> {
-    if !lease.own {
-        return Ok(());
-    }
-    let identity = worker.mesh().identity.load();
-    let Some(identity) = identity.as_ref() else { return Err(Failure::mesh(Reason::NotReady)) };
-    authorize(worker, lease.destination.address().port(), &Caller::Mesh(identity.svid.info().id.clone(), protocol))
-}
-
-/// Asks the inbound policy in force; without one, nobody comes in.
-fn authorize(worker: &Worker, port: u16, caller: &Caller) -> Result<(), Failure> {
-    match worker.mesh().inbound.load().as_ref() {
-        None => Err(Failure::mesh(Reason::NotReady)),
-        Some(policy) => policy.decide(port, caller).map_err(|denial| denied(&denial)),
-    }
-}
-
 /// Relays an opaque connection and counts it.
 ///
-/// After `idle` without a byte either way, both ends are reset.
-pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key: EdgeKey, idle: Option<Duration>) {
+/// After `idle` without a byte either way, both ends are reset; so they are when a policy comes that does not let it in any more. `guarded` is who is
+/// asked about that, and the generation of the policy that was asked before.
+pub async fn opaque(
+    worker: &Rc<Worker>,
+    client: &Stream,
+    upstream: &Stream,
+    key: EdgeKey,
+    idle: Option<Duration>,
+    guarded: Option<(&Guard, u64)>,
+) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
     let (sent, received) =
@@ -391,6 +371,10 @@ pub async fn opaque(worker: &Rc<Worker>, client: &Stream, upstream: &Stream, key
             if let Err(e) = result {
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
+        }
+        () = bytes_revoked(worker, guarded) => {
+            client.reset();
+            upstream.reset();
         }
         () = silence(idle, || (open.sent.get(), open.received.get())) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::admin::AdminDoor;
 use crate::admission::{Admission, Capacity};
 use crate::config::Config;
 use crate::connect::Pools;
+use crate::denials::Denials;
 use crate::detect::ServerFirst;
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::mesh::Mesh;
@@ -40,6 +42,8 @@ pub struct Shared {
     pub admin: AdminDoor,
     /// What may be repeated of requests that go to no service: to the pod's own application, or to one workload.
     pub budget: Budget,
+    /// Calls that authorization denied.
+    pub denials: Denials,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -54,6 +58,7 @@ impl Shared {
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
+            denials: Denials::default(),
             config,
             mesh,
             metrics: Registry::new(),
@@ -75,6 +80,8 @@ pub struct Worker {
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
     pub copies: Rc<()>,
+    /// Wakes what is under way when another inbound policy is in force.
+    pub policy_changed: Notify,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -95,6 +102,7 @@ impl Worker {
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),
+            policy_changed: Notify::new(),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
@@ -181,6 +189,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
                 spawn(&worker, accept(door, listener, move |socket| outbound::serve(Rc::clone(&w), socket)));
             }
             let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+            let watcher = tokio::task::spawn_local(watch_policy(Rc::clone(&worker)));
             worker.shared.closing.cancelled().await;
             worker.connections.close();
             tokio::select! {
@@ -191,6 +200,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
                 }
             }
             sweeper.abort();
+            watcher.abort();
         })
         .await;
 }
@@ -246,6 +256,14 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+}
+
+/// Wakes what is under way whenever the inbound policy changes.
+async fn watch_policy(worker: Rc<Worker>) {
+    let mut generations = worker.mesh().generations();
+    while generations.changed().await.is_ok() {
+        worker.policy_changed.notify_waiters();
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::KubeVersion;
 use super::object::Part;
 
+mod authorization;
 mod schema;
 mod traffic;
 
@@ -17,7 +18,7 @@ pub(super) const SECTION: &str = "crds";
 /// All of them. A server that does not evaluate rules in CEL gets them without: it would refuse what it does not know, and the
 /// control plane checks the same and tells in the status.
 pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
-    let mut all = vec![traffic::definition()];
+    let mut all = vec![authorization::definition(), traffic::definition()];
     if kube < KubeVersion::CRD_RULES {
         for definition in &mut all {
             schema::without_rules(&mut definition["spec"]);
@@ -68,3 +69,6 @@ fn namespaced(names: &Names, columns: &[Value], schema: &Value) -> Value {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;

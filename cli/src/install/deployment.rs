@@ -47,6 +47,7 @@ fn control_plane_arguments(settings: &Settings) -> Vec<String> {
         format!("--probe=0.0.0.0:{PORT_CONTROL_PLANE_PROBE}"),
         format!("--trust-domain={}", settings.trust_domain),
         format!("--mtls={}", settings.mtls),
+        format!("--default-policy={}", settings.default_policy),
         format!("--mesh-ranges={}", settings.mesh_ranges),
         format!("--kube-namespace={}", settings.namespace),
         format!("--kube-ca-secret={}", settings.ca_secret),

@@ -35,7 +35,10 @@ pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
 /// The kinds that weft itself defines; what is of one of them is its users'.
-pub(crate) const DEFINED: [Kind; 1] = [namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies")];
+pub(crate) const DEFINED: [Kind; 2] = [
+    namespaced("weft.dev/v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),
+    namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies"),
+];
 
 /// Every kind, in the order in which objects are applied: what others refer to comes first, and the webhook last.
 pub(crate) const KINDS: [Kind; 18] = [

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
+use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::wellknown::CONTROL_PLANE_NAMESPACE;
 use weft_core::{Name, TrustDomain};
@@ -83,6 +84,15 @@ const MTLS: Setting = setting!(
     "^(strict|permissive)$",
     "mTLS mode where neither namespace, pod nor port says otherwise: strict or permissive"
 );
+const DEFAULT_POLICY: Setting = setting!(
+    default_policy,
+    "defaultPolicy",
+    "allow",
+    plain::<Posture>,
+    "^(allow|allow-authenticated|allow-same-namespace|deny)$",
+    "Who may call a pod where neither its namespace nor an AuthorizationPolicy says so: allow, allow-authenticated, \
+     allow-same-namespace or deny"
+);
 const MESH_RANGES: Setting = setting!(
     mesh_ranges,
     "meshRanges",
@@ -153,12 +163,13 @@ const CNI_REPAIR: Setting = setting!(
 );
 
 /// Everything that can be set, in the order in which it is shown.
-pub(crate) const TABLE: [Setting; 13] = [
+pub(crate) const TABLE: [Setting; 14] = [
     IMAGE,
     IMAGE_PULL_POLICY,
     REPLICAS,
     TRUST_DOMAIN,
     MTLS,
+    DEFAULT_POLICY,
     MESH_RANGES,
     NATIVE_SIDECARS,
     CA_SECRET,
@@ -182,6 +193,8 @@ pub(crate) struct Flags {
     trust_domain: Option<String>,
     #[arg(long, value_name = "MODE", value_parser = MTLS.read, help = MTLS.described())]
     mtls: Option<String>,
+    #[arg(long, value_name = "POLICY", value_parser = DEFAULT_POLICY.read, help = DEFAULT_POLICY.described())]
+    default_policy: Option<String>,
     #[arg(long, value_name = "CIDR,…", value_parser = MESH_RANGES.read, help = MESH_RANGES.described())]
     mesh_ranges: Option<String>,
     #[arg(long, value_name = "WHEN", value_parser = NATIVE_SIDECARS.read, help = NATIVE_SIDECARS.described())]
@@ -219,6 +232,7 @@ pub(crate) struct Settings {
     pub(crate) replicas: String,
     pub(crate) trust_domain: String,
     pub(crate) mtls: String,
+    pub(crate) default_policy: String,
     pub(crate) mesh_ranges: String,
     pub(crate) native_sidecars: String,
     pub(crate) ca_secret: String,
@@ -245,6 +259,7 @@ impl Settings {
             replicas: String::new(),
             trust_domain: String::new(),
             mtls: String::new(),
+            default_policy: String::new(),
             mesh_ranges: String::new(),
             native_sidecars: String::new(),
             ca_secret: String::new(),

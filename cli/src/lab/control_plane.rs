@@ -57,6 +57,7 @@ fn spawn(lab: &Lab) -> Result<Child, Failure> {
         .arg(format!("--dns={GATEWAY}:53"))
         .arg(format!("--mesh-ranges={MESH_RANGES}"))
         .arg(format!("--mtls={}", lab.mesh.mtls))
+        .arg(format!("--default-policy={}", lab.mesh.default_policy))
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde_saphyr::Spanned;
+use weft_core::authorization::Posture;
 use weft_core::identity::InvalidName;
 use weft_core::policy::MtlsMode;
 use weft_core::protocol::AppProtocol;
@@ -14,7 +15,8 @@ use weft_core::{Name, Namespace, ServiceAccount, wellknown};
 
 use super::raw::{RawHealth, RawMesh, RawPort, RawService, RawServicePort, RawWorkload};
 use super::{
-    Health, MAX_REPLICAS, MAX_TOTAL, Mesh, Pairs, Port, Probe, Problem, Restart, Service, ServicePort, TargetPort, Workload,
+    Health, MAX_REPLICAS, MAX_TOTAL, Mesh, NamespaceDefaults, Pairs, Port, Probe, Problem, Restart, Service, ServicePort,
+    TargetPort, Workload,
 };
 use crate::plan;
 
@@ -35,10 +37,13 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
     let name = raw.name.unwrap_or_else(|| DEFAULT_MESH.to_owned());
     c.label(&top, "name", &name);
     let mtls = raw.mtls.map_or(MtlsMode::Permissive, |mode| mode.0);
+    let default_policy = raw.default_policy.map_or(Posture::AllowAll, |posture| posture.0);
     let mut namespaces = BTreeMap::new();
     for (name, entry) in raw.namespaces {
         if let Some(namespace) = c.parsed::<Namespace>(&top, &format!("namespaces.{name}"), &name) {
-            namespaces.insert(namespace, entry.and_then(|e| e.mtls).map(|mode| mode.0));
+            let (mtls, default_policy) = entry.map(|e| (e.mtls, e.default_policy)).unwrap_or_default();
+            let own = NamespaceDefaults { mtls: mtls.map(|m| m.0), default_policy: default_policy.map(|posture| posture.0) };
+            namespaces.insert(namespace, own);
         }
     }
     let workloads: Vec<Workload> = raw
@@ -62,9 +67,9 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
 
     let used = workloads.iter().map(|w| &w.namespace).chain(services.iter().map(|s| &s.namespace));
     for namespace in used {
-        namespaces.entry(namespace.clone()).or_insert(None);
+        namespaces.entry(namespace.clone()).or_default();
     }
-    let mesh = Mesh { name, mtls, namespaces, workloads, services, manifests };
+    let mesh = Mesh { name, mtls, default_policy, namespaces, workloads, services, manifests };
     // What fits together is only worth saying of parts that are right by themselves.
     if c.problems.is_empty() {
         c.whole(&mesh);

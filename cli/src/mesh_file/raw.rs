@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_path_to_error::Segment;
 use serde_saphyr::Spanned;
+use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 
 use super::{Pairs, Problem, Restart, TargetPort};
@@ -18,6 +19,7 @@ use super::{Pairs, Problem, Restart, TargetPort};
 pub(super) struct RawMesh {
     pub(super) name: Option<String>,
     pub(super) mtls: Option<Mode>,
+    pub(super) default_policy: Option<DefaultPolicy>,
     #[serde(default)]
     pub(super) namespaces: BTreeMap<String, Option<RawNamespace>>,
     pub(super) workloads: Vec<Spanned<RawWorkload>>,
@@ -30,6 +32,7 @@ pub(super) struct RawMesh {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RawNamespace {
     pub(super) mtls: Option<Mode>,
+    pub(super) default_policy: Option<DefaultPolicy>,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +102,16 @@ pub(super) struct RawServicePort {
 pub(super) struct Mode(pub(super) MtlsMode);
 
 impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// `allow`, `allow-authenticated`, `allow-same-namespace` or `deny`.
+#[derive(Clone, Copy)]
+pub(super) struct DefaultPolicy(pub(super) Posture);
+
+impl<'de> Deserialize<'de> for DefaultPolicy {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map(Self).map_err(D::Error::custom)
     }

@@ -30,7 +30,8 @@ fn everything_that_can_be_written_is_read() {
     let mesh = good(
         "name: shop
 mtls: permissive
-namespaces: {shop: {mtls: strict}, empty: }
+defaultPolicy: deny
+namespaces: {shop: {mtls: strict, defaultPolicy: allow-same-namespace}, empty: }
 workloads:
   - name: web
     namespace: shop
@@ -64,7 +65,9 @@ manifests: [extra/*.yaml, /etc/more.yaml]
     assert_eq!((db.command.join(" ").as_str(), db.sidecar), ("sleep 5", false));
     assert_eq!(mesh.services[0].ports[0].target, TargetPort::Name("http".to_owned()));
     assert_eq!(mesh.manifests, [Path::new("/srv/extra/*.yaml"), Path::new("/etc/more.yaml")]);
-    assert_eq!(mesh.namespaces.values().flatten().count(), 1);
+    assert_eq!(mesh.default_policy, Posture::Deny);
+    let own: Vec<_> = mesh.namespaces.values().map(|own| (own.mtls, own.default_policy)).collect();
+    assert_eq!(own, [(None, None), (Some(MtlsMode::Strict), Some(Posture::AllowSameNamespace))]);
     assert_eq!(mesh.namespaces.len(), 2);
 }
 

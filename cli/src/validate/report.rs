@@ -162,6 +162,11 @@ fn parent(parent: &ParentRef) -> String {
     format!("{kind} {namespace}{}{port}{section}", parent.name)
 }
 
+/// Whether a document is of a kind that weft has nothing to do with.
+pub(super) fn is_others(text: &str) -> bool {
+    Head::of(text).is_some_and(|head| head.is_others())
+}
+
 /// What a document says of itself, as far as it does.
 struct Head {
     api_version: String,

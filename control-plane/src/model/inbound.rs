@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use weft_core::authorization::Authorization;
 use weft_core::policy::{FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
@@ -60,7 +61,16 @@ impl Model {
         let (protocols, rates) = (self.declared(pod), self.rates_of(pod));
         let required = (!rates.is_empty()).then(|| FEATURE_RATE_LIMIT.to_owned());
         let zone = self.places.of(pod).zone;
-        InboundPolicy { mode, port_modes, protocols, required_features: required.into_iter().collect(), rates, zone }
+        InboundPolicy {
+            mode,
+            port_modes,
+            protocols,
+            required_features: required.into_iter().collect(),
+            rates,
+            zone,
+            // Written where policies are bytes already: see `authorize`.
+            authorization: Authorization::default(),
+        }
     }
 
     /// Whether the namespace keeps its pods from being more permissive than itself.

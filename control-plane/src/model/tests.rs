@@ -10,6 +10,7 @@ use super::*;
 use crate::snapshot::{ServiceEndpoints, View, Viewer};
 use crate::watch::parse;
 
+mod authorization;
 mod endpoints;
 mod traffic;
 
@@ -226,7 +227,7 @@ fn what_attestation_needs_of_a_pod_is_in_the_snapshot_while_it_lives() {
 /// A small random world, as a list of changes: a kind, a number that varies it, a variant of the same object, and whether it
 /// stands.
 fn changes() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
-    proptest::collection::vec((0u8..9, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
+    proptest::collection::vec((0u8..11, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
 }
 
 fn manifest(kind: u8, n: u8, other: bool) -> String {
@@ -272,6 +273,20 @@ fn manifest(kind: u8, n: u8, other: bool) -> String {
             .replace("name: web,", &format!("name: web{n},"))
             .replace("namespace: shop", "namespace: away")
             .replace("10.96.0.1", "10.96.1.1"),
+        9 => {
+            let target = match n {
+                0 => "targetRef: {kind: Service, name: web0}, ",
+                1 => "selector: {matchLabels: {app: web}}, ",
+                _ => "",
+            };
+            // One without an action refuses; since what was good before stays in force, it is always the same one that is broken.
+            let action = if n == 2 { "rules: []" } else { "action: Allow" };
+            format!(
+                "---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: a{n}, namespace: shop}}\n\
+                 spec: {{{target}{action}, dryRun: {}}}\n",
+                other && n < 2
+            )
+        }
         // Another slice of the first service: it names its pod, and differs in port or readiness.
         _ => format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: t{n}, namespace: shop, labels: {{kubernetes.io/service-name: web0}}}}\n\
@@ -316,6 +331,7 @@ proptest! {
             }
             all.extend(s.policies.iter().map(|(k, v)| (format!("policy {k}"), v.version.to_string())));
             all.extend(s.statuses.iter().map(|(k, v)| (format!("status {k}"), format!("{v:?}"))));
+            all.extend(s.authorizations.iter().map(|(k, v)| (format!("authorization {k}"), format!("{v:?}"))));
             all.extend(s.meshed.iter().map(|n| (format!("meshed {n}"), String::new())));
             all.sort();
             all

@@ -1,5 +1,6 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
+mod authorization;
 mod traffic;
 
 use std::sync::Arc;
@@ -166,6 +167,7 @@ impl TypeMeta {
             ("v1", "List") => {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
+            ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -227,6 +229,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::ReferenceGrant => traffic::grant(document)?,
         Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
         Kind::TrafficPolicy => traffic::policy(document)?,
+        Kind::AuthorizationPolicy => authorization::policy(document)?,
     })
 }
 

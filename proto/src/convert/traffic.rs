@@ -13,6 +13,7 @@ use weft_core::traffic::route::{Pattern, Session, SessionKind, StringMatch, Valu
 use super::WireError;
 use crate::v1;
 
+pub(super) use route::route_kind;
 pub use route::{routes_from, routes_to};
 
 /// Longer than any time that is meant: 584 years.
@@ -45,7 +46,7 @@ fn within<T: TryFrom<u32>>(n: u32, range: std::ops::RangeInclusive<u32>, what: &
 }
 
 /// Every one of a list.
-fn each<'a, W: 'a, N>(list: &'a [W]) -> Result<Vec<N>, WireError>
+pub(super) fn each<'a, W: 'a, N>(list: &'a [W]) -> Result<Vec<N>, WireError>
 where
     N: TryFrom<&'a W, Error = WireError>,
 {
@@ -57,7 +58,7 @@ fn some_name(name: &str, what: &'static str) -> Result<Arc<str>, WireError> {
 }
 
 /// The name of a header field: in lower case, as everything that looks for it has it.
-fn field_name(name: &str) -> Result<Arc<str>, WireError> {
+pub(super) fn field_name(name: &str) -> Result<Arc<str>, WireError> {
     if name.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(WireError::Range("the name of a header field (not in lower case)"));
     }

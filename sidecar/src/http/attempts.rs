@@ -20,10 +20,10 @@ use super::forward::{Outcome, own_head, refuse};
 use super::head::RequestHead;
 use super::sink::ResponseSink;
 use super::treatment::Treatment;
+use crate::authorize::Guard;
 use crate::connect::{Destination, Exchange, Unopened};
 use crate::metrics::Edge;
 use crate::route::{Lease, Route, Tried};
-use crate::serve::own_allowed;
 use crate::worker::Worker;
 
 /// Attempts for one request, where no route says otherwise.
@@ -161,7 +161,10 @@ async fn try_once(
     let until = treatment.until();
     let opened = {
         let opening = pin!(async {
-            own_allowed(worker, &lease, version)?;
+            // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
+            if let Some(guard) = Guard::own(worker, &lease, version) {
+                guard.request(worker, request.head)?;
+            }
             let waits = || treatment.take_waiting_place();
             match version {
                 MeshProtocol::Http2 => worker.open_http2(&lease.destination, waits).await,
@@ -207,7 +210,7 @@ async fn try_once(
     };
     match ended {
         Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),
-        Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease }),
+        Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease, asked: None }),
         Ok(Finished::Broken(failure)) => Ok(broken(request, &edge, lease, address, &failure)),
         Err(failure) if treatment.passed() => Ok(broken(request, &edge, lease, address, &failure)),
         Err(mut failure) => {

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use weft_core::SpiffeId;
 use weft_core::protocol::MeshProtocol;
 
+use crate::authorize::Guard;
 use crate::metrics::{Direction, Edge, EdgeKey};
 use crate::worker::Worker;
 
@@ -26,6 +27,7 @@ pub struct HttpCaller {
     peer: Arc<str>,
     /// Inbound: the identity that it proved.
     identity: Option<SpiffeId>,
+    guard: Option<Guard>,
     /// The counters that its last requests went to, so that labels are not looked up for each.
     edges: RefCell<SmallVec<[Recent; 2]>>,
 }
@@ -44,18 +46,30 @@ const RECENT: usize = 8;
 impl HttpCaller {
     /// The pod's own program.
     pub fn outbound(address: IpAddr) -> Self {
-        Self::new(Direction::Outbound, address, "".into(), None, ("", ""))
+        Self::new(Direction::Outbound, address, "".into(), None, ("", ""), None)
     }
 
     /// Somebody who came in: a mesh peer with the identity that it proved, or anybody.
-    pub fn inbound(identity: Option<&SpiffeId>, address: IpAddr, tls: TlsNames) -> Self {
+    pub fn inbound(identity: Option<&SpiffeId>, address: IpAddr, tls: TlsNames, guard: Guard) -> Self {
         let peer = identity.map_or_else(|| "plaintext".into(), |id| id.to_string().into());
-        Self::new(Direction::Inbound, address, peer, identity.cloned(), tls)
+        Self::new(Direction::Inbound, address, peer, identity.cloned(), tls, Some(guard))
     }
 
-    fn new(direction: Direction, address: IpAddr, peer: Arc<str>, identity: Option<SpiffeId>, tls: TlsNames) -> Self {
+    fn new(
+        direction: Direction,
+        address: IpAddr,
+        peer: Arc<str>,
+        identity: Option<SpiffeId>,
+        tls: TlsNames,
+        guard: Option<Guard>,
+    ) -> Self {
         let address_text = address.to_string().into();
-        Self { address, address_text, direction, tls, peer, identity, edges: RefCell::default() }
+        Self { address, address_text, direction, tls, peer, identity, guard, edges: RefCell::default() }
+    }
+
+    /// Inbound: who is asked whether a request may come in.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
     }
 
     /// Inbound: the identity that it proved; none for plaintext.

@@ -24,9 +24,15 @@ pub enum Outcome {
     /// The answer is complete; an HTTP/1 connection may go on if `keep` says so.
     Done { keep: bool },
     /// The protocol was switched: bytes both ways from here, beginning with those that the upstream had sent already.
-    Tunnel { upstream: Rc<Stream>, rest: Bytes, lease: Lease },
+    Tunnel { upstream: Rc<Stream>, rest: Bytes, lease: Lease, asked: Option<Box<Asked>> },
     /// The answer broke off: the caller must see a reset, not an end.
     Broken,
+}
+
+/// A request that was let in, and the generation of the policy that let it.
+pub struct Asked {
+    pub head: RequestHead,
+    pub generation: u64,
 }
 
 /// Forwards one request and writes its answer.
@@ -65,13 +71,31 @@ pub async fn forward(
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
         return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
     }
-    if let Some(failure) = routed::over_rate(worker, route, caller, &head) {
+    let generation = worker.mesh().generation();
+    let allowed = caller.guard().map_or(Ok(()), |guard| guard.request(worker, &head));
+    let allowed = allowed.and_then(|()| routed::over_rate(worker, route, caller, &head).map_or(Ok(()), Err));
+    if let Err(failure) = allowed {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
         return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
     }
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
-    attempts::run(request, body, sink).await
+    let Some(guard) = caller.guard() else { return attempts::run(request, body, sink).await };
+    let outcome = tokio::select! {
+        biased;
+        outcome = attempts::run(request, body, sink) => outcome,
+        failure = guard.revoked(worker, Some(&head), generation) => {
+            tracing::info!(client = %caller.address, target = %route.name(), "request ended, for the policy has changed: {failure}");
+            return Outcome::Broken;
+        }
+    };
+    match outcome {
+        // The request has to be let in for as long as its tunnel lasts.
+        Outcome::Tunnel { upstream, rest, lease, .. } => {
+            Outcome::Tunnel { upstream, rest, lease, asked: Some(Box::new(Asked { head, generation })) }
+        }
+        outcome => outcome,
+    }
 }
 
 /// Keeps what goes out of a body, so that it can be sent again.
@@ -119,8 +143,8 @@ pub fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
 /// Whether the connection that a request came on goes on after it was refused so. What is shed would cost more than what is served,
 /// if its caller had to connect anew each time.
 fn goes_on(reason: Reason) -> bool {
-    use Reason::{EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
-    matches!(reason, EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
+    use Reason::{Denied, EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
+    matches!(reason, Denied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
 }
 
 /// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.

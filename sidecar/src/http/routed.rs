@@ -169,9 +169,9 @@ pub async fn forward(
     copies.send(worker, version, &head, body);
     match outcome {
         // It counts as long as it lasts.
-        Outcome::Tunnel { upstream, rest, mut lease } => {
+        Outcome::Tunnel { upstream, rest, mut lease, asked } => {
             lease.holds(Some(place));
-            Outcome::Tunnel { upstream, rest, lease }
+            Outcome::Tunnel { upstream, rest, lease, asked }
         }
         ended => ended,
     }

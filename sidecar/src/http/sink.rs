@@ -1,5 +1,6 @@
 //! Where an answer goes: the caller's connection or stream, whatever version it speaks.
 
+use std::fmt::Write;
 use std::future::poll_fn;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::ResponseHead;
 use super::{h2 as http2, hop};
+use crate::denials::Reference;
 
 /// Where an answer goes.
 pub enum ResponseSink<'a> {
@@ -189,7 +191,14 @@ impl ResponseSink<'_> {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             head.fields.push(b"retry-after", seconds.max(1).to_string().as_bytes());
         }
-        let text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
+        let mut text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
+        if let Some(reference) = failure.answer.as_ref().and_then(|a| a.reference) {
+            let reference = Reference(reference).to_string();
+            head.fields.push(b"weft-ref", reference.as_bytes());
+            if !grpc {
+                let _ = writeln!(text, "An operator finds out why by the reference {reference}.");
+            }
+        }
         self.answer(head, text).await
     }
 

@@ -16,6 +16,7 @@ use super::deadline::grpc_timeout;
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
 use super::session::SessionUse;
+use crate::connect::Destination;
 use crate::identity::unix_now;
 use crate::route::{Lease, Route, Wish};
 use crate::standing::{Place, Standing};
@@ -72,6 +73,12 @@ impl Asks {
     fn facts(&self, grpc: bool) -> retry::RequestFacts {
         retry::RequestFacts { idempotent: self.idempotent, grpc }
     }
+}
+
+/// Whether an endpoint's own sidecar refused a request by its policy.
+fn is_denied(head: &ResponseHead, lease: &Lease) -> bool {
+    matches!(*lease.destination, Destination::Mesh { .. })
+        && head.fields.named("weft-error").next() == Some(Reason::Denied.as_str().as_bytes())
 }
 
 impl Treatment {
@@ -213,6 +220,11 @@ impl Treatment {
     /// Looks at an answer before it is passed on. An error has the request sent again: the caller does not see the answer.
     pub fn judge(&self, worker: &Worker, head: &ResponseHead, lease: &Lease) -> Result<(), Failure> {
         let status = self.grpc_status(&head.fields);
+        if is_denied(head, lease) {
+            // Its policy says so, and would say so again: nothing of it is about the endpoint.
+            lease.answered(200, None);
+            return Ok(());
+        }
         // Whether it was well shows in the end: in the trailers of gRPC, else when the body is whole.
         let ends_well = if self.grpc { head.status == 200 } else { head.status < 500 };
         if status.is_some() || !ends_well {

@@ -4,6 +4,7 @@
 //!
 //! `WEFT_SIM_SEED=N` runs one seed.
 
+mod authorization;
 mod backend;
 mod balance;
 mod breaker;

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::authorization::Authorization;
+use weft_core::policy::InboundPolicy;
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::policy::{Abort, Fault, RateLimit, RateScope, Timeouts};
 use weft_core::traffic::route::{StringMatch, ValueMatch};
@@ -14,7 +15,7 @@ use crate::calls::{ask, grpc_call};
 use crate::lab::{Lab, Setup};
 use crate::peers::Conversation;
 use crate::seeds::first_seeds;
-use crate::world::CALLER;
+use crate::world::{CALLER, inbound_policy};
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
 const OTHER_POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
@@ -33,14 +34,7 @@ fn limit(by: RateScope) -> RateLimit {
 }
 
 fn govern(lab: &Lab, rates: Vec<RateLimit>) {
-    lab.callees[0].shared.mesh.govern(InboundPolicy {
-        mode: MtlsMode::Strict,
-        port_modes: vec![],
-        protocols: vec![],
-        required_features: vec![],
-        rates,
-        zone: "".into(),
-    });
+    lab.callees[0].govern(InboundPolicy { protocols: vec![], rates, ..inbound_policy(Authorization::default()) });
 }
 
 /// Asks so many times on one connection; gives how often it was served and how often it was over the rate.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use weft_certs::{Authority, LeafKind, LeafSpec};
+use weft_core::authorization::Authorization;
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, Reach, Service, ServicePort};
@@ -41,6 +42,19 @@ pub(crate) const BYTES: u16 = 9000;
 
 pub(crate) const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/web";
 pub(crate) const CALLEE: &str = "spiffe://cluster.local/ns/shop/sa/api";
+
+/// The inbound policy of a strict pod.
+pub(crate) fn inbound_policy(authorization: Authorization) -> InboundPolicy {
+    InboundPolicy {
+        mode: MtlsMode::Strict,
+        port_modes: vec![],
+        protocols: vec![(BYTES, AppProtocol::Opaque)],
+        required_features: vec![],
+        rates: vec![],
+        zone: "".into(),
+        authorization,
+    }
+}
 
 /// A worker that runs, and what is put around it.
 pub(crate) type Running = Pin<Box<dyn Future<Output = ()>>>;
@@ -130,6 +144,11 @@ pub(crate) fn config(ip: IpAddr, workers: u64, options: &[&str]) -> Config {
 }
 
 impl Sidecar {
+    /// Puts an inbound policy in force.
+    pub(crate) fn govern(&self, policy: InboundPolicy) {
+        self.shared.mesh.govern(policy, &self.shared.config.identity.spiffe_id());
+    }
+
     pub(crate) fn start(
         network: &Network,
         plan: &Plan,
@@ -142,14 +161,7 @@ impl Sidecar {
         network.redirect(ip, Redirect { inbound, outbound });
         let (mesh, lookups) = Mesh::new();
         mesh.identity.store(Some(Arc::new(identity)));
-        mesh.inbound.store(Some(Arc::new(InboundPolicy {
-            mode: MtlsMode::Strict,
-            port_modes: vec![],
-            protocols: vec![(BYTES, AppProtocol::Opaque)],
-            required_features: vec![],
-            rates: vec![],
-            zone: "".into(),
-        })));
+        mesh.govern(inbound_policy(Authorization::default()), &config.identity.spiffe_id());
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
         let shared = Arc::new(Shared::new(config, mesh));

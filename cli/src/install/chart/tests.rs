@@ -130,6 +130,7 @@ fn every_value_arrives() {
         ("replicas", "3"),
         ("trustDomain", "example.org"),
         ("mtls", "strict"),
+        ("defaultPolicy", "deny"),
         ("meshRanges", "10.0.0.0/8,fc00::/7"),
         ("nativeSidecars", "always"),
         ("caSecret", "my-ca"),
@@ -154,7 +155,7 @@ fn every_value_arrives() {
         values[CREATE_NAMESPACE] = true.into();
         assert_eq!(rendered(&values), printed(&settings), "{key}");
     }
-    assert_eq!(TABLE.len(), 13, "a new setting belongs into this test");
+    assert_eq!(TABLE.len(), 14, "a new setting belongs into this test");
 }
 
 #[test]

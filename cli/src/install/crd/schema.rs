@@ -4,6 +4,11 @@ use serde_json::{Map, Value, json};
 
 /// A length of time as Gateway API writes it (GEP-2257).
 const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// A field name of HTTP, or a cookie's (RFC 9110, section 5.6.2).
+pub(super) const TOKEN: &str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
+pub(super) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// More than an object will ever see, and a bound that is exact as a floating-point number.
+pub(super) const GENERATIONS: i64 = 1 << 53;
 
 /// A field under construction.
 #[derive(Clone)]
@@ -23,6 +28,12 @@ impl Field {
         Self { name: "metadata", schema: json!({ "type": "object" }), is_required: false }
     }
 
+    /// Labels, by their names.
+    pub(super) fn labels(name: &'static str, most: u32, what: &str) -> Self {
+        let value = json!({ "type": "string", "maxLength": 63 });
+        Self::new(name, "object", what).with("additionalProperties", value).with("minProperties", 1).with("maxProperties", most)
+    }
+
     fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.schema[key] = value.into();
         self
@@ -40,6 +51,11 @@ impl Field {
 
     pub(super) fn pattern(self, pattern: &str) -> Self {
         self.with("pattern", pattern)
+    }
+
+    /// At least so long a list.
+    pub(super) fn shortest(self, items: u32) -> Self {
+        self.with("minItems", items)
     }
 
     /// At most so long a text.
@@ -121,6 +137,42 @@ pub(super) fn properties(text: &str, fields: Vec<Field>) -> Value {
     let all: Map<String, Value> = fields.into_iter().map(|f| (f.name.to_owned(), f.schema)).collect();
     schema["properties"] = all.into();
     schema
+}
+
+/// What became of a policy, as the control plane writes it (GEP-713).
+pub(super) fn ancestors() -> Field {
+    let reference = object(
+        "ancestorRef",
+        "What the policy is attached to.",
+        vec![
+            any_text("group", "Its API group.").longest(253),
+            text("kind", "Its kind.").longest(63),
+            text("namespace", "Its namespace.").longest(63),
+            text("name", "Its name.").longest(253).required(),
+        ],
+    );
+    let condition = object(
+        "",
+        "What is so.",
+        vec![
+            text("type", "What it is about.").longest(316).required(),
+            word("status", &["True", "False", "Unknown"], "Whether it is so.").required(),
+            text("reason", "Why, in a word.").longest(1_024).required(),
+            any_text("message", "Why, for people.").longest(32_768).required(),
+            number("observedGeneration", 0, GENERATIONS, "The generation of the policy that it was made from."),
+            any_text("lastTransitionTime", "When the status changed last.").date_time().required(),
+        ],
+    );
+    let ancestor = object(
+        "",
+        "What became of the policy where it is attached.",
+        vec![
+            reference.required(),
+            text("controllerName", "Who says so.").longest(253).required(),
+            map("conditions", &["type"], 8, "What is so.", condition).required(),
+        ],
+    );
+    list("ancestors", 16, "What became of it, for each thing that it is attached to.", ancestor)
 }
 
 /// Takes the rules out, for a server that does not know them.

@@ -2,14 +2,10 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, any_text, duration, flag, list, map, number, object, properties, text, word};
+use super::schema::{
+    DNS_LABEL, Field, GENERATIONS, TOKEN, ancestors, any_text, duration, flag, list, map, number, object, properties, text, word,
+};
 use super::{Names, column, namespaced};
-
-/// A field name of HTTP, or a cookie's (RFC 9110, section 5.6.2).
-const TOKEN: &str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
-/// More than an object will ever see, and a bound that is exact as a floating-point number.
-const GENERATIONS: i64 = 1 << 53;
-const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 pub(super) fn definition() -> Value {
     let names = Names { kind: "TrafficPolicy", singular: "trafficpolicy", plural: "trafficpolicies", short: "tpol" };
@@ -289,44 +285,13 @@ fn tcp() -> Field {
     )
 }
 
-/// `status`, as the control plane writes it (GEP-713).
+/// `status`, as the control plane writes it.
 fn status() -> Field {
-    let reference = object(
-        "ancestorRef",
-        "What the policy is attached to.",
-        vec![
-            any_text("group", "Its API group.").longest(253),
-            text("kind", "Its kind.").longest(63),
-            text("namespace", "Its namespace.").longest(63),
-            text("name", "Its name.").longest(253).required(),
-        ],
-    );
-    let condition = object(
-        "",
-        "What is so.",
-        vec![
-            text("type", "What it is about.").longest(316).required(),
-            word("status", &["True", "False", "Unknown"], "Whether it is so.").required(),
-            text("reason", "Why, in a word.").longest(1_024).required(),
-            any_text("message", "Why, for people.").longest(32_768).required(),
-            number("observedGeneration", 0, GENERATIONS, "The generation of the policy that it was made from."),
-            any_text("lastTransitionTime", "When the status changed last.").date_time().required(),
-        ],
-    );
-    let ancestor = object(
-        "",
-        "What became of the policy where it is attached.",
-        vec![
-            reference.required(),
-            text("controllerName", "Who says so.").longest(253).required(),
-            map("conditions", &["type"], 8, "What is so.", condition).required(),
-        ],
-    );
     object(
         "status",
         "What became of it.",
         vec![
-            list("ancestors", 16, "What became of it, for each thing that it is attached to.", ancestor),
+            ancestors(),
             object(
                 "sidecars",
                 "How far it has come. Counted by all replicas of the control plane, and a few seconds old.",

@@ -75,7 +75,8 @@ const fn has_status(kind: Kind) -> bool {
         | Kind::TlsRoute
         | Kind::TcpRoute
         | Kind::BackendTrafficPolicy
-        | Kind::TrafficPolicy => true,
+        | Kind::TrafficPolicy
+        | Kind::AuthorizationPolicy => true,
     }
 }
 

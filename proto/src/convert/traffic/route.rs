@@ -22,16 +22,31 @@ pub fn routes_from(message: &v1::Routes) -> Result<Vec<Route>, WireError> {
     each(&message.routes)
 }
 
+impl From<RouteKind> for v1::RouteKind {
+    fn from(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Http => Self::Http,
+            RouteKind::Grpc => Self::Grpc,
+            RouteKind::Tls => Self::Tls,
+            RouteKind::Tcp => Self::Tcp,
+        }
+    }
+}
+
+pub(in crate::convert) fn route_kind(n: i32) -> Result<RouteKind, WireError> {
+    match v1::RouteKind::try_from(n) {
+        Ok(v1::RouteKind::Http) => Ok(RouteKind::Http),
+        Ok(v1::RouteKind::Grpc) => Ok(RouteKind::Grpc),
+        Ok(v1::RouteKind::Tls) => Ok(RouteKind::Tls),
+        Ok(v1::RouteKind::Tcp) => Ok(RouteKind::Tcp),
+        Ok(v1::RouteKind::Unspecified) | Err(_) => Err(WireError::Missing("kind of route")),
+    }
+}
+
 impl From<&Route> for v1::Route {
     fn from(r: &Route) -> Self {
         Self {
-            kind: match r.kind {
-                RouteKind::Http => v1::RouteKind::Http,
-                RouteKind::Grpc => v1::RouteKind::Grpc,
-                RouteKind::Tls => v1::RouteKind::Tls,
-                RouteKind::Tcp => v1::RouteKind::Tcp,
-            }
-            .into(),
+            kind: v1::RouteKind::from(r.kind).into(),
             id: Some((&r.id).into()),
             created: r.created,
             ports: r.ports.iter().map(|p| u32::from(*p)).collect(),
@@ -44,13 +59,7 @@ impl From<&Route> for v1::Route {
 impl TryFrom<&v1::Route> for Route {
     type Error = WireError;
     fn try_from(r: &v1::Route) -> Result<Self, WireError> {
-        let kind = match v1::RouteKind::try_from(r.kind) {
-            Ok(v1::RouteKind::Http) => RouteKind::Http,
-            Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
-            Ok(v1::RouteKind::Tls) => RouteKind::Tls,
-            Ok(v1::RouteKind::Tcp) => RouteKind::Tcp,
-            Ok(v1::RouteKind::Unspecified) | Err(_) => return Err(WireError::Missing("kind of route")),
-        };
+        let kind = route_kind(r.kind)?;
         if r.rules.is_empty() {
             return Err(WireError::Missing("rules of a route"));
         }

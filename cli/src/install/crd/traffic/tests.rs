@@ -1,56 +1,7 @@
-use std::collections::BTreeSet;
-
 use super::*;
-use crate::install::KubeVersion;
-use crate::install::crd::definitions;
-
-/// Every schema in a schema, with its path.
-fn each(path: &str, schema: &Value, look: &mut impl FnMut(&str, &Value)) {
-    look(path, schema);
-    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-        each(&format!("{path}.{name}"), inner, look);
-    }
-    if let Some(items) = schema.get("items") {
-        each(&format!("{path}[]"), items, look);
-    }
-}
 
 fn schema() -> Value {
     definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
-}
-
-/// What the API server wants of a structural schema, and what people want of it.
-#[test]
-fn every_field_is_typed_bounded_and_explained() {
-    each("", &schema(), &mut |path, schema| {
-        if path == ".metadata" {
-            return;
-        }
-        assert!(
-            schema["description"].as_str().is_some_and(|text| text.ends_with('.') || text.contains("://")),
-            "{path}: {schema}"
-        );
-        match schema["type"].as_str() {
-            Some("object") => assert!(schema["properties"].is_object(), "{path}"),
-            Some("array") => assert!(schema["maxItems"].is_u64() && schema["items"].is_object(), "{path}"),
-            Some("integer") => assert!(schema["minimum"].is_i64() && schema["maximum"].is_i64(), "{path}"),
-            Some("string" | "boolean") => {}
-            other => panic!("{path}: {other:?}"),
-        }
-        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            assert!(schema["properties"].get(name).is_some(), "{path}: {name} is required and is not there");
-        }
-        // The keys of a map must be there, or have a default.
-        for key in schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let required = schema["items"]["required"].as_array().into_iter().flatten().any(|name| name == key);
-            assert!(required, "{path}: {key}");
-        }
-        // A server of old that was built with a newer Go takes an empty default for null, and refuses the whole definition.
-        assert_ne!(schema["default"], "", "{path}");
-        if let (Some(default), Some(least)) = (schema["default"].as_i64(), schema["minimum"].as_i64()) {
-            assert!(default >= least && default <= schema["maximum"].as_i64().unwrap_or(i64::MAX), "{path}");
-        }
-    });
 }
 
 #[test]
@@ -71,48 +22,4 @@ fn the_defaults_are_those_of_the_nouns() {
     for (path, time) in [("outlier.window", outlier.window), ("outlier.baseEjection", outlier.base_ejection)] {
         assert_eq!(crate::duration::parse(default(path).as_str().expect("text")), Ok(time), "{path}");
     }
-}
-
-#[test]
-fn an_old_server_gets_no_rules() {
-    let of = |kube: &str| Value::from(definitions(kube.parse().expect("a version"))).to_string();
-    for old in ["1.20", "1.24"] {
-        assert!(!of(old).contains("x-kubernetes-validations"), "{old}");
-    }
-    assert!(of("1.25").contains("x-kubernetes-validations"));
-    assert_eq!(of("1.25"), Value::from(definitions(KubeVersion::CURRENT)).to_string());
-}
-
-/// The fields of a value, as paths; the elements of a list are one.
-fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(all) => {
-            for (name, inner) in all {
-                let path = format!("{path}.{name}");
-                fields(&path, inner, found);
-                found.insert(path);
-            }
-        }
-        Value::Array(all) => all.iter().for_each(|inner| fields(&format!("{path}[]"), inner, found)),
-        _ => {}
-    }
-}
-
-/// The API server drops what the schema does not have, and the control plane refuses what it does not know.
-#[test]
-fn the_schema_has_what_the_control_plane_reads() {
-    let text = include_str!("examples.yaml");
-    let objects = weft_control_plane::watch::parse::parse("examples.yaml", text).unwrap_or_else(|problem| panic!("{problem}"));
-    let values: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
-    assert_eq!(objects.len(), values.len());
-    let mut used = BTreeSet::new();
-    for value in &values {
-        fields("", &value["spec"], &mut used);
-    }
-    let mut known = BTreeSet::new();
-    each("", &schema()["properties"]["spec"], &mut |path, _| {
-        known.insert(path.to_owned());
-    });
-    known.retain(|path| !path.is_empty() && !path.ends_with("[]"));
-    assert_eq!(used, known);
 }

@@ -1,0 +1,228 @@
+//! `weft explain`: whether a call would be let in, and why: of a mesh that runs, or of manifests. The answer is the control plane's own.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use weft_core::authorization::Posture;
+use weft_core::policy::MtlsMode;
+use weft_core::service::ObjectRef;
+use weft_core::{Namespace, ServiceAccount};
+use weft_proto::v1;
+
+use crate::operator::Operator;
+use crate::output::{Format, print};
+use crate::rundir::{self, Which};
+use offline::{Caller, Offline};
+use told::{PairFlip, Told};
+
+mod offline;
+mod told;
+
+/// What `weft explain` is told.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Without --method, --path, --host and --header it is said what is known before any request: allowed, denied, or that it depends on each \
+request. With -f it is answered from manifests alone: a Deployment's template, or one of another controller, counts as one pod with a \
+sidecar. With --what-if it is answered with the manifests of that file laid over, and said what flips; without --from or --to, for every \
+caller and every service, as far as it is known before any request.
+
+Exit status: 0 where every pod of the service lets the call in, 1 where one does not or it depends on the request, 2 where there is no answer. \
+Where all callers are asked for: 0 where nothing flips, 1 where something does.
+
+Examples:
+  weft explain --from front/client --to shop/web:80 --path /books/1
+  weft explain --from front/client --to shop/web:80 --method PUT --path /books/1 --header x-tier=gold
+  weft explain --unauthenticated --to shop/web:80
+  weft explain --from front/client --to shop/db:5432 -f manifests/ -f policies.yaml
+  weft explain --from front/client --to shop/web:80 --path /admin --what-if new-policy.yaml
+  weft explain --what-if new-policy.yaml
+  weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
+pub(crate) struct ExplainArgs {
+    /// Who calls, by its service account
+    #[arg(long, value_name = "NS/ACCOUNT", value_parser = account, required_unless_present_any = ["unauthenticated", "from_pod", "what_if"])]
+    from: Option<(Namespace, ServiceAccount)>,
+
+    /// Which pod calls, which says its service account and its address; without it, the address is that of the first pod of the account
+    #[arg(long, value_name = "NS/POD")]
+    from_pod: Option<ObjectRef>,
+
+    /// The caller proves no identity
+    #[arg(long, conflicts_with = "from")]
+    unauthenticated: bool,
+
+    /// What is called: a Service, and the port that callers dial
+    #[arg(long, value_name = "NS/SERVICE:PORT", value_parser = service, required_unless_present = "what_if")]
+    to: Option<(ObjectRef, u16)>,
+
+    /// Method of the request [default: GET]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+
+    /// Path of the request, as it is sent [default: /]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+
+    /// Host of the request [default: SERVICE.NS]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+
+    /// A header field of the request; several may be given
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+
+    /// Answer from these manifests, directories of them, or what weft up takes; - is standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE", conflicts_with_all = ["mesh", "run_dir", "socket"])]
+    files: Vec<PathBuf>,
+
+    /// Answer as if these manifests stood as well, each in the place of one with its name
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    what_if: Vec<PathBuf>,
+
+    /// With -f: the mesh's own mTLS mode, where no file says so [default: permissive]
+    #[arg(long, value_name = "MODE", requires = "files")]
+    mtls: Option<MtlsMode>,
+
+    /// With -f: the mesh's own default, where no file says so [default: allow]
+    #[arg(long, value_name = "POLICY", requires = "files")]
+    default_policy: Option<Posture>,
+
+    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
+    socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    which: Which,
+
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
+fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
+    let (namespace, name) = text.split_once('/').ok_or("write it as NAMESPACE/SERVICE-ACCOUNT")?;
+    let said = |e: weft_core::identity::InvalidName| e.to_string();
+    Ok((namespace.parse().map_err(said)?, name.parse().map_err(said)?))
+}
+
+fn service(text: &str) -> Result<(ObjectRef, u16), String> {
+    let (id, port) = text.rsplit_once(':').ok_or("write it as NAMESPACE/SERVICE:PORT")?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or("the port is not a number from 1 to 65535")?;
+    Ok((id.parse().map_err(|e: weft_core::identity::InvalidName| e.to_string())?, port))
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    match run(args) {
+        Ok((text, is_good)) => {
+            print(&text)?;
+            Ok(ExitCode::from(u8::from(!is_good)))
+        }
+        Err(error) => {
+            crate::complain(&format!("{error:#}"));
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// What is printed, and whether that is what one wishes to read.
+fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
+    let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
+    if has_caller && args.to.is_some() {
+        let told = answer(args)?;
+        let text = match args.output {
+            Format::Text => told.shown(),
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
+        };
+        return Ok((text, told.is_allowed()));
+    }
+    let flips = flips(args)?;
+    let text = match args.output {
+        Format::Text => PairFlip::shown(&flips),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "flips": flips }))?),
+    };
+    Ok((text, flips.is_empty()))
+}
+
+/// What further manifests change, for all callers and services but those that are left out by name.
+fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
+    if args.from_pod.is_some() || has_call(args) {
+        bail!("a pod or a request is asked about with both --from and --to");
+    }
+    let from = args.from.as_ref().map(|(namespace, account)| Caller::Account(namespace.to_string(), account.to_string()));
+    let from = from.or(args.unauthenticated.then_some(Caller::Nobody));
+    let before = offline(args)?;
+    before.flips(&before.clone().with(&args.what_if)?, from.as_ref(), args.to.as_ref())
+}
+
+/// The manifests that are asked.
+fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
+    let offline = if args.files.is_empty() { of_mesh(&args.which.find()?)? } else { Offline::of(&args.files)? };
+    Ok(offline.with_defaults(args.mtls, args.default_policy))
+}
+
+fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
+    let question = question(args);
+    if args.files.is_empty() && args.what_if.is_empty() {
+        let socket = match &args.socket {
+            Some(socket) => socket.clone(),
+            None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
+        };
+        let answer = live(&socket, async |mut operator| operator.explain(question.clone()).await)?;
+        return Ok(Told::new(&question, &answer));
+    }
+    let offline = offline(args)?;
+    let before = offline.explain(&question);
+    if args.what_if.is_empty() {
+        return Ok(Told::new(&question, &before?));
+    }
+    let after = offline.with(&args.what_if)?.explain(&question)?;
+    Ok(Told::new(&question, &after).flipped(before.as_ref().ok()))
+}
+
+/// The manifests that a mesh on this machine runs by.
+fn of_mesh(run: &Path) -> anyhow::Result<Offline> {
+    let status = live(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
+    let read = |word: &str, what| {
+        if word.is_empty() { bail!("the control plane does not say its {what}: it is of an older version") } else { Ok(()) }
+    };
+    read(&status.mtls, "mTLS mode")?;
+    read(&status.default_policy, "default policy")?;
+    let offline = Offline::of(&[run.join(rundir::MANIFESTS)])?;
+    Ok(offline.of_mesh(status.trust_domain.parse()?, status.mtls.parse()?, status.default_policy.parse()?))
+}
+
+fn live<T>(socket: &Path, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
+    runtime.block_on(async { ask(Operator::connect(socket).await?).await })
+}
+
+fn has_call(args: &ExplainArgs) -> bool {
+    args.method.is_some() || args.path.is_some() || args.host.is_some() || !args.headers.is_empty()
+}
+
+fn question(args: &ExplainArgs) -> v1::ExplainRequest {
+    let text = |maybe: &Option<String>| maybe.clone().unwrap_or_default();
+    let headers = args.headers.iter().map(|(name, value)| v1::CallHeader { name: name.clone(), value: value.clone() });
+    v1::ExplainRequest {
+        from: args.from.as_ref().map(|(ns, name)| v1::ObjectRef { namespace: ns.to_string(), name: name.to_string() }),
+        from_pod: args.from_pod.as_ref().map(Into::into),
+        unauthenticated: args.unauthenticated,
+        to: args.to.as_ref().map(|(id, _)| id.into()),
+        port: args.to.as_ref().map_or(0, |(_, port)| (*port).into()),
+        call: has_call(args).then(|| v1::ExplainedCall {
+            method: text(&args.method),
+            path: text(&args.path),
+            host: text(&args.host),
+            headers: headers.collect(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+use weft_core::policy::MtlsMode;
+
+use super::*;
+use crate::model::Model;
+use crate::snapshot::Entry;
+use crate::watch::{Change, parse};
+
+/// A shop whose namespace lets its own in, with some policies.
+const SHOP: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {weft.dev/default-policy: allow-same-namespace}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}, {name: raw, port: 81, appProtocol: tcp}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+spec: {serviceAccountName: web, containers: [{name: weft-sidecar}]}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {serviceAccountName: web, containers: [{name: weft-sidecar}]}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client-0, namespace: front}
+spec: {serviceAccountName: client, containers: [{name: weft-sidecar}]}
+status: {podIP: 10.0.9.1}
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: books, namespace: shop}
+spec:
+  targetRef: {kind: Service, name: web}
+  action: Allow
+  rules: [{from: [{namespaces: [front]}], to: [{ports: [8080], methods: [GET], paths: [/books/*]}]}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: elsewhere, namespace: shop}
+spec: {selector: {matchLabels: {app: db}}, action: Deny, rules: [{}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: look, namespace: shop}
+spec: {action: Audit, rules: [{from: [{ipBlocks: [10.0.9.0/24]}]}]}
+";
+
+fn snapshot(manifests: &str) -> Snapshot {
+    let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
+    let mut model = Model::new("td".parse().expect("a domain"), MtlsMode::Permissive, mesh.clone(), mesh);
+    model.apply(parse::parse("test", manifests).expect("good").into_iter().map(Change::Upsert).collect());
+    model.snapshot().clone()
+}
+
+fn id(text: &str) -> v1::ObjectRef {
+    let (namespace, name) = text.split_once('/').expect("namespace and name");
+    v1::ObjectRef { namespace: namespace.into(), name: name.into() }
+}
+
+fn ask(from: &str, port: u32, call: Option<(&str, &str)>) -> v1::ExplainRequest {
+    let call = call.map(|(method, path)| v1::ExplainedCall { method: method.into(), path: path.into(), ..Default::default() });
+    v1::ExplainRequest { from: Some(id(from)), to: Some(id("shop/web")), port, call, ..Default::default() }
+}
+
+fn answer_to(manifests: &str, ask: &v1::ExplainRequest) -> v1::ExplainResponse {
+    explain(&snapshot(manifests), &"td".parse().expect("a domain"), ask).expect("an answer")
+}
+
+/// The one answer that all pods give.
+fn only(manifests: &str, ask: &v1::ExplainRequest) -> v1::Explanation {
+    let mut response = answer_to(manifests, ask);
+    assert_eq!(response.answers.len(), 1, "{response:?}");
+    assert_eq!(response.answers[0].pods, ["shop/web-0", "shop/web-1"]);
+    response.answers.remove(0)
+}
+
+#[test]
+fn the_verdict_is_that_of_the_sidecars() {
+    use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
+    let table = [
+        (ask("front/client", 80, Some(("GET", "/books/1?x=y"))), Allowed, "shop/books", "allowed by ALLOW shop/books rule 0"),
+        (ask("front/client", 80, Some(("PUT", "/books/1"))), Denied, "", "denied: no ALLOW policy matches"),
+        (ask("front/client", 80, None), ByRequest, "", "it depends on what is asked for"),
+        (ask("shop/web", 80, None), Denied, "", "denied: no ALLOW policy matches"),
+        // The policy holds for the ports of the Service, the second one as well; it is declared to be opaque.
+        (ask("front/client", 81, Some(("GET", "/books/1"))), Denied, "", "denied: no ALLOW policy matches"),
+    ];
+    for (ask, verdict, policy, reason) in table {
+        let told = only(SHOP, &ask);
+        assert_eq!(told.verdict(), verdict, "{ask:?}: {told:?}");
+        assert_eq!(told.policy, policy, "{told:?}");
+        assert!(told.reason.starts_with(reason), "{told:?}");
+        assert_eq!(told.remedy.is_empty(), verdict == Allowed, "{told:?}");
+    }
+}
+
+#[test]
+fn each_policy_is_told_of_and_why_it_applies_or_not() {
+    let told = only(SHOP, &ask("front/client", 80, Some(("GET", "/books/1"))));
+    let lines: Vec<String> =
+        told.considered.iter().map(|c| format!("{} {} {} {}: {}", c.applies, c.matches, c.action, c.policy, c.why)).collect();
+    assert_eq!(
+        lines,
+        [
+            "true true ALLOW shop/books: rule 0 matches: from namespaces front; to ports 8080, methods GET, paths /books/*",
+            "true true AUDIT shop/look: rule 0 matches: from ipBlocks 10.0.9.0/24",
+            "false false DENY shop/elsewhere: its selector does not pick this pod",
+        ]
+    );
+    assert_eq!(told.notes, ["AUDIT shop/look rule 0 matches: it would be told of"]);
+    let told = only(SHOP, &ask("front/client", 80, Some(("PUT", "/books/1"))));
+    assert!(told.considered[0].why.contains("asks for methods GET"), "{told:?}");
+}
+
+#[test]
+fn who_calls_is_an_identity_with_an_address_or_nobody() {
+    let response = answer_to(SHOP, &ask("front/client", 80, None));
+    assert_eq!((response.caller.as_str(), response.source.as_str()), ("spiffe://td/ns/front/sa/client", "10.0.9.1"));
+    let pod = v1::ExplainRequest { from: None, from_pod: Some(id("shop/web-1")), ..ask("front/client", 80, None) };
+    let response = answer_to(SHOP, &pod);
+    assert_eq!((response.caller.as_str(), response.source.as_str()), ("spiffe://td/ns/shop/sa/web", "10.0.0.2"));
+    let nobody = v1::ExplainRequest { from: None, unauthenticated: true, ..ask("front/client", 80, Some(("GET", "/books/1"))) };
+    let told = only(SHOP, &nobody);
+    assert_eq!(told.verdict(), v1::ExplainedVerdict::Denied, "{told:?}");
+    let strict = SHOP.replace("{weft.dev/default-policy", "{weft.dev/mtls: strict, weft.dev/default-policy");
+    let told = only(&strict, &nobody);
+    assert!(told.reason.contains("is strict and the caller spoke plaintext"), "{told:?}");
+}
+
+#[test]
+fn pods_that_answer_otherwise_are_told_apart() {
+    let odd = SHOP.replace(
+        "{name: web-1, namespace: shop, labels: {app: web}}",
+        "{name: web-1, namespace: shop, labels: {app: web, tier: old}}",
+    );
+    let deny = "---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: old, namespace: shop}\n\
+                spec: {selector: {matchLabels: {tier: old}}, action: Deny, more: 1}\n";
+    let response = answer_to(&(odd + deny), &ask("front/client", 80, Some(("GET", "/books/1"))));
+    let verdicts: Vec<_> = response.answers.iter().map(|a| (a.pods.join(","), a.verdict())).collect();
+    let expected =
+        [("shop/web-0".to_owned(), v1::ExplainedVerdict::Allowed), ("shop/web-1".to_owned(), v1::ExplainedVerdict::Denied)];
+    assert_eq!(verdicts, expected);
+    let broken = response.answers[1].considered.iter().find(|c| c.policy == "shop/old").expect("it is told of");
+    assert!(broken.why.contains("cannot be honoured") && broken.why.contains("spec.more"), "{broken:?}");
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let good = ask("front/client", 80, None);
+    let no = |change: &dyn Fn(&mut v1::ExplainRequest)| {
+        let mut ask = good.clone();
+        change(&mut ask);
+        explain(&snapshot(SHOP), &"td".parse().expect("a domain"), &ask).expect_err("no answer").to_string()
+    };
+    type Change = &'static dyn Fn(&mut v1::ExplainRequest);
+    let table: [(Change, &str); 8] = [
+        (&|a| a.to = None, "is missing"),
+        (&|a| a.to = Some(id("shop/nobody")), "there is no Service shop/nobody"),
+        (&|a| a.port = 82, "no pod at port 82"),
+        (&|a| a.port = 0, "1 to 65535"),
+        (&|a| a.from = None, "caller is missing"),
+        (&|a| a.from = Some(id("front/No")), "lower-case"),
+        (&|a| a.from_pod = Some(id("front/no")), "no pod front/no"),
+        (&|a| a.from_pod = Some(id("shop/web-0")), "pod shop/web-0 is spiffe://td/ns/shop/sa/web, and not"),
+    ];
+    for (change, message) in table {
+        assert!(no(change).contains(message), "{message}: {}", no(change));
+    }
+}

@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use super::policy::*;
+use super::*;
+use crate::identity::SpiffeId;
+use crate::traffic::table::RequestFacts;
+
+mod equal;
+mod naive;
+mod order;
+mod random;
+mod telling;
+
+/// A request, of texts.
+#[derive(Clone, Debug, Default)]
+struct Request {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    fn get(path: &str) -> Self {
+        Self { method: "GET".into(), path: path.into(), headers: vec![("host".into(), "cart.shop:80".into())] }
+    }
+}
+
+impl RequestFacts for Request {
+    fn method(&self) -> &[u8] {
+        self.method.as_bytes()
+    }
+    fn path(&self) -> &[u8] {
+        self.path.as_bytes()
+    }
+    fn query(&self) -> Option<&[u8]> {
+        None
+    }
+    fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, value)| each(value.as_bytes()));
+    }
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().expect("an identity")
+}
+
+fn own() -> SpiffeId {
+    id("spiffe://td/ns/shop/sa/cart")
+}
+
+fn connection(port: u16, caller: Option<&str>) -> Connection {
+    Connection::new(port, caller.map(id), "10.0.0.9".parse().expect("an address"))
+}
+
+fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
+    let id = format!("shop/{name}").parse().expect("a name");
+    Policy { id, target: Target::Mesh, action, dry_run: false, rules, ports: None, broken: None }
+}
+
+fn rule(from: Vec<Peer>, to: Vec<Operation>) -> Rule {
+    Rule { from, to }
+}
+
+fn from(principal: &str) -> Peer {
+    Peer { principals: vec![principal.parse().expect("a principal")], ..Peer::default() }
+}
+
+fn paths(list: &[PathMatch]) -> Operation {
+    Operation { paths: list.to_vec(), ..Operation::default() }
+}
+
+fn below(path: &str) -> PathMatch {
+    PathMatch::prefix(path).expect("a path")
+}
+
+fn judge(posture: Posture, policies: Vec<Policy>, connection: Connection) -> Judge {
+    let policies = policies.into_iter().map(Arc::new).collect();
+    let authorization = Authorization { posture, posture_from: PostureFrom::Mesh, policies };
+    Judge::new(Arc::new(Compiled::new(&authorization, own())), connection)
+}

@@ -1,0 +1,195 @@
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use weft_core::authorization::policy::{
+    Account, GrpcMatch, HeaderMatch, HeaderValue, HostMatch, Operation, PathMatch, Peer, Principal,
+};
+use weft_core::traffic::route::RouteKind;
+
+use super::*;
+
+fn name<T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug>() -> impl Strategy<Value = T> {
+    "[a-z]{1,5}".prop_map(|text| text.parse().expect("a name"))
+}
+
+fn word() -> impl Strategy<Value = Arc<str>> {
+    "[a-z]{1,6}".prop_map(Into::into)
+}
+
+fn path() -> impl Strategy<Value = Arc<str>> {
+    "(/[a-z]{1,4}){1,3}".prop_map(Into::into)
+}
+
+fn few<S: Strategy>(of: S) -> impl Strategy<Value = Vec<S::Value>>
+where
+    S::Value: std::fmt::Debug,
+{
+    proptest::collection::vec(of, 0..3)
+}
+
+fn principal() -> impl Strategy<Value = Principal> {
+    prop_oneof![
+        Just(Principal::Any),
+        name().prop_map(Principal::TrustDomain),
+        word().prop_map(|w| Principal::Prefix(format!("spiffe://td/ns/{w}").into())),
+        word().prop_map(|w| Principal::Exact(format!("spiffe://td/ns/{w}/sa/x").parse().expect("an identity"))),
+    ]
+}
+
+fn account() -> impl Strategy<Value = Account> {
+    (name(), name()).prop_map(|(namespace, name)| Account { namespace, name })
+}
+
+fn block<T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug>() -> impl Strategy<Value = Vec<T>> {
+    few(select(vec!["10.0.0.0/8", "192.168.7.9/32", "fd00::/7", "0.0.0.0/0"]).prop_map(|text| text.parse().expect("a CIDR")))
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let identities = (few(principal()), few(principal()), few(name()), few(name()), few(account()), few(account()));
+    (identities, block(), block(), any::<bool>()).prop_map(|(identities, ip_blocks, not_ip_blocks, unauthenticated)| {
+        let (principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts) = identities;
+        let identity = Peer {
+            principals,
+            not_principals,
+            namespaces,
+            not_namespaces,
+            service_accounts,
+            not_service_accounts,
+            ..Peer::default()
+        };
+        // Nobody has one and none.
+        let unauthenticated = unauthenticated && identity.is_empty();
+        Peer { ip_blocks, not_ip_blocks, unauthenticated, ..identity }
+    })
+}
+
+fn host() -> impl Strategy<Value = HostMatch> {
+    prop_oneof![word().prop_map(HostMatch::Exact), word().prop_map(HostMatch::Suffix)]
+}
+
+fn path_match() -> impl Strategy<Value = PathMatch> {
+    prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix), path().prop_map(PathMatch::Template)]
+}
+
+fn header() -> impl Strategy<Value = HeaderMatch> {
+    let value = prop_oneof![
+        word().prop_map(HeaderValue::Exact),
+        Just(HeaderValue::Exact("".into())),
+        word().prop_map(HeaderValue::Prefix),
+        Just(HeaderValue::Present),
+    ];
+    (word(), value).prop_map(|(name, value)| HeaderMatch { name, value })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let port = || few(1..=u16::MAX);
+    let grpc = (option::of(word()), word()).prop_map(|(service, method)| GrpcMatch { service, method: Some(method) });
+    let http = (few(host()), few(host()), few(word()), few(word()), few(path_match()), few(path_match()));
+    (port(), port(), http, few(header()), few(grpc)).prop_map(|(ports, not_ports, http, headers, grpc)| {
+        let (hosts, not_hosts, methods, not_methods, paths, not_paths) = http;
+        Operation { ports, not_ports, hosts, not_hosts, methods, not_methods, paths, not_paths, headers, grpc }
+    })
+}
+
+fn id() -> impl Strategy<Value = weft_core::service::ObjectRef> {
+    "[a-z]{1,5}/[a-z]{1,5}".prop_map(|text| text.parse().expect("a name"))
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        Just(Target::Mesh),
+        name().prop_map(Target::Namespace),
+        (name(), word()).prop_map(|(namespace, selector)| Target::Workloads(namespace, selector)),
+        id().prop_map(Target::Service),
+        (select(vec![RouteKind::Http, RouteKind::Grpc]), id()).prop_map(|(kind, id)| Target::Route(kind, id)),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let peer = peer().prop_filter("nobody", |p| !p.is_empty());
+    let operation = operation().prop_filter("nothing", |o| !o.is_empty());
+    let rule = (few(peer), few(operation)).prop_map(|(from, to)| Rule { from, to });
+    let action = select(vec![Action::Allow, Action::Deny, Action::Audit]);
+    (id(), target(), action, any::<bool>(), few(rule), option::of(few(1..=u16::MAX)), option::of(word())).prop_map(
+        |(id, target, action, dry_run, rules, ports, broken)| Policy { id, target, action, dry_run, rules, ports, broken },
+    )
+}
+
+fn authorization() -> impl Strategy<Value = Authorization> {
+    let postures = vec![Posture::AllowAll, Posture::AllowAuthenticated, Posture::AllowSameNamespace, Posture::Deny];
+    let from = prop_oneof![Just(PostureFrom::Mesh), name().prop_map(PostureFrom::Namespace)];
+    (select(postures), from, few(policy().prop_map(Arc::new))).prop_map(|(posture, posture_from, policies)| Authorization {
+        posture,
+        posture_from,
+        policies,
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_sent_is_what_is_meant(authorization in authorization()) {
+        let wire = v1::Authorization::from(&authorization).encode_to_vec();
+        let read = v1::Authorization::decode(&wire[..]).expect("it was encoded");
+        prop_assert_eq!(Authorization::try_from(&read), Ok(authorization));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Policy::try_from(&v1::BoundPolicy { policy: bytes.into(), ports: None });
+    }
+}
+
+/// A policy of one rule, as a newer or a broken control plane might send it.
+fn read(change: &dyn Fn(&mut v1::AuthorizationPolicy)) -> Result<Policy, WireError> {
+    let mut policy = v1::AuthorizationPolicy {
+        id: Some(v1::ObjectRef { namespace: "a".into(), name: "b".into() }),
+        target: Some((&Target::Mesh).into()),
+        action: v1::AuthorizationAction::Allow.into(),
+        dry_run: false,
+        rules: vec![v1::AuthorizationRule {
+            from: vec![v1::AuthorizationPeer { unauthenticated: true, ..Default::default() }],
+            to: vec![v1::AuthorizationOperation { ports: vec![80], ..Default::default() }],
+        }],
+        broken: String::new(),
+    };
+    change(&mut policy);
+    Policy::try_from(&bound(policy.encode_to_vec().into(), None))
+}
+
+#[test]
+fn what_a_newer_version_adds_is_refused_not_left_out() {
+    assert!(read(&|_| {}).is_ok());
+    let changes: [&dyn Fn(&mut v1::AuthorizationPolicy); 13] = [
+        &|p| p.id = None,
+        &|p| p.target = None,
+        &|p| p.target = Some(v1::AuthorizationTarget { kind: None }),
+        &|p| p.action = 0,
+        &|p| p.action = 77,
+        &|p| p.rules[0].from[0] = v1::AuthorizationPeer::default(),
+        &|p| p.rules[0].to[0] = v1::AuthorizationOperation::default(),
+        &|p| p.rules[0].from[0].principals.push(v1::AuthorizationPrincipal { kind: None }),
+        &|p| p.rules[0].from[0].ip_blocks.push("everything".into()),
+        &|p| p.rules[0].to[0].ports.push(0),
+        &|p| p.rules[0].to[0].hosts.push(v1::AuthorizationHost { kind: None }),
+        &|p| p.rules[0].to[0].paths.push(v1::AuthorizationPath { kind: None }),
+        &|p| p.rules[0].to[0].headers.push(v1::AuthorizationHeader { name: "x".into(), value: None }),
+    ];
+    for (i, change) in changes.into_iter().enumerate() {
+        assert!(read(change).is_err(), "change {i}");
+    }
+}
+
+#[test]
+fn a_posture_that_is_none_and_more_than_a_pod_may_have_are_refused() {
+    let good = v1::Authorization::from(&Authorization::default());
+    assert!(Authorization::try_from(&good).is_ok());
+    for posture in [0, 99] {
+        assert!(Authorization::try_from(&v1::Authorization { posture, ..good.clone() }).is_err());
+    }
+    let policy = bound(policy_bytes(&read(&|_| {}).expect("good")), None);
+    let with = |count| v1::Authorization { policies: vec![policy.clone(); count], ..good.clone() };
+    assert!(Authorization::try_from(&with(MAX_POLICIES)).is_ok());
+    assert!(Authorization::try_from(&with(MAX_POLICIES + 1)).is_err());
+    let large = v1::BoundPolicy { policy: vec![0; MAX_POLICY_BYTES + 1].into(), ports: None };
+    assert!(Authorization::try_from(&v1::Authorization { policies: vec![large], ..good }).is_err());
+}

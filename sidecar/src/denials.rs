@@ -1,0 +1,197 @@
+//! The last calls that were denied, with every reason, for the owner of the admin socket; and counts of all of them.
+//!
+//! A caller is told a reference and nothing else: it is drawn at random and says nothing of the policy.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use weft_core::authorization::Decision;
+
+use crate::identity::{random, unix_now};
+
+/// Denials that are kept.
+const KEPT: usize = 1_000;
+/// Policies and causes that are counted apart; what comes later is counted together.
+const MOST_COUNTS: usize = 500;
+/// Characters that are kept of a method and of a path.
+const LONGEST: usize = 200;
+
+/// What a caller is told instead of reasons: 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reference(pub u64);
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A call that was judged.
+pub struct Call<'a> {
+    /// The identity that the caller proved, or `plaintext`.
+    pub peer: &'a str,
+    pub source: IpAddr,
+    pub port: u16,
+    pub protocol: &'static str,
+    /// Method and path, without the query.
+    pub request: Option<(&'a [u8], &'a [u8])>,
+}
+
+/// One denial.
+#[derive(Clone, Serialize, Debug)]
+pub struct Record {
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Seconds since 1970.
+    pub at: i64,
+    pub peer: String,
+    pub source: IpAddr,
+    pub port: u16,
+    pub protocol: &'static str,
+    pub method: Option<String>,
+    pub path: Option<String>,
+    pub verdict: String,
+    pub cause: &'static str,
+    /// The policy that decided, where one did: its namespace and name, what it is attached to, and the rule's place.
+    pub policy: Option<String>,
+    pub target: Option<String>,
+    pub rule: Option<usize>,
+    /// The clauses by which that rule matched.
+    pub clause: Option<String>,
+    /// All of it, as a sentence.
+    pub text: String,
+    /// What would have allowed it.
+    pub remedy: Option<String>,
+}
+
+/// A policy, and what became of a call because of it.
+type CountKey = (String, &'static str);
+
+#[derive(Default)]
+struct Kept {
+    records: VecDeque<Record>,
+    denied: BTreeMap<CountKey, u64>,
+    told: BTreeMap<CountKey, u64>,
+}
+
+/// What was denied and told, of all workers. Allowed calls that nothing is told of never come here.
+#[derive(Default)]
+pub struct Denials(Mutex<Kept>);
+
+impl Denials {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a denial; gives what its caller is told.
+    pub fn add(&self, call: &Call<'_>, decision: &Decision) -> Reference {
+        let reference = Reference(random());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(LONGEST).collect::<String>();
+        let matched = decision.cause.matched();
+        let record = Record {
+            reference: reference.to_string(),
+            at: unix_now(),
+            peer: call.peer.to_owned(),
+            source: call.source,
+            port: call.port,
+            protocol: call.protocol,
+            method: call.request.map(|(method, _)| text(method)),
+            path: call.request.map(|(_, path)| text(path)),
+            verdict: decision.verdict.to_string(),
+            cause: decision.cause.as_str(),
+            policy: matched.map(|m| m.policy.id.to_string()),
+            target: matched.map(|m| m.policy.target.to_string()),
+            rule: matched.map(|m| m.rule),
+            clause: matched.map(weft_core::authorization::Match::clause),
+            text: decision.to_string(),
+            remedy: decision.remedy(),
+        };
+        let mut kept = self.kept();
+        if kept.records.len() == KEPT {
+            kept.records.pop_front();
+        }
+        kept.records.push_back(record);
+        reference
+    }
+
+    /// Counts what was decided: the denial, AUDIT policies that match, and what dry runs would have done.
+    pub fn count(&self, decision: &Decision) {
+        let mut kept = self.kept();
+        if !decision.is_allowed() {
+            let policy = decision.policy().map_or_else(|| "none".to_owned(), |p| p.id.to_string());
+            add(&mut kept.denied, policy, decision.cause.as_str());
+        }
+        for audited in &decision.audited {
+            add(&mut kept.told, audited.policy.id.to_string(), "audit");
+        }
+        if let Some(dry) = &decision.dry_run {
+            let policy = dry.1.matched().map_or_else(|| "none".to_owned(), |m| m.policy.id.to_string());
+            let what = if decision.is_allowed() { "would-deny" } else { "would-allow" };
+            add(&mut kept.told, policy, what);
+        }
+    }
+
+    /// Those that are kept, the newest first.
+    pub fn all(&self) -> Vec<Record> {
+        self.kept().records.iter().rev().cloned().collect()
+    }
+
+    /// The one of a reference, in any case.
+    pub fn of(&self, reference: &str) -> Option<Record> {
+        self.kept().records.iter().rev().find(|r| r.reference.eq_ignore_ascii_case(reference)).cloned()
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self, out: &mut String) {
+        let kept = self.kept();
+        let denied = "Calls that authorization denied, by policy and cause.";
+        let told = "Calls that an AUDIT policy matches, or that policies in dry run would treat otherwise.";
+        for (name, help, label, counts) in
+            [("weft_denials_total", denied, "cause", &kept.denied), ("weft_policy_notices_total", told, "notice", &kept.told)]
+        {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+            for ((policy, what), count) in counts {
+                let _ = writeln!(out, "{name}{{policy=\"{policy}\",{label}=\"{what}\"}} {count}");
+            }
+        }
+    }
+}
+
+fn add(counts: &mut BTreeMap<CountKey, u64>, policy: String, what: &'static str) {
+    let key = (policy, what);
+    let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
+    *counts.entry(if room { key } else { ("other".to_owned(), what) }).or_default() += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weft_core::authorization::{Authorization, Compiled, Connection, Judge, Posture};
+
+    use super::*;
+
+    #[test]
+    fn as_many_are_kept_as_may_be_and_a_reference_finds_its_own() {
+        let authorization = Authorization { posture: Posture::Deny, ..Authorization::default() };
+        let own = "spiffe://td/ns/shop/sa/cart".parse().expect("an identity");
+        let source = "10.0.0.9".parse().expect("an address");
+        let decision = Judge::new(Arc::new(Compiled::new(&authorization, own)), Connection::new(80, None, source)).decide(None);
+        let denials = Denials::default();
+        let path = vec![b'x'; 10_000];
+        let call = Call { peer: "plaintext", source, port: 80, protocol: "tcp", request: Some((b"GET", &path)) };
+        let first = denials.add(&call, &decision);
+        let found = denials.of(&first.to_string().to_uppercase()).expect("it is kept");
+        assert_eq!((found.cause, found.path.map(|p| p.len())), ("default", Some(LONGEST)));
+        let last = (0..KEPT).map(|_| denials.add(&call, &decision)).last().expect("there are some");
+        assert!(denials.of(&first.to_string()).is_none() && denials.all().len() == KEPT);
+        assert_eq!(denials.all()[0].reference, last.to_string());
+        denials.count(&decision);
+        let mut text = String::new();
+        denials.render(&mut text);
+        assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"default\"} 1"), "{text}");
+    }
+}
