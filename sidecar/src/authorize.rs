@@ -51,8 +51,20 @@ impl Guard {
         })
     }
 
-    /// Whether a request may come in. Its target is in the form that goes on.
-    pub fn request(&self, worker: &Worker, head: &RequestHead) -> Result<(), Failure> {
+    /// Whether a request may come in. Where it must be looked at closely, its target is put into the form that goes on.
+    pub fn request(&self, worker: &Worker, head: &mut RequestHead) -> Result<(), Failure> {
+        match self.standing(worker) {
+            Standing::Open => Ok(()),
+            Standing::Judged(judge) => {
+                head.to_origin_form()?;
+                self.judged(worker, &judge, Some(head))
+            }
+            Standing::Refused(failure) => Err(failure),
+        }
+    }
+
+    /// Whether a request may come in, in the form that it has.
+    pub fn request_as_is(&self, worker: &Worker, head: &RequestHead) -> Result<(), Failure> {
         self.asked(worker, Some(head))
     }
 

@@ -65,15 +65,9 @@ pub async fn forward(
         let incoming = routed::Incoming { worker, route, caller, upgrade, began };
         return Box::pin(routed::forward(incoming, traffic, head, body, sink)).await;
     }
-    if caller.direction == Direction::Inbound
-        && let Err(failure) = head.to_origin_form()
-    {
-        let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
-        return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
-    }
     let generation = worker.mesh().generation();
-    let allowed = caller.guard().map_or(Ok(()), |guard| guard.request(worker, &head));
-    let allowed = allowed.and_then(|()| routed::over_rate(worker, route, caller, &head).map_or(Ok(()), Err));
+    let allowed = caller.guard().map_or(Ok(()), |guard| guard.request(worker, &mut head));
+    let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
     if let Err(failure) = allowed {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
         return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;

@@ -283,12 +283,14 @@ fn describe(head: &RequestHead) -> String {
     format!("{} {path}", String::from_utf8_lossy(&head.method))
 }
 
-/// Inbound: whether the caller has used up the rate that the service allows it.
-pub fn over_rate(worker: &Worker, route: &Route, caller: &HttpCaller, head: &RequestHead) -> Option<Failure> {
+/// Inbound: an error if the caller has used up the rate that the service allows it. Where there are rates, the target is put into the form
+/// that goes on: what is judged must be what the application sees.
+pub fn within_rate(worker: &Worker, route: &Route, caller: &HttpCaller, head: &mut RequestHead) -> Result<(), Failure> {
     if caller.direction != Direction::Inbound {
-        return None;
+        return Ok(());
     }
     let rates = worker.mesh().rates.load();
-    let rates = rates.as_ref()?;
-    rates.check(route.port(), caller, head, worker.mesh().now()).err()
+    let Some(rates) = rates.as_ref() else { return Ok(()) };
+    head.to_origin_form()?;
+    rates.check(route.port(), caller, head, worker.mesh().now())
 }
