@@ -43,11 +43,11 @@ impl Guard {
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
-    pub fn own(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Self> {
+    pub fn own(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Box<Self>> {
         lease.own.then(|| {
             let identity = worker.mesh().identity.load();
             let caller = identity.as_ref().map_or(Caller::Plaintext, |i| Caller::Mesh(i.svid.info().id.clone(), protocol));
-            Self::new(lease.destination.address().port(), caller, worker.shared.config.net.pod_ips[0])
+            Box::new(Self::new(lease.destination.address().port(), caller, worker.shared.config.net.pod_ips[0]))
         })
     }
 

@@ -106,7 +106,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
             lease.took();
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
             let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
-            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), guard.as_ref().map(|g| (g, 0)))).await;
+            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), guard.as_deref().map(|g| (g, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -157,7 +157,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     lease.took();
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), guard.as_ref().map(|g| (g, 0)))).await;
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), guard.as_deref().map(|g| (g, 0)))).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.

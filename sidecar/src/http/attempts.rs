@@ -209,7 +209,7 @@ async fn try_once(
         let run = pin!(exchange::run(attempted, exchange, body, sink));
         let revoked = async {
             let Some(guard) = &guard else { return std::future::pending().await };
-            guard.revoked(worker, Some(request.head), generation).await
+            Box::pin(guard.revoked(worker, Some(request.head), generation)).await
         };
         tokio::select! {
             biased;
