@@ -159,9 +159,6 @@ impl Unclear {
     }
 }
 
-/// Clauses that are looked at for the nearest rule, at the most.
-const LOOKED_AT: usize = 1000;
-
 /// The ALLOW rule that came nearest, where a call was denied for want of one.
 pub(super) fn nearest(
     cause: &Cause,
@@ -173,27 +170,59 @@ pub(super) fn nearest(
     if !matches!(cause, Cause::NoneAllows) {
         return None;
     }
-    let mut left = LOOKED_AT;
-    let all = allows.iter().filter_map(|p| nearest_of(p, c, own, facts, &mut left));
-    all.min_by_key(|n| n.failed.len())
+    let mut best = Best::default();
+    for policy in allows {
+        best.look_at(policy, c, own, facts);
+    }
+    best.told(c, own, facts)
 }
 
-fn nearest_of(policy: &Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>, left: &mut usize) -> Option<Nearest> {
-    let mut best: Option<Nearest> = None;
-    for (at, rule) in policy.rules.iter().enumerate() {
-        *left = left.checked_sub(rule.from.len() + rule.to.len() + 1)?;
-        let from = fewest(rule.from.iter().map(|p| words::failed_peer(p, c, own)));
-        let to = fewest(rule.to.iter().map(|o| words::failed_operation(o, policy.action, c, facts)));
-        let failed: Vec<_> = from.into_iter().chain(to).collect();
-        if best.as_ref().is_none_or(|b| failed.len() < b.failed.len()) {
-            best = Some(Nearest { policy: policy.clone(), rule: at, failed });
+/// Peers and operations that are looked at for the nearest rule, at the most.
+const LOOKED_AT: usize = 1000;
+
+/// The rule that came nearest so far: fewest of its clauses do not hold.
+#[derive(Default)]
+struct Best<'a> {
+    rule: Option<(&'a Arc<Policy>, usize)>,
+    /// The places of the peer and the operation that come nearest.
+    parts: (Option<usize>, Option<usize>),
+    failed: usize,
+    looked_at: usize,
+}
+
+impl<'a> Best<'a> {
+    fn look_at(&mut self, policy: &'a Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) {
+        for (at, rule) in policy.rules.iter().enumerate() {
+            // Nearer than by one clause is none that does not match.
+            if self.looked_at >= LOOKED_AT || (self.rule.is_some() && self.failed == 1) {
+                return;
+            }
+            self.looked_at += rule.from.len() + rule.to.len();
+            let peers = rule.from.iter().map(|p| usize::from(p.is_empty()) + p.failing(c, own).count());
+            let operations = rule.to.iter().map(|o| usize::from(o.is_empty()) + judged(o, policy.action, c, facts).count());
+            let (peer, operation) = (fewest(peers), fewest(operations));
+            let failed = peer.map_or(0, |(_, n)| n) + operation.map_or(0, |(_, n)| n);
+            if self.rule.is_none() || failed < self.failed {
+                self.rule = Some((policy, at));
+                self.parts = (peer.map(|(at, _)| at), operation.map(|(at, _)| at));
+                self.failed = failed;
+            }
         }
     }
-    best
+
+    fn told(&self, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Option<Nearest> {
+        let (policy, at) = self.rule?;
+        let rule = &policy.rules[at];
+        let from = self.parts.0.map(|at| words::failed_peer(&rule.from[at], c, own));
+        let to = self.parts.1.map(|at| words::failed_operation(&rule.to[at], policy.action, c, facts));
+        let failed = from.into_iter().chain(to).flatten().collect();
+        Some(Nearest { policy: policy.clone(), rule: at, failed })
+    }
 }
 
-fn fewest(lists: impl Iterator<Item = Vec<Failed>>) -> Vec<Failed> {
-    lists.min_by_key(Vec::len).unwrap_or_default()
+/// The place of the first of the fewest, and how many these are.
+fn fewest(counts: impl Iterator<Item = usize>) -> Option<(usize, usize)> {
+    counts.enumerate().min_by_key(|(_, count)| *count)
 }
 
 impl Considered {
@@ -222,8 +251,9 @@ impl Considered {
                 }
             }
         }
-        let mut left = usize::MAX;
-        considered.nearest = nearest_of(policy, c, own, facts, &mut left);
+        let mut best = Best::default();
+        best.look_at(policy, c, own, facts);
+        considered.nearest = best.told(c, own, facts);
         considered
     }
 }
@@ -349,11 +379,16 @@ impl Match {
 }
 
 /// The clauses of an operation that do not hold, or cannot be judged.
-pub(super) fn judged(operation: &Operation, action: Action, c: &Connection, facts: &Facts<'_>) -> Vec<(&'static str, Held)> {
+fn judged<'a>(
+    operation: &'a Operation,
+    action: Action,
+    c: &Connection,
+    facts: &'a Facts<'_>,
+) -> impl Iterator<Item = (&'static str, Held)> + 'a {
     let ports = [
         ("ports", operation.ports.is_empty() || operation.ports.contains(&c.port)),
         ("notPorts", !operation.not_ports.contains(&c.port)),
     ];
     let ports = ports.into_iter().filter(|(_, holds)| !holds).map(|(name, _)| (name, Held::No));
-    ports.chain(operation.about_http(action, facts).filter(|(_, held)| *held != Held::Yes)).collect()
+    ports.chain(operation.about_http(action, facts).filter(|(_, held)| *held != Held::Yes))
 }

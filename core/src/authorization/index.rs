@@ -96,8 +96,12 @@ const FEW: usize = if cfg!(test) { 2 } else { 8 };
 #[derive(Default, Debug)]
 struct Bucket {
     all: Vec<Entry>,
-    /// Those without `paths`.
+    /// Those that a connection alone decides, and the others.
+    of_connection: Vec<Entry>,
+    of_request: Vec<Entry>,
+    /// Those without `paths`, and the others.
     anywhere: Vec<Entry>,
+    somewhere: Vec<Entry>,
     exact: FixedMap<Box<[u8]>, Vec<Entry>>,
     /// By prefix, or by what of a template stands before its first variable.
     below: FixedMap<Box<[u8]>, Vec<Entry>>,
@@ -106,10 +110,10 @@ struct Bucket {
 impl Bucket {
     fn insert(&mut self, entry: Entry, operation: Option<&Operation>) {
         push(&mut self.all, entry);
+        let needs_request = operation.is_some_and(Operation::needs_http);
+        push(if needs_request { &mut self.of_request } else { &mut self.of_connection }, entry);
         let paths = operation.map_or(&[][..], |o| &o.paths);
-        if paths.is_empty() {
-            return push(&mut self.anywhere, entry);
-        }
+        push(if paths.is_empty() { &mut self.anywhere } else { &mut self.somewhere }, entry);
         for path in paths {
             match path {
                 PathMatch::Exact(text) => push(self.exact.entry(text.as_bytes().into()).or_default(), entry),
@@ -124,15 +128,19 @@ impl Bucket {
         }
     }
 
-    /// The lists that have every entry that could hold.
-    fn each(&self, facts: &Facts<'_>, mut visit: impl FnMut(&[Entry])) {
-        let path = match facts.path() {
-            Ok(path) if self.all.len() > FEW => path,
-            _ => return visit(&self.all),
-        };
-        visit(&self.anywhere);
+    /// The lists that have every entry that could hold or be unclear.
+    fn each(&self, facts: &Facts<'_>, mut visit: impl FnMut(&[Entry], AtBest)) {
+        if facts.request().is_none() {
+            visit(&self.of_connection, AtBest::Holds);
+            return visit(&self.of_request, AtBest::IsUnclear);
+        }
+        if self.all.len() <= FEW {
+            return visit(&self.all, AtBest::Holds);
+        }
+        visit(&self.anywhere, AtBest::Holds);
+        let Ok(path) = facts.path() else { return visit(&self.somewhere, AtBest::IsUnclear) };
         if let Some(list) = self.exact.get(path) {
-            visit(list);
+            visit(list, AtBest::Holds);
         }
         if self.below.is_empty() {
             return;
@@ -140,10 +148,17 @@ impl Bucket {
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
             if let Some(list) = self.below.get(&path[..end]) {
-                visit(list);
+                visit(list, AtBest::Holds);
             }
         }
     }
+}
+
+/// What the entries of a list can be, as far as that is known beforehand. Of those that are unclear at best the first says it all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtBest {
+    Holds,
+    IsUnclear,
 }
 
 /// Entries come in order; one with two paths of a bucket comes twice.
@@ -287,17 +302,22 @@ impl Compiled {
     pub(super) fn find(&self, lane: Lane, connection: &Connection, selected: &Selected, facts: &Facts<'_>) -> Found {
         let mut found = Found::default();
         for bucket in &selected.0[lane as usize] {
-            self.buckets[*bucket as usize].each(facts, |list| {
+            self.buckets[*bucket as usize].each(facts, |list, at_best| {
                 for entry in list {
                     if found.yes.is_some_and(|yes| yes <= *entry) {
                         return;
                     }
                     match self.holds(lane, *entry, connection, facts) {
                         Held::Yes => return found.yes = Some(*entry),
-                        Held::Unclear(why) if found.unclear.is_none_or(|(first, _)| *entry < first) => {
-                            found.unclear = Some((*entry, why));
+                        Held::Unclear(why) => {
+                            if found.unclear.is_none_or(|(first, _)| *entry < first) {
+                                found.unclear = Some((*entry, why));
+                            }
+                            if at_best == AtBest::IsUnclear {
+                                return;
+                            }
                         }
-                        Held::Unclear(_) | Held::No => {}
+                        Held::No => {}
                     }
                 }
             });
@@ -309,8 +329,10 @@ impl Compiled {
     pub(super) fn find_all(&self, lane: Lane, connection: &Connection, selected: &Selected, facts: &Facts<'_>) -> Vec<Entry> {
         let mut all: Vec<Entry> = Vec::new();
         for bucket in &selected.0[lane as usize] {
-            self.buckets[*bucket as usize].each(facts, |list| {
-                all.extend(list.iter().filter(|e| self.holds(lane, **e, connection, facts) == Held::Yes));
+            self.buckets[*bucket as usize].each(facts, |list, at_best| {
+                if at_best == AtBest::Holds {
+                    all.extend(list.iter().filter(|e| self.holds(lane, **e, connection, facts) == Held::Yes));
+                }
             });
         }
         all.sort_unstable();
@@ -416,7 +438,7 @@ impl Compiled {
         let facts = Facts::new(request);
         let mut count = 0;
         for bucket in self.select(connection).0.iter().flatten() {
-            self.buckets[*bucket as usize].each(&facts, |list| count += list.len());
+            self.buckets[*bucket as usize].each(&facts, |list, _| count += list.len());
         }
         count
     }

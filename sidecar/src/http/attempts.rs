@@ -154,10 +154,11 @@ async fn try_once(
     let address = lease.address();
     let version = sink.version();
     let until = treatment.until();
+    // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
+    let (guard, generation) = (Guard::own(worker, &lease, version), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
-            // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
-            if let Some(guard) = Guard::own(worker, &lease, version) {
+            if let Some(guard) = &guard {
                 guard.request_as_is(worker, request.head)?;
             }
             let waits = || treatment.take_waiting_place();
@@ -198,7 +199,15 @@ async fn try_once(
     let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
     let ended = {
         let run = pin!(exchange::run(attempted, exchange, body, sink));
-        within(until, run).await
+        let revoked = async {
+            let Some(guard) = &guard else { return std::future::pending().await };
+            guard.revoked(worker, Some(request.head), generation).await
+        };
+        tokio::select! {
+            biased;
+            ended = within(until, run) => ended,
+            failure = revoked => Ok(Finished::Broken(failure)),
+        }
     };
     match ended {
         Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),

@@ -245,10 +245,16 @@ fn a_pod_that_calls_itself_is_judged_as_any_other() {
         let status = async |line| lab.ask(0, line, &[("x-id", "1")], None).await.map(|a| a.status());
         assert_eq!(status("GET /len/3").await, Some(200));
         assert_eq!(status("GET /no/3").await, Some(403));
+        deny_by_default(&lab.caller, allow("/slow"));
+        let mut slow = lab.client(0).await;
+        slow.say(b"GET /slow/100000 HTTP/1.1\r\nhost: api\r\nx-id: 2\r\n\r\n").await;
+        sleep(Duration::from_secs(1)).await;
         deny_by_default(&lab.caller, vec![]);
+        assert!(slow.answer().await.is_none(), "what lasts ends");
+        drop(slow);
         assert_eq!(status("GET /len/3").await, Some(403));
-        assert_eq!(seen.times(1), 1);
-        assert_eq!(lab.caller.shared.denials.all().len(), 2);
+        assert_eq!((seen.times(1), seen.times(2)), (1, 1));
+        assert_eq!(lab.caller.shared.denials.all().len(), 3);
         lab.end().await;
     });
 }

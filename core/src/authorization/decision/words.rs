@@ -79,7 +79,7 @@ pub(super) fn failed_peer(p: &Peer, c: &Connection, own: &SpiffeId) -> Vec<Faile
 /// What of an operation does not hold, or cannot be judged.
 pub(super) fn failed_operation(o: &Operation, action: Action, c: &Connection, facts: &Facts<'_>) -> Vec<Failed> {
     let clauses = operation(o);
-    let failing = judged(o, action, c, facts).into_iter().map(|(clause, held)| {
+    let failing = judged(o, action, c, facts).map(|(clause, held)| {
         let found = match held {
             Held::Unclear(Unclear::Path(defect)) => format!("{}, which {defect}", path(facts)),
             Held::Unclear(why) => format!("unknown: {why}"),
