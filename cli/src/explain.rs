@@ -14,8 +14,8 @@ use weft_proto::v1;
 use crate::operator::Operator;
 use crate::output::{Format, print};
 use crate::rundir::{self, Which};
-use offline::Offline;
-use told::Told;
+use offline::{Caller, Offline};
+use told::{PairFlip, Told};
 
 mod offline;
 mod told;
@@ -25,9 +25,11 @@ mod told;
 #[command(after_help = "\
 Without --method, --path, --host and --header it is said what is known before any request: allowed, denied, or that it depends on each \
 request. With -f it is answered from manifests alone: a Deployment's template, or one of another controller, counts as one pod with a \
-sidecar. With --what-if it is answered with the manifests of that file laid over, and said what flips.
+sidecar. With --what-if it is answered with the manifests of that file laid over, and said what flips; without --from or --to, for every \
+caller and every service, as far as it is known before any request.
 
-Exit status: 0 where every pod of the service lets the call in, 1 where one does not or it depends on the request, 2 where there is no answer.
+Exit status: 0 where every pod of the service lets the call in, 1 where one does not or it depends on the request, 2 where there is no answer. \
+Where all callers are asked for: 0 where nothing flips, 1 where something does.
 
 Examples:
   weft explain --from front/client --to shop/web:80 --path /books/1
@@ -35,13 +37,14 @@ Examples:
   weft explain --unauthenticated --to shop/web:80
   weft explain --from front/client --to shop/db:5432 -f manifests/ -f policies.yaml
   weft explain --from front/client --to shop/web:80 --path /admin --what-if new-policy.yaml
+  weft explain --what-if new-policy.yaml
   weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
 pub(crate) struct ExplainArgs {
     /// Who calls, by its service account
-    #[arg(long, value_name = "NS/ACCOUNT", value_parser = account, required_unless_present = "unauthenticated")]
+    #[arg(long, value_name = "NS/ACCOUNT", value_parser = account, required_unless_present_any = ["unauthenticated", "from_pod", "what_if"])]
     from: Option<(Namespace, ServiceAccount)>,
 
-    /// The caller's pod, for its address; without it, the first one of the service account
+    /// Which pod calls, which says its service account and its address; without it, the address is that of the first pod of the account
     #[arg(long, value_name = "NS/POD")]
     from_pod: Option<ObjectRef>,
 
@@ -50,8 +53,8 @@ pub(crate) struct ExplainArgs {
     unauthenticated: bool,
 
     /// What is called: a Service, and the port that callers dial
-    #[arg(long, value_name = "NS/SERVICE:PORT", value_parser = service)]
-    to: (ObjectRef, u16),
+    #[arg(long, value_name = "NS/SERVICE:PORT", value_parser = service, required_unless_present = "what_if")]
+    to: Option<(ObjectRef, u16)>,
 
     /// Method of the request [default: GET]
     #[arg(long, value_name = "METHOD")]
@@ -115,18 +118,52 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let told = match answer(args) {
-        Ok(told) => told,
+    match run(args) {
+        Ok((text, is_good)) => {
+            print(&text)?;
+            Ok(ExitCode::from(u8::from(!is_good)))
+        }
         Err(error) => {
             crate::complain(&format!("{error:#}"));
-            return Ok(ExitCode::from(2));
+            Ok(ExitCode::from(2))
         }
+    }
+}
+
+/// What is printed, and whether that is what one wishes to read.
+fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
+    let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
+    if has_caller && args.to.is_some() {
+        let told = answer(args)?;
+        let text = match args.output {
+            Format::Text => told.shown(),
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
+        };
+        return Ok((text, told.is_allowed()));
+    }
+    let flips = flips(args)?;
+    let text = match args.output {
+        Format::Text => PairFlip::shown(&flips),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "flips": flips }))?),
     };
-    print(&match args.output {
-        Format::Text => told.shown(),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
-    })?;
-    Ok(ExitCode::from(u8::from(!told.is_allowed())))
+    Ok((text, flips.is_empty()))
+}
+
+/// What further manifests change, for all callers and services but those that are left out by name.
+fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
+    if args.from_pod.is_some() || has_call(args) {
+        bail!("a pod or a request is asked about with both --from and --to");
+    }
+    let from = args.from.as_ref().map(|(namespace, account)| Caller::Account(namespace.to_string(), account.to_string()));
+    let from = from.or(args.unauthenticated.then_some(Caller::Nobody));
+    let before = offline(args)?;
+    before.flips(&before.clone().with(&args.what_if)?, from.as_ref(), args.to.as_ref())
+}
+
+/// The manifests that are asked.
+fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
+    let offline = if args.files.is_empty() { of_mesh(&args.which.find()?)? } else { Offline::of(&args.files)? };
+    Ok(offline.with_defaults(args.mtls, args.default_policy))
 }
 
 fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
@@ -139,8 +176,7 @@ fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
         let answer = live(&socket, async |mut operator| operator.explain(question.clone()).await)?;
         return Ok(Told::new(&question, &answer));
     }
-    let offline = if args.files.is_empty() { of_mesh(&args.which.find()?)? } else { Offline::of(&args.files)? };
-    let offline = offline.with_defaults(args.mtls, args.default_policy);
+    let offline = offline(args)?;
     let before = offline.explain(&question);
     if args.what_if.is_empty() {
         return Ok(Told::new(&question, &before?));
@@ -166,17 +202,20 @@ fn live<T>(socket: &Path, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) 
     runtime.block_on(async { ask(Operator::connect(socket).await?).await })
 }
 
+fn has_call(args: &ExplainArgs) -> bool {
+    args.method.is_some() || args.path.is_some() || args.host.is_some() || !args.headers.is_empty()
+}
+
 fn question(args: &ExplainArgs) -> v1::ExplainRequest {
     let text = |maybe: &Option<String>| maybe.clone().unwrap_or_default();
-    let has_call = args.method.is_some() || args.path.is_some() || args.host.is_some() || !args.headers.is_empty();
     let headers = args.headers.iter().map(|(name, value)| v1::CallHeader { name: name.clone(), value: value.clone() });
     v1::ExplainRequest {
         from: args.from.as_ref().map(|(ns, name)| v1::ObjectRef { namespace: ns.to_string(), name: name.to_string() }),
         from_pod: args.from_pod.as_ref().map(Into::into),
         unauthenticated: args.unauthenticated,
-        to: Some((&args.to.0).into()),
-        port: args.to.1.into(),
-        call: has_call.then(|| v1::ExplainedCall {
+        to: args.to.as_ref().map(|(id, _)| id.into()),
+        port: args.to.as_ref().map_or(0, |(_, port)| (*port).into()),
+        call: has_call(args).then(|| v1::ExplainedCall {
             method: text(&args.method),
             path: text(&args.path),
             host: text(&args.host),

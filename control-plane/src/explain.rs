@@ -15,7 +15,7 @@ use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
 use crate::objects::authorization::Scope;
-use crate::snapshot::{AuthorizationFacts, Snapshot};
+use crate::snapshot::{AuthorizationFacts, PodFacts, Snapshot};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ fn question(why: impl Into<String>) -> Unexplained {
 pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainRequest) -> Result<v1::ExplainResponse, Unexplained> {
     let to: ObjectRef = required(ask.to.as_ref(), "the Service that is called")?;
     let port = u16::try_from(ask.port).ok().filter(|p| *p != 0).ok_or_else(|| question("the port is not from 1 to 65535"))?;
-    let caller = caller(domain, ask)?;
+    let caller = caller(snapshot, domain, ask)?;
     let source = source(snapshot, ask, caller.as_ref())?;
     let service = snapshot.endpoints.get(&to).ok_or_else(|| Unexplained::NotThere(format!("there is no Service {to}")))?;
     let endpoints: Vec<(&Endpoint, u16)> = service.anywhere.list.iter().filter_map(|e| Some((e, e.target_port(port)?))).collect();
@@ -70,24 +70,43 @@ fn required(id: Option<&v1::ObjectRef>, what: &str) -> Result<ObjectRef, Unexpla
     id.ok_or_else(|| question(format!("{what} is missing")))?.try_into().map_err(|e| question(format!("{what}: {e}")))
 }
 
-fn caller(domain: &TrustDomain, ask: &v1::ExplainRequest) -> Result<Option<SpiffeId>, Unexplained> {
-    match (&ask.from, ask.unauthenticated) {
-        (_, true) => Ok(None),
-        (None, false) => Err(question("the caller is missing: its namespace and service account, or that it is unauthenticated")),
-        (Some(from), false) => {
-            let invalid = |e: weft_core::identity::InvalidName| question(format!("the caller: {e}"));
-            let namespace = from.namespace.parse().map_err(invalid)?;
-            let account = from.name.parse().map_err(invalid)?;
-            Ok(Some(SpiffeId::new(domain.clone(), namespace, account)))
-        }
+/// Who calls, as a service account or as a pod; both must agree.
+fn caller(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainRequest) -> Result<Option<SpiffeId>, Unexplained> {
+    if ask.unauthenticated {
+        return Ok(None);
+    }
+    let invalid = |e: weft_core::identity::InvalidName| question(format!("the caller: {e}"));
+    let id = |namespace: &str, account: &str| {
+        Ok(SpiffeId::new(domain.clone(), namespace.parse().map_err(invalid)?, account.parse().map_err(invalid)?))
+    };
+    let said = ask.from.as_ref().map(|from| id(&from.namespace, &from.name)).transpose()?;
+    let Some((pod, facts)) = from_pod(snapshot, ask)? else {
+        let missing =
+            || question("the caller is missing: its namespace and service account, its pod, or that it is unauthenticated");
+        return said.map(Some).ok_or_else(missing);
+    };
+    let of_pod = id(pod.namespace.as_str(), &facts.service_account)?;
+    match said {
+        Some(said) if said != of_pod => Err(question(format!("pod {pod} is {of_pod}, and not {said}"))),
+        _ => Ok(Some(of_pod)),
+    }
+}
+
+/// The caller's pod, where one is named.
+fn from_pod<'a>(snapshot: &'a Snapshot, ask: &v1::ExplainRequest) -> Result<Option<(ObjectRef, &'a PodFacts)>, Unexplained> {
+    if ask.from_pod.is_none() {
+        return Ok(None);
+    }
+    let pod = required(ask.from_pod.as_ref(), "the caller's pod")?;
+    match snapshot.pods.get(&pod) {
+        Some(facts) => Ok(Some((pod, facts))),
+        None => Err(Unexplained::NotThere(format!("there is no pod {pod}"))),
     }
 }
 
 /// The address of the pod that is named, else of the first that has the caller's service account.
 fn source(snapshot: &Snapshot, ask: &v1::ExplainRequest, caller: Option<&SpiffeId>) -> Result<Option<IpAddr>, Unexplained> {
-    if ask.from_pod.is_some() {
-        let pod = required(ask.from_pod.as_ref(), "the caller's pod")?;
-        let facts = snapshot.pods.get(&pod).ok_or_else(|| Unexplained::NotThere(format!("there is no pod {pod}")))?;
+    if let Some((_, facts)) = from_pod(snapshot, ask)? {
         return Ok(facts.addresses.first().copied());
     }
     let Some(caller) = caller else { return Ok(None) };
@@ -160,9 +179,9 @@ fn answer(
     Ok(told)
 }
 
-/// The decision without what is told beside it.
+/// The decision without what is told beside it: the remedy has what came nearest.
 fn reason(decision: &Decision) -> String {
-    Decision { audited: vec![], dry_run: None, ..decision.clone() }.to_string()
+    Decision { audited: vec![], dry_run: None, nearest: None, ..decision.clone() }.to_string()
 }
 
 fn notes(decision: &Decision) -> Vec<String> {
@@ -178,16 +197,15 @@ fn notes(decision: &Decision) -> Vec<String> {
 fn considered(c: &Considered, snapshot: &Snapshot) -> v1::ConsideredPolicy {
     let policy = &c.policy;
     let facts = snapshot.authorizations.get(&policy.id);
-    let why = match (facts.and_then(|f| f.broken.as_deref().map(|why| (f, why))), &c.matched, &c.unclear, &c.nearest) {
-        (Some((facts, why)), ..) if !facts.is_last_good => format!("it cannot be honoured, and refuses instead ({why})"),
+    let why = match (&c.matched, &c.unclear, &c.nearest) {
         _ if !c.applies => "it is for a Service that does not lead to this port".to_owned(),
-        (_, Some(m), ..) => {
+        (Some(m), ..) => {
             let clause = m.clause();
             let by = if clause.is_empty() { "anything matches".to_owned() } else { clause };
             format!("rule {} matches: {by}", m.rule)
         }
-        (_, None, Some((m, why)), _) => format!("rule {} cannot be judged: {why}", m.rule),
-        (_, None, None, Some(nearest)) => {
+        (None, Some((m, why)), _) => format!("rule {} cannot be judged: {why}", m.rule),
+        (None, None, Some(nearest)) => {
             let failed: Vec<String> = nearest.failed.iter().map(ToString::to_string).collect();
             format!("no rule matches; rule {}, which comes nearest, asks for {}", nearest.rule, failed.join(" and for "))
         }

@@ -1,23 +1,26 @@
 //! A mesh as its manifests have it, asked as if it ran.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use serde_json::{Value, json};
 use weft_control_plane::explain::explain;
 use weft_control_plane::model::Model;
-use weft_control_plane::objects::{Object, ObjectKey};
-use weft_control_plane::snapshot::Entry;
+use weft_control_plane::objects::{Object, ObjectKey, Transport};
+use weft_control_plane::snapshot::{Entry, Snapshot};
 use weft_control_plane::watch::Change;
 use weft_control_plane::watch::parse::{parse, parse_each};
 use weft_core::TrustDomain;
 use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
+use weft_core::service::ObjectRef;
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, DEFAULT_TRUST_DOMAIN, LABEL_INJECT, SIDECAR_CONTAINER};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
+use super::told::{PairFlip, verdicts};
 use crate::validate::{self, File};
 
 /// Objects, and what the mesh has by default.
@@ -56,13 +59,105 @@ impl Offline {
     }
 
     pub(super) fn explain(&self, question: &v1::ExplainRequest) -> anyhow::Result<v1::ExplainResponse> {
+        Ok(explain(&self.snapshot()?, &self.trust_domain, question)?)
+    }
+
+    /// What the control plane makes of it.
+    fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let trust = Entry::new(Body::Trust(v1::TrustBundle::default()));
         let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
         let mut model = Model::new(self.trust_domain.clone(), self.mtls, trust, mesh)
             .with_authorization(self.default_policy, CONTROL_PLANE_NAMESPACE.parse()?);
         model.apply(self.objects.values().cloned().map(Change::Upsert).collect());
-        Ok(explain(model.snapshot(), &self.trust_domain, question)?)
+        Ok(model.snapshot().clone())
     }
+
+    /// Every pair of a caller and a service's port of which another answer is given with `after`, as far as it is known before any request. Callers are the
+    /// service accounts that have pods, and whoever has none.
+    pub(super) fn flips(
+        &self,
+        after: &Self,
+        from: Option<&Caller>,
+        to: Option<&(ObjectRef, u16)>,
+    ) -> anyhow::Result<Vec<PairFlip>> {
+        let (old, new) = (self.snapshot()?, after.snapshot()?);
+        let accounts = old.pods.iter().chain(&new.pods);
+        let accounts = accounts.map(|(pod, facts)| Caller::Account(pod.namespace.to_string(), facts.service_account.clone()));
+        let callers: BTreeSet<Caller> = match from {
+            Some(caller) => BTreeSet::from([caller.clone()]),
+            None => accounts.chain([Caller::Nobody]).collect(),
+        };
+        let services: BTreeSet<(ObjectRef, u16)> = match to {
+            Some(to) => BTreeSet::from([to.clone()]),
+            None => self.objects.values().chain(after.objects.values()).flat_map(ports).collect(),
+        };
+        let pairs = callers.len() * services.len();
+        if pairs > MAX_PAIRS {
+            bail!("{pairs} pairs of callers and services; at most {MAX_PAIRS} are compared: name one with --from or --to");
+        }
+        let mut flips = Vec::new();
+        for caller in &callers {
+            for (service, port) in &services {
+                let question = caller.asks(service, *port);
+                let answer = |snapshot, domain| explain(snapshot, domain, &question).map(|r| verdicts(&r)).unwrap_or_default();
+                let (before, now) = (answer(&old, &self.trust_domain), answer(&new, &after.trust_domain));
+                if before != now {
+                    let to = format!("{service}:{port}");
+                    flips.push(PairFlip { from: caller.to_string(), to, before: joined(&before), after: joined(&now) });
+                }
+            }
+        }
+        Ok(flips)
+    }
+}
+
+/// The most pairs of a caller and a service's port that are compared.
+const MAX_PAIRS: usize = 100_000;
+
+/// Who calls: nobody in particular comes first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Caller {
+    Nobody,
+    /// Namespace and service account.
+    Account(String, String),
+}
+
+impl Caller {
+    fn asks(&self, service: &ObjectRef, port: u16) -> v1::ExplainRequest {
+        let from = match self {
+            Self::Account(namespace, name) => Some(v1::ObjectRef { namespace: namespace.clone(), name: name.clone() }),
+            Self::Nobody => None,
+        };
+        v1::ExplainRequest {
+            unauthenticated: from.is_none(),
+            from,
+            to: Some(service.into()),
+            port: port.into(),
+            ..Default::default()
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(namespace, name) => write!(f, "{namespace}/{name}"),
+            Self::Nobody => f.write_str("unauthenticated"),
+        }
+    }
+}
+
+/// The TCP ports of a Service.
+fn ports(object: &Object) -> Vec<(ObjectRef, u16)> {
+    let Object::Service(service) = object else { return vec![] };
+    let tcp = service.spec.ports.iter().filter(|p| p.protocol == Transport::Tcp);
+    tcp.map(|p| (service.id.clone(), p.port)).collect()
+}
+
+/// The different verdicts of a service's pods; none where nobody answers.
+fn joined(verdicts: &BTreeMap<String, &'static str>) -> String {
+    let different: BTreeSet<&str> = verdicts.values().copied().collect();
+    if different.is_empty() { "no answer".to_owned() } else { different.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
 /// Every object. One that cannot be read might be what decides: there is no answer then.

@@ -122,6 +122,25 @@ fn what_flips_is_told() {
 }
 
 #[test]
+fn without_a_question_every_caller_is_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (shop, none) = (write("shop.yaml", SHOP), write("if.yaml", NO_BOOKS));
+    let run = |words: &[&str]| run(&args(&[words, &["-f", &shop, "--what-if", &none]].concat()).expect("a question"));
+    let (text, is_good) = run(&[]).expect("an answer");
+    let lines: Vec<String> = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["FROM TO BEFORE AFTER", "front/client shop/web:80 depends on the request denied"]);
+    assert!(!is_good);
+    let (text, is_good) = run(&["--from", "shop/web"]).expect("an answer");
+    assert!(is_good && text.starts_with("nothing flips"), "{text}");
+    assert!(run(&["--path", "/x"]).is_err());
+}
+
+#[test]
 fn json_has_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("shop.yaml");
@@ -151,6 +170,7 @@ fn a_mesh_file_is_a_mesh_with_its_pods_and_defaults() {
 fn a_question_that_is_none_is_refused() {
     for (words, message) in [
         (&["--to", "a/b:80"][..], "--from"),
+        (&["--from", "a/b"], "--to"),
         (&["--from", "a", "--to", "a/b:80"], "NAMESPACE/SERVICE-ACCOUNT"),
         (&["--from", "a/b", "--to", "a/b"], "NAMESPACE/SERVICE:PORT"),
         (&["--from", "a/b", "--to", "a/b:0"], "1 to 65535"),

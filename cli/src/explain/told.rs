@@ -74,8 +74,28 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn verdicts(answer: &v1::ExplainResponse) -> BTreeMap<&str, &'static str> {
-    answer.answers.iter().flat_map(|a| a.pods.iter().map(|pod| (pod.as_str(), word(a.verdict())))).collect()
+/// The verdict of each pod.
+pub(super) fn verdicts(answer: &v1::ExplainResponse) -> BTreeMap<String, &'static str> {
+    answer.answers.iter().flat_map(|a| a.pods.iter().map(|pod| (pod.clone(), word(a.verdict())))).collect()
+}
+
+/// A caller and a service whose answer is another one.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub(super) struct PairFlip {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) before: String,
+    pub(super) after: String,
+}
+
+impl PairFlip {
+    pub(super) fn shown(flips: &[Self]) -> String {
+        if flips.is_empty() {
+            return "nothing flips: every caller gets the answer that it got before\n".to_owned();
+        }
+        let row = |flip: &Self| vec![flip.from.clone(), flip.to.clone(), flip.before.clone(), flip.after.clone()];
+        table::render(&["FROM", "TO", "BEFORE", "AFTER"], &flips.iter().map(row).collect::<Vec<_>>())
+    }
 }
 
 impl Told {
@@ -191,7 +211,11 @@ impl Considered {
 /// A question, as its asker would write it.
 fn asked(question: &v1::ExplainRequest) -> String {
     let id = |id: &Option<v1::ObjectRef>| id.as_ref().map(|id| format!("{}/{}", id.namespace, id.name)).unwrap_or_default();
-    let from = if question.unauthenticated { "anyone without an identity".to_owned() } else { id(&question.from) };
+    let from = match (question.unauthenticated, &question.from) {
+        (true, _) => "anyone without an identity".to_owned(),
+        (false, Some(_)) => id(&question.from),
+        (false, None) => id(&question.from_pod),
+    };
     let mut text = format!("{from} → {}:{}", id(&question.to), question.port);
     if let Some(call) = &question.call {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };

@@ -70,10 +70,10 @@ fn printed(keep_ca: bool, delete_crds: bool, left: &[String], kube: KubeVersion)
         "# With weft's kinds, and so with every object of them in every namespace.\n".to_owned()
     } else {
         let all: Vec<String> = DEFINED.iter().map(|kind| format!("{}.{}", kind.plural, kind.group())).collect();
-        let first = &all[0];
         format!(
-            "# Without weft's kinds, since objects of them may be left (kubectl get {first} -A):\n\
+            "# Without weft's kinds, since objects of them may be left (kubectl get {} -A):\n\
              #     kubectl delete crd --ignore-not-found {}\n",
+            all.join(","),
             all.join(" ")
         )
     };
@@ -159,7 +159,10 @@ mod tests {
         let text = printed(false, false, &[], KubeVersion::OLDEST);
         assert!(text.contains("policy/v1beta1"), "{text}");
         assert!(!text.contains("kind: CustomResourceDefinition\n"));
-        assert!(text.contains("kubectl delete crd --ignore-not-found trafficpolicies.weft.dev\n"), "{text}");
+        assert!(
+            text.contains("kubectl delete crd --ignore-not-found authorizationpolicies.weft.dev trafficpolicies.weft.dev\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -124,6 +124,9 @@ fn each_policy_is_told_of_and_why_it_applies_or_not() {
 fn who_calls_is_an_identity_with_an_address_or_nobody() {
     let response = answer_to(SHOP, &ask("front/client", 80, None));
     assert_eq!((response.caller.as_str(), response.source.as_str()), ("spiffe://td/ns/front/sa/client", "10.0.9.1"));
+    let pod = v1::ExplainRequest { from: None, from_pod: Some(id("shop/web-1")), ..ask("front/client", 80, None) };
+    let response = answer_to(SHOP, &pod);
+    assert_eq!((response.caller.as_str(), response.source.as_str()), ("spiffe://td/ns/shop/sa/web", "10.0.0.2"));
     let nobody = v1::ExplainRequest { from: None, unauthenticated: true, ..ask("front/client", 80, Some(("GET", "/books/1"))) };
     let told = only(SHOP, &nobody);
     assert_eq!(told.verdict(), v1::ExplainedVerdict::Denied, "{told:?}");
@@ -158,7 +161,7 @@ fn what_is_not_there_is_said() {
         explain(&snapshot(SHOP), &"td".parse().expect("a domain"), &ask).expect_err("no answer").to_string()
     };
     type Change = &'static dyn Fn(&mut v1::ExplainRequest);
-    let table: [(Change, &str); 7] = [
+    let table: [(Change, &str); 8] = [
         (&|a| a.to = None, "is missing"),
         (&|a| a.to = Some(id("shop/nobody")), "there is no Service shop/nobody"),
         (&|a| a.port = 82, "no pod at port 82"),
@@ -166,6 +169,7 @@ fn what_is_not_there_is_said() {
         (&|a| a.from = None, "caller is missing"),
         (&|a| a.from = Some(id("front/No")), "lower-case"),
         (&|a| a.from_pod = Some(id("front/no")), "no pod front/no"),
+        (&|a| a.from_pod = Some(id("shop/web-0")), "pod shop/web-0 is spiffe://td/ns/shop/sa/web, and not"),
     ];
     for (change, message) in table {
         assert!(no(change).contains(message), "{message}: {}", no(change));

@@ -83,9 +83,15 @@ impl InForce {
             dry_run: false,
             rules: vec![Rule::default()],
             ports: None,
+            broken: Some(told(why).into()),
         };
         Self::new(why.scope.clone(), &policy)
     }
+}
+
+/// Why a policy cannot be honoured, not at any length.
+fn told(why: &Unhonoured) -> String {
+    format!("{}: {}", why.field, why.message).chars().take(300).collect()
 }
 
 impl Authorizations {
@@ -185,7 +191,7 @@ impl Authorizations {
             scope,
             action: content.map(|content| content.policy.action),
             dry_run: content.is_some_and(|content| content.policy.dry_run),
-            broken: held.refusal.as_ref().map(|why| format!("{}: {}", why.field, why.message)),
+            broken: held.refusal.as_ref().map(told),
             is_in_force: held.in_force.is_some(),
             is_last_good: held.good.is_some(),
         })
@@ -301,7 +307,7 @@ impl Model {
                 }
                 None => {
                     let until = match &held.in_force {
-                        Some(_) => format!("; until it is mended, {} takes no calls", why.scope),
+                        Some(_) => format!("; until it is mended, nothing gets in to {}", why.scope),
                         None => String::new(),
                     };
                     outcome.refused = Some(Refusal::new("Invalid", why.field.clone(), format!("{}{until}", why.message)));

@@ -152,6 +152,7 @@ impl AuthorizationSpec {
             dry_run: self.dry_run,
             rules: rules.collect::<Result<Vec<Rule>, Wrong>>()?,
             ports: None,
+            broken: None,
         };
         policy.check().map_err(|e| ("rules".to_owned(), e.to_string()))?;
         let size = weft_proto::policy_bytes(&policy).len();

@@ -120,6 +120,7 @@ impl Decision {
             return None;
         }
         Some(match (&self.cause, &self.nearest) {
+            (Cause::Matched(m), _) if m.policy.broken.is_some() => format!("{} mended", m.policy.id),
             (Cause::Matched(m), _) => format!("a call that {} does not match", m.policy.id),
             (Cause::Unclear(m, why), _) => why.remedy(m),
             (_, Some(nearest)) => nearest.to_string(),
@@ -169,8 +170,12 @@ fn clauses(m: &Match) -> (Vec<words::Given>, Vec<words::Given>) {
 }
 
 impl Match {
-    /// What it matched by, as `from namespaces dev; to paths /admin/*`; empty where the rule matches anything.
+    /// What it matched by, as `from namespaces dev; to paths /admin/*`; empty where the rule matches anything, and why it does where its policy cannot be
+    /// honoured.
     pub fn clause(&self) -> String {
+        if let Some(why) = &self.policy.broken {
+            return format!("everything, since it cannot be honoured: {why}");
+        }
         let (from, to) = clauses(self);
         let say = |word: &str, list: Vec<words::Given>| {
             let list: Vec<_> = list.into_iter().map(|(name, values)| format!("{name} {values}")).collect();

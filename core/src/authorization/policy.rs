@@ -61,6 +61,9 @@ pub struct Policy {
     /// The pod's own ports that it is bound to (a policy of a Service holds for its target ports alone); none is all of them. `Some` of an empty
     /// list binds it to no port.
     pub ports: Option<Vec<u16>>,
+    /// Why it cannot be honoured as it was written: it stands for that one, for telling. Whoever makes it writes a DENY with a rule that matches
+    /// everything.
+    pub broken: Option<Arc<str>>,
 }
 
 /// What a policy is attached to.

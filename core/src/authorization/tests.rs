@@ -54,7 +54,7 @@ fn connection(port: u16, caller: Option<&str>) -> Connection {
 
 fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
     let id = format!("shop/{name}").parse().expect("a name");
-    Policy { id, target: Target::Mesh, action, dry_run: false, rules, ports: None }
+    Policy { id, target: Target::Mesh, action, dry_run: false, rules, ports: None, broken: None }
 }
 
 fn rule(from: Vec<Peer>, to: Vec<Operation>) -> Rule {

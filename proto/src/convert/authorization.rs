@@ -117,6 +117,7 @@ impl From<&Policy> for v1::AuthorizationPolicy {
             action: v1::AuthorizationAction::from(p.action).into(),
             dry_run: p.dry_run,
             rules: p.rules.iter().map(Into::into).collect(),
+            broken: p.broken.as_deref().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -133,6 +134,7 @@ impl TryFrom<&v1::BoundPolicy> for Policy {
             dry_run: p.dry_run,
             rules: each(&p.rules)?,
             ports: bound.ports.as_ref().map(|list| ports(&list.ports)).transpose()?,
+            broken: (!p.broken.is_empty()).then(|| p.broken.as_str().into()),
         };
         policy.check()?;
         Ok(policy)

@@ -43,6 +43,15 @@ fn a_decision_reads_well_to_a_person() {
 }
 
 #[test]
+fn what_cannot_be_honoured_says_so() {
+    let broken =
+        Policy { broken: Some("spec.action: missing".into()), ..policy("odd", Action::Deny, vec![rule(vec![], vec![])]) };
+    let (text, remedy) = say(Posture::AllowAll, vec![broken], DB, None);
+    assert_eq!(text, "denied by DENY shop/odd rule 0 (everything, since it cannot be honoured: spec.action: missing)");
+    assert_eq!(remedy.as_deref(), Some("shop/odd mended"));
+}
+
+#[test]
 fn what_a_caller_sent_is_quoted_and_cut() {
     let path = format!("/{}\n", "x".repeat(5000));
     let web = Some("spiffe://td/ns/shop/sa/web");

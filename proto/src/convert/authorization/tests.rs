@@ -110,8 +110,9 @@ fn policy() -> impl Strategy<Value = Policy> {
     let operation = operation().prop_filter("nothing", |o| !o.is_empty());
     let rule = (few(peer), few(operation)).prop_map(|(from, to)| Rule { from, to });
     let action = select(vec![Action::Allow, Action::Deny, Action::Audit]);
-    (id(), target(), action, any::<bool>(), few(rule), option::of(few(1..=u16::MAX)))
-        .prop_map(|(id, target, action, dry_run, rules, ports)| Policy { id, target, action, dry_run, rules, ports })
+    (id(), target(), action, any::<bool>(), few(rule), option::of(few(1..=u16::MAX)), option::of(word())).prop_map(
+        |(id, target, action, dry_run, rules, ports, broken)| Policy { id, target, action, dry_run, rules, ports, broken },
+    )
 }
 
 fn authorization() -> impl Strategy<Value = Authorization> {
@@ -149,6 +150,7 @@ fn read(change: &dyn Fn(&mut v1::AuthorizationPolicy)) -> Result<Policy, WireErr
             from: vec![v1::AuthorizationPeer { unauthenticated: true, ..Default::default() }],
             to: vec![v1::AuthorizationOperation { ports: vec![80], ..Default::default() }],
         }],
+        broken: String::new(),
     };
     change(&mut policy);
     Policy::try_from(&bound(policy.encode_to_vec().into(), None))
