@@ -1,13 +1,15 @@
 //! Decisions as values: what was decided, by which policy, rule and clause, and what would have allowed it.
 
-use std::fmt;
 use std::sync::Arc;
 
-use super::clause::{Connection, Facts, Held, Unclear};
-use super::policy::{Action, Operation, Peer, Policy, Posture, PostureFrom, Target};
-use crate::identity::SpiffeId;
+use super::clause::Unclear;
+use super::policy::{Policy, Posture, PostureFrom};
 
+mod nearest;
+mod told;
 mod words;
+
+pub(super) use nearest::nearest;
 
 /// Whether a call may come in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -159,171 +161,6 @@ impl Unclear {
     }
 }
 
-/// Clauses that are looked at for the nearest rule, at the most.
-const LOOKED_AT: usize = 1000;
-
-/// The ALLOW rule that came nearest, where a call was denied for want of one.
-pub(super) fn nearest(
-    cause: &Cause,
-    allows: &[&Arc<Policy>],
-    c: &Connection,
-    own: &SpiffeId,
-    facts: &Facts<'_>,
-) -> Option<Nearest> {
-    if !matches!(cause, Cause::NoneAllows) {
-        return None;
-    }
-    let mut left = LOOKED_AT;
-    let all = allows.iter().filter_map(|p| nearest_of(p, c, own, facts, &mut left));
-    all.min_by_key(|n| n.failed.len())
-}
-
-fn nearest_of(policy: &Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>, left: &mut usize) -> Option<Nearest> {
-    let mut best: Option<Nearest> = None;
-    for (at, rule) in policy.rules.iter().enumerate() {
-        *left = left.checked_sub(rule.from.len() + rule.to.len() + 1)?;
-        let from = fewest(rule.from.iter().map(|p| words::failed_peer(p, c, own)));
-        let to = fewest(rule.to.iter().map(|o| words::failed_operation(o, policy.action, c, facts)));
-        let failed: Vec<_> = from.into_iter().chain(to).collect();
-        if best.as_ref().is_none_or(|b| failed.len() < b.failed.len()) {
-            best = Some(Nearest { policy: policy.clone(), rule: at, failed });
-        }
-    }
-    best
-}
-
-fn fewest(lists: impl Iterator<Item = Vec<Failed>>) -> Vec<Failed> {
-    lists.min_by_key(Vec::len).unwrap_or_default()
-}
-
-impl Considered {
-    pub(super) fn new(policy: &Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Self {
-        let applies = policy.ports.as_ref().is_none_or(|bound| bound.contains(&c.port));
-        let mut considered = Self { policy: policy.clone(), applies, matched: None, unclear: None, nearest: None };
-        if !applies {
-            return considered;
-        }
-        for (at, rule) in policy.rules.iter().enumerate() {
-            let peers = if rule.from.is_empty() { vec![None] } else { places(&rule.from, |p: &Peer| p.holds(c, own)) };
-            let operations: Vec<_> = if rule.to.is_empty() { vec![None] } else { (0..rule.to.len()).map(Some).collect() };
-            for peer in peers {
-                for operation in &operations {
-                    let held = operation.map_or(Held::Yes, |o| rule.to[o].holds(policy.action, c.port, facts));
-                    let here = || Match { policy: policy.clone(), rule: at, peer, operation: *operation };
-                    match held {
-                        Held::Yes => {
-                            considered.matched = Some(here());
-                            considered.unclear = None;
-                            return considered;
-                        }
-                        Held::Unclear(why) if considered.unclear.is_none() => considered.unclear = Some((here(), why)),
-                        Held::Unclear(_) | Held::No => {}
-                    }
-                }
-            }
-        }
-        let mut left = usize::MAX;
-        considered.nearest = nearest_of(policy, c, own, facts, &mut left);
-        considered
-    }
-}
-
-fn places<T>(list: &[T], holds: impl Fn(&T) -> bool) -> Vec<Option<usize>> {
-    list.iter().enumerate().filter(|(_, item)| holds(item)).map(|(at, _)| Some(at)).collect()
-}
-
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        tell(f, self.verdict, &self.cause)?;
-        if let (Cause::NoneAllows, Some(nearest)) = (&self.cause, &self.nearest) {
-            write!(f, ": what comes nearest is {nearest}")?;
-        }
-        for audited in &self.audited {
-            write!(f, "; {audited} matches")?;
-        }
-        if let Some(dry) = &self.dry_run {
-            f.write_str("; with the policies in dry run it would be ")?;
-            tell(f, dry.0, &dry.1)?;
-        }
-        Ok(())
-    }
-}
-
-fn tell(f: &mut fmt::Formatter<'_>, verdict: Verdict, cause: &Cause) -> fmt::Result {
-    match (verdict, cause) {
-        (_, Cause::Matched(m)) => write!(f, "{verdict} by {m}{}", words::Clauses(m)),
-        (_, Cause::NoneAllows) => write!(f, "{verdict}: no ALLOW policy matches"),
-        (Verdict::Allowed, Cause::Posture(posture, from)) => write!(f, "{verdict}: the default of {from} is {posture}"),
-        (Verdict::Denied, Cause::Posture(posture, from)) => {
-            write!(f, "{verdict}: no ALLOW policy applies, and the default of {from} is {posture}")
-        }
-        (_, Cause::Unclear(m, why)) => write!(f, "{verdict}: {m} cannot be judged: {why}"),
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-        })
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} rule {}", self.policy.action, self.policy.id, self.rule)
-    }
-}
-
-impl fmt::Display for Unclear {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotHttp => f.write_str("the bytes are not HTTP"),
-            Self::Path(defect) => write!(f, "the path {defect}"),
-            Self::Host => f.write_str("the request does not name one host"),
-        }
-    }
-}
-
-impl fmt::Display for Nearest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} rule {}", self.policy.action, self.policy.id, self.rule)?;
-        for (at, failed) in self.failed.iter().enumerate() {
-            f.write_str(if at == 0 { ", which asks for " } else { " and for " })?;
-            write!(f, "{failed}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} (it is {})", self.clause, self.wanted, self.found)
-    }
-}
-
-impl fmt::Display for PostureFrom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mesh => f.write_str("the mesh"),
-            Self::Namespace(namespace) => write!(f, "the namespace {namespace}"),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mesh => f.write_str("the mesh"),
-            Self::Namespace(namespace) => write!(f, "the namespace {namespace}"),
-            Self::Workloads(namespace, selector) => write!(f, "workloads {selector} of {namespace}"),
-            Self::Service(id) => write!(f, "the Service {id}"),
-            Self::Route(kind, id) => write!(f, "the {} {id}", kind.as_str()),
-        }
-    }
-}
-
 /// The given clauses of a match's peer and operation.
 fn clauses(m: &Match) -> (Vec<words::Given>, Vec<words::Given>) {
     let rule = &m.policy.rules[m.rule];
@@ -346,14 +183,4 @@ impl Match {
         };
         say("from", from).into_iter().chain(say("to", to)).collect::<Vec<_>>().join("; ")
     }
-}
-
-/// The clauses of an operation that do not hold, or cannot be judged.
-pub(super) fn judged(operation: &Operation, action: Action, c: &Connection, facts: &Facts<'_>) -> Vec<(&'static str, Held)> {
-    let ports = [
-        ("ports", operation.ports.is_empty() || operation.ports.contains(&c.port)),
-        ("notPorts", !operation.not_ports.contains(&c.port)),
-    ];
-    let ports = ports.into_iter().filter(|(_, holds)| !holds).map(|(name, _)| (name, Held::No));
-    ports.chain(operation.about_http(action, facts).filter(|(_, held)| *held != Held::Yes)).collect()
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Connection, Facts, Failed, Match, judged};
-use crate::authorization::clause::{Held, Unclear};
+use super::nearest::judged;
+use super::{Failed, Match};
+use crate::authorization::clause::{Connection, Facts, Held, Unclear};
 use crate::authorization::policy::{Action, Operation, Peer};
 use crate::identity::SpiffeId;
 
@@ -79,7 +80,7 @@ pub(super) fn failed_peer(p: &Peer, c: &Connection, own: &SpiffeId) -> Vec<Faile
 /// What of an operation does not hold, or cannot be judged.
 pub(super) fn failed_operation(o: &Operation, action: Action, c: &Connection, facts: &Facts<'_>) -> Vec<Failed> {
     let clauses = operation(o);
-    let failing = judged(o, action, c, facts).into_iter().map(|(clause, held)| {
+    let failing = judged(o, action, c, facts).map(|(clause, held)| {
         let found = match held {
             Held::Unclear(Unclear::Path(defect)) => format!("{}, which {defect}", path(facts)),
             Held::Unclear(why) => format!("unknown: {why}"),
