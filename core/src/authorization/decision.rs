@@ -1,13 +1,15 @@
 //! Decisions as values: what was decided, by which policy, rule and clause, and what would have allowed it.
 
-use std::fmt;
 use std::sync::Arc;
 
-use super::clause::{Connection, Facts, Held, Unclear};
-use super::policy::{Action, Operation, Peer, Policy, Posture, PostureFrom, Target};
-use crate::identity::SpiffeId;
+use super::clause::Unclear;
+use super::policy::{Policy, Posture, PostureFrom};
 
+mod nearest;
+mod told;
 mod words;
+
+pub(super) use nearest::nearest;
 
 /// Whether a call may come in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -159,201 +161,6 @@ impl Unclear {
     }
 }
 
-/// The ALLOW rule that came nearest, where a call was denied for want of one.
-pub(super) fn nearest(
-    cause: &Cause,
-    allows: &[&Arc<Policy>],
-    c: &Connection,
-    own: &SpiffeId,
-    facts: &Facts<'_>,
-) -> Option<Nearest> {
-    if !matches!(cause, Cause::NoneAllows) {
-        return None;
-    }
-    let mut best = Best::default();
-    for policy in allows {
-        best.look_at(policy, c, own, facts);
-    }
-    best.told(c, own, facts)
-}
-
-/// Peers and operations that are looked at for the nearest rule, at the most.
-const LOOKED_AT: usize = 1000;
-
-/// The rule that came nearest so far: fewest of its clauses do not hold.
-#[derive(Default)]
-struct Best<'a> {
-    rule: Option<(&'a Arc<Policy>, usize)>,
-    /// The places of the peer and the operation that come nearest.
-    parts: (Option<usize>, Option<usize>),
-    failed: usize,
-    looked_at: usize,
-}
-
-impl<'a> Best<'a> {
-    fn look_at(&mut self, policy: &'a Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) {
-        for (at, rule) in policy.rules.iter().enumerate() {
-            // Nearer than by one clause is none that does not match.
-            if self.looked_at >= LOOKED_AT || (self.rule.is_some() && self.failed == 1) {
-                return;
-            }
-            self.looked_at += rule.from.len() + rule.to.len();
-            let peers = rule.from.iter().map(|p| usize::from(p.is_empty()) + p.failing(c, own).count());
-            let operations = rule.to.iter().map(|o| usize::from(o.is_empty()) + judged(o, policy.action, c, facts).count());
-            let (peer, operation) = (fewest(peers), fewest(operations));
-            let failed = peer.map_or(0, |(_, n)| n) + operation.map_or(0, |(_, n)| n);
-            if self.rule.is_none() || failed < self.failed {
-                self.rule = Some((policy, at));
-                self.parts = (peer.map(|(at, _)| at), operation.map(|(at, _)| at));
-                self.failed = failed;
-            }
-        }
-    }
-
-    fn told(&self, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Option<Nearest> {
-        let (policy, at) = self.rule?;
-        let rule = &policy.rules[at];
-        let from = self.parts.0.map(|at| words::failed_peer(&rule.from[at], c, own));
-        let to = self.parts.1.map(|at| words::failed_operation(&rule.to[at], policy.action, c, facts));
-        let failed = from.into_iter().chain(to).flatten().collect();
-        Some(Nearest { policy: policy.clone(), rule: at, failed })
-    }
-}
-
-/// The place of the first of the fewest, and how many these are.
-fn fewest(counts: impl Iterator<Item = usize>) -> Option<(usize, usize)> {
-    counts.enumerate().min_by_key(|(_, count)| *count)
-}
-
-impl Considered {
-    pub(super) fn new(policy: &Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Self {
-        let applies = policy.ports.as_ref().is_none_or(|bound| bound.contains(&c.port));
-        let mut considered = Self { policy: policy.clone(), applies, matched: None, unclear: None, nearest: None };
-        if !applies {
-            return considered;
-        }
-        for (at, rule) in policy.rules.iter().enumerate() {
-            let peers = if rule.from.is_empty() { vec![None] } else { places(&rule.from, |p: &Peer| p.holds(c, own)) };
-            let operations: Vec<_> = if rule.to.is_empty() { vec![None] } else { (0..rule.to.len()).map(Some).collect() };
-            for peer in peers {
-                for operation in &operations {
-                    let held = operation.map_or(Held::Yes, |o| rule.to[o].holds(policy.action, c.port, facts));
-                    let here = || Match { policy: policy.clone(), rule: at, peer, operation: *operation };
-                    match held {
-                        Held::Yes => {
-                            considered.matched = Some(here());
-                            considered.unclear = None;
-                            return considered;
-                        }
-                        Held::Unclear(why) if considered.unclear.is_none() => considered.unclear = Some((here(), why)),
-                        Held::Unclear(_) | Held::No => {}
-                    }
-                }
-            }
-        }
-        let mut best = Best::default();
-        best.look_at(policy, c, own, facts);
-        considered.nearest = best.told(c, own, facts);
-        considered
-    }
-}
-
-fn places<T>(list: &[T], holds: impl Fn(&T) -> bool) -> Vec<Option<usize>> {
-    list.iter().enumerate().filter(|(_, item)| holds(item)).map(|(at, _)| Some(at)).collect()
-}
-
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        tell(f, self.verdict, &self.cause)?;
-        if let (Cause::NoneAllows, Some(nearest)) = (&self.cause, &self.nearest) {
-            write!(f, ": what comes nearest is {nearest}")?;
-        }
-        for audited in &self.audited {
-            write!(f, "; {audited} matches")?;
-        }
-        if let Some(dry) = &self.dry_run {
-            f.write_str("; with the policies in dry run it would be ")?;
-            tell(f, dry.0, &dry.1)?;
-        }
-        Ok(())
-    }
-}
-
-fn tell(f: &mut fmt::Formatter<'_>, verdict: Verdict, cause: &Cause) -> fmt::Result {
-    match (verdict, cause) {
-        (_, Cause::Matched(m)) => write!(f, "{verdict} by {m}{}", words::Clauses(m)),
-        (_, Cause::NoneAllows) => write!(f, "{verdict}: no ALLOW policy matches"),
-        (Verdict::Allowed, Cause::Posture(posture, from)) => write!(f, "{verdict}: the default of {from} is {posture}"),
-        (Verdict::Denied, Cause::Posture(posture, from)) => {
-            write!(f, "{verdict}: no ALLOW policy applies, and the default of {from} is {posture}")
-        }
-        (_, Cause::Unclear(m, why)) => write!(f, "{verdict}: {m} cannot be judged: {why}"),
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-        })
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} rule {}", self.policy.action, self.policy.id, self.rule)
-    }
-}
-
-impl fmt::Display for Unclear {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotHttp => f.write_str("the bytes are not HTTP"),
-            Self::Path(defect) => write!(f, "the path {defect}"),
-            Self::Host => f.write_str("the request does not name one host"),
-        }
-    }
-}
-
-impl fmt::Display for Nearest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} rule {}", self.policy.action, self.policy.id, self.rule)?;
-        for (at, failed) in self.failed.iter().enumerate() {
-            f.write_str(if at == 0 { ", which asks for " } else { " and for " })?;
-            write!(f, "{failed}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} (it is {})", self.clause, self.wanted, self.found)
-    }
-}
-
-impl fmt::Display for PostureFrom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mesh => f.write_str("the mesh"),
-            Self::Namespace(namespace) => write!(f, "the namespace {namespace}"),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mesh => f.write_str("the mesh"),
-            Self::Namespace(namespace) => write!(f, "the namespace {namespace}"),
-            Self::Workloads(namespace, selector) => write!(f, "workloads {selector} of {namespace}"),
-            Self::Service(id) => write!(f, "the Service {id}"),
-            Self::Route(kind, id) => write!(f, "the {} {id}", kind.as_str()),
-        }
-    }
-}
-
 /// The given clauses of a match's peer and operation.
 fn clauses(m: &Match) -> (Vec<words::Given>, Vec<words::Given>) {
     let rule = &m.policy.rules[m.rule];
@@ -376,19 +183,4 @@ impl Match {
         };
         say("from", from).into_iter().chain(say("to", to)).collect::<Vec<_>>().join("; ")
     }
-}
-
-/// The clauses of an operation that do not hold, or cannot be judged.
-fn judged<'a>(
-    operation: &'a Operation,
-    action: Action,
-    c: &Connection,
-    facts: &'a Facts<'_>,
-) -> impl Iterator<Item = (&'static str, Held)> + 'a {
-    let ports = [
-        ("ports", operation.ports.is_empty() || operation.ports.contains(&c.port)),
-        ("notPorts", !operation.not_ports.contains(&c.port)),
-    ];
-    let ports = ports.into_iter().filter(|(_, holds)| !holds).map(|(name, _)| (name, Held::No));
-    ports.chain(operation.about_http(action, facts).filter(|(_, held)| *held != Held::Yes))
 }

@@ -3,9 +3,6 @@
 //! Every pair of a peer and an operation of every rule is an [`Entry`]. It stands in one [`Bucket`] for each port that it is about (or in one for all
 //! ports) and for each value of the one clause of its peer that says most. Within a bucket, entries with paths are found by path.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hash};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,11 +10,15 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::clause::{Connection, Facts, Held};
-use super::policy::{Account, Action, Authorization, Operation, PathMatch, Peer, Policy, Posture, PostureFrom, Principal, Rule};
-use crate::identity::{Namespace, SpiffeId, TrustDomain};
+use super::policy::{Account, Action, Authorization, Policy, Posture, PostureFrom, Rule};
+use crate::identity::SpiffeId;
 
-/// Same on every run: nothing here depends on a hash's order, and keys come from policies.
-type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+mod bucket;
+mod who;
+
+pub(super) use bucket::Entry;
+use bucket::{AtBest, Bucket, FixedMap, pairs, ports_of};
+use who::Who;
 
 /// What happens to what an entry matches, and whether it happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,123 +49,6 @@ impl Lane {
             Self::Allow | Self::DryAllow => Action::Allow,
             Self::Audit => Action::Audit,
         }
-    }
-}
-
-/// Stands for a `from` or `to` that is empty.
-const ANY: u32 = u32::MAX;
-
-/// One peer and one operation of one rule. Ordered as policies and their parts are told.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry {
-    pub(super) policy: u32,
-    pub(super) rule: u32,
-    peer: u32,
-    operation: u32,
-}
-
-impl Entry {
-    /// The peer's place in `from`; none where that is empty.
-    pub(super) fn peer(self) -> Option<usize> {
-        (self.peer != ANY).then_some(self.peer as usize)
-    }
-
-    /// The operation's place in `to`; none where that is empty.
-    pub(super) fn operation(self) -> Option<usize> {
-        (self.operation != ANY).then_some(self.operation as usize)
-    }
-}
-
-/// The clause by which a peer is found.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Who {
-    Anyone,
-    AnyIdentity,
-    Unauthenticated,
-    Principal(SpiffeId),
-    Prefix(Arc<str>),
-    TrustDomain(TrustDomain),
-    Account(Account),
-    Namespace(Namespace),
-    Net(IpNet),
-}
-
-/// Entries that are walked where there are so few: cheaper than to look them up by path. Tests have both ways taken.
-const FEW: usize = if cfg!(test) { 2 } else { 8 };
-
-/// Entries with one port, one lane and one [`Who`]. Each list is sorted.
-#[derive(Default, Debug)]
-struct Bucket {
-    all: Vec<Entry>,
-    /// Those that a connection alone decides, and the others.
-    of_connection: Vec<Entry>,
-    of_request: Vec<Entry>,
-    /// Those without `paths`, and the others.
-    anywhere: Vec<Entry>,
-    somewhere: Vec<Entry>,
-    exact: FixedMap<Box<[u8]>, Vec<Entry>>,
-    /// By prefix, or by what of a template stands before its first variable.
-    below: FixedMap<Box<[u8]>, Vec<Entry>>,
-}
-
-impl Bucket {
-    fn insert(&mut self, entry: Entry, operation: Option<&Operation>) {
-        push(&mut self.all, entry);
-        let needs_request = operation.is_some_and(Operation::needs_http);
-        push(if needs_request { &mut self.of_request } else { &mut self.of_connection }, entry);
-        let paths = operation.map_or(&[][..], |o| &o.paths);
-        push(if paths.is_empty() { &mut self.anywhere } else { &mut self.somewhere }, entry);
-        for path in paths {
-            match path {
-                PathMatch::Exact(text) => push(self.exact.entry(text.as_bytes().into()).or_default(), entry),
-                PathMatch::Prefix(text) => {
-                    push(self.below.entry(text.trim_end_matches('/').as_bytes().into()).or_default(), entry);
-                }
-                PathMatch::Template(text) => {
-                    let literal = text.find("/{").map_or(&**text, |at| &text[..at]);
-                    push(self.below.entry(literal.as_bytes().into()).or_default(), entry);
-                }
-            }
-        }
-    }
-
-    /// The lists that have every entry that could hold or be unclear.
-    fn each(&self, facts: &Facts<'_>, mut visit: impl FnMut(&[Entry], AtBest)) {
-        if facts.request().is_none() {
-            visit(&self.of_connection, AtBest::Holds);
-            return visit(&self.of_request, AtBest::IsUnclear);
-        }
-        if self.all.len() <= FEW {
-            return visit(&self.all, AtBest::Holds);
-        }
-        visit(&self.anywhere, AtBest::Holds);
-        let Ok(path) = facts.path() else { return visit(&self.somewhere, AtBest::IsUnclear) };
-        if let Some(list) = self.exact.get(path) {
-            visit(list, AtBest::Holds);
-        }
-        if self.below.is_empty() {
-            return;
-        }
-        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-        for end in ends {
-            if let Some(list) = self.below.get(&path[..end]) {
-                visit(list, AtBest::Holds);
-            }
-        }
-    }
-}
-
-/// What the entries of a list can be, as far as that is known beforehand. Of those that are unclear at best the first says it all.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AtBest {
-    Holds,
-    IsUnclear,
-}
-
-/// Entries come in order; one with two paths of a bucket comes twice.
-fn push(list: &mut Vec<Entry>, entry: Entry) {
-    if list.last() != Some(&entry) {
-        list.push(entry);
     }
 }
 
@@ -370,60 +254,6 @@ impl Found {
         let first = |a: Option<Entry>, b: Option<Entry>| a.into_iter().chain(b).min();
         let unclear = self.unclear.into_iter().chain(other.unclear).min_by_key(|(entry, _)| *entry);
         Self { yes: first(self.yes, other.yes), unclear }
-    }
-}
-
-/// The pairs of a rule's peers and operations.
-fn pairs(rule: &Rule) -> impl Iterator<Item = (u32, u32)> {
-    let places = |n: usize| if n == 0 { vec![ANY] } else { (0..n as u32).collect() };
-    let (peers, operations) = (places(rule.from.len()), places(rule.to.len()));
-    peers.into_iter().flat_map(move |p| operations.clone().into_iter().map(move |o| (p, o)))
-}
-
-/// The ports that an operation of a policy is about; none of them is all.
-fn ports_of(policy: &Policy, operation: Option<&Operation>) -> Vec<Option<u16>> {
-    let asked = operation.map_or(&[][..], |o| &o.ports);
-    let mut ports: Vec<_> = match (&policy.ports, asked) {
-        (None, []) => return vec![None],
-        (None, asked) => asked.iter().copied().map(Some).collect(),
-        (Some(bound), []) => bound.iter().copied().map(Some).collect(),
-        (Some(bound), asked) => bound.iter().filter(|p| asked.contains(p)).copied().map(Some).collect(),
-    };
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-impl Who {
-    /// The clause of a peer that says most, value by value.
-    fn of(peer: &Peer) -> Vec<Self> {
-        let mut whos: Vec<Self> = if !peer.principals.is_empty() {
-            peer.principals.iter().map(Self::principal).collect()
-        } else if !peer.service_accounts.is_empty() {
-            peer.service_accounts.iter().cloned().map(Self::Account).collect()
-        } else if !peer.namespaces.is_empty() {
-            peer.namespaces.iter().cloned().map(Self::Namespace).collect()
-        } else if !peer.ip_blocks.is_empty() {
-            peer.ip_blocks.iter().map(|net| Self::Net(net.trunc())).collect()
-        } else if peer.unauthenticated {
-            vec![Self::Unauthenticated]
-        } else if peer.needs_identity() {
-            vec![Self::AnyIdentity]
-        } else {
-            vec![Self::Anyone]
-        };
-        let mut seen = HashSet::new();
-        whos.retain(|who| seen.insert(who.clone()));
-        whos
-    }
-
-    fn principal(principal: &Principal) -> Self {
-        match principal {
-            Principal::Any => Self::AnyIdentity,
-            Principal::TrustDomain(domain) => Self::TrustDomain(domain.clone()),
-            Principal::Prefix(begin) => Self::Prefix(begin.clone()),
-            Principal::Exact(id) => Self::Principal(id.clone()),
-        }
     }
 }
 

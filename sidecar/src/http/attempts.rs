@@ -155,7 +155,7 @@ async fn try_once(
     let version = sink.version();
     let until = treatment.until();
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
-    let (guard, generation) = (Guard::own(worker, &lease, version), worker.mesh().generation());
+    let (guard, generation) = (Guard::own(worker, &lease, version).map(Box::new), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
             if let Some(guard) = &guard {
@@ -201,7 +201,8 @@ async fn try_once(
         let run = pin!(exchange::run(attempted, exchange, body, sink));
         let revoked = async {
             let Some(guard) = &guard else { return std::future::pending().await };
-            guard.revoked(worker, Some(request.head), generation).await
+            // Boxed: few requests go to the pod itself.
+            Box::pin(guard.revoked(worker, Some(request.head), generation)).await
         };
         tokio::select! {
             biased;

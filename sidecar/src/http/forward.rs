@@ -74,11 +74,14 @@ pub async fn forward(
     }
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
-    let Some(guard) = caller.guard() else { return attempts::run(request, body, sink).await };
+    let revoked = async {
+        let Some(guard) = caller.guard() else { return std::future::pending().await };
+        guard.revoked(worker, Some(&head), generation).await
+    };
     let outcome = tokio::select! {
         biased;
         outcome = attempts::run(request, body, sink) => outcome,
-        failure = guard.revoked(worker, Some(&head), generation) => {
+        failure = revoked => {
             tracing::info!(client = %caller.address, target = %route.name(), "request ended, for the policy has changed: {failure}");
             return Outcome::Broken;
         }

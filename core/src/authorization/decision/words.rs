@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Connection, Facts, Failed, Match, judged};
-use crate::authorization::clause::{Held, Unclear};
+use super::nearest::judged;
+use super::{Failed, Match};
+use crate::authorization::clause::{Connection, Facts, Held, Unclear};
 use crate::authorization::policy::{Action, Operation, Peer};
 use crate::identity::SpiffeId;
 
