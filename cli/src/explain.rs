@@ -188,11 +188,9 @@ fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
 /// The manifests that a mesh on this machine runs by.
 fn of_mesh(run: &Path) -> anyhow::Result<Offline> {
     let status = live(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
-    let read = |word: &str, what| {
-        if word.is_empty() { bail!("the control plane does not say its {what}: it is of an older version") } else { Ok(()) }
-    };
-    read(&status.mtls, "mTLS mode")?;
-    read(&status.default_policy, "default policy")?;
+    if status.mtls.is_empty() || status.default_policy.is_empty() {
+        bail!("the control plane does not say what the mesh has by default: it is of an older version");
+    }
     let offline = Offline::of(&[run.join(rundir::MANIFESTS)])?;
     Ok(offline.of_mesh(status.trust_domain.parse()?, status.mtls.parse()?, status.default_policy.parse()?))
 }

@@ -22,12 +22,12 @@ pub(crate) struct Manifest {
 
 /// Everything that does not change while the mesh runs.
 pub(crate) fn fixed(mesh: &Mesh, plan: &Plan) -> Vec<Manifest> {
-    let namespaces = mesh.namespaces.iter().map(|(name, own)| namespace(name, own));
+    let namespaces = mesh.namespaces.iter().map(|(name, own)| namespace(name, *own));
     let services = mesh.services.iter().zip(&plan.services).map(|(s, address)| service(s, address.map(IpAddr::V4)));
     namespaces.chain(services).collect()
 }
 
-fn namespace(name: &Namespace, own: &NamespaceDefaults) -> Manifest {
+fn namespace(name: &Namespace, own: NamespaceDefaults) -> Manifest {
     let mut annotations = annotations(own.mtls);
     put(&mut annotations, ANNOTATION_DEFAULT_POLICY, own.default_policy.map(Posture::as_str));
     let object = json!({

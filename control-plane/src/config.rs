@@ -47,7 +47,7 @@ pub struct Config {
     #[arg(long, env = "WEFT_MTLS", value_name = "MODE", default_value = "permissive")]
     pub mtls: MtlsMode,
 
-    /// Who may call a pod where neither its namespace nor an AuthorizationPolicy says so: allow, allow-authenticated, allow-same-namespace or
+    /// Who may call a pod where neither its namespace nor an `AuthorizationPolicy` says so: allow, allow-authenticated, allow-same-namespace or
     /// deny
     #[arg(long, env = "WEFT_DEFAULT_POLICY", value_name = "POLICY", default_value = "allow")]
     pub default_policy: Posture,

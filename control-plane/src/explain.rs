@@ -50,7 +50,7 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
     let mut answers: Vec<v1::Explanation> = Vec::new();
     for (endpoint, target) in endpoints {
         let pod = endpoint.workload.as_ref().map_or_else(|| endpoint.address.to_string(), ToString::to_string);
-        let mut answer = answer(snapshot, &to, endpoint, target, caller.as_ref(), source, request.as_ref())?;
+        let mut answer = answer(snapshot, &to, endpoint, target, caller.as_ref(), source, request.as_ref());
         match answers.iter_mut().find(|held| v1::Explanation { pods: vec![], ..(*held).clone() } == answer) {
             Some(held) => held.pods.push(pod),
             None => {
@@ -125,7 +125,7 @@ fn answer(
     caller: Option<&SpiffeId>,
     source: Option<IpAddr>,
     request: Option<&Request>,
-) -> Result<v1::Explanation, Unexplained> {
+) -> v1::Explanation {
     use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
     let plain = |verdict: v1::ExplainedVerdict, reason: String| v1::Explanation {
         port: port.into(),
@@ -134,20 +134,20 @@ fn answer(
         ..Default::default()
     };
     let (Reach::Mesh(own), Some(pod)) = (&endpoint.reach, &endpoint.workload) else {
-        return Ok(plain(Allowed, "it has no sidecar, so that nobody asks".into()));
+        return plain(Allowed, "it has no sidecar, so that nobody asks".into());
     };
     let Some(Body::Inbound(wire)) = snapshot.inbound.get(pod).map(|entry| &entry.body) else {
-        return Ok(plain(Denied, "its sidecar has no policy yet, and lets nothing in until then".into()));
+        return plain(Denied, "its sidecar has no policy yet, and lets nothing in until then".into());
     };
     let policy = match InboundPolicy::try_from(wire) {
         Ok(policy) => policy,
-        Err(e) => return Ok(plain(Denied, format!("its policy cannot be read: {e}"))),
+        Err(e) => return plain(Denied, format!("its policy cannot be read: {e}")),
     };
     // Where no request is thought of, the framing is not what is asked about.
     let framing = if policy.protocol_of(port) == AppProtocol::Http2 { MeshProtocol::Http2 } else { MeshProtocol::Http1 };
     let peer = caller.map_or(Caller::Plaintext, |id| Caller::Mesh(id.clone(), framing));
     if let Err(denial) = policy.decide(port, &peer) {
-        return Ok(plain(Denied, format!("denied before any policy is asked: {denial}")));
+        return plain(Denied, format!("denied before any policy is asked: {denial}"));
     }
     // What is declared to be opaque is never read as HTTP.
     let request = request.filter(|_| policy.protocol_of(port) != AppProtocol::Opaque);
@@ -176,7 +176,7 @@ fn answer(
     };
     told.considered = judge.consider(request).iter().map(|c| considered(c, snapshot)).collect();
     told.considered.extend(others(snapshot, to, pod, &told.considered));
-    Ok(told)
+    told
 }
 
 /// The decision without what is told beside it: the remedy has what came nearest.

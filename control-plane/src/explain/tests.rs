@@ -152,6 +152,9 @@ fn pods_that_answer_otherwise_are_told_apart() {
     assert!(broken.why.contains("cannot be honoured") && broken.why.contains("spec.more"), "{broken:?}");
 }
 
+/// Spoils a question.
+type Spoil = &'static dyn Fn(&mut v1::ExplainRequest);
+
 #[test]
 fn what_is_not_there_is_said() {
     let good = ask("front/client", 80, None);
@@ -160,8 +163,7 @@ fn what_is_not_there_is_said() {
         change(&mut ask);
         explain(&snapshot(SHOP), &"td".parse().expect("a domain"), &ask).expect_err("no answer").to_string()
     };
-    type Change = &'static dyn Fn(&mut v1::ExplainRequest);
-    let table: [(Change, &str); 8] = [
+    let table: [(Spoil, &str); 8] = [
         (&|a| a.to = None, "is missing"),
         (&|a| a.to = Some(id("shop/nobody")), "there is no Service shop/nobody"),
         (&|a| a.port = 82, "no pod at port 82"),

@@ -162,7 +162,7 @@ fn a_default_is_the_nearest_and_a_word_that_is_none_denies() {
     assert!(problems.iter().any(|p| p.place == "Namespace shop" && p.message.contains("deny is in force")), "{problems:?}");
     m.apply(upserts(&namespace("shop", "allow")));
     assert_eq!((of(&m, "shop/web"), m.problems()), (Authorization::default(), vec![]));
-    m.apply(upserts(&"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned()));
+    m.apply(upserts("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"));
     let authorization = of(&m, "shop/web");
     assert_eq!((authorization.posture, authorization.posture_from), (Posture::AllowAuthenticated, PostureFrom::Mesh));
 }
