@@ -38,7 +38,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     admin::serve(&shared, &asked_to_drain)?;
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
-    let (mut discovery, bundles) = Discovery::new(config.clone(), mesh.clone());
+    let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
     let (saver, to_save) = watch::channel(Vec::new());
     if let Some(dir) = &config.identity.state {
         let store = Store::open(dir)?;
@@ -56,7 +56,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         tokio::spawn(save(store, identity.clone(), to_save));
     }
-    let keeping = tokio::spawn(keeper.run(bundles));
+    let keeping = tokio::spawn(keeper.run(trust));
     let discovering = tokio::spawn(discovery.run(identity, lookups, saver));
     tokio::spawn(tell_when_ready(mesh));
 

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
+use rustls_pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason};
@@ -26,6 +27,8 @@ pub struct Identity {
     /// Counts renewals and bundle changes: connections that were made under another generation are not reused.
     pub generation: u64,
     pub svid: Svid,
+    /// SHA-256 of the anchor that the certificate leads to; empty where the bundle has none such.
+    pub anchor: String,
     pub bundle: Arc<TrustBundle>,
     pub provider: Arc<CryptoProvider>,
     /// For mesh peers that come in.
@@ -38,7 +41,8 @@ impl Identity {
         let verifier = Arc::new(ClientVerifier::mandatory(provider.clone(), bundle.clone()));
         let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
         let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
-        Self { generation, svid, bundle, provider, server }
+        let anchor = bundle.vouching(svid.chain(), UnixTime::now()).unwrap_or_default();
+        Self { generation, svid, anchor, bundle, provider, server }
     }
 }
 
@@ -126,6 +130,8 @@ pub struct Mesh {
     pub rates: ArcSwapOption<Rates>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
+    /// Since when the certificate could not be renewed, in seconds since the Unix epoch; 0 where it can.
+    pub renewal_failing_since: AtomicI64,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
     lookups: mpsc::Sender<Lookup>,
@@ -145,6 +151,7 @@ impl Mesh {
             rates: ArcSwapOption::empty(),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
+            renewal_failing_since: AtomicI64::new(0),
             connected: AtomicBool::new(false),
             lookups,
             started: Instant::now(),
