@@ -43,6 +43,8 @@ pub struct Keeper {
     generation: u64,
     key: Option<PendingKey>,
     asked: Asked,
+    /// The next certificate is asked for with the join token, though there is one.
+    rejoin: bool,
 }
 
 /// A renewal that the control plane asked for, because it issues under another anchor now.
@@ -84,7 +86,7 @@ pub fn unix_now() -> i64 {
 impl Keeper {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, Current) {
         let (current, watched) = watch::channel(None);
-        (Self { config, mesh, current, generation: 0, key: None, asked: Asked::default() }, watched)
+        (Self { config, mesh, current, generation: 0, key: None, asked: Asked::default(), rejoin: false }, watched)
     }
 
     /// Puts a certificate and bundle to use.
@@ -101,6 +103,7 @@ impl Keeper {
     pub async fn run(mut self, mut trust: watch::Receiver<Option<Trusted>>) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut failing_since: Option<i64> = None;
+        self.doubt();
         loop {
             let wait = match (self.current.borrow().as_ref(), failing_since) {
                 (None, None) => Duration::ZERO,
@@ -125,10 +128,12 @@ impl Keeper {
                     backoff.reset();
                     self.key = None;
                     self.asked.due = None;
+                    self.rejoin = false;
                     self.mesh.renewal_failing_since.store(0, Relaxed);
                     self.adopt(svid, bundle);
                 }
                 Err(e) => {
+                    self.rejoin = false;
                     let since = *failing_since.get_or_insert_with(unix_now);
                     let held = self.current.borrow().as_ref().map(|i| i.svid.info().not_after - unix_now());
                     if let Some(left) = held {
@@ -139,6 +144,18 @@ impl Keeper {
                     }
                 }
             }
+        }
+    }
+
+    /// A certificate that was kept may lead to a root that the mesh has left behind: then the control plane would not take it for a proof. The
+    /// join token names the root of today, and is used at once; what is kept serves meanwhile.
+    fn doubt(&mut self) {
+        let Some(current) = self.current.borrow().clone() else { return };
+        let Ok(token) = self.join_token() else { return };
+        if token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor) {
+            tracing::info!(serves = %current.anchor, "the join token names another anchor than the certificate that was kept: joining anew");
+            self.rejoin = true;
+            self.asked.due = Some(Instant::now());
         }
     }
 
@@ -173,7 +190,7 @@ impl Keeper {
             self.config.identity.identity.name.as_str().parse().context("--identity")?,
         );
         let current = self.current.borrow().clone();
-        let held = current.filter(|i| i.svid.info().not_after > unix_now());
+        let held = current.filter(|i| i.svid.info().not_after > unix_now() && !self.rejoin);
         let files = &self.config.identity;
         let (channel, attestation) = if let (Some(token), Some(anchors)) = (&files.token_file, &files.anchors_file) {
             let (token, anchors) = (text(token, "service-account token")?, Arc::new(self.anchors(anchors)?));
@@ -268,5 +285,34 @@ pub fn describe(e: &tonic::Status) -> String {
     match std::error::Error::source(e) {
         Some(cause) => format!("{}: {}", e.message(), chain(cause)),
         None => e.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_asked_for_has_a_moment_of_its_own_and_is_done_once() {
+        let now = Instant::now();
+        let issuing = |anchor: &str| v1::Issuing { anchor: anchor.into(), spread_seconds: 100 };
+        let mut asked = Asked::default();
+        asked.hear(Some(&issuing("old")), "old", 0, now);
+        assert_eq!(asked.due, None, "it has one already");
+        asked.hear(Some(&issuing("new")), "old", u64::MAX / 2, now);
+        let due = asked.due.expect("it has another") - now;
+        assert!((49..=50).contains(&due.as_secs()), "{due:?}");
+        asked.hear(Some(&issuing("new")), "old", 0, now);
+        assert_eq!(asked.due.map(|d| d - now), Some(due), "the moment stays");
+        asked.due = None;
+        asked.hear(Some(&issuing("new")), "old", 0, now);
+        assert_eq!(asked.due, None, "it was done, whatever came of it");
+        asked.hear(Some(&issuing("old")), "new", 0, now);
+        assert_eq!(asked.due, Some(now), "the control plane went back");
+        asked.hear(None, "new", 0, now);
+        assert_eq!(asked.due, None);
+        let forever = v1::Issuing { anchor: "new".into(), spread_seconds: u32::MAX };
+        asked.hear(Some(&forever), "old", u64::MAX, now);
+        assert!(asked.due.is_some_and(|d| d - now <= Duration::from_secs(3600)), "within a certificate's life");
     }
 }
