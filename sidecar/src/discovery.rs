@@ -115,6 +115,11 @@ impl Discovery {
         (discovery, watched)
     }
 
+    /// What is held now, to be kept.
+    pub fn held(&self) -> Vec<Arc<v1::Resource>> {
+        self.held.resources().cloned().collect()
+    }
+
     /// Takes over what was saved. What does not apply is left out.
     pub fn restore(&mut self, resources: Vec<v1::Resource>) {
         for resource in resources {
@@ -184,6 +189,7 @@ impl Discovery {
         let channel = control::connect(&self.config, Trust::Bundle(&current.svid, &current.bundle)).await?;
         let (tx, rx) = mpsc::channel(64);
         let send = |m: Request| tx.try_send(v1::WatchRequest { message: Some(m) }).context("the control plane does not read");
+        let mut saved = self.mesh.saved.subscribe();
         send(self.hello(current))?;
         if !self.waiting.is_empty() {
             send(subscribe(self.waiting.keys().copied()))?;
@@ -215,6 +221,10 @@ impl Discovery {
                     send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&now)) }))?;
                     in_use = now;
                 }
+                changed = saved.changed() => {
+                    changed.context("nothing is kept any more")?;
+                    send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&in_use)) }))?;
+                }
                 message = updates.message() => {
                     let Some(message) = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))? else {
                         // It sends its sidecars to another replica, now and then, or when it stops; the next stream begins with
@@ -232,7 +242,7 @@ impl Discovery {
                             if resync {
                                 send(self.hello(&in_use))?;
                             }
-                            saver.send_replace(self.held.resources().cloned().collect());
+                            saver.send_replace(self.held());
                         }
                         Some(Response::Heartbeat(beat)) => {
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
@@ -289,7 +299,7 @@ impl Discovery {
     }
 
     fn serving(&self, identity: &Identity) -> v1::ServedCertificate {
-        serving(identity, self.mesh.renewal_failing_since.load(Relaxed))
+        serving(identity, self.mesh.renewal_failing_since.load(Relaxed), *self.mesh.saved.borrow())
     }
 
     fn update(&mut self, update: v1::Update, current: &Identity) -> (v1::Ack, bool) {

@@ -103,7 +103,11 @@ impl Keeper {
     pub async fn run(mut self, mut trust: watch::Receiver<Option<Trusted>>) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut failing_since: Option<i64> = None;
-        self.doubt();
+        if self.doubts() {
+            tracing::info!("the join token names another anchor than the certificate that was kept: joining anew");
+            self.rejoin = true;
+            self.asked.due = Some(Instant::now());
+        }
         loop {
             let wait = match (self.current.borrow().as_ref(), failing_since) {
                 (None, None) => Duration::ZERO,
@@ -133,7 +137,7 @@ impl Keeper {
                     self.adopt(svid, bundle);
                 }
                 Err(e) => {
-                    self.rejoin = false;
+                    self.rejoin = !self.rejoin && self.doubts();
                     let since = *failing_since.get_or_insert_with(unix_now);
                     let held = self.current.borrow().as_ref().map(|i| i.svid.info().not_after - unix_now());
                     if let Some(left) = held {
@@ -147,16 +151,13 @@ impl Keeper {
         }
     }
 
-    /// A certificate that was kept may lead to a root that the mesh has left behind: then the control plane would not take it for a proof. The
-    /// join token names the root of today, and is used at once; what is kept serves meanwhile.
-    fn doubt(&mut self) {
-        let Some(current) = self.current.borrow().clone() else { return };
-        let Ok(token) = self.join_token() else { return };
-        if token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor) {
-            tracing::info!(serves = %current.anchor, "the join token names another anchor than the certificate that was kept: joining anew");
-            self.rejoin = true;
-            self.asked.due = Some(Instant::now());
-        }
+    /// A certificate that was kept may lead to a root that the mesh has left behind: then the control plane would not take it for a proof. A
+    /// join token names the root of its day. Where that is another one, it is tried in turn with the certificate, at once when the process
+    /// begins; what is kept serves meanwhile.
+    fn doubts(&self) -> bool {
+        let current = self.current.borrow();
+        let (Some(current), Ok(token)) = (current.as_ref(), self.join_token()) else { return false };
+        token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor)
     }
 
     /// Puts the anchors in force that discovery brought, and notes whether a renewal is asked for.
@@ -268,8 +269,8 @@ async fn sleep_by_wall_clock(wait: Duration) {
     }
 }
 
-/// What is served and trusted, for the control plane.
-pub fn serving(identity: &Identity, renewal_failing_since: i64) -> v1::ServedCertificate {
+/// What is served and trusted, for the control plane. `saved` is the generation that is on disk.
+pub fn serving(identity: &Identity, renewal_failing_since: i64, saved: u64) -> v1::ServedCertificate {
     let info = identity.svid.info();
     v1::ServedCertificate {
         serial: info.serial.clone(),
@@ -277,6 +278,7 @@ pub fn serving(identity: &Identity, renewal_failing_since: i64) -> v1::ServedCer
         anchor: identity.anchor.clone(),
         trusted: identity.bundle.hashes(info.id.trust_domain()).collect(),
         renewal_failing_since,
+        unsaved: saved < identity.generation,
     }
 }
 

@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::UnixTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::InboundPolicy;
@@ -132,6 +132,8 @@ pub struct Mesh {
     pub identity: ArcSwapOption<Identity>,
     /// Since when the certificate could not be renewed, in seconds since the Unix epoch; 0 where it can.
     pub renewal_failing_since: AtomicI64,
+    /// The generation of the identity that is on disk; the greatest number where nothing is kept there.
+    pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
     lookups: mpsc::Sender<Lookup>,
@@ -152,6 +154,7 @@ impl Mesh {
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
             renewal_failing_since: AtomicI64::new(0),
+            saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
             lookups,
             started: Instant::now(),

@@ -117,9 +117,11 @@ fn without_one_and_with_a_restart(world: &World, traffic: &Running, old: &str) -
     all_trust_of(world, &BUSY, &new);
     goes_on(traffic);
 
-    // It knows the old root alone, and so the control plane no more. The next one has a new join token.
+    // It knows the old root alone, and so the control plane no more. With a new join token the next one finds its way, whatever it has kept.
     world.signal(silent, Signal::SIGCONT);
     assert_eq!(world.config(IDLE)["certificate"]["anchor"], old);
+    let token = run(world, &format!("weft token create {IDLE} --service-account idle")).wait(PATIENCE).good();
+    std::fs::write(format!("/proc/{silent}/cwd/token"), token.trim()).expect("the directory is ours");
     world.signal(silent, Signal::SIGKILL);
     world.next_sidecar(IDLE, silent);
     eventually("who was given up has joined anew", || (world.config(IDLE)["certificate"]["anchor"] == new).then_some(()));

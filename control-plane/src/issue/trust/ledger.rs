@@ -36,6 +36,8 @@ pub struct Report {
     pub anchor: Anchor,
     /// The anchors by which it checks others of its own trust domain; none where its version does not tell.
     pub trusted: BTreeSet<Anchor>,
+    /// It is not on disk there: after a crash, what it had before is in use again.
+    pub unsaved: bool,
 }
 
 /// A pod to which certificates were issued.
@@ -69,11 +71,12 @@ impl Holder {
     }
 
     /// Whether the certificate that it shows may lead to an anchor for which `bad` holds: the one that it said to serve, or one that was issued
-    /// to it since, which may be in use or on its way. While it says nothing, it may show whatever it was given.
+    /// to it since, which may be in use or on its way. While it says nothing, or what it says would not outlive a crash, it may show whatever
+    /// it was given.
     pub fn may_serve(&self, now: i64, bad: impl Fn(&str) -> bool) -> bool {
         self.report.as_ref().is_some_and(|r| is_good(r.until, now) && bad(&r.anchor))
             || self.certificates.iter().any(|(anchor, issued)| {
-                let since = self.report.is_none() || issued.place > self.confirmed;
+                let since = self.report.as_ref().is_none_or(|r| r.unsaved) || issued.place > self.confirmed;
                 since && is_good(issued.certificate.until, now) && bad(anchor)
             })
     }
@@ -163,8 +166,9 @@ impl Ledger {
     pub fn reported(&mut self, pod: &ObjectRef, mut report: Report) {
         let holder = self.holders.entry(pod.clone()).or_default();
         let found = holder.certificates.iter().find(|(_, i)| i.certificate.serial == report.serial);
-        // One that is not found is older than what is held.
+        // One that is not found is older than what is held; before one that is not kept, any other may be kept.
         holder.confirmed = match found {
+            _ if report.unsaved => 0,
             Some((_, issued)) => issued.place,
             None if holder.report.as_ref().is_some_and(|r| r.serial == report.serial) => holder.confirmed,
             None => 0,
@@ -202,7 +206,7 @@ mod tests {
     }
 
     fn report(serial: &str, until: i64, anchor: &str) -> Report {
-        Report { serial: serial.into(), until, anchor: anchor.into(), trusted: BTreeSet::new() }
+        Report { serial: serial.into(), until, anchor: anchor.into(), trusted: BTreeSet::new(), unsaved: false }
     }
 
     #[test]
@@ -222,6 +226,8 @@ mod tests {
         ledger.issued(a.clone(), "old".into(), certificate("3", 150));
         ledger.reported(&a, report("3", 150, "old"));
         assert!(serves(&ledger, "old", 50) && !serves(&ledger, "new", 50), "what was issued last is in use");
+        ledger.reported(&a, Report { unsaved: true, ..report("3", 150, "old") });
+        assert!(serves(&ledger, "new", 50), "after a crash it may be back");
     }
 
     #[test]

@@ -137,6 +137,7 @@ impl Seat {
             until: serving.not_after,
             anchor: short(&serving.anchor),
             trusted: serving.trusted.iter().take(MAX_TRUSTED).map(|a| short(a)).collect(),
+            unsaved: serving.unsaved,
         };
         self.records.lock().ledger.reported(&self.pod, report);
         self.records.changed.notify_one();

@@ -18,7 +18,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use weft_core::service::ObjectRef;
 
-use super::ledger::{Anchor, Holder, Ledger, is_good};
+use super::ledger::{Anchor, Holder, Ledger, Report, is_good};
 
 /// How far a rotation is.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +104,8 @@ pub enum Why {
     NotReplacedYet,
     /// Its version says nothing of anchors.
     DoesNotTell,
+    /// It could not write down what it says.
+    NotKept,
     /// It is not connected.
     Away,
     /// Nobody knows who it is.
@@ -116,6 +118,7 @@ impl fmt::Display for Why {
             Self::NotTrustedYet => "it is connected, and has not said yet that it trusts both anchors",
             Self::NotReplacedYet => "it is connected, and still serves a certificate under the anchor that is to go",
             Self::DoesNotTell => "its version does not tell which anchors it trusts: upgrade it, or give it up",
+            Self::NotKept => "it is connected, and has not kept on its disk yet what it has now: is there room?",
             Self::Away => "it is not connected, and its certificate has not expired",
             Self::Unrecorded => {
                 "certificates that were issued without a record: by an earlier version, or while the disk was full"
@@ -223,13 +226,19 @@ impl State {
         let now = evidence.now;
         let why = |h: &Holder| {
             let lacks = match next.phase {
-                Phase::Spreading => !h.report.as_ref().is_some_and(|r| r.trusted.contains(&next.anchor)),
+                Phase::Spreading => !h.report.as_ref().is_some_and(|r| !r.unsaved && r.trusted.contains(&next.anchor)),
                 Phase::Reissuing => h.may_serve(now, |anchor| *anchor != next.anchor),
                 Phase::Returning => h.may_serve(now, |anchor| *anchor != self.current),
             };
             let tells = h.report.as_ref().is_some_and(|r| !r.trusted.is_empty());
+            let there = |r: &Report| match next.phase {
+                Phase::Spreading => r.trusted.contains(&next.anchor),
+                Phase::Reissuing => r.anchor == next.anchor,
+                Phase::Returning => r.anchor == self.current,
+            };
             lacks.then_some(match next.phase {
                 _ if h.streams == 0 => Why::Away,
+                _ if h.report.as_ref().is_some_and(|r| r.unsaved && there(r)) => Why::NotKept,
                 Phase::Spreading if h.report.is_some() && !tells => Why::DoesNotTell,
                 Phase::Spreading => Why::NotTrustedYet,
                 Phase::Reissuing | Phase::Returning => Why::NotReplacedYet,

@@ -68,7 +68,7 @@ impl World {
             not_after: sidecar.leaf.not_after,
             anchor: sidecar.anchor.clone(),
             trusted: self.trust.ca.now().bundle.hashes(self.trust.ca.domain()).collect(),
-            renewal_failing_since: 0,
+            ..Default::default()
         });
     }
 

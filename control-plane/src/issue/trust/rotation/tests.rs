@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::ledger::{Certificate, Report, Unrecorded};
+use super::super::ledger::{Certificate, Unrecorded};
 use super::*;
 
 fn pod(name: &str) -> ObjectRef {
@@ -14,7 +14,7 @@ fn certificate(until: i64) -> Certificate {
 
 fn report(anchor: &str, until: i64, trusted: &[&str]) -> Report {
     let trusted = trusted.iter().map(ToString::to_string).collect();
-    Report { serial: until.to_string(), until, anchor: anchor.into(), trusted }
+    Report { serial: until.to_string(), until, anchor: anchor.into(), trusted, unsaved: false }
 }
 
 fn evidence<'a>(ledger: &'a Ledger, now: i64) -> Evidence<'a> {
@@ -49,6 +49,8 @@ fn a_root_is_replaced_step_by_step_as_the_evidence_comes() {
         shown(&state.missing(evidence(&ledger, 2))),
         [("shop/a".into(), Why::NotTrustedYet), ("shop/b".into(), Why::NotTrustedYet)]
     );
+    ledger.reported(&pod("a"), Report { unsaved: true, ..report("old", 1000, &["old", "new"]) });
+    assert_eq!(state.missing(evidence(&ledger, 2))[0].why, Why::NotKept);
     ledger.reported(&pod("a"), report("old", 1000, &["old", "new"]));
     assert_eq!(state.step(evidence(&ledger, 3)), None);
     assert_eq!(state.finish(evidence(&ledger, 3)), Err(Refusal::NotIssuing(1)));
@@ -150,6 +152,10 @@ enum Event {
     Disconnect(usize),
     /// The bundle comes, and is in force before it is told.
     Push(usize),
+    /// What is in use is written to the sidecar's disk.
+    Save(usize),
+    /// It goes on with what is on its disk.
+    Crash(usize),
     Report(usize),
     Die(usize),
     GiveUp(usize),
@@ -172,6 +178,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => some().prop_map(Event::Disconnect),
         5 => some().prop_map(Event::Push),
         6 => some().prop_map(Event::Report),
+        5 => some().prop_map(Event::Save),
+        1 => some().prop_map(Event::Crash),
         1 => some().prop_map(Event::Die),
         1 => some().prop_map(Event::GiveUp),
         1 => Just(Event::Restart),
@@ -195,6 +203,8 @@ struct Sidecar {
     awaited: Option<(i64, Anchor, i64)>,
     /// Nobody waits for it, until it joins again.
     given_up: bool,
+    /// On its disk: serial number, anchor, end, and what it trusts.
+    saved: Option<(i64, Anchor, i64, BTreeSet<Anchor>)>,
 }
 
 struct World {
@@ -250,13 +260,27 @@ impl World {
             Event::Join(i) if self.sidecars[i].is_none() => self.sidecars[i] = Some(self.issue(i)),
             Event::Renew(i) if self.sidecars[i].is_some() => {
                 let (before, fresh) = (self.sidecars[i].take().expect("there"), self.issue(i));
-                self.sidecars[i] = Some(Sidecar { connected: before.connected, given_up: before.given_up, ..fresh });
+                self.sidecars[i] =
+                    Some(Sidecar { connected: before.connected, given_up: before.given_up, saved: before.saved, ..fresh });
             }
             Event::Issue(i) if self.sidecars[i].is_some() => {
                 let fresh = self.issue(i);
                 if let Some(sidecar) = &mut self.sidecars[i] {
                     sidecar.awaited = Some((fresh.serial, fresh.anchor, fresh.until));
                 }
+            }
+            Event::Save(i) => {
+                if let Some(s) = &mut self.sidecars[i] {
+                    s.saved = Some((s.serial, s.anchor.clone(), s.until, s.trusted.clone()));
+                }
+            }
+            // Without anything on its disk it has no certificate any more: it joins anew.
+            Event::Crash(i) => {
+                self.talk(Event::Disconnect(i), i);
+                self.sidecars[i] = self.sidecars[i].take().and_then(|s| {
+                    let (serial, anchor, until, trusted) = s.saved.clone()?;
+                    Some(Sidecar { serial, anchor, until, trusted, awaited: None, ..s })
+                });
             }
             Event::Adopt(i) => {
                 if let Some(sidecar) = &mut self.sidecars[i]
@@ -297,7 +321,8 @@ impl World {
             Event::Report(_) if sidecar.connected => {
                 let trusted = sidecar.trusted.clone();
                 let (serial, until, anchor) = (sidecar.serial.to_string(), sidecar.until, sidecar.anchor.clone());
-                self.ledger.reported(&name, Report { serial, until, anchor, trusted });
+                let kept = sidecar.saved.as_ref().is_some_and(|(s, _, _, t)| *s == sidecar.serial && *t == sidecar.trusted);
+                self.ledger.reported(&name, Report { serial, until, anchor, trusted, unsaved: !kept });
             }
             Event::Disconnect(_) | Event::Die(_) => {
                 if std::mem::take(&mut sidecar.connected) {
@@ -366,7 +391,7 @@ proptest! {
         }
         for _ in 0..3 {
             for i in 0..4 {
-                for event in [Event::Join(i), Event::Renew(i), Event::Connect(i), Event::Push(i), Event::Report(i)] {
+                for event in [Event::Join(i), Event::Renew(i), Event::Connect(i), Event::Push(i), Event::Save(i), Event::Report(i)] {
                     world.happen(event);
                 }
             }
