@@ -106,11 +106,11 @@ impl Keeper {
         if self.doubts() {
             tracing::info!("the join token names another anchor than the certificate that was kept: joining anew");
             self.rejoin = true;
-            self.asked.due = Some(Instant::now());
         }
         loop {
             let wait = match (self.current.borrow().as_ref(), failing_since) {
                 (None, None) => Duration::ZERO,
+                (Some(_), None) if self.rejoin => Duration::ZERO,
                 (_, Some(_)) => backoff.next_wait(random()),
                 (Some(identity), None) => self.until_renewal(&identity.svid),
             };
