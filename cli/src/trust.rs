@@ -50,8 +50,8 @@ pub(crate) struct StatusArgs {
 /// What a step is told.
 #[derive(Args, Debug)]
 pub(crate) struct StepArgs {
-    /// Do not wait for this sidecar, which is missing: if it comes back, it may have to join anew. `unrecorded` stands for certificates
-    /// of which the control plane has no record. Give it again for each
+    /// Do not wait for this sidecar, which is missing, until the rotation is over: if it comes back later, it has to join anew, with a new
+    /// join token. `unrecorded` stands for certificates of which the control plane has no record. Give it again for each
     #[arg(long, value_name = "NS/POD")]
     give_up: Vec<String>,
 

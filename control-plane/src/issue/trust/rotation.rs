@@ -44,7 +44,7 @@ pub struct Next {
     pub since: i64,
     /// Sidecars that renew because of the phase do so within this time, in seconds: each at a moment of its own.
     pub spread_seconds: u32,
-    /// Who is not waited for.
+    /// Who is not waited for, whatever becomes of it, until the rotation is over.
     #[serde(with = "names")]
     pub given_up: BTreeSet<ObjectRef>,
     /// Whether certificates of which there is no record are not waited for.

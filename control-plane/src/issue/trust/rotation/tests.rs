@@ -199,9 +199,10 @@ struct Sidecar {
     until: i64,
     trusted: BTreeSet<Anchor>,
     connected: bool,
-    /// What was issued last and has not come: serial number, anchor, end.
-    awaited: Option<(i64, Anchor, i64)>,
-    /// Nobody waits for it, until it joins again.
+    /// What was issued last and has not come: serial number, anchor, end, and the bundle beside it. A bundle that is pushed meanwhile is put in
+    /// force after it.
+    awaited: Option<(i64, Anchor, i64, BTreeSet<Anchor>)>,
+    /// Nobody waits for it: until the rotation is over in which that was said, and it has joined again.
     given_up: bool,
     /// On its disk: serial number, anchor, end, and what it trusts.
     saved: Option<(i64, Anchor, i64, BTreeSet<Anchor>)>,
@@ -230,7 +231,8 @@ impl World {
             trusted: self.state.trusted().cloned().collect(),
             connected: false,
             awaited: None,
-            given_up: false,
+            given_up: self.state.next.as_ref().is_some_and(|n| n.given_up.contains(&pod(&i.to_string()))),
+            saved: None,
         }
     }
 
@@ -266,7 +268,7 @@ impl World {
             Event::Issue(i) if self.sidecars[i].is_some() => {
                 let fresh = self.issue(i);
                 if let Some(sidecar) = &mut self.sidecars[i] {
-                    sidecar.awaited = Some((fresh.serial, fresh.anchor, fresh.until));
+                    sidecar.awaited = Some((fresh.serial, fresh.anchor, fresh.until, fresh.trusted));
                 }
             }
             Event::Save(i) => {
@@ -286,7 +288,7 @@ impl World {
                 if let Some(sidecar) = &mut self.sidecars[i]
                     && let Some(awaited) = sidecar.awaited.take()
                 {
-                    (sidecar.serial, sidecar.anchor, sidecar.until) = awaited;
+                    (sidecar.serial, sidecar.anchor, sidecar.until, sidecar.trusted) = awaited;
                 }
             }
             Event::Restart => {
@@ -317,7 +319,13 @@ impl World {
                 sidecar.connected = true;
                 self.ledger.joined(&name, Certificate { serial: sidecar.serial.to_string(), until: sidecar.until });
             }
-            Event::Push(_) if sidecar.connected => sidecar.trusted = self.state.trusted().cloned().collect(),
+            Event::Push(_) if sidecar.connected => {
+                let trusted = self.state.trusted().cloned().collect();
+                match &mut sidecar.awaited {
+                    Some(awaited) => awaited.3 = trusted,
+                    None => sidecar.trusted = trusted,
+                }
+            }
             Event::Report(_) if sidecar.connected => {
                 let trusted = sidecar.trusted.clone();
                 let (serial, until, anchor) = (sidecar.serial.to_string(), sidecar.until, sidecar.anchor.clone());
