@@ -17,7 +17,7 @@ fn report(anchor: &str, until: i64, trusted: &[&str]) -> Report {
     Report { serial: until.to_string(), until, anchor: anchor.into(), trusted, unsaved: false }
 }
 
-fn evidence<'a>(ledger: &'a Ledger, now: i64) -> Evidence<'a> {
+fn evidence(ledger: &Ledger, now: i64) -> Evidence<'_> {
     Evidence { ledger, lives: &|_| true, now }
 }
 
