@@ -1,5 +1,5 @@
-//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`, `explain`), and join tokens (`token`); a
-//! mesh on a Kubernetes cluster (`install`, `upgrade`, `uninstall`, `check`), and sidecars in manifests (`inject`).
+//! `weft`: a mesh on one machine (`up`), a command inside it (`exec`), a look at it (`status`, `explain`), join tokens (`token`), and its
+//! roots (`trust`); a mesh on a Kubernetes cluster (`install`, `upgrade`, `uninstall`, `check`), and sidecars in manifests (`inject`).
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,6 +33,7 @@ mod sidecar;
 mod status;
 mod table;
 mod token;
+mod trust;
 mod up;
 mod userns;
 mod validate;
@@ -70,6 +71,9 @@ enum Command {
     /// Join tokens, for sidecars on machines without a cluster
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show the roots that the mesh trusts, and replace the root while everything runs
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
 
     /// Install the mesh on a Kubernetes cluster: prints the manifests, or applies them
     Install(Box<install::InstallArgs>),
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),
+        Command::Trust(command) => trust::main(&command),
         Command::Install(args) => install::main(&args),
         Command::Upgrade(args) => install::upgrade(&args),
         Command::Uninstall(args) => install::uninstall::main(&args),

@@ -61,6 +61,30 @@ impl Operator {
         Ok(answer.into_inner())
     }
 
+    /// Which roots there are, how far a rotation is, and who is missing.
+    pub(crate) async fn trust_status(&mut self) -> anyhow::Result<v1::TrustStatusResponse> {
+        let answer = self.0.trust_status(v1::TrustStatusRequest {}).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Begins to rotate the root, or gives up who is named.
+    pub(crate) async fn trust_rotate(&mut self, give_up: Vec<String>) -> anyhow::Result<v1::TrustStatusResponse> {
+        let answer = self.0.trust_rotate(v1::TrustRotateRequest { give_up }).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Removes the old anchor.
+    pub(crate) async fn trust_finish(&mut self, give_up: Vec<String>) -> anyhow::Result<v1::TrustStatusResponse> {
+        let answer = self.0.trust_finish(v1::TrustFinishRequest { give_up }).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Goes back to the old root.
+    pub(crate) async fn trust_abort(&mut self, give_up: Vec<String>) -> anyhow::Result<v1::TrustStatusResponse> {
+        let answer = self.0.trust_abort(v1::TrustAbortRequest { give_up }).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
     /// What the control plane knows of the mesh.
     pub(crate) async fn status(&mut self) -> anyhow::Result<v1::StatusResponse> {
         let answer = self.0.status(v1::StatusRequest {}).await.map_err(|status| said(&status))?;

@@ -66,7 +66,8 @@ fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64) -> String {
         .sidecars
         .iter()
         .flat_map(|s| s.rejected.iter().map(move |p| format!("{}/{}: it rejects {}", s.namespace, s.pod, problem(p))));
-    let problems: Vec<String> = unready.chain(rejected).chain(status.problems.iter().map(problem)).collect();
+    let ending = status.sidecars.iter().filter_map(|s| Some(format!("{}/{}: {}", s.namespace, s.pod, ending(s, now)?)));
+    let problems: Vec<String> = unready.chain(rejected).chain(ending).chain(status.problems.iter().map(problem)).collect();
     if !problems.is_empty() {
         text.push_str("\nPROBLEMS\n");
         for problem in problems {
@@ -74,6 +75,19 @@ fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64) -> String {
         }
     }
     text
+}
+
+/// What is left of a certificate when it should have been renewed long since: renewal begins when a third is left.
+const SOON: i64 = 4 * 3600;
+
+/// Why a sidecar may be without a certificate soon.
+fn ending(s: &v1::SidecarStatus, now: i64) -> Option<String> {
+    let left = duration::brief(s.not_after - now);
+    match s.renewal_failing_since {
+        0 if s.not_after == 0 || s.not_after - now > SOON => None,
+        0 => Some(format!("its certificate ends in {left} and has not been renewed")),
+        since => Some(format!("its certificate can't be renewed for {}, and ends in {left}", duration::brief(now - since))),
+    }
 }
 
 fn row(listed: Option<&Listed>, sidecar: Option<&v1::SidecarStatus>, now: i64) -> Vec<String> {
@@ -120,6 +134,8 @@ fn as_json(listed: &[Listed], status: &v1::StatusResponse) -> Value {
                     "unacknowledged": s.unacknowledged,
                     "serial": s.serial,
                     "notAfter": s.not_after,
+                    "anchor": s.anchor,
+                    "renewalFailingSince": s.renewal_failing_since,
                     "rejected": s.rejected.iter().map(told).collect::<Vec<_>>(),
                 })
             });
@@ -194,6 +210,21 @@ mod tests {
         assert!(lines[1].ends_with("spiffe://cluster.local/ns/shop/sa/web  23h59m        0.1.0    1m0s       5"), "{text}");
         assert!(lines[2].contains("(not connected)") && lines[3].contains("(no sidecar)"), "{text}");
         assert!(text.ends_with("\nPROBLEMS\nshop/web-1: it is being started\nextra/a.yaml:3: kind: is unknown\n"), "{text}");
+    }
+
+    #[test]
+    fn people_are_warned_before_a_certificate_ends() {
+        let sidecar =
+            |not_after, renewal_failing_since| v1::SidecarStatus { not_after, renewal_failing_since, ..Default::default() };
+        assert_eq!(ending(&sidecar(90_000, 0), 1000), None);
+        assert_eq!(ending(&sidecar(0, 0), 1000), None, "it has told nothing yet");
+        let table = [
+            (sidecar(1000 + 3600, 0), "its certificate ends in 1h0m and has not been renewed"),
+            (sidecar(90_000, 940), "its certificate can't be renewed for 1m0s, and ends in 1d0h"),
+        ];
+        for (sidecar, wanted) in table {
+            assert_eq!(ending(&sidecar, 1000).as_deref(), Some(wanted));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use weft_proto::{ResourceName, v1};
 use weft_tls::LeafInfo;
 
 use crate::hub::{Hub, Subscription};
+use crate::issue::trust::records::{Records, Seat};
 use crate::server::{Peer, random, unix_now};
 use crate::snapshot::{EndpointsEntry, PIECE, Place, View, Viewer};
 
@@ -38,6 +39,8 @@ const MAX_RESOURCES: usize = 500;
 
 pub struct DiscoveryService {
     pub hub: Arc<Hub>,
+    /// Where it is noted what sidecars say that they serve and trust.
+    pub records: Arc<Records>,
     pub heartbeat: Duration,
     /// How old a stream becomes, give or take a fifth: sidecars then connect anew, and so spread over replicas.
     pub max_age: Duration,
@@ -64,6 +67,7 @@ impl Discovery for DiscoveryService {
         };
         let session = Session {
             sub: self.hub.join(info.pod.clone(), status),
+            seat: self.records.joined(&info),
             out: tx.clone(),
             held: HashMap::new(),
             bases: HashMap::new(),
@@ -123,6 +127,8 @@ impl Budget {
 
 struct Session {
     sub: Subscription,
+    /// Its place in the records of who holds which certificate; none where its certificate names no pod.
+    seat: Option<Seat>,
     out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
     /// What the sidecar holds: names with versions.
     held: HashMap<ResourceName, Version>,
@@ -241,10 +247,8 @@ impl Session {
                         status.rejected.push(v1::Problem { place, field: String::new(), message });
                     }
                 }
-                if let Some(c) = ack.serving {
-                    (status.serial, status.not_after) = (c.serial.chars().take(64).collect(), c.not_after);
-                }
                 drop(status);
+                self.serves(ack.serving);
                 // The window may have been shut with names waiting.
                 self.sub.look_again();
             }
@@ -274,13 +278,8 @@ impl Session {
         if hello.held.len() > MAX_HELD {
             return Err(Status::resource_exhausted(format!("{} held names; at most {MAX_HELD}", hello.held.len())));
         }
-        {
-            let mut status = self.sub.status();
-            status.version = hello.version.chars().take(40).collect();
-            if let Some(c) = hello.serving {
-                (status.serial, status.not_after) = (c.serial.chars().take(64).collect(), c.not_after);
-            }
-        }
+        self.sub.status().version = hello.version.chars().take(40).collect();
+        self.serves(hello.serving);
         self.routes = hello.features.iter().any(|f| f == FEATURE_ROUTES);
         let known: Vec<_> = self.held.keys().cloned().collect();
         for name in known {
@@ -309,6 +308,19 @@ impl Session {
             self.sub.add(name);
         }
         Ok(())
+    }
+
+    /// Notes what the sidecar says that it serves.
+    fn serves(&mut self, serving: Option<v1::ServedCertificate>) {
+        let Some(serving) = serving else { return };
+        let mut status = self.sub.status();
+        (status.serial, status.not_after) = (serving.serial.chars().take(64).collect(), serving.not_after);
+        status.anchor = serving.anchor.chars().take(64).collect();
+        status.renewal_failing_since = serving.renewal_failing_since;
+        drop(status);
+        if let Some(seat) = &mut self.seat {
+            seat.says(&serving);
+        }
     }
 
     /// What was acknowledged is in force, unless it was rejected.

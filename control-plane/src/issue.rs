@@ -1,10 +1,12 @@
 //! issue: who a workload is, and the certificate that says so.
 
+pub mod authority;
 pub mod ca;
 pub mod csr;
 pub mod kubernetes;
 pub mod service;
 pub mod token;
+pub mod trust;
 
 use std::io::Write;
 use std::path::Path;

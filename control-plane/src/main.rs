@@ -17,6 +17,7 @@ use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
 use weft_control_plane::issue::service::CertificatesService;
+use weft_control_plane::issue::trust::Trust;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
@@ -59,11 +60,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = server::listen(config.listen).await?;
     let address = listener.local_addr()?;
     let socket = server::operator_socket(&config.state.join("operator.sock"))?;
+    let (complete, mut is_complete) = watch::channel(false);
+    let trust = trust(&ca, &hub, is_complete.clone());
     let operators = Server::builder()
         .add_service(OperatorServer::new(OperatorService {
             ca: ca.clone(),
             tokens,
             hub: hub.clone(),
+            trust: trust.clone(),
             mtls: config.mtls,
             default_policy: config.default_policy,
         }))
@@ -71,8 +75,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut operators = tokio::spawn(operators);
 
     health.is_now(Stage::Waiting("everything to be read once"));
-    let (complete, mut is_complete) = watch::channel(false);
-    let mut writer = tokio::spawn(write(model, source.follow()?, hub.clone(), complete));
+    let mut writer = tokio::spawn(write(model, source.follow()?, ca.clone(), hub.clone(), complete));
     tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -94,6 +97,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let discovery = DiscoveryService {
         hub: hub.clone(),
+        records: ca.records().clone(),
         heartbeat: Duration::from_secs(config.heartbeat.into()),
         max_age: Duration::from_secs(config.stream_age.into()),
         stopping: stopping.clone(),
@@ -107,6 +111,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .add_service(health_service)
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
+    tokio::spawn(trust.run());
     health.is_now(Stage::Serving);
     tracing::info!(%address, anchor = %ca.anchor_hash(), trust_domain = %config.trust_domain, "ready");
 
@@ -140,7 +145,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 fn model(config: &Config, ca: &Ca) -> Model {
-    let trust = Entry::new(Body::Trust((&**ca.bundle()).into()));
+    let trust = Entry::new(Body::Trust(ca.now().told()));
     let mesh = Entry::new(Body::Mesh(v1::Mesh {
         trust_domain: config.trust_domain.to_string(),
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
@@ -160,10 +165,33 @@ async fn drained(stop: CancellationToken, health: Arc<Health>, stopping: Cancell
     sleep(drain / 3).await;
 }
 
+/// The rotation of the root. A pod that is gone serves nobody; before all is read, nobody is known to be gone.
+fn trust(ca: &Arc<Ca>, hub: &Arc<Hub>, is_complete: watch::Receiver<bool>) -> Arc<Trust> {
+    let hub = hub.clone();
+    Trust::new(ca.clone(), Arc::new(move |pod| !*is_complete.borrow() || hub.snapshot().pods.contains_key(pod)))
+}
+
 /// The model's one writer.
-async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, hub: Arc<Hub>, complete: watch::Sender<bool>) {
+async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, ca: Arc<Ca>, hub: Arc<Hub>, complete: watch::Sender<bool>) {
     let mut reported = Vec::new();
-    while let Some(batch) = batches.recv().await {
+    let mut standing = ca.standing();
+    // It may be another since the model was made.
+    standing.mark_changed();
+    loop {
+        let batch = tokio::select! {
+            biased;
+            changed = standing.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let trust = Entry::new(Body::Trust(standing.borrow_and_update().told()));
+                let changed = model.trust(trust);
+                hub.publish(model.snapshot().clone(), &changed);
+                continue;
+            }
+            batch = batches.recv() => batch,
+        };
+        let Some(batch) = batch else { return };
         report(&batch.problems, &mut reported);
         let changed = model.apply(batch.changes);
         hub.set_problems(batch.problems.into_iter().chain(model.problems()).collect());

@@ -101,6 +101,16 @@ impl Model {
         &self.snapshot
     }
 
+    /// The anchors are others now, or another of them issues; returns what of the snapshot is another.
+    pub fn trust(&mut self, trust: Arc<Entry>) -> BTreeSet<Changed> {
+        if self.snapshot.trust.version == trust.version {
+            return BTreeSet::new();
+        }
+        self.snapshot.trust = trust;
+        self.snapshot.generation += 1;
+        BTreeSet::from([Changed::Name(ResourceName::Trust)])
+    }
+
     /// What of the objects cannot be honoured.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.values().flatten().cloned().collect()

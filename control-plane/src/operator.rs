@@ -14,6 +14,7 @@ use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::token::Tokens;
+use crate::issue::trust::{Trust, TrustError};
 use crate::server::unix_now;
 
 pub struct OperatorService {
@@ -21,6 +22,7 @@ pub struct OperatorService {
     /// None where pods attest by their service-account tokens.
     pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
+    pub trust: Arc<Trust>,
     /// What the mesh has by default.
     pub mtls: MtlsMode,
     pub default_policy: Posture,
@@ -73,7 +75,7 @@ impl Operator for OperatorService {
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             trust_domain: self.ca.domain().to_string(),
-            anchors: vec![self.ca.anchor_hash()],
+            anchors: self.trust.status().anchors.into_iter().map(|a| a.hash).collect(),
             generation: snapshot.generation,
             sidecars: self.hub.statuses(),
             problems: self.hub.problems().iter().map(problem).collect(),
@@ -82,5 +84,31 @@ impl Operator for OperatorService {
             mtls: self.mtls.to_string(),
             default_policy: self.default_policy.to_string(),
         }))
+    }
+
+    async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
+        Ok(Response::new(self.trust.status()))
+    }
+
+    async fn trust_rotate(&self, request: Request<v1::TrustRotateRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
+        self.trust.rotate(&request.into_inner().give_up).map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status()))
+    }
+
+    async fn trust_finish(&self, request: Request<v1::TrustFinishRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
+        self.trust.finish(&request.into_inner().give_up).map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status()))
+    }
+
+    async fn trust_abort(&self, request: Request<v1::TrustAbortRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
+        self.trust.abort(&request.into_inner().give_up).map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status()))
+    }
+}
+
+fn refused(e: &TrustError) -> Status {
+    match e {
+        TrustError::Name(_) => Status::invalid_argument(e.to_string()),
+        TrustError::Refused(_) | TrustError::Fixed | TrustError::Ca(_) => Status::failed_precondition(e.to_string()),
     }
 }

@@ -221,6 +221,16 @@ fn metrics(shared: &Shared) -> String {
     let flag = |b: bool| f64::from(u8::from(b));
     let mut text = shared.metrics.render(&[
         ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
+        (
+            "weft_certificate_not_after_seconds",
+            "When the certificate in use expires, in seconds since the Unix epoch; 0 without one.",
+            identity.as_ref().map_or(0, |i| i.svid.info().not_after) as f64,
+        ),
+        (
+            "weft_certificate_renewal_failing_since_seconds",
+            "Since when renewal has failed, in seconds since the Unix epoch; 0 where it does not.",
+            shared.mesh.renewal_failing_since.load(std::sync::atomic::Ordering::Relaxed) as f64,
+        ),
         ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
         ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
         ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
@@ -293,7 +303,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
         "certificate": identity.as_ref().map(|i| {
             let info = i.svid.info();
             json!({"id": info.id.to_string(), "pod": info.pod.as_ref().map(ToString::to_string), "serial": info.serial,
-                   "not_before": info.not_before, "not_after": info.not_after, "generation": i.generation})
+                   "not_before": info.not_before, "not_after": info.not_after, "anchor": i.anchor, "generation": i.generation})
         }),
         "anchors": identity.as_ref().map(|i| i.bundle.domains()
             .map(|(domain, anchors)| (domain.to_string(), json!(anchors.iter().map(|a| weft_tls::anchor_hash(a)).collect::<Vec<_>>())))

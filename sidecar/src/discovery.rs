@@ -24,7 +24,7 @@ use weft_tls::TrustBundle;
 
 use crate::config::Config;
 use crate::control::{self, Trust};
-use crate::identity::{Current, describe, random, serving};
+use crate::identity::{Current, Trusted, describe, random, serving};
 use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
 use crate::service::{Facts, ServiceState, ServiceView};
 use crate::standing::Health;
@@ -66,7 +66,7 @@ impl Held {
 pub struct Discovery {
     config: Config,
     mesh: Arc<Mesh>,
-    bundles: watch::Sender<Option<Arc<TrustBundle>>>,
+    trust: watch::Sender<Option<Trusted>>,
     held: Held,
     services: HashMap<ObjectRef, Service>,
     /// Sorted by address. Endpoints on a host's network may share one: they differ by their ports.
@@ -95,12 +95,12 @@ struct Awaited {
 type Rejection = String;
 
 impl Discovery {
-    pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, watch::Receiver<Option<Arc<TrustBundle>>>) {
-        let (bundles, watched) = watch::channel(None);
+    pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, watch::Receiver<Option<Trusted>>) {
+        let (trust, watched) = watch::channel(None);
         let discovery = Self {
             config,
             mesh,
-            bundles,
+            trust,
             held: Held::default(),
             services: HashMap::new(),
             endpoints: HashMap::new(),
@@ -114,6 +114,11 @@ impl Discovery {
             waiting: HashMap::new(),
         };
         (discovery, watched)
+    }
+
+    /// What is held now, to be kept.
+    pub fn held(&self) -> Vec<Arc<v1::Resource>> {
+        self.held.resources().cloned().collect()
     }
 
     /// Takes over what was saved. What does not apply is left out.
@@ -177,7 +182,7 @@ impl Discovery {
     /// One stream, until it breaks or the certificate that it was made with is replaced.
     async fn stream(
         &mut self,
-        current: &Identity,
+        current: &Arc<Identity>,
         identity: &mut Current,
         lookups: &mut mpsc::Receiver<Lookup>,
         saver: &watch::Sender<Vec<Arc<v1::Resource>>>,
@@ -185,6 +190,7 @@ impl Discovery {
         let channel = control::connect(&self.config, Trust::Bundle(&current.svid, &current.bundle)).await?;
         let (tx, rx) = mpsc::channel(64);
         let send = |m: Request| tx.try_send(v1::WatchRequest { message: Some(m) }).context("the control plane does not read");
+        let mut saved = self.mesh.saved.subscribe();
         send(self.hello(current))?;
         if !self.waiting.is_empty() {
             send(subscribe(self.waiting.keys().copied()))?;
@@ -199,6 +205,7 @@ impl Discovery {
         let began = Instant::now();
         let mut silence = Duration::from_secs(30);
         let mut doubts = 0;
+        let (mut answered, mut in_use) = (0, current.clone());
         let mut idle = tokio::time::interval(Duration::from_secs(5));
         let deadline = tokio::time::sleep(silence);
         tokio::pin!(deadline);
@@ -207,10 +214,17 @@ impl Discovery {
                 biased;
                 changed = identity.changed() => {
                     changed.context("the identity ended")?;
-                    let same = identity.borrow().as_ref().is_some_and(|i| i.svid.info().serial == current.svid.info().serial);
-                    if !same {
+                    let now = identity.borrow_and_update().clone();
+                    let Some(now) = now.filter(|i| i.svid.info().serial == current.svid.info().serial) else {
                         return Ok(());
-                    }
+                    };
+                    // The anchors that are in force are others, or renewal fails: that is told by an answer that was given before.
+                    send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&now)) }))?;
+                    in_use = now;
+                }
+                changed = saved.changed() => {
+                    changed.context("nothing is kept any more")?;
+                    send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&in_use)) }))?;
                 }
                 message = updates.message() => {
                     let Some(message) = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))? else {
@@ -223,12 +237,13 @@ impl Discovery {
                     deadline.as_mut().reset(Instant::now() + silence);
                     match message.message {
                         Some(Response::Update(update)) => {
-                            let (ack, resync) = self.update(update, current);
+                            answered = update.nonce;
+                            let (ack, resync) = self.update(update, &in_use);
                             send(Request::Ack(ack))?;
                             if resync {
-                                send(self.hello(current))?;
+                                send(self.hello(&in_use))?;
                             }
-                            saver.send_replace(self.held.resources().cloned().collect());
+                            saver.send_replace(self.held());
                         }
                         Some(Response::Heartbeat(beat)) => {
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
@@ -238,7 +253,7 @@ impl Discovery {
                             if doubts >= 2 {
                                 tracing::warn!("held state differs from the control plane's: asking anew");
                                 doubts = 0;
-                                send(self.hello(current))?;
+                                send(self.hello(&in_use))?;
                             }
                         }
                         None => {}
@@ -280,8 +295,12 @@ impl Discovery {
             version: env!("CARGO_PKG_VERSION").into(),
             features: FEATURES.iter().map(ToString::to_string).collect(),
             held: self.held.resources.iter().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
-            serving: Some(serving(current)),
+            serving: Some(self.serving(current)),
         })
+    }
+
+    fn serving(&self, identity: &Identity) -> v1::ServedCertificate {
+        serving(identity, self.mesh.renewal_failing_since.load(Relaxed), *self.mesh.saved.borrow())
     }
 
     fn update(&mut self, update: v1::Update, current: &Identity) -> (v1::Ack, bool) {
@@ -295,7 +314,7 @@ impl Discovery {
             }
         }
         self.publish();
-        (v1::Ack { nonce: update.nonce, rejected, serving: Some(serving(current)) }, resync)
+        (v1::Ack { nonce: update.nonce, rejected, serving: Some(self.serving(current)) }, resync)
     }
 
     /// Applies one resource, or says why not.
@@ -317,7 +336,7 @@ impl Discovery {
         match (name, resource.body.as_ref()) {
             (ResourceName::Trust, Some(Body::Trust(wire))) => {
                 let bundle = TrustBundle::try_from(wire).map_err(|e| text(&e))?;
-                self.bundles.send_replace(Some(Arc::new(bundle)));
+                self.trust.send_replace(Some(Trusted { bundle: Arc::new(bundle), issuing: wire.issuing.clone() }));
             }
             (ResourceName::Mesh, Some(Body::Mesh(mesh))) => {
                 let ranges = mesh

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::backoff::{Backoff, renewal_delay};
 use weft_proto::v1;
@@ -19,8 +21,19 @@ use crate::config::Config;
 use crate::control::{self, Trust, chain};
 use crate::mesh::{Identity, Mesh};
 
+/// The longest time over which a renewal may be spread, in seconds: a certificate must not expire meanwhile.
+const LONGEST_SPREAD: u32 = 3600;
+
 /// The identity in use; every change is seen by whoever watches.
 pub type Current = watch::Receiver<Option<Arc<Identity>>>;
+
+/// What discovery brings of trust.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trusted {
+    pub bundle: Arc<TrustBundle>,
+    /// While the root is rotated: under which anchor certificates are issued, and how fast whoever has another is to renew.
+    pub issuing: Option<v1::Issuing>,
+}
 
 /// Keeps the mesh's identity: joins if there is none, then renews for ever.
 pub struct Keeper {
@@ -29,6 +42,35 @@ pub struct Keeper {
     current: watch::Sender<Option<Arc<Identity>>>,
     generation: u64,
     key: Option<PendingKey>,
+    asked: Asked,
+    /// The next certificate is asked for with the join token, though there is one.
+    rejoin: bool,
+}
+
+/// A renewal that the control plane asked for, because it issues under another anchor now.
+#[derive(Default)]
+struct Asked {
+    /// The anchor that it named last.
+    anchor: String,
+    /// When this sidecar's turn is.
+    due: Option<Instant>,
+}
+
+impl Asked {
+    /// Notes what the control plane says; `random` picks the moment. Asked the same again, the moment stays, and so does what was done.
+    fn hear(&mut self, issuing: Option<&v1::Issuing>, serving: &str, random: u64, now: Instant) {
+        let Some(issuing) = issuing else {
+            *self = Self::default();
+            return;
+        };
+        if issuing.anchor == self.anchor {
+            return;
+        }
+        self.anchor.clone_from(&issuing.anchor);
+        let spread = Duration::from_secs(issuing.spread_seconds.min(LONGEST_SPREAD).into());
+        let fraction = (random >> 11) as f64 / (1_u64 << 53) as f64;
+        self.due = (issuing.anchor != serving).then(|| now + spread.mul_f64(fraction));
+    }
 }
 
 pub fn random() -> u64 {
@@ -44,7 +86,7 @@ pub fn unix_now() -> i64 {
 impl Keeper {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, Current) {
         let (current, watched) = watch::channel(None);
-        (Self { config, mesh, current, generation: 0, key: None }, watched)
+        (Self { config, mesh, current, generation: 0, key: None, asked: Asked::default(), rejoin: false }, watched)
     }
 
     /// Puts a certificate and bundle to use.
@@ -52,33 +94,34 @@ impl Keeper {
         self.generation += 1;
         let identity = Arc::new(Identity::new(self.generation, svid, bundle));
         let info = identity.svid.info();
-        tracing::info!(id = %info.id, serial = %info.serial, not_after = info.not_after, "certificate in use");
+        tracing::info!(id = %info.id, serial = %info.serial, not_after = info.not_after, anchor = %identity.anchor, "certificate in use");
         self.mesh.identity.store(Some(identity.clone()));
         self.current.send_replace(Some(identity));
     }
 
     /// Runs until the process ends. Failures are retried with jitter; a certificate that is still valid stays in use.
-    pub async fn run(mut self, mut bundles: watch::Receiver<Option<Arc<TrustBundle>>>) {
+    pub async fn run(mut self, mut trust: watch::Receiver<Option<Trusted>>) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut failing_since: Option<i64> = None;
+        if self.doubts() {
+            tracing::info!("the join token names another anchor than the certificate that was kept: joining anew");
+            self.rejoin = true;
+        }
         loop {
             let wait = match (self.current.borrow().as_ref(), failing_since) {
                 (None, None) => Duration::ZERO,
+                (Some(_), None) if self.rejoin => Duration::ZERO,
                 (_, Some(_)) => backoff.next_wait(random()),
-                (Some(identity), None) => until_renewal(&identity.svid),
+                (Some(identity), None) => self.until_renewal(&identity.svid),
             };
             tokio::select! {
                 biased;
-                changed = bundles.changed() => {
+                changed = trust.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let (bundle, current) = (bundles.borrow_and_update().clone(), self.current.borrow().clone());
-                    if let (Some(bundle), Some(current)) = (bundle, current)
-                        && *bundle != *current.bundle
-                    {
-                        self.adopt(current.svid.clone(), bundle);
-                    }
+                    let told = trust.borrow_and_update().clone();
+                    self.take_over(told);
                     continue;
                 }
                 () = sleep_by_wall_clock(wait) => {}
@@ -88,18 +131,56 @@ impl Keeper {
                     failing_since = None;
                     backoff.reset();
                     self.key = None;
+                    self.asked.due = None;
+                    self.rejoin = false;
+                    self.mesh.renewal_failing_since.store(0, Relaxed);
                     self.adopt(svid, bundle);
                 }
                 Err(e) => {
+                    self.rejoin = !self.rejoin && self.doubts();
                     let since = *failing_since.get_or_insert_with(unix_now);
                     let held = self.current.borrow().as_ref().map(|i| i.svid.info().not_after - unix_now());
                     if let Some(left) = held {
+                        self.tell_failing(since);
                         tracing::warn!(since, valid_for_s = left, "renewal failed, the certificate stays in use: {e:#}");
                     } else {
                         tracing::warn!(since, "no certificate yet: {e:#}");
                     }
                 }
             }
+        }
+    }
+
+    /// A certificate that was kept may lead to a root that the mesh has left behind: then the control plane would not take it for a proof. A
+    /// join token names the root of its day. Where that is another one, it is tried in turn with the certificate, at once when the process
+    /// begins; what is kept serves meanwhile.
+    fn doubts(&self) -> bool {
+        let current = self.current.borrow();
+        let (Some(current), Ok(token)) = (current.as_ref(), self.join_token()) else { return false };
+        token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor)
+    }
+
+    /// Puts the anchors in force that discovery brought, and notes whether a renewal is asked for.
+    fn take_over(&mut self, told: Option<Trusted>) {
+        let current = self.current.borrow().clone();
+        let (Some(told), Some(current)) = (told, current) else { return };
+        if *told.bundle != *current.bundle {
+            self.adopt(current.svid.clone(), told.bundle);
+        }
+        let serving = self.current.borrow().as_ref().map(|i| i.anchor.clone()).unwrap_or_default();
+        self.asked.hear(told.issuing.as_ref(), &serving, random(), Instant::now());
+    }
+
+    /// When the next certificate is due: as its life goes, or sooner because the control plane asked for it.
+    fn until_renewal(&self, svid: &Svid) -> Duration {
+        let due = until_renewal(svid);
+        self.asked.due.map_or(due, |asked| due.min(asked.saturating_duration_since(Instant::now())))
+    }
+
+    /// Has whoever tells the control plane what is served say that renewal fails: once.
+    fn tell_failing(&self, since: i64) {
+        if self.mesh.renewal_failing_since.swap(since, Relaxed) != since {
+            self.current.send_modify(|_| {});
         }
     }
 
@@ -110,7 +191,7 @@ impl Keeper {
             self.config.identity.identity.name.as_str().parse().context("--identity")?,
         );
         let current = self.current.borrow().clone();
-        let held = current.filter(|i| i.svid.info().not_after > unix_now());
+        let held = current.filter(|i| i.svid.info().not_after > unix_now() && !self.rejoin);
         let files = &self.config.identity;
         let (channel, attestation) = if let (Some(token), Some(anchors)) = (&files.token_file, &files.anchors_file) {
             let (token, anchors) = (text(token, "service-account token")?, Arc::new(self.anchors(anchors)?));
@@ -188,9 +269,17 @@ async fn sleep_by_wall_clock(wait: Duration) {
     }
 }
 
-/// What is served, for status: told to the control plane.
-pub fn serving(identity: &Identity) -> v1::ServedCertificate {
-    v1::ServedCertificate { serial: identity.svid.info().serial.clone(), not_after: identity.svid.info().not_after }
+/// What is served and trusted, for the control plane. `saved` is the generation that is on disk.
+pub fn serving(identity: &Identity, renewal_failing_since: i64, saved: u64) -> v1::ServedCertificate {
+    let info = identity.svid.info();
+    v1::ServedCertificate {
+        serial: info.serial.clone(),
+        not_after: info.not_after,
+        anchor: identity.anchor.clone(),
+        trusted: identity.bundle.hashes(info.id.trust_domain()).collect(),
+        renewal_failing_since,
+        unsaved: saved < identity.generation,
+    }
 }
 
 /// For logs of other rooms.
@@ -198,5 +287,34 @@ pub fn describe(e: &tonic::Status) -> String {
     match std::error::Error::source(e) {
         Some(cause) => format!("{}: {}", e.message(), chain(cause)),
         None => e.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_asked_for_has_a_moment_of_its_own_and_is_done_once() {
+        let now = Instant::now();
+        let issuing = |anchor: &str| v1::Issuing { anchor: anchor.into(), spread_seconds: 100 };
+        let mut asked = Asked::default();
+        asked.hear(Some(&issuing("old")), "old", 0, now);
+        assert_eq!(asked.due, None, "it has one already");
+        asked.hear(Some(&issuing("new")), "old", u64::MAX / 2, now);
+        let due = asked.due.expect("it has another") - now;
+        assert!((49..=50).contains(&due.as_secs()), "{due:?}");
+        asked.hear(Some(&issuing("new")), "old", 0, now);
+        assert_eq!(asked.due.map(|d| d - now), Some(due), "the moment stays");
+        asked.due = None;
+        asked.hear(Some(&issuing("new")), "old", 0, now);
+        assert_eq!(asked.due, None, "it was done, whatever came of it");
+        asked.hear(Some(&issuing("old")), "new", 0, now);
+        assert_eq!(asked.due, Some(now), "the control plane went back");
+        asked.hear(None, "new", 0, now);
+        assert_eq!(asked.due, None);
+        let forever = v1::Issuing { anchor: "new".into(), spread_seconds: u32::MAX };
+        asked.hear(Some(&forever), "old", u64::MAX, now);
+        assert!(asked.due.is_some_and(|d| d - now <= Duration::from_secs(3600)), "within a certificate's life");
     }
 }

@@ -38,10 +38,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     admin::serve(&shared, &asked_to_drain)?;
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
-    let (mut discovery, bundles) = Discovery::new(config.clone(), mesh.clone());
+    let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
     let (saver, to_save) = watch::channel(Vec::new());
     if let Some(dir) = &config.identity.state {
         let store = Store::open(dir)?;
+        mesh.saved.send_replace(0);
         match store.load() {
             Ok(Some(saved)) if !config.identity.is(&saved.svid.info().id) => {
                 tracing::warn!(saved = %saved.svid.info().id, "saved state is of another identity and is not used");
@@ -49,14 +50,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
             Ok(Some(saved)) => {
                 tracing::info!(resources = saved.resources.len(), "last good state taken over");
                 keeper.adopt(saved.svid, Arc::new(saved.bundle));
+                // That is on disk already.
+                mesh.saved.send_replace(mesh.identity.load().as_ref().map_or(0, |i| i.generation));
                 discovery.restore(saved.resources);
+                saver.send_replace(discovery.held());
             }
             Ok(None) => {}
             Err(e) => tracing::warn!("saved state is not used: {e:#}"),
         }
-        tokio::spawn(save(store, identity.clone(), to_save));
+        tokio::spawn(save(store, mesh.clone(), identity.clone(), to_save));
     }
-    let keeping = tokio::spawn(keeper.run(bundles));
+    let keeping = tokio::spawn(keeper.run(trust));
     let discovering = tokio::spawn(discovery.run(identity, lookups, saver));
     tokio::spawn(tell_when_ready(mesh));
 
@@ -105,7 +109,7 @@ async fn tell_when_ready(mesh: Arc<Mesh>) {
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Keeps the last good state, at most once a second: after every change of what is held or of the identity.
-async fn save(store: Store, mut identity: Current, mut to_save: watch::Receiver<Vec<Arc<v1::Resource>>>) {
+async fn save(store: Store, mesh: Arc<Mesh>, mut identity: Current, mut to_save: watch::Receiver<Vec<Arc<v1::Resource>>>) {
     let store = Arc::new(store);
     let mut failed = false;
     loop {
@@ -117,12 +121,15 @@ async fn save(store: Store, mut identity: Current, mut to_save: watch::Receiver<
         let resources = to_save.borrow_and_update().clone();
         let current = identity.borrow_and_update().clone();
         if let (Some(current), false) = (current, resources.is_empty()) {
-            let store = store.clone();
+            let (store, generation) = (store.clone(), current.generation);
             let saved = tokio::task::spawn_blocking(move || store.save(&current.svid, &current.bundle, &resources)).await;
             if let (Ok(Err(e)), false) = (&saved, failed) {
                 tracing::warn!(error = %e, "state cannot be saved; the earlier one stays: make room in the state directory");
             }
             failed = !matches!(saved, Ok(Ok(())));
+            if !failed {
+                mesh.saved.send_if_modified(|kept| std::mem::replace(kept, generation) != generation);
+            }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

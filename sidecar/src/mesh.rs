@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64,
+    AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
+use rustls_pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::SpiffeId;
@@ -31,6 +32,8 @@ pub struct Identity {
     /// Counts renewals and bundle changes: connections that were made under another generation are not reused.
     pub generation: u64,
     pub svid: Svid,
+    /// SHA-256 of the anchor that the certificate leads to; empty where the bundle has none such.
+    pub anchor: String,
     pub bundle: Arc<TrustBundle>,
     pub provider: Arc<CryptoProvider>,
     /// For mesh peers that come in.
@@ -43,7 +46,8 @@ impl Identity {
         let verifier = Arc::new(ClientVerifier::mandatory(provider.clone(), bundle.clone()));
         let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
         let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
-        Self { generation, svid, bundle, provider, server }
+        let anchor = bundle.vouching(svid.chain(), UnixTime::now()).unwrap_or_default();
+        Self { generation, svid, anchor, bundle, provider, server }
     }
 }
 
@@ -136,6 +140,10 @@ pub struct Mesh {
     changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
+    /// Since when the certificate could not be renewed, in seconds since the Unix epoch; 0 where it can.
+    pub renewal_failing_since: AtomicI64,
+    /// The generation of the identity that is on disk; the greatest number where nothing is kept there.
+    pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
     lookups: mpsc::Sender<Lookup>,
@@ -158,6 +166,8 @@ impl Mesh {
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
+            renewal_failing_since: AtomicI64::new(0),
+            saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
             lookups,
             started: Instant::now(),

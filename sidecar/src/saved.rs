@@ -84,7 +84,9 @@ impl Store {
             file.write_all(digest(&SHA256, &body).as_ref())?;
             file.write_all(&body)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &self.path)
+            std::fs::rename(&temporary, &self.path)?;
+            // What is told to be kept is there after a crash of the machine, too.
+            std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
         })();
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);

@@ -1,10 +1,15 @@
 //! Which anchors vouch for which trust domain.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls::server::danger::ClientCertVerifier as _;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use weft_core::TrustDomain;
 use weft_proto::v1;
+
+use crate::leaf::LeafInfo;
+use crate::verify::ClientVerifier;
 
 /// Why a bundle cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +64,24 @@ impl TrustBundle {
         self.domains.get(domain).into_iter().flatten().map(|(anchor, _)| anchor)
     }
 
+    /// The SHA-256 of each anchor of one domain, hexadecimal; none if the domain is not trusted.
+    pub fn hashes(&self, domain: &TrustDomain) -> impl Iterator<Item = String> {
+        self.domains.get(domain).into_iter().flatten().map(|(_, der)| anchor_hash(der))
+    }
+
+    /// The anchor that a chain leads to: its SHA-256, hexadecimal. `None` where no anchor of the leaf's own domain vouches for the chain at
+    /// `now`. Where several do, the first of the bundle is named.
+    pub fn vouching(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
+        let (leaf, between) = chain.split_first()?;
+        let domain = LeafInfo::read(leaf).ok()?.id.trust_domain().clone();
+        let vouches = |der: &CertificateDer<'static>| {
+            let alone = Self::new(domain.clone(), vec![der.clone()]).ok()?;
+            let verifier = ClientVerifier::mandatory(crate::provider(), Arc::new(alone));
+            verifier.verify_client_cert(leaf, between, now).ok()
+        };
+        self.domains.get(&domain)?.iter().find(|(_, der)| vouches(der).is_some()).map(|(_, der)| anchor_hash(der))
+    }
+
     /// The domains, with their anchors as certificates.
     pub fn domains(&self) -> impl Iterator<Item = (&TrustDomain, Vec<&CertificateDer<'static>>)> {
         self.domains.iter().map(|(domain, anchors)| (domain, anchors.iter().map(|(_, der)| der).collect()))
@@ -82,6 +105,7 @@ impl From<&TrustBundle> for v1::TrustBundle {
                     anchors: anchors.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
                 })
                 .collect(),
+            issuing: None,
         }
     }
 }

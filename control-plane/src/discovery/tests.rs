@@ -40,6 +40,7 @@ impl World {
         let pod: ObjectRef = format!("{namespace}/caller").parse().expect("a name");
         let session = Session {
             sub: hub.join(Some(pod.clone()), v1::SidecarStatus::default()),
+            seat: None,
             out,
             held: HashMap::new(),
             bases: HashMap::new(),

@@ -69,14 +69,14 @@ impl Certificates for CertificatesService {
             tracing::warn!(asked = %csr.id, attested = %id, %pod, "a workload asked for an identity that is not its own");
             return Err(Status::permission_denied(format!("the request asks for {}, and the attestation is for {id}", csr.id)));
         }
-        let chain = self.ca.sign(&id, Some(&pod), &csr.public_key).map_err(|e| {
+        let chain = self.ca.issue(&id, &pod, &csr.public_key).map_err(|e| {
             tracing::error!(error = %e, "signing failed");
             Status::internal("the certificate could not be signed; the control plane's log says why")
         })?;
         tracing::info!(%id, %pod, "certificate issued");
         Ok(Response::new(v1::IssueResponse {
             chain: chain.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
-            trust_bundle: Some((&**self.ca.bundle()).into()),
+            trust_bundle: Some(self.ca.now().told()),
         }))
     }
 }

@@ -45,7 +45,7 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
         match within(api.get_opt(name)).await {
             Ok(Some(secret)) => return Ok(Ca::open(domain.clone(), &Source::Text(&pem(&place, secret)?))?),
             Ok(None) => {
-                let made = make(domain)?;
+                let made = make(domain, "")?;
                 let secret = secret(name, &made);
                 match within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
                     Ok(true) => {
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_made_is_read_again_and_so_is_what_cert_manager_writes() {
         let domain: TrustDomain = "cluster.local".parse().expect("valid");
-        let made = make(&domain).expect("made");
+        let made = make(&domain, "").expect("made");
         let ca = |secret: Secret| Ca::open(domain.clone(), &Source::Text(&pem("a/b", secret).expect("whole")));
         let ours = ca(secret("weft-ca", &made)).expect("good");
         // cert-manager's chain ends before the root.
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_secret_that_lacks_a_part_says_which() {
         let domain: TrustDomain = "cluster.local".parse().expect("valid");
-        let mut secret = secret("weft-ca", &make(&domain).expect("made"));
+        let mut secret = secret("weft-ca", &make(&domain, "").expect("made"));
         secret.data.as_mut().expect("there").remove("ca.crt");
         let e = pem("weft-system/weft-ca", secret).err().expect("incomplete");
         assert!(e.to_string().contains("ca.crt") && e.to_string().contains("weft-system/weft-ca"), "{e}");

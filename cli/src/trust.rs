@@ -1,0 +1,334 @@
+//! `weft trust`: the roots that the mesh trusts, and how one follows another while everything runs.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use weft_proto::v1::{TrustMissing, TrustPhase, TrustStatusResponse};
+
+use crate::operator::Operator;
+use crate::output::{Format, print};
+use crate::rundir::{self, Which};
+use crate::{duration, table};
+
+/// What `weft trust` can do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum TrustCommand {
+    /// Show the anchors, how far a rotation is, and who is missing
+    Status(StatusArgs),
+    /// Make a new root and move the mesh to it; again with --give-up while that is under way
+    ///
+    /// First every sidecar that has a certificate is to say that it trusts both anchors, then the new root issues and every sidecar
+    /// renews. Each step waits for that evidence. `weft trust finish` then removes the old anchor; `weft trust abort` goes back.
+    Rotate(StepArgs),
+    /// Remove the old anchor, once no certificate that leads to it is served
+    Finish(StepArgs),
+    /// Go back to the old root; the new anchor is removed once no certificate that leads to it is served
+    Abort(StepArgs),
+}
+
+/// Which control plane is meant, and how it is printed.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
+    socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    which: Which,
+
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
+/// What a step is told.
+#[derive(Args, Debug)]
+pub(crate) struct StepArgs {
+    /// Do not wait for this sidecar, which is missing, until the rotation is over: if it comes back later, it has to join anew, with a new
+    /// join token. `unrecorded` stands for certificates of which the control plane has no record. Give it again for each
+    #[arg(long, value_name = "NS/POD")]
+    give_up: Vec<String>,
+
+    /// Wait until the step is done: for `rotate`, until the old anchor can be removed
+    #[arg(long)]
+    wait: bool,
+
+    /// How long --wait waits
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse, requires = "wait")]
+    timeout: Duration,
+
+    #[command(flatten)]
+    status: StatusArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Rotate,
+    Finish,
+    Abort,
+}
+
+/// How often --wait looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub(crate) fn main(command: &TrustCommand) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (args, status) = match command {
+            TrustCommand::Status(args) => (args, connect(args).await?.trust_status().await?),
+            TrustCommand::Rotate(args) => (&args.status, step(Step::Rotate, args).await?),
+            TrustCommand::Finish(args) => (&args.status, step(Step::Finish, args).await?),
+            TrustCommand::Abort(args) => (&args.status, step(Step::Abort, args).await?),
+        };
+        print(&match args.output {
+            Format::Text => as_text(&status, now()),
+            Format::Json => format!("{:#}\n", as_json(&status)),
+        })?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+async fn connect(args: &StatusArgs) -> anyhow::Result<Operator> {
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
+    };
+    Operator::connect(&socket).await
+}
+
+/// Takes a step, and waits for its end where that is asked for.
+async fn step(step: Step, args: &StepArgs) -> anyhow::Result<TrustStatusResponse> {
+    let end = Instant::now() + args.timeout;
+    let mut operator = connect(&args.status).await?;
+    let mut given_up = args.give_up.clone();
+    if step == Step::Finish && args.wait {
+        loop {
+            let status = operator.trust_status().await?;
+            if status.phase() == TrustPhase::Reissuing && status.missing_total == 0
+                || matches!(status.phase(), TrustPhase::Settled | TrustPhase::Returning)
+                || !given_up.is_empty()
+            {
+                // What cannot be waited for is refused with its reason.
+                match operator.trust_finish(std::mem::take(&mut given_up)).await {
+                    Ok(done) => return Ok(done),
+                    Err(e) if status.phase() != TrustPhase::Reissuing && status.phase() != TrustPhase::Spreading => {
+                        return Err(e);
+                    }
+                    Err(_) => {}
+                }
+            }
+            patience(&status, end).await?;
+            operator = again(args, operator).await;
+        }
+    }
+    let mut status = match step {
+        Step::Rotate => operator.trust_rotate(given_up).await?,
+        Step::Finish => operator.trust_finish(given_up).await?,
+        Step::Abort => operator.trust_abort(given_up).await?,
+    };
+    while args.wait && !is_done(step, &status) {
+        patience(&status, end).await?;
+        operator = again(args, operator).await;
+        status = operator.trust_status().await?;
+        if step == Step::Rotate && status.phase() == TrustPhase::Returning {
+            bail!("the rotation was aborted meanwhile");
+        }
+    }
+    Ok(status)
+}
+
+/// The control plane may be another process by now.
+async fn again(args: &StepArgs, before: Operator) -> Operator {
+    connect(&args.status).await.unwrap_or(before)
+}
+
+fn is_done(step: Step, status: &TrustStatusResponse) -> bool {
+    match step {
+        Step::Rotate => {
+            status.phase() == TrustPhase::Settled || status.phase() == TrustPhase::Reissuing && status.missing_total == 0
+        }
+        Step::Finish | Step::Abort => status.phase() == TrustPhase::Settled,
+    }
+}
+
+/// Waits a little, or says who was waited for in vain.
+async fn patience(status: &TrustStatusResponse, end: Instant) -> anyhow::Result<()> {
+    if Instant::now() >= end {
+        let names: Vec<String> = status.missing.iter().take(5).map(|m| format!("{} ({})", name(m), m.why)).collect();
+        bail!(
+            "it is not done in the time that --timeout gives: {} missing: {}; nothing is lost: see `weft trust status`",
+            status.missing_total,
+            names.join("; ")
+        );
+    }
+    sleep(LOOK).await;
+    Ok(())
+}
+
+fn name(missing: &TrustMissing) -> String {
+    if missing.pod.is_empty() { "unrecorded".to_owned() } else { format!("{}/{}", missing.namespace, missing.pod) }
+}
+
+fn phase(status: &TrustStatusResponse) -> (&'static str, &'static str) {
+    let none_missing = status.missing_total == 0;
+    match status.phase() {
+        TrustPhase::Unspecified => ("unknown", "this version of weft does not know the phase: use the control plane's"),
+        TrustPhase::Settled => ("settled", "nothing is under way"),
+        TrustPhase::Spreading => ("spreading", "the old root issues until every sidecar has said that it trusts both anchors"),
+        TrustPhase::Reissuing if none_missing => {
+            ("reissuing", "every certificate that is served leads to the new root: `weft trust finish` removes the old anchor")
+        }
+        TrustPhase::Reissuing => ("reissuing", "the new root issues, and sidecars that serve a certificate of the old one renew"),
+        TrustPhase::Returning => {
+            ("returning", "the old root issues again, and sidecars that serve a certificate of the new one renew")
+        }
+    }
+}
+
+fn as_text(status: &TrustStatusResponse, now: i64) -> String {
+    let (name_of_phase, means) = phase(status);
+    let since =
+        if status.phase_since == 0 { String::new() } else { format!(", for {}", duration::brief(now - status.phase_since)) };
+    let mut text = format!("phase: {name_of_phase}{since}: {means}\n\n");
+    let rows: Vec<Vec<String>> = status
+        .anchors
+        .iter()
+        .map(|a| {
+            let role = match (a.new, status.anchors.len()) {
+                (true, _) => "new",
+                (false, 1) => "current",
+                (false, _) => "old",
+            };
+            vec![
+                a.hash.clone(),
+                role.to_owned(),
+                if a.issuing { "yes" } else { "no" }.to_owned(),
+                a.served_by.to_string(),
+                duration::brief(a.not_after - now),
+            ]
+        })
+        .collect();
+    text.push_str(&table::render(&["ANCHOR", "ROLE", "ISSUES", "SERVED-BY", "EXPIRES"], &rows));
+    let _ = writeln!(
+        text,
+        "\n{} sidecars hold a certificate: {} are connected, {} trust all of these anchors",
+        status.holders, status.connected, status.trusting
+    );
+    if !status.given_up.is_empty() {
+        let _ = writeln!(text, "given up: {}", status.given_up.join(", "));
+    }
+    if !status.missing.is_empty() {
+        let rows: Vec<Vec<String>> =
+            status.missing.iter().map(|m| vec![name(m), duration::brief(m.until - now), m.why.clone()]).collect();
+        let _ = write!(text, "\nMISSING ({})\n{}", status.missing_total, table::render(&["POD", "UNTIL", "WHY"], &rows));
+    }
+    if !status.fixed.is_empty() {
+        let _ = writeln!(text, "\nThe root can't be rotated here: {}", status.fixed);
+    }
+    text
+}
+
+fn as_json(status: &TrustStatusResponse) -> Value {
+    json!({
+        "phase": phase(status).0,
+        "phaseSince": status.phase_since,
+        "anchors": status.anchors.iter().map(|a| json!({
+            "hash": a.hash, "notAfter": a.not_after, "issuing": a.issuing, "servedBy": a.served_by, "new": a.new,
+        })).collect::<Vec<_>>(),
+        "holders": status.holders,
+        "connected": status.connected,
+        "trusting": status.trusting,
+        "missing": status.missing.iter().map(|m| json!({
+            "name": name(m), "why": m.why, "until": m.until, "connected": m.connected,
+        })).collect::<Vec<_>>(),
+        "missingTotal": status.missing_total,
+        "givenUp": status.given_up,
+        "spreadSeconds": status.spread_seconds,
+        "fixed": status.fixed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::v1::TrustAnchorStatus;
+
+    use super::*;
+
+    fn status() -> TrustStatusResponse {
+        let anchor = |hash: &str, new: bool| TrustAnchorStatus {
+            hash: hash.to_owned(),
+            not_after: 1000 + 90_000,
+            issuing: !new,
+            served_by: if new { 0 } else { 2 },
+            new,
+        };
+        TrustStatusResponse {
+            phase: TrustPhase::Spreading.into(),
+            phase_since: 930,
+            anchors: vec![anchor("aaaa", false), anchor("bbbb", true)],
+            holders: 3,
+            connected: 2,
+            trusting: 1,
+            missing: vec![
+                TrustMissing {
+                    namespace: "shop".to_owned(),
+                    pod: "web-0".to_owned(),
+                    why: "it is not connected".to_owned(),
+                    until: 1000 + 3_660,
+                    connected: false,
+                },
+                TrustMissing { why: "no record".to_owned(), until: 1007, ..Default::default() },
+            ],
+            missing_total: 2,
+            given_up: vec!["shop/old-0".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn people_see_the_phase_the_anchors_and_who_is_missing() {
+        let text = as_text(&status(), 1000);
+        let wanted = "phase: spreading, for 1m10s: the old root issues until every sidecar has said that it trusts both anchors\n\n\
+                      ANCHOR  ROLE  ISSUES  SERVED-BY  EXPIRES\n\
+                      aaaa    old   yes     2          1d1h\n\
+                      bbbb    new   no      0          1d1h\n\n\
+                      3 sidecars hold a certificate: 2 are connected, 1 trust all of these anchors\n\
+                      given up: shop/old-0\n\n\
+                      MISSING (2)\n\
+                      POD         UNTIL  WHY\n\
+                      shop/web-0  1h1m   it is not connected\n\
+                      unrecorded  7s     no record\n";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn programs_see_the_same() {
+        let json = as_json(&status());
+        assert_eq!(
+            (&json["phase"], &json["anchors"][1]["new"], &json["missingTotal"]),
+            (&json!("spreading"), &json!(true), &json!(2))
+        );
+        assert_eq!(json["missing"][1]["name"], "unrecorded");
+    }
+
+    #[test]
+    fn a_step_is_done_when_its_evidence_is_there() {
+        let with =
+            |phase: TrustPhase, missing_total| TrustStatusResponse { phase: phase.into(), missing_total, ..Default::default() };
+        assert!(!is_done(Step::Rotate, &with(TrustPhase::Spreading, 0)));
+        assert!(!is_done(Step::Rotate, &with(TrustPhase::Reissuing, 1)));
+        assert!(is_done(Step::Rotate, &with(TrustPhase::Reissuing, 0)));
+        assert!(!is_done(Step::Abort, &with(TrustPhase::Returning, 0)) && is_done(Step::Abort, &with(TrustPhase::Settled, 0)));
+    }
+}

@@ -1,0 +1,256 @@
+//! trust: rotates the root while the mesh runs. What is decided is in [`rotation`], what is known in [`ledger`], what is on disk in [`keep`] and
+//! [`journal`]; here evidence becomes steps, and steps are put in force. Each is on disk first.
+
+pub mod journal;
+pub mod keep;
+pub mod ledger;
+pub mod records;
+pub mod rotation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use weft_core::service::ObjectRef;
+use weft_proto::v1;
+
+use super::ca::{Ca, CaError};
+use crate::server::unix_now;
+use ledger::is_good;
+use rotation::{Evidence, Phase, Refusal, State};
+
+/// How certificates without a record are given up.
+pub const UNRECORDED: &str = "unrecorded";
+/// Of those who are missing so many are told by name.
+const MOST_NAMED: usize = 1_000;
+/// Evidence that comes in a rush is looked at together.
+const GATHER: Duration = Duration::from_millis(100);
+/// Certificates expire without anybody saying so.
+const LOOK: Duration = Duration::from_secs(1);
+/// What has expired is forgotten this often.
+const PURGE: Duration = Duration::from_secs(60);
+
+/// Whether a pod lives. While that is not known yet, every pod does.
+pub type Lives = Arc<dyn Fn(&ObjectRef) -> bool + Send + Sync>;
+
+/// Why a command is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{FIXED}")]
+    Fixed,
+    #[error("{0:?} is no pod: write NAMESPACE/POD, or {UNRECORDED}")]
+    Name(String),
+    #[error("nothing was changed: {0}")]
+    Ca(#[from] CaError),
+}
+
+const FIXED: &str = "the CA is not this control plane's own to replace: it was given with --ca-chain, or is a Secret that replicas share. The root can be \
+     rotated where the control plane runs over a directory (--dir) and keeps the CA in its --state";
+
+/// Rotates the root of a CA.
+pub struct Trust {
+    ca: Arc<Ca>,
+    lives: Lives,
+}
+
+impl Trust {
+    pub fn new(ca: Arc<Ca>, lives: Lives) -> Arc<Self> {
+        Arc::new(Self { ca, lives })
+    }
+
+    /// Takes the steps that nobody has to ask for, for ever.
+    pub async fn run(self: Arc<Self>) {
+        let mut purged = Instant::now();
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = self.ca.records().changed.notified() => sleep(GATHER).await,
+                () = sleep(LOOK) => {}
+            }
+            if purged.elapsed() >= PURGE {
+                purged = Instant::now();
+                self.ca.records().purge(unix_now());
+            }
+            match self.step() {
+                Ok(()) => failing = false,
+                Err(e) if !failing => {
+                    failing = true;
+                    tracing::error!("the next step of the rotation cannot be taken, and is tried again: {e}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes the next step, if the evidence is there.
+    fn step(&self) -> Result<(), TrustError> {
+        let Some(mut keep) = self.ca.keep() else { return Ok(()) };
+        if keep.state().next.is_none() {
+            return Ok(());
+        }
+        match self.with_evidence(|evidence| keep.state().step(evidence)) {
+            Some(state) => self.take(&mut keep, state),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a rotation, or gives up who is named in the one that is under way.
+    ///
+    /// # Errors
+    ///
+    /// Where the CA is not ours to replace, a rotation is under way and nobody is named, or the disk is at fault. Then nothing changes.
+    pub fn rotate(&self, give_up: &[String]) -> Result<(), TrustError> {
+        let mut keep = self.ca.keep().ok_or(TrustError::Fixed)?;
+        if keep.state().next.is_some() && !give_up.is_empty() {
+            let state = self.without(keep.state(), give_up)?;
+            return self.take(&mut keep, state);
+        }
+        // Before anything is made.
+        keep.state().begin(String::new(), 0)?;
+        let anchor = keep.make(self.ca.domain())?;
+        let begun = keep.state().begin(anchor, unix_now())?;
+        let state = self.without(&begun, give_up)?;
+        self.take(&mut keep, state)
+    }
+
+    /// Removes the old anchor.
+    ///
+    /// # Errors
+    ///
+    /// Where somebody may still serve a certificate that leads to it, or nothing is under way, or the disk is at fault.
+    pub fn finish(&self, give_up: &[String]) -> Result<(), TrustError> {
+        let mut keep = self.ca.keep().ok_or(TrustError::Fixed)?;
+        let given_up = self.without(keep.state(), give_up)?;
+        let finished = self.with_evidence(|evidence| given_up.finish(evidence));
+        match finished {
+            Ok(state) => self.take(&mut keep, state),
+            Err(refusal) => {
+                // Who was given up stays so.
+                if given_up != *keep.state() {
+                    self.take(&mut keep, given_up)?;
+                }
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// Has the old root issue again.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing is under way, or the disk is at fault.
+    pub fn abort(&self, give_up: &[String]) -> Result<(), TrustError> {
+        let mut keep = self.ca.keep().ok_or(TrustError::Fixed)?;
+        let aborted = self.with_evidence(|evidence| keep.state().abort(evidence))?;
+        if aborted != *keep.state() {
+            self.take(&mut keep, aborted)?;
+        }
+        let state = self.without(keep.state(), give_up)?;
+        if state == *keep.state() { Ok(()) } else { self.take(&mut keep, state) }
+    }
+
+    /// Everything about the roots that an operator may want to know.
+    pub fn status(&self) -> v1::TrustStatusResponse {
+        let now = unix_now();
+        let standing = self.ca.now();
+        let (state, authorities, fixed) = match self.ca.keep() {
+            Some(keep) => (keep.state().clone(), keep.authorities().cloned().collect(), ""),
+            None => (State::settled(standing.authority.anchor().to_owned()), vec![standing.authority.clone()], FIXED),
+        };
+        self.with_evidence(|evidence| {
+            let mut missing = state.missing(evidence);
+            let missing_total = missing.len() as u32;
+            missing.truncate(MOST_NAMED);
+            let connected = |pod: &ObjectRef| evidence.ledger.holders().get(pod).is_some_and(|h| h.streams > 0);
+            let served_by = |anchor: &str| {
+                let serves = |r: &ledger::Report| r.anchor == anchor && is_good(r.until, now);
+                evidence.holders().filter(|(_, h)| h.report.as_ref().is_some_and(serves)).count() as u32
+            };
+            let trusts_all =
+                |h: &ledger::Holder| h.report.as_ref().is_some_and(|r| state.trusted().all(|a| r.trusted.contains(a)));
+            let next = state.next.as_ref();
+            v1::TrustStatusResponse {
+                phase: phase(next.map(|n| n.phase)).into(),
+                phase_since: next.map_or(0, |n| n.since),
+                anchors: authorities
+                    .iter()
+                    .map(|a| v1::TrustAnchorStatus {
+                        hash: a.anchor().to_owned(),
+                        not_after: a.anchor_ends(),
+                        issuing: a.anchor() == state.issuing(),
+                        served_by: served_by(a.anchor()),
+                        new: next.is_some_and(|n| n.anchor == a.anchor()),
+                    })
+                    .collect(),
+                holders: evidence.holders().count() as u32,
+                trusting: evidence.holders().filter(|(_, h)| trusts_all(h)).count() as u32,
+                connected: evidence.holders().filter(|(_, h)| h.streams > 0).count() as u32,
+                missing: missing
+                    .into_iter()
+                    .map(|m| v1::TrustMissing {
+                        namespace: m.pod.as_ref().map(|p| p.namespace.to_string()).unwrap_or_default(),
+                        pod: m.pod.as_ref().map(|p| p.name.to_string()).unwrap_or_default(),
+                        why: m.why.to_string(),
+                        until: m.until,
+                        connected: m.pod.as_ref().is_some_and(connected),
+                    })
+                    .collect(),
+                missing_total,
+                given_up: next
+                    .map(|n| {
+                        let unrecorded = n.unrecorded_given_up.then(|| UNRECORDED.to_owned());
+                        n.given_up.iter().map(ToString::to_string).chain(unrecorded).collect()
+                    })
+                    .unwrap_or_default(),
+                spread_seconds: next.map_or(0, |n| n.spread_seconds),
+                fixed: fixed.to_owned(),
+            }
+        })
+    }
+
+    fn with_evidence<T>(&self, decide: impl FnOnce(Evidence<'_>) -> T) -> T {
+        self.ca.records().read(|ledger| decide(Evidence { ledger, lives: &*self.lives, now: unix_now() }))
+    }
+
+    /// A state in which some are given up.
+    fn without(&self, state: &State, names: &[String]) -> Result<State, TrustError> {
+        let mut state = state.clone();
+        for name in names {
+            let pod = if name == UNRECORDED {
+                None
+            } else {
+                Some(name.parse::<ObjectRef>().map_err(|_| TrustError::Name(name.chars().take(100).collect()))?)
+            };
+            state = self.with_evidence(|evidence| state.give_up(pod.as_ref(), evidence))?;
+        }
+        Ok(state)
+    }
+
+    /// On disk, then in force.
+    fn take(&self, keep: &mut keep::Keep, state: State) -> Result<(), TrustError> {
+        let before = keep.state().next.as_ref().map(|n| n.phase);
+        keep.commit(state)?;
+        self.ca.put_in_force(keep)?;
+        let state = keep.state();
+        let now = state.next.as_ref().map(|n| n.phase);
+        if before != now {
+            let (anchor, trusted) = (state.issuing(), state.trusted().count());
+            tracing::info!(phase = phase(now).as_str_name(), %anchor, trusted, "the rotation of the root took a step");
+        }
+        Ok(())
+    }
+}
+
+fn phase(phase: Option<Phase>) -> v1::TrustPhase {
+    match phase {
+        None => v1::TrustPhase::Settled,
+        Some(Phase::Spreading) => v1::TrustPhase::Spreading,
+        Some(Phase::Reissuing) => v1::TrustPhase::Reissuing,
+        Some(Phase::Returning) => v1::TrustPhase::Returning,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! The directory in which roots are kept, and how far a rotation of them is.
+//!
+//! ```text
+//! chain.pem issuer.key root.key   the first root, until a rotation has replaced it
+//! HASH/                           a root that a rotation made, by the first 16 characters of its hash: the same files, and beside them
+//!   cross.pem                     its issuer under the root that it follows
+//!   back.pem                      the issuer that it follows under it
+//! trust.json                      which root is in use, which is to follow, and how far that is; without it, the first
+//! issued                          what was issued (see `journal`)
+//! ```
+//!
+//! `trust.json` alone decides. What it does not name is removed. Everything is text in files that are replaced whole, so that a Secret could
+//! hold the same under the same names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use time::OffsetDateTime;
+use weft_core::TrustDomain;
+use weft_core::hex::hex;
+use weft_proto::v1;
+use weft_tls::TrustBundle;
+
+use super::super::authority::{self, Authority, Made, Pem};
+use super::super::ca::{CaError, Standing};
+use super::super::{private_dir, write_private};
+use super::records::Records;
+use super::rotation::State;
+
+const STATE: &str = "trust.json";
+const JOURNAL: &str = "issued";
+const CHAIN: &str = "chain.pem";
+const KEY: &str = "issuer.key";
+const ROOT_KEY: &str = "root.key";
+const CROSS: &str = "cross.pem";
+const BACK: &str = "back.pem";
+
+/// What is kept, as it stands on disk.
+pub struct Keep {
+    dir: PathBuf,
+    state: State,
+    current: Arc<Authority>,
+    next: Option<Arc<Authority>>,
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CaError {
+    let path = path.to_owned();
+    move |why| CaError::Io { path, why }
+}
+
+impl Keep {
+    /// Opens the directory, and makes a first root where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read or written, or holds something that is no CA.
+    pub fn open(dir: &Path, domain: &TrustDomain) -> Result<(Self, Arc<Records>), CaError> {
+        private_dir(dir).map_err(io(dir))?;
+        let path = dir.join(STATE);
+        let damaged = |why: String| CaError::State { place: path.display().to_string(), why };
+        let written = match std::fs::read(&path) {
+            Ok(bytes) => Some(serde_json::from_slice::<State>(&bytes).map_err(|e| damaged(e.to_string()))?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io(&path)(e)),
+        };
+        let mut fresh = false;
+        let state = match written {
+            Some(state) => state,
+            None => {
+                if !dir.join(CHAIN).exists() || !dir.join(KEY).exists() {
+                    if rotated_roots(dir).next().is_some() {
+                        return Err(damaged("it is gone, and there are roots that a rotation made".into()));
+                    }
+                    write(dir, &authority::make(domain, "")?)?;
+                    fresh = true;
+                }
+                State::settled(Authority::read(&pem(dir)?)?.anchor().to_owned())
+            }
+        };
+        let (current, next) = load(dir, &state)?;
+        let journal = dir.join(JOURNAL);
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let records = Records::kept(&journal, fresh, now).map_err(io(&journal))?;
+        let keep = Self { dir: dir.to_owned(), state, current, next };
+        keep.sweep();
+        Ok((keep, records))
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The roots that are trusted, that which was there first before that which is to follow.
+    pub fn authorities(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        std::iter::once(&self.current).chain(&self.next)
+    }
+
+    /// What follows from it.
+    ///
+    /// # Errors
+    ///
+    /// Where an anchor is no certificate.
+    pub fn standing(&self, domain: &TrustDomain) -> Result<Standing, CaError> {
+        let authority = self.authorities().find(|a| a.anchor() == self.state.issuing()).unwrap_or(&self.current).clone();
+        let bundle = TrustBundle::new(domain.clone(), self.authorities().map(|a| a.root().clone()).collect())?;
+        let issuing = self
+            .state
+            .next
+            .as_ref()
+            .map(|next| v1::Issuing { anchor: authority.anchor().to_owned(), spread_seconds: next.spread_seconds });
+        Ok(Standing { authority, bundle: Arc::new(bundle), issuing })
+    }
+
+    /// Makes a root that is to follow, and gives its hash. Until a state that names it is committed, it is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be made or written.
+    pub fn make(&self, domain: &TrustDomain) -> Result<String, CaError> {
+        let mut tag = [0; 3];
+        aws_lc_rs::rand::fill(&mut tag).expect("the system's random number generator works");
+        let made = authority::make(domain, &hex(&tag))?;
+        let place = "the root that was made just now";
+        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+        let anchor = Authority::read(&new)?.anchor().to_owned();
+        let home = self.dir.join(name(&anchor));
+        private_dir(&home).map_err(io(&home))?;
+        write(&home, &made)?;
+        let from = place_of(&self.dir, &self.state.current);
+        let old = pem(&from)?;
+        let put = |name: &str, text: String| write_private(&home.join(name), text.as_bytes()).map_err(io(&home.join(name)));
+        put(BACK, authority::cross(&old, &new, &made.root_key)?)?;
+        match std::fs::read_to_string(from.join(ROOT_KEY)) {
+            Ok(root_key) => put(CROSS, authority::cross(&new, &old, &zeroize::Zeroizing::new(root_key))?)?,
+            // Somebody took it away, which is right.
+            Err(e) => tracing::warn!(
+                file = %from.join(ROOT_KEY).display(), error = %e,
+                "the old root's key is not there: join tokens that were made before the new root issues are of no use after that"
+            ),
+        }
+        Ok(anchor)
+    }
+
+    /// Puts a state on disk; what it does not name is removed.
+    ///
+    /// # Errors
+    ///
+    /// Where it could not be written. Then nothing changes.
+    pub fn commit(&mut self, state: State) -> Result<(), CaError> {
+        let (current, next) = load(&self.dir, &state)?;
+        let path = self.dir.join(STATE);
+        let text = serde_json::to_vec_pretty(&state).map_err(|e| io(&path)(e.into()))?;
+        write_private(&path, &text).map_err(io(&path))?;
+        (self.state, self.current, self.next) = (state, current, next);
+        self.sweep();
+        Ok(())
+    }
+
+    /// Removes what is not named: the keys of a root that is gone are of use to thieves alone. What cannot be removed now is at the next start.
+    fn sweep(&self) {
+        let named: Vec<PathBuf> = self.state.trusted().map(|anchor| place_of(&self.dir, anchor)).collect();
+        let complain = |path: &Path, outcome: std::io::Result<()>| {
+            if let Err(e) = outcome
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), error = %e, "the keys of a root that is gone cannot be removed: remove them");
+            }
+        };
+        for home in rotated_roots(&self.dir).filter(|home| !named.contains(home)) {
+            complain(&home, std::fs::remove_dir_all(&home));
+        }
+        if !named.contains(&self.dir) {
+            for file in [ROOT_KEY, KEY, CHAIN].map(|name| self.dir.join(name)) {
+                complain(&file, std::fs::remove_file(&file));
+            }
+        }
+    }
+}
+
+fn name(anchor: &str) -> &str {
+    &anchor[..anchor.len().min(16)]
+}
+
+/// Where a root is: a directory of its own, or the first one's place.
+fn place_of(dir: &Path, anchor: &str) -> PathBuf {
+    let own = dir.join(name(anchor));
+    if own.is_dir() { own } else { dir.to_owned() }
+}
+
+fn rotated_roots(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_ours = |name: &str| name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(move |e| e.file_name().to_str().is_some_and(is_ours)).map(|e| e.path()).filter(|path| path.is_dir())
+}
+
+fn pem(home: &Path) -> Result<Pem, CaError> {
+    Pem::load(&home.join(CHAIN), &home.join(KEY))
+}
+
+fn write(home: &Path, made: &Made) -> Result<(), CaError> {
+    // The key first: a chain without a key would be in the way at the next start.
+    for (name, content) in [(ROOT_KEY, &made.root_key), (KEY, &made.issuer_key), (CHAIN, &made.chain)] {
+        let path = home.join(name);
+        write_private(&path, content.as_bytes()).map_err(io(&path))?;
+    }
+    Ok(())
+}
+
+type Loaded = (Arc<Authority>, Option<Arc<Authority>>);
+
+/// The roots that a state names, each believed by those as well who know the other one alone.
+fn load(dir: &Path, state: &State) -> Result<Loaded, CaError> {
+    let read = |anchor: &str| {
+        let pem = pem(&place_of(dir, anchor))?;
+        let authority = Authority::read(&pem)?;
+        if authority.anchor() != anchor {
+            let place = dir.join(STATE).display().to_string();
+            let why = format!("it names the root {anchor}, and {} holds {}", pem.place, authority.anchor());
+            return Err(CaError::State { place, why });
+        }
+        Ok(authority)
+    };
+    let current = read(&state.current)?;
+    let Some(next) = &state.next else { return Ok((Arc::new(current), None)) };
+    let next = read(&next.anchor)?;
+    let home = place_of(dir, next.anchor());
+    let certificate = |name: &str| {
+        let path = home.join(name);
+        let bad = |why: String| CaError::Pem { place: path.display().to_string(), why };
+        match std::fs::read(&path) {
+            Ok(bytes) => CertificateDer::from_pem_slice(&bytes).map(Some).map_err(|e| bad(e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io(&path)(e)),
+        }
+    };
+    let (cross, back) = (certificate(CROSS)?, certificate(BACK)?);
+    let with = |authority: Authority, cross: Option<CertificateDer<'static>>, other: &CertificateDer<'static>| match cross {
+        Some(cross) => authority.crossed(cross, other.clone()),
+        None => authority,
+    };
+    let (old_root, new_root) = (current.root().clone(), next.root().clone());
+    Ok((Arc::new(with(current, back, &new_root)), Some(Arc::new(with(next, cross, &old_root)))))
+}
+
+#[cfg(test)]
+mod tests;
