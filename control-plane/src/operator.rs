@@ -75,7 +75,7 @@ impl Operator for OperatorService {
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             trust_domain: self.ca.domain().to_string(),
-            anchors: self.trust.status().anchors.into_iter().map(|a| a.hash).collect(),
+            anchors: self.ca.now().bundle.hashes(self.ca.domain()).collect(),
             generation: snapshot.generation,
             sidecars: self.hub.statuses(),
             problems: self.hub.problems().iter().map(problem).collect(),
