@@ -314,11 +314,19 @@ impl Model {
                 }
             }
         }
-        if let Scope::Service(id) = scope
-            && outcome.refused.is_none()
-            && self.service(id).is_none()
-        {
-            outcome.refused = Some(Refusal::new("TargetNotFound", "spec.targetRef", format!("there is no Service {id}")));
+        if let (Scope::Service(id), None) = (scope, &outcome.refused) {
+            let refusal = |reason, message| Some(Refusal::new(reason, "spec.targetRef", message));
+            outcome.refused = match self.service(id) {
+                None => refusal("TargetNotFound", format!("there is no Service {id}")),
+                // Nothing but the selector says whose traffic is the Service's.
+                Some(service) if service.spec.selector.is_empty() => refusal(
+                    "TargetInvalid",
+                    format!(
+                        "Service {id} has no selector, so that the policy holds for no pod: name pods by spec.selector instead"
+                    ),
+                ),
+                Some(_) => None,
+            };
         }
         Some((held.object.generation, self.attached_to(scope), outcome))
     }

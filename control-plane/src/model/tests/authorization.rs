@@ -150,6 +150,15 @@ fn a_pod_or_service_that_changes_gets_other_policies() {
 }
 
 #[test]
+fn a_service_without_a_selector_is_no_target() {
+    let mut m = world();
+    let bare = service("shop/bare", "10.96.0.8", "web", "{port: 80}").replace("selector: {app: web}, ", "");
+    m.apply(upserts(&(bare + &policy("shop/p", "{targetRef: {kind: Service, name: bare}, action: Deny, rules: [{}]}"))));
+    assert_eq!(told(&m, "shop/p"), ["!Accepted=TargetInvalid@1"]);
+    assert!(m.problems()[0].message.contains("holds for no pod"), "{:?}", m.problems());
+}
+
+#[test]
 fn a_default_is_the_nearest_and_a_word_that_is_none_denies() {
     let mut m = world().with_authorization(Posture::AllowAuthenticated, "weft-system".parse().expect("a name"));
     m.apply(upserts(&namespace("shop", "allow-same-namespace")));
