@@ -28,7 +28,15 @@ const OTHER: &str = "spiffe://cluster.local/ns/dev/sa/other";
 
 fn policy(name: &str, action: Action, from: Vec<Peer>, to: Vec<Operation>) -> Arc<Policy> {
     let id = format!("shop/{name}").parse().expect("a name");
-    Arc::new(Policy { id, target: Target::Mesh, action, dry_run: false, rules: vec![Rule { from, to }], ports: None, broken: None })
+    Arc::new(Policy {
+        id,
+        target: Target::Mesh,
+        action,
+        dry_run: false,
+        rules: vec![Rule { from, to }],
+        ports: None,
+        broken: None,
+    })
 }
 
 fn from(principal: &str) -> Peer {
