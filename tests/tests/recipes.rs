@@ -1,4 +1,4 @@
-//! docs/traffic.md does what it says: its manifests are written and its commands run, and they print what stands there, but for numbers.
+//! The recipes in docs/ do what they say: their manifests are written and their commands run, and they print what stands there, but for numbers.
 
 use std::fs;
 use std::path::Path;
@@ -15,44 +15,83 @@ enum Step {
     Runs(Vec<(String, String)>),
 }
 
+/// A page, and the mesh that it plays with.
+struct Recipes {
+    page: &'static str,
+    example: &'static str,
+    /// The program that the example's workloads run.
+    program: &'static str,
+    /// What the page has its reader write to.
+    manifests: &'static str,
+    /// Whose sidecars tell whether it is in force.
+    replicas: &'static [&'static str],
+}
+
 #[test]
-fn the_recipes_do_what_they_say() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = fs::read_to_string(root.join("docs/traffic.md")).expect("the page is there");
-    let example = root.join("examples/traffic");
-    let mesh = fs::read_to_string(example.join("mesh.yaml")).expect("the example is there");
-    // As a copy of its own: the page has its reader write to it.
-    let mesh = mesh
-        .replace("[traffic.yaml]", "[\"@WORK@/traffic.yaml\"]")
-        .replace("prices.py", "@WORK@/prices.py")
-        .replace("python3,", "\"@PYTHON@\",");
-    let world = World::up_with(&mesh, |work| {
-        for file in ["prices.py", "traffic.yaml", "mesh.yaml"] {
-            fs::copy(example.join(file), work.join(file)).expect("copied");
-        }
-    });
-    let steps = steps(&page);
-    assert!(steps.len() > 12, "the page has recipes: {}", steps.len());
-    for step in steps {
-        match step {
-            Step::Manifests(text) => {
-                let before = in_force(&world);
-                let (new, file) = (world.work().join(".new"), world.work().join("traffic.yaml"));
-                fs::write(&new, text).expect("the directory is ours");
-                fs::rename(&new, &file).expect("the directory is ours");
-                eventually("what was written is in force", || (in_force(&world) != before).then_some(()));
+fn traffic_goes_as_the_page_says() {
+    Recipes {
+        page: "docs/traffic.md",
+        example: "examples/traffic",
+        program: "prices.py",
+        manifests: "traffic.yaml",
+        replicas: &["shop/till-0", "shop/prices-v2-0"],
+    }
+    .run();
+}
+
+#[test]
+fn policy_decides_as_the_page_says() {
+    Recipes {
+        page: "docs/policy.md",
+        example: "examples/policy",
+        program: "orders.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/orders-0", "shop/orders-1"],
+    }
+    .run();
+}
+
+impl Recipes {
+    fn run(&self) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let page = fs::read_to_string(root.join(self.page)).expect("the page is there");
+        let example = root.join(self.example);
+        let mesh = fs::read_to_string(example.join("mesh.yaml")).expect("the example is there");
+        // As a copy of its own: the page has its reader write to it.
+        let mesh = mesh
+            .replace(&format!("[{}]", self.manifests), &format!("[\"@WORK@/{}\"]", self.manifests))
+            .replace(self.program, &format!("@WORK@/{}", self.program))
+            .replace("python3,", "\"@PYTHON@\",");
+        let world = World::up_with(&mesh, |work| {
+            for file in [self.program, self.manifests, "mesh.yaml"] {
+                fs::copy(example.join(file), work.join(file)).expect("copied");
             }
-            Step::Runs(runs) => print(&world, &runs),
+        });
+        let steps = steps(&page);
+        assert!(steps.len() > 6, "the page has recipes: {}", steps.len());
+        for step in steps {
+            match step {
+                Step::Manifests(text) => {
+                    let before = in_force(&world, self.replicas);
+                    let (new, file) = (world.work().join(".new"), world.work().join(self.manifests));
+                    fs::write(&new, text).expect("the directory is ours");
+                    fs::rename(&new, &file).expect("the directory is ours");
+                    eventually("what was written is in force", || (in_force(&world, self.replicas) != before).then_some(()));
+                }
+                Step::Runs(runs) => print(&world, &runs),
+            }
         }
     }
 }
 
-/// What a caller's sidecar does with the services that it calls, and what a server's takes.
-fn in_force(world: &World) -> Vec<Value> {
-    let caller = world.config("shop/till-0");
-    let traffic =
-        caller["addresses"].as_object().into_iter().flat_map(|all| all.values()).map(|service| service["traffic"].clone());
-    traffic.chain([world.config("shop/prices-v2-0")["inbound"].clone()]).collect()
+/// What sidecars do with the services that their workloads call, and what they let in.
+fn in_force(world: &World, replicas: &[&str]) -> Vec<Value> {
+    let of = |replica: &&str| {
+        let config = world.config(replica);
+        let services = config["addresses"].as_object().into_iter().flat_map(|all| all.values());
+        services.map(|service| service["traffic"].clone()).chain([config["inbound"].clone()]).collect::<Vec<_>>()
+    };
+    replicas.iter().flat_map(of).collect()
 }
 
 /// Runs what a fence has, from its first command again as long as one prints something else: a breaker has times of its own, and
@@ -91,7 +130,7 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Without its numbers, and with one space between its words.
+/// Without its numbers and hashes, and with one space between its words.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
@@ -103,6 +142,9 @@ fn masked(text: &str) -> String {
 }
 
 fn number_free(word: &str) -> String {
+    if word.len() >= 12 && word.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return "#".to_owned();
+    }
     let mut free = String::new();
     for c in word.chars() {
         let is_number = c.is_ascii_digit() || (c == '.' && free.ends_with('#'));

@@ -5,6 +5,7 @@
 
 mod admission;
 mod attestation;
+mod authorization;
 mod cni;
 mod install;
 mod outage;
@@ -66,6 +67,9 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     story("each replica of the control plane serves all there is", || replicas::serve_alike(&mesh));
     story("control plane and injector are rolled under load, and no request fails", || replicas::are_rolled_under_load(&mesh));
     story("policies tell with how many sidecars they are in force", || routes::policies_tell_how_far_they_have_come(&mesh));
+    story("a namespace that denies by default lets in whom a policy allows, and the kubelet's probes", || {
+        authorization::decides_who_may_call(&mesh);
+    });
     story("Gateway API comes, routes are followed and have conditions", || routes::routes_are_followed(&mesh));
     story("what somebody spoils is made good", || repair::makes_good_what_is_spoilt(&mesh));
     story("a pod that cannot be meshed says so, one that would weaken the mesh is refused", || {

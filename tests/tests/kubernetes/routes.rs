@@ -115,18 +115,18 @@ fn follow(mesh: &Mesh<'_>) {
 
 /// Creates or changes an object of the shop.
 #[track_caller]
-fn put(mesh: &Mesh<'_>, object: &Value) {
+pub(crate) fn put(mesh: &Mesh<'_>, object: &Value) {
     let words = ["-n", mesh.shop.name(), "apply", "--validate=false", "-f", "-"];
     feed(object.to_string().as_bytes(), &words).good();
 }
 
 #[track_caller]
-fn read(mesh: &Mesh<'_>, kind: &str, name: &str) -> Value {
+pub(crate) fn read(mesh: &Mesh<'_>, kind: &str, name: &str) -> Value {
     kubectl(&["-n", mesh.shop.name(), "get", kind, name, "-o", "json"]).json()
 }
 
 /// One condition of an entry of a status; null where there is none.
-fn condition(entry: &Value, kind: &str) -> Value {
+pub(crate) fn condition(entry: &Value, kind: &str) -> Value {
     let all = entry["conditions"].as_array();
     all.into_iter().flatten().find(|one| one["type"] == kind).cloned().unwrap_or_default()
 }
@@ -147,7 +147,7 @@ fn stands(mesh: &Mesh<'_>, name: &str, generation: u64, wanted: &[(&str, &str, &
 
 /// Waits until a policy is said not to be in force, for this reason.
 #[track_caller]
-fn refused(mesh: &Mesh<'_>, kind: &str, name: &str, reason: &str) {
+pub(crate) fn refused(mesh: &Mesh<'_>, kind: &str, name: &str, reason: &str) {
     soon(&format!("{name} is refused"), || {
         let now = read(mesh, kind, name);
         let accepted = condition(&now["status"]["ancestors"][0], "Accepted");

@@ -51,18 +51,25 @@ pub(crate) fn strangers_are_refused(mesh: &Mesh<'_>) {
 }
 
 pub(crate) fn probes_tell_of_the_app(mesh: &Mesh<'_>) {
-    for Fall { probe, app, down, up } in FALLS {
-        let pod = mesh.shop.pods(app).swap_remove(0);
-        becomes(mesh, &pod, probe, true);
-        mesh.shop.shell(&pod, down);
-        becomes(mesh, &pod, probe, false);
-        runs_on(mesh, &pod);
-        sees(mesh, app, &pod, false);
-        mesh.shop.shell(&pod, up);
-        becomes(mesh, &pod, probe, true);
-        runs_on(mesh, &pod);
-        sees(mesh, app, &pod, true);
-    }
+    FALLS.iter().for_each(|fall| tells(mesh, fall));
+}
+
+/// The same of the web server's HTTP probe alone.
+pub(crate) fn an_http_probe_tells_of_the_app(mesh: &Mesh<'_>) {
+    tells(mesh, &FALLS[0]);
+}
+
+fn tells(mesh: &Mesh<'_>, Fall { probe, app, down, up }: &Fall) {
+    let pod = mesh.shop.pods(app).swap_remove(0);
+    becomes(mesh, &pod, probe, true);
+    mesh.shop.shell(&pod, down);
+    becomes(mesh, &pod, probe, false);
+    runs_on(mesh, &pod);
+    sees(mesh, app, &pod, false);
+    mesh.shop.shell(&pod, up);
+    becomes(mesh, &pod, probe, true);
+    runs_on(mesh, &pod);
+    sees(mesh, app, &pod, true);
 }
 
 #[track_caller]
