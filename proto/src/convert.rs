@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
-use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
 use weft_core::traffic::route::InvalidPattern;
@@ -139,6 +139,14 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
 impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
     type Error = WireError;
     fn try_from(p: &v1::InboundPolicy) -> Result<Self, WireError> {
+        // What is needed to judge must be there: an older version that kept this policy left out what it did not know.
+        let needs = |feature: &str| p.required_features.iter().any(|f| f == feature);
+        if needs(FEATURE_AUTHORIZATION) && p.authorization.is_none() {
+            return Err(WireError::Missing("authorization"));
+        }
+        if needs(FEATURE_RATE_LIMIT) && p.rates.is_empty() {
+            return Err(WireError::Missing("rates"));
+        }
         Ok(Self {
             mode: mode(p.mode)?,
             port_modes: p

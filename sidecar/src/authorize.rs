@@ -15,6 +15,7 @@ use weft_core::traffic::table::RequestFacts;
 use crate::denials::Call;
 use crate::http::RequestHead;
 use crate::route::Lease;
+use crate::stream::Stream;
 use crate::worker::Worker;
 
 /// Asks the inbound policy for one connection. What it says of the connection is worked out once for each generation of the policy.
@@ -57,7 +58,7 @@ impl Guard {
             Standing::Open => Ok(()),
             Standing::Judged(judge) => {
                 head.to_origin_form()?;
-                self.judged(worker, &judge, Some(head))
+                self.judged(worker, &judge, Some(head), true)
             }
             Standing::Refused(failure) => Err(failure),
         }
@@ -65,18 +66,18 @@ impl Guard {
 
     /// Whether a request may come in, in the form that it has.
     pub fn request_as_is(&self, worker: &Worker, head: &RequestHead) -> Result<(), Failure> {
-        self.asked(worker, Some(head))
+        self.asked(worker, Some(head), true)
     }
 
     /// Whether bytes that are not HTTP may come in.
     pub fn bytes(&self, worker: &Worker) -> Result<(), Failure> {
-        self.asked(worker, None)
+        self.asked(worker, None, true)
     }
 
-    fn asked(&self, worker: &Worker, head: Option<&RequestHead>) -> Result<(), Failure> {
+    fn asked(&self, worker: &Worker, head: Option<&RequestHead>, first: bool) -> Result<(), Failure> {
         match self.standing(worker) {
             Standing::Open => Ok(()),
-            Standing::Judged(judge) => self.judged(worker, &judge, head),
+            Standing::Judged(judge) => self.judged(worker, &judge, head, first),
             Standing::Refused(failure) => Err(failure),
         }
     }
@@ -104,7 +105,7 @@ impl Guard {
             let generation = worker.mesh().generation();
             if generation != seen {
                 seen = generation;
-                if let Err(failure) = self.asked(worker, head) {
+                if let Err(failure) = self.asked(worker, head, false) {
                     return failure;
                 }
             }
@@ -127,8 +128,8 @@ impl Guard {
         if let Err(denial) = policy.decide(self.port, &self.caller) {
             return Standing::Refused(denied(&denial));
         }
-        let Some(compiled) = mesh.authorization.load_full() else { return Standing::Open };
-        let judge = self.judge(compiled);
+        let Some(compiled) = &policy.compiled else { return Standing::Open };
+        let judge = self.judge(Arc::clone(compiled));
         if judge.is_open() { Standing::Open } else { Standing::Judged(Rc::new(judge)) }
     }
 
@@ -143,9 +144,11 @@ impl Guard {
         }
     }
 
-    fn judged(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>) -> Result<(), Failure> {
+    /// What an AUDIT policy or a dry run has to say of a call is told when it is `first` asked, and not again while it lasts.
+    fn judged(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, first: bool) -> Result<(), Failure> {
         match judge.judge(head.map(|h| h as &dyn RequestFacts)) {
             None => Ok(()),
+            Some(decision) if decision.is_allowed() && !first => Ok(()),
             Some(decision) => self.tell(worker, judge, head, &decision),
         }
     }
@@ -168,12 +171,17 @@ impl Guard {
         let denials = &worker.shared.denials;
         denials.count(decision);
         if decision.is_allowed() {
+            if !denials.may_log() {
+                return Ok(());
+            }
             tracing::info!(peer = call.peer, client = %call.source, port = call.port, "call {decision}");
             return Ok(());
         }
         let reference = denials.add(&call, decision);
         let policy = decision.policy().map(|p| p.id.to_string());
-        tracing::info!(peer = call.peer, client = %call.source, port = call.port, %reference, policy, "call {decision}");
+        if denials.may_log() {
+            tracing::info!(peer = call.peer, client = %call.source, port = call.port, %reference, policy, "call {decision}");
+        }
         let answer = Answer { reference: Some(reference.0), ..Answer::default() };
         Err(Failure::mesh(Reason::Denied).detail(format_args!("reference {reference}")).answered(answer))
     }
@@ -195,6 +203,25 @@ pub fn denied(denial: &Denial) -> Failure {
         Denial::FeatureMissing(_) => Reason::Denied,
     };
     Failure::mesh(reason).detail(denial)
+}
+
+/// Waits for something while bytes may come in; none, and both ends reset, if that ends.
+pub async fn while_allowed<T>(
+    worker: &Worker,
+    guarded: (&Guard, u64),
+    ends: [&Stream; 2],
+    waiting: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = bytes_revoked(worker, Some(guarded)) => {
+            for end in ends {
+                end.reset();
+            }
+            None
+        }
+        done = waiting => Some(done),
+    }
 }
 
 /// Resolves when a policy is in force that does not let in bytes that are under way; never where nobody guards them. What was in force at the

@@ -14,6 +14,10 @@ use crate::identity::{random, unix_now};
 
 /// Denials that are kept.
 const KEPT: usize = 1_000;
+/// Those of one source among them: nobody can drive out what is known of the others.
+const OF_ONE_SOURCE: usize = KEPT / 8;
+/// Lines that are written in a second, of denials and of what else is told.
+const LINES: u32 = 100;
 /// Policies and causes that are counted apart; what comes later is counted together.
 const MOST_COUNTS: usize = 500;
 /// Characters that are kept of a method and of a path.
@@ -30,6 +34,7 @@ impl fmt::Display for Reference {
 }
 
 /// A call that was judged.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     /// The identity that the caller proved, or `plaintext`.
     pub peer: &'a str,
@@ -73,8 +78,31 @@ type CountKey = (String, &'static str);
 #[derive(Default)]
 struct Kept {
     records: VecDeque<Record>,
+    /// How many of them are of each source.
+    sources: BTreeMap<IpAddr, usize>,
+    /// The second in which lines were written last, how many, and how many were not since.
+    lines: (i64, u32, u64),
     denied: BTreeMap<CountKey, u64>,
     told: BTreeMap<CountKey, u64>,
+}
+
+impl Kept {
+    fn push(&mut self, record: Record) {
+        let of = self.sources.entry(record.source).or_default();
+        *of += 1;
+        let own = *of > OF_ONE_SOURCE;
+        let oldest = if own { self.records.iter().position(|r| r.source == record.source) } else { Some(0) };
+        if (own || self.records.len() == KEPT)
+            && let Some(gone) = oldest.and_then(|at| self.records.remove(at))
+            && let Some(left) = self.sources.get_mut(&gone.source)
+        {
+            *left -= 1;
+            if *left == 0 {
+                self.sources.remove(&gone.source);
+            }
+        }
+        self.records.push_back(record);
+    }
 }
 
 /// What was denied and told, of all workers. Allowed calls that nothing is told of never come here.
@@ -109,12 +137,30 @@ impl Denials {
             text: decision.to_string(),
             remedy: decision.remedy(),
         };
-        let mut kept = self.kept();
-        if kept.records.len() == KEPT {
-            kept.records.pop_front();
-        }
-        kept.records.push_back(record);
+        self.kept().push(record);
         reference
+    }
+
+    /// Whether a line may be written: so many a second, whoever calls how often. Tells how many were left out.
+    pub fn may_log(&self) -> bool {
+        let now = unix_now();
+        let mut kept = self.kept();
+        let (second, written, left_out) = &mut kept.lines;
+        if *second != now {
+            (*second, *written) = (now, 0);
+        }
+        let may = *written < LINES;
+        if may {
+            *written += 1;
+        } else {
+            *left_out += 1;
+        }
+        let left_out = if may { std::mem::take(left_out) } else { 0 };
+        drop(kept);
+        if left_out > 0 {
+            tracing::warn!(left_out, "there were too many calls to tell of each: all are counted in weft_denials_total");
+        }
+        may
     }
 
     /// Counts what was decided: the denial, AUDIT policies that match, and what dry runs would have done.
@@ -186,8 +232,15 @@ mod tests {
         let first = denials.add(&call, &decision);
         let found = denials.of(&first.to_string().to_uppercase()).expect("it is kept");
         assert_eq!((found.cause, found.path.map(|p| p.len())), ("default", Some(LONGEST)));
-        let last = (0..KEPT).map(|_| denials.add(&call, &decision)).last().expect("there are some");
-        assert!(denials.of(&first.to_string()).is_none() && denials.all().len() == KEPT);
+        for _ in 0..KEPT {
+            denials.add(&call, &decision);
+        }
+        assert!(denials.of(&first.to_string()).is_none() && denials.all().len() == OF_ONE_SOURCE);
+        for source in 0..2 * KEPT as u32 {
+            denials.add(&Call { source: std::net::Ipv4Addr::from_bits(source / 100).into(), ..call }, &decision);
+        }
+        assert_eq!((denials.all().len(), denials.kept().sources.values().sum::<usize>()), (KEPT, KEPT));
+        let last = denials.add(&call, &decision);
         assert_eq!(denials.all()[0].reference, last.to_string());
         denials.count(&decision);
         let mut text = String::new();

@@ -123,7 +123,10 @@ impl Discovery {
 
     /// Takes over what was saved. What does not apply is left out.
     pub fn restore(&mut self, resources: Vec<v1::Resource>) {
-        for resource in resources {
+        for mut resource in resources {
+            // Another version of this program may have kept it, and have left out what it did not know: it is in force until the control plane
+            // sends it again, and so it is not said to be what the control plane has.
+            resource.version = 0;
             if let Err(reason) = self.apply(resource) {
                 tracing::warn!(reason, "a saved resource cannot be used");
             }

@@ -13,7 +13,7 @@ use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, verify_error};
 
-use crate::authorize::Guard;
+use crate::authorize::{Guard, while_allowed};
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
@@ -183,8 +183,9 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, gu
     };
     // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
     if policy.protocol_of(port) == AppProtocol::Detect {
-        let race = detect::race(stream, &upstream, hearing(worker, AppProtocol::Detect));
-        match serve::unless_closing(worker, race).await {
+        let race = serve::unless_closing(worker, detect::race(stream, &upstream, hearing(worker, AppProtocol::Detect)));
+        // It may be silent for long, and the policy change meanwhile.
+        match while_allowed(worker, (guard, generation), [stream, &upstream], race).await.flatten() {
             Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
             Some(Spoke::Client(Err(_))) | None => return,
             Some(Spoke::Client(Ok(first))) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
@@ -219,8 +220,8 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let race = detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port)));
-    match serve::unless_closing(worker, race).await {
+    let race = serve::unless_closing(worker, detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port))));
+    match while_allowed(worker, (&guard, generation), [&stream, &upstream], race).await.flatten() {
         Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
         Some(Spoke::Client(Ok(first))) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
         Some(Spoke::Client(Ok(first))) => {

@@ -125,16 +125,28 @@ pub struct Lookup {
     pub answer: oneshot::Sender<Target>,
 }
 
+/// An inbound policy that is in force, with what was made of it: all of it changes at once.
+pub struct Governing {
+    policy: InboundPolicy,
+    /// The rates that it allows; none where it has none.
+    pub limits: Option<Rates>,
+    /// Who may call what; none where everybody may do everything.
+    pub compiled: Option<Arc<Compiled>>,
+}
+
+impl std::ops::Deref for Governing {
+    type Target = InboundPolicy;
+    fn deref(&self) -> &InboundPolicy {
+        &self.policy
+    }
+}
+
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
     /// Every service that is known: those that are dialled, and the backends of their routes.
     pub services: ArcSwap<imbl::HashMap<ObjectRef, Arc<ServiceState>>>,
-    pub inbound: ArcSwapOption<InboundPolicy>,
-    /// The rates that the inbound policy allows; none where it has none.
-    pub rates: ArcSwapOption<Rates>,
-    /// Who may call what; none where everybody may do everything.
-    pub authorization: ArcSwapOption<Compiled>,
+    pub inbound: ArcSwapOption<Governing>,
     /// Counts inbound policies: what a connection knows of one of another generation is asked anew.
     generation: AtomicU64,
     changed: watch::Sender<()>,
@@ -160,8 +172,6 @@ impl Mesh {
             addresses: ArcSwap::default(),
             services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
-            rates: ArcSwapOption::empty(),
-            authorization: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
@@ -210,11 +220,10 @@ impl Mesh {
     /// Puts an inbound policy in force for the pod whose identity is `own`, with its rates; what callers have used up of a rate that stays is not
     /// given back.
     pub fn govern(&self, policy: InboundPolicy, own: &SpiffeId) {
-        let rates = Rates::new(&policy.rates, self.rates.load().as_deref());
-        self.rates.store(rates.map(Arc::new));
+        let limits = Rates::new(&policy.rates, self.inbound.load().as_ref().and_then(|before| before.limits.as_ref()));
         let compiled = Compiled::new(&policy.authorization, own.clone());
-        self.authorization.store((!compiled.is_open()).then(|| Arc::new(compiled)));
-        self.inbound.store(Some(Arc::new(policy)));
+        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
+        self.inbound.store(Some(Arc::new(Governing { policy, limits, compiled })));
         // After everything else: whoever sees the new generation sees the rest.
         self.generation.fetch_add(1, Release);
         self.changed.send_replace(());

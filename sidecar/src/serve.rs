@@ -195,8 +195,8 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Durati
     };
     tokio::select! {
         biased;
-        _ = relay(a, b, &worker.buffers, stall, &count, &count) => return,
         () = revoked => {}
+        _ = relay(a, b, &worker.buffers, stall, &count, &count) => return,
         () = silence(idle, || count.get()) => {}
         () = cut => {}
     }
@@ -367,14 +367,15 @@ pub async fn opaque(
         if key.direction == Direction::Outbound { (&open.sent, &open.received) } else { (&open.received, &open.sent) };
     tokio::select! {
         biased;
+        // First: nothing goes on that came when it was over already.
+        () = bytes_revoked(worker, guarded) => {
+            client.reset();
+            upstream.reset();
+        }
         result = relay(client, upstream, &worker.buffers, stall, sent, received) => {
             if let Err(e) = result {
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
-        }
-        () = bytes_revoked(worker, guarded) => {
-            client.reset();
-            upstream.reset();
         }
         () = silence(idle, || (open.sent.get(), open.received.get())) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");

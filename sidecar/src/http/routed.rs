@@ -289,8 +289,8 @@ pub fn within_rate(worker: &Worker, route: &Route, caller: &HttpCaller, head: &m
     if caller.direction != Direction::Inbound {
         return Ok(());
     }
-    let rates = worker.mesh().rates.load();
-    let Some(rates) = rates.as_ref() else { return Ok(()) };
+    let policy = worker.mesh().inbound.load();
+    let Some(rates) = policy.as_ref().and_then(|p| p.limits.as_ref()) else { return Ok(()) };
     head.to_origin_form()?;
     rates.check(route.port(), caller, head, worker.mesh().now())
 }

@@ -175,6 +175,42 @@ fn bytes_are_let_in_by_identity_and_reset_when_a_policy_no_longer_lets_them() {
 }
 
 #[test]
+fn nothing_of_who_was_silent_goes_on_once_the_policy_has_changed() {
+    for at_once in [false, true] {
+        first_seeds(8, &async |seed| {
+            let world = World::new(&Plan::smooth(seed));
+            let heard = Rc::new(Cell::new(0));
+            let told = Rc::clone(&heard);
+            serve(&world.network.host(B), BYTES, move |mut peer| {
+                let told = Rc::clone(&told);
+                async move {
+                    while let Ok(n @ 1..) = peer.read(&mut [0; 64]).await {
+                        told.set(told.get() + n);
+                    }
+                }
+            });
+            let callee = &world.callees[0];
+            deny_by_default(callee, vec![policy("web", Action::Allow, vec![from(CALLER)], vec![])]);
+            let mut silent = world.dial_bytes().await;
+            sleep(Duration::from_secs(60)).await;
+            if at_once {
+                // The words come first, and the policy is another before anybody looks at them.
+                let _ = silent.write_all(b"FLUSHALL\r\n").await;
+                deny_by_default(callee, vec![]);
+            } else {
+                deny_by_default(callee, vec![]);
+                sleep(Duration::from_secs(60)).await;
+                let _ = silent.write_all(b"FLUSHALL\r\n").await;
+            }
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(heard.get(), 0, "the application hears what came too late");
+            drop(silent);
+            world.end().await;
+        });
+    }
+}
+
+#[test]
 fn what_lasts_ends_when_it_would_not_be_let_in_any_more() {
     first_seeds(4, &async |seed| {
         let lab = Lab::new(Setup::mesh(seed, &[1]));
