@@ -14,6 +14,7 @@ use super::policy::{Account, Action, Authorization, Policy, Posture, PostureFrom
 use crate::identity::SpiffeId;
 
 mod bucket;
+mod size;
 mod who;
 
 pub(super) use bucket::Entry;
