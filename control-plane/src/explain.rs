@@ -296,6 +296,9 @@ impl RequestFacts for Request {
     fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
         self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, value)| each(value.as_bytes()));
     }
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.headers.iter().for_each(|(name, value)| each(name.as_bytes(), value.as_bytes()));
+    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::path::{self, PathDefect, grpc_call, is_below, is_instance};
-use super::policy::{Action, GrpcMatch, HeaderMatch, HeaderValue, HostMatch, Operation, PathMatch, Peer, Principal};
+use super::policy::{Action, GrpcMatch, HostMatch, Operation, PathMatch, Peer, Principal};
 use crate::identity::SpiffeId;
 use crate::traffic::table::RequestFacts;
+
+mod fields;
 
 /// What is known of a connection, for as long as it lasts.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub enum Unclear {
     Path(PathDefect),
     /// The host is not one.
     Host,
+    /// The method is one that a clause lists, but for upper and lower case: some servers take it for that one.
+    Method,
 }
 
 /// Whether a clause holds.
@@ -211,10 +216,8 @@ impl Operation {
     ) -> impl Iterator<Item = (&'static str, Held)> + 'a {
         type Clause = fn(&Operation, Action, &Facts<'_>) -> Held;
         let clauses: [(&'static str, bool, Clause); 8] = [
-            ("methods", !self.methods.is_empty(), |o, _, f| method(f, |m| o.methods.iter().any(|x| x.as_bytes() == m))),
-            ("notMethods", !self.not_methods.is_empty(), |o, _, f| {
-                method(f, |m| !o.not_methods.iter().any(|x| x.as_bytes() == m))
-            }),
+            ("methods", !self.methods.is_empty(), |o, _, f| method(f, &o.methods, true)),
+            ("notMethods", !self.not_methods.is_empty(), |o, _, f| method(f, &o.not_methods, false)),
             ("hosts", !self.hosts.is_empty(), |o, _, f| host(f, |h| h.is_some_and(|h| o.hosts.iter().any(|x| x.is(h))))),
             ("notHosts", !self.not_hosts.is_empty(), |o, _, f| {
                 host(f, |h| !h.is_some_and(|h| o.not_hosts.iter().any(|x| x.is(h))))
@@ -235,8 +238,17 @@ fn held(holds: bool) -> Held {
     if holds { Held::Yes } else { Held::No }
 }
 
-fn method(facts: &Facts<'_>, holds: impl Fn(&[u8]) -> bool) -> Held {
-    facts.request.map_or(Held::Unclear(Unclear::NotHttp), |r| held(holds(r.method())))
+/// Whether the method is listed, as it should be. Methods are exact (RFC 9110, section 9.1), yet many servers put them in upper case.
+fn method(facts: &Facts<'_>, listed: &[Arc<str>], wanted: bool) -> Held {
+    let Some(request) = facts.request else { return Held::Unclear(Unclear::NotHttp) };
+    let sent = request.method();
+    if listed.iter().any(|m| m.as_bytes() == sent) {
+        held(wanted)
+    } else if listed.iter().any(|m| m.as_bytes().eq_ignore_ascii_case(sent)) {
+        Held::Unclear(Unclear::Method)
+    } else {
+        held(!wanted)
+    }
 }
 
 fn host(facts: &Facts<'_>, holds: impl Fn(Option<&str>) -> bool) -> Held {
@@ -276,45 +288,4 @@ impl GrpcMatch {
                     && self.method.as_ref().is_none_or(|m| m.as_bytes() == method)
             })
     }
-}
-
-impl HeaderMatch {
-    /// Several fields of one name: what is refused is refused for any of them, what is allowed is allowed for all of them as one (RFC 9110, section
-    /// 5.3), so that no second field turns a verdict.
-    fn holds(&self, action: Action, request: &dyn RequestFacts) -> bool {
-        let is = |value: &[u8]| match &self.value {
-            HeaderValue::Exact(text) => text.as_bytes() == value,
-            HeaderValue::Prefix(text) => value.starts_with(text.as_bytes()),
-            HeaderValue::Present => true,
-        };
-        let (mut count, mut any, mut first) = (0, false, false);
-        request.header_values(&self.name, &mut |value| {
-            count += 1;
-            let holds = is(value);
-            any |= holds;
-            first |= count == 1 && holds;
-        });
-        match (action, &self.value) {
-            (Action::Deny | Action::Audit, _) | (_, HeaderValue::Present) => any,
-            // Joined they begin as the first does, and equal a text only if they are one.
-            (Action::Allow, HeaderValue::Prefix(_)) => first,
-            (Action::Allow, HeaderValue::Exact(text)) => match count {
-                0 | 1 => first,
-                _ => joined(&self.name, request) == text.as_bytes(),
-            },
-        }
-    }
-}
-
-fn joined(name: &str, request: &dyn RequestFacts) -> Vec<u8> {
-    let separator: &[u8] = if name == "cookie" { b"; " } else { b"," };
-    let mut whole = Vec::new();
-    let mut several = false;
-    request.header_values(name, &mut |value| {
-        if std::mem::replace(&mut several, true) {
-            whole.extend_from_slice(separator);
-        }
-        whole.extend_from_slice(value);
-    });
-    whole
 }

@@ -138,7 +138,7 @@ impl Cause {
         }
     }
 
-    /// A word for metrics: one of `matched`, `none-allows`, `default`, `not-http`, `path`, `host`.
+    /// A word for metrics: one of `matched`, `none-allows`, `default`, `not-http`, `path`, `host`, `method`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Matched(_) => "matched",
@@ -147,6 +147,7 @@ impl Cause {
             Self::Unclear(_, Unclear::NotHttp) => "not-http",
             Self::Unclear(_, Unclear::Path(_)) => "path",
             Self::Unclear(_, Unclear::Host) => "host",
+            Self::Unclear(_, Unclear::Method) => "method",
         }
     }
 }
@@ -157,6 +158,7 @@ impl Unclear {
             Self::NotHttp => format!("HTTP: {} has a clause that only a request can be judged by", m.policy.id),
             Self::Path(_) => "a path that can be read in one way only".to_owned(),
             Self::Host => "a request that names one host".to_owned(),
+            Self::Method => "a method in upper case".to_owned(),
         }
     }
 }

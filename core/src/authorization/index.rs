@@ -14,6 +14,7 @@ use super::policy::{Account, Action, Authorization, Policy, Posture, PostureFrom
 use crate::identity::SpiffeId;
 
 mod bucket;
+mod size;
 mod who;
 
 pub(super) use bucket::Entry;
@@ -66,12 +67,12 @@ pub struct Compiled {
     prefixes: Vec<usize>,
     /// `(whether IPv6, prefix length)` of networks.
     nets: Vec<(bool, u8)>,
-    /// Policies of a lane: whether one is for all ports, and the ports that others are for.
+    /// Policies of a lane: whether one is for all ports, and the ports that others are for, sorted.
     lanes: [(bool, Vec<u16>); LANES],
 }
 
 impl Compiled {
-    /// Compiles what applies to the pod whose identity is `own`.
+    /// Compiles what applies to the pod whose identity is `own`. Takes room for [`Authorization::buckets`]: whoever reads policies bounds that before.
     pub fn new(authorization: &Authorization, own: SpiffeId) -> Self {
         let mut policies = authorization.policies.clone();
         policies.sort_by(|a, b| a.id.cmp(&b.id));
@@ -93,6 +94,10 @@ impl Compiled {
         compiled.prefixes.dedup();
         compiled.nets.sort_unstable();
         compiled.nets.dedup();
+        for (_, ports) in &mut compiled.lanes {
+            ports.sort_unstable();
+            ports.dedup();
+        }
         compiled.policies = policies;
         compiled
     }
@@ -140,7 +145,7 @@ impl Compiled {
     /// Whether a policy of a lane applies to a port, whatever its rules say.
     pub(super) fn applies(&self, lane: Lane, port: u16) -> bool {
         let (everywhere, ports) = &self.lanes[lane as usize];
-        *everywhere || ports.contains(&port)
+        *everywhere || ports.binary_search(&port).is_ok()
     }
 
     /// The buckets that have every entry that could hold of a connection, by lane.

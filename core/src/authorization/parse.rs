@@ -9,6 +9,7 @@ use super::path::{is_variable, normalise};
 use super::policy::{
     Account, GrpcMatch, HeaderMatch, HeaderValue, HostMatch, InvalidClause, Operation, PathMatch, Peer, Policy, Principal,
 };
+use crate::identity::Namespace;
 
 impl FromStr for Principal {
     type Err = InvalidClause;
@@ -16,6 +17,7 @@ impl FromStr for Principal {
     fn from_str(s: &str) -> Result<Self, InvalidClause> {
         let invalid = |why| InvalidClause::new("principal", s, why);
         let shape = "it must read spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT, may end with '*' behind the trust domain, or be '*'";
+        let whole = "a '*' must not stand for a part of a namespace's name, which others could complete: write ns/NAMESPACE/*";
         if s == "*" {
             return Ok(Self::Any);
         }
@@ -30,12 +32,17 @@ impl FromStr for Principal {
         let tag = "ns/";
         match path.strip_prefix(tag).or_else(|| tag.starts_with(path).then_some("")) {
             Some("") => Ok(Self::TrustDomain(domain)),
-            Some(rest)
-                if rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'/')) =>
-            {
-                Ok(Self::Prefix(begin.into()))
+            Some(rest) => {
+                let (namespace, account) = rest.split_once('/').ok_or_else(|| invalid(whole))?;
+                let account = account.strip_prefix("sa/").or_else(|| "sa/".starts_with(account).then_some(""));
+                let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+                if namespace.parse::<Namespace>().is_ok() && account.is_some_and(|a| a.bytes().all(is_name)) {
+                    Ok(Self::Prefix(begin.into()))
+                } else {
+                    Err(invalid(shape))
+                }
             }
-            _ => Err(invalid(shape)),
+            None => Err(invalid(shape)),
         }
     }
 }
@@ -185,12 +192,14 @@ impl HeaderMatch {
 }
 
 impl fmt::Display for HeaderMatch {
+    /// The name and the kind. Values may be secrets, and this text comes into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            HeaderValue::Exact(value) => write!(f, "{}: {value}", self.name),
-            HeaderValue::Prefix(value) => write!(f, "{}: {value}*", self.name),
-            HeaderValue::Present => write!(f, "{}: *", self.name),
-        }
+        let kind = match &self.value {
+            HeaderValue::Exact(_) => "exact",
+            HeaderValue::Prefix(_) => "prefix",
+            HeaderValue::Present => "present",
+        };
+        write!(f, "{} ({kind})", self.name)
     }
 }
 

@@ -134,7 +134,7 @@ pub enum Principal {
     Any,
     /// Every identity of a trust domain.
     TrustDomain(TrustDomain),
-    /// Every identity whose text begins so. Never empty, and longer than the trust domain.
+    /// Every identity whose text begins so: the trust domain and a whole namespace at least, as in `spiffe://TRUST_DOMAIN/ns/shop/`.
     Prefix(Arc<str>),
     /// This identity.
     Exact(SpiffeId),
@@ -161,7 +161,7 @@ pub struct Operation {
     pub hosts: Vec<HostMatch>,
     /// Hosts that it must not be.
     pub not_hosts: Vec<HostMatch>,
-    /// Methods, exactly as sent.
+    /// Methods, exactly as sent. One that is sent in another case is not judged.
     pub methods: Vec<Arc<str>>,
     /// Methods that it must not be.
     pub not_methods: Vec<Arc<str>>,
@@ -198,7 +198,7 @@ pub enum PathMatch {
 /// A header field.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct HeaderMatch {
-    /// The name, in lower case.
+    /// The name, in lower case. With `_` for `-` it is the same name in a DENY or AUDIT, and in an ALLOW one that must not be there.
     pub name: Arc<str>,
     /// What its value must be. Several fields of one name: any of them in a DENY or AUDIT; all as one, joined by commas, in an ALLOW.
     pub value: HeaderValue,

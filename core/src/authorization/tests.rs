@@ -9,6 +9,7 @@ mod equal;
 mod naive;
 mod order;
 mod random;
+mod size;
 mod telling;
 
 /// A request, of texts.
@@ -36,7 +37,10 @@ impl RequestFacts for Request {
         None
     }
     fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, value)| each(value.as_bytes()));
+        self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).for_each(|(_, value)| each(value.as_bytes()));
+    }
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.headers.iter().for_each(|(name, value)| each(name.as_bytes(), value.as_bytes()));
     }
 }
 

@@ -44,6 +44,8 @@ pub trait RequestFacts {
     fn query(&self) -> Option<&[u8]>;
     /// Gives the value of every field of this name (lower case), in order. `host` should give the authority where there is no such field.
     fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8]));
+    /// Gives the name, in any case, and the value of every field, in order.
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8]));
     /// Whether it is gRPC, gRPC-Web included: the `content-type` begins with `application/grpc`.
     fn is_grpc(&self) -> bool {
         let mut grpc = false;

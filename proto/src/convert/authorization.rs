@@ -96,7 +96,12 @@ impl TryFrom<&v1::Authorization> for Authorization {
             namespace => PostureFrom::Namespace(namespace.parse()?),
         };
         let policies = a.policies.iter().map(|p| Policy::try_from(p).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(Self { posture: posture(a.posture)?, posture_from, policies })
+        let read = Self { posture: posture(a.posture)?, posture_from, policies };
+        // A policy is small on the wire and its index is a product of its lists: bounded here, before anybody makes it.
+        if read.buckets() > Self::MAX_BUCKETS {
+            return Err(WireError::Range("number of callers, ports and paths of authorization policies"));
+        }
+        Ok(read)
     }
 }
 

@@ -87,9 +87,16 @@ impl RequestHead {
     }
 
     /// Turns the absolute form of a target into the origin form. It names the host itself, and `Host` counts for nothing then (RFC 9112,
-    /// section 3.2.2): what is looked at must be what the destination sees.
+    /// section 3.2.2): what is looked at must be what the destination sees. The target of CONNECT is its host (section 3.2.3), and stays as it is; an
+    /// error if `Host` names another.
     pub fn to_origin_form(&mut self) -> Result<(), Failure> {
-        if self.authority.is_some() || self.target.starts_with(b"/") || self.is_connect() {
+        if self.authority.is_some() {
+            return Ok(());
+        }
+        if self.method.eq_ignore_ascii_case(b"CONNECT") {
+            return self.settle_connect();
+        }
+        if self.target.starts_with(b"/") {
             return Ok(());
         }
         let Some(scheme) = self.target.windows(3).position(|w| w == b"://") else { return Ok(()) };
@@ -103,6 +110,21 @@ impl RequestHead {
         let target = [slash, path].concat();
         self.set_host(host);
         self.target = target.into();
+        Ok(())
+    }
+
+    fn settle_connect(&mut self) -> Result<(), Failure> {
+        let bad = |detail: &str| Failure::downstream(Reason::BadRequest).detail(detail);
+        let target = self.target.clone();
+        if target.is_empty() || target.iter().any(|b| matches!(b, b'/' | b'?' | b'#' | b'@' | b',' | b'\\')) {
+            return Err(bad("the target of CONNECT is not HOST:PORT"));
+        }
+        let colon = target.iter().rposition(|b| *b == b':').unwrap_or(target.len());
+        let is_same = |host: &[u8]| host.eq_ignore_ascii_case(&target) || host.eq_ignore_ascii_case(&target[..colon]);
+        if !self.fields.all(Known::Host).all(is_same) {
+            return Err(bad("CONNECT names one host in its target and another in Host"));
+        }
+        self.set_host(&target);
         Ok(())
     }
 
@@ -140,5 +162,53 @@ impl ResponseHead {
 
     pub fn is_informational(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(method: &'static str, target: &'static str, hosts: &[&str]) -> RequestHead {
+        let mut fields = Fields::default();
+        hosts.iter().for_each(|host| fields.push(b"host", host.as_bytes()));
+        RequestHead {
+            method: Bytes::from_static(method.as_bytes()),
+            target: Bytes::from_static(target.as_bytes()),
+            authority: None,
+            scheme: None,
+            protocol: None,
+            http10: false,
+            fields,
+        }
+    }
+
+    #[test]
+    fn the_host_of_connect_is_its_target() {
+        for (target, hosts) in [
+            ("cart.shop:443", &["cart.shop:443"][..]),
+            ("cart.shop:443", &["Cart.Shop:443"]),
+            ("cart.shop:443", &["cart.shop"]),
+            ("cart.shop:443", &[]),
+            ("[fd00::1]:443", &["[fd00::1]"]),
+        ] {
+            let mut head = connect("CONNECT", target, hosts);
+            assert!(head.to_origin_form().is_ok(), "{target} {hosts:?}");
+            assert_eq!((head.host(), &head.target[..]), (Some(target.as_bytes()), target.as_bytes()));
+        }
+        for (target, hosts) in [
+            ("evil.shop:443", &["cart.shop:443"][..]),
+            ("evil.shop:443", &["cart.shop"]),
+            ("cart.shop:22", &["cart.shop:443"]),
+            ("cart.shop:443", &["cart.shop:443", "evil.shop:443"]),
+            ("http://evil.shop/", &["cart.shop"]),
+            ("cart.shop@evil.shop:443", &["cart.shop"]),
+            ("/", &["cart.shop"]),
+            ("", &["cart.shop"]),
+        ] {
+            for method in ["CONNECT", "connect"] {
+                assert!(connect(method, target, hosts).to_origin_form().is_err(), "{method} {target} {hosts:?}");
+            }
+        }
     }
 }

@@ -60,6 +60,10 @@ impl RequestFacts for RequestHead {
             each(authority);
         }
     }
+
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.fields.iter().for_each(|(_, name, value)| each(name, value));
+    }
 }
 
 /// What a rule makes of a request, or how it ends here.

@@ -56,6 +56,7 @@ impl fmt::Display for Unclear {
             Self::NotHttp => f.write_str("the bytes are not HTTP"),
             Self::Path(defect) => write!(f, "the path {defect}"),
             Self::Host => f.write_str("the request does not name one host"),
+            Self::Method => f.write_str("the method is a listed one in another case"),
         }
     }
 }

@@ -143,8 +143,8 @@ fn operation_holds(o: &Operation, action: Action, call: &Call<'_>) -> Kleene {
             held = and(held, call.request.map_or(Err("not-http"), holds));
         }
     };
-    clause(!o.methods.is_empty(), &|r| Ok(o.methods.iter().any(|m| **m == *r.method)));
-    clause(!o.not_methods.is_empty(), &|r| Ok(!o.not_methods.iter().any(|m| **m == *r.method)));
+    clause(!o.methods.is_empty(), &|r| method_among(r, &o.methods));
+    clause(!o.not_methods.is_empty(), &|r| method_among(r, &o.not_methods).map(|is| !is));
     clause(!o.hosts.is_empty(), &|r| host_among(r, &o.hosts));
     clause(!o.not_hosts.is_empty(), &|r| host_among(r, &o.not_hosts).map(|is| !is));
     clause(!o.paths.is_empty(), &|r| path_of(r).map(|path| o.paths.iter().any(|p| path_is(p, &path))));
@@ -161,6 +161,12 @@ fn and(a: Kleene, b: Kleene) -> Kleene {
         (Err(why), _) | (Ok(true), Err(why)) => Err(why),
         (Ok(true), Ok(true)) => Ok(true),
     }
+}
+
+fn method_among(r: &Request, list: &[Arc<str>]) -> Kleene {
+    let exact = list.iter().any(|m| **m == *r.method);
+    let alike = list.iter().any(|m| m.to_uppercase() == r.method.to_uppercase());
+    if alike && !exact { Err("method") } else { Ok(exact) }
 }
 
 fn path_of(r: &Request) -> Result<String, &'static str> {
@@ -206,14 +212,16 @@ fn host_among(r: &Request, list: &[HostMatch]) -> Kleene {
 }
 
 fn header_is(h: &HeaderMatch, action: Action, r: &Request) -> bool {
-    let values: Vec<_> = r.headers.iter().filter(|(n, _)| *n == *h.name).map(|(_, v)| v.clone()).collect();
+    let is_alike = |n: &str| n.to_lowercase().replace('_', "-") == h.name.replace('_', "-");
+    let alike: Vec<_> = r.headers.iter().filter(|(n, _)| is_alike(n)).collect();
+    let values: Vec<_> = alike.iter().map(|(_, v)| v.clone()).collect();
     let is = |v: &String| match &h.value {
         HeaderValue::Exact(text) => **text == **v,
         HeaderValue::Prefix(text) => v.starts_with(&**text),
         HeaderValue::Present => true,
     };
     match action {
-        Action::Allow => !values.is_empty() && is(&values.join(",")),
+        Action::Allow => alike.iter().all(|(n, _)| n.to_lowercase() == *h.name) && !values.is_empty() && is(&values.join(",")),
         Action::Deny | Action::Audit => values.iter().any(is),
     }
 }

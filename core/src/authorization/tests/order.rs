@@ -115,6 +115,63 @@ fn a_second_field_turns_no_verdict() {
 }
 
 #[test]
+fn no_spelling_of_a_field_turns_a_verdict() {
+    let operation = |name| {
+        let header = HeaderMatch::new(name, HeaderValue::Prefix("on".into())).expect("a field");
+        Operation { headers: vec![header], ..Operation::default() }
+    };
+    // The policy's name, the fields that are sent, whether an ALLOW lets them in, whether a DENY does.
+    for (name, sent, allowed, not_denied) in [
+        ("x-debug", &[("X-Debug", "on")][..], true, false),
+        ("x-debug", &[("X_Debug", "on")], false, false),
+        ("x-debug", &[("x_debug", "off")], false, true),
+        ("x-debug", &[("x-debug", "on"), ("X_DEBUG", "off")], false, false),
+        ("x-debug", &[("X_DEBUG", "on"), ("x-debug", "off")], false, false),
+        ("x-debug", &[("x-debug", "on"), ("x-debug-2", "off")], true, false),
+        ("x_debug", &[("X_Debug", "on")], true, false),
+        ("x_debug", &[("x-debug", "on")], false, false),
+        ("x-a-b", &[("x_a-b", "on")], false, false),
+        ("x-debug", &[("xdebug", "on")], false, true),
+    ] {
+        let verdict = |action| {
+            let headers = sent.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            let policy = policy("p", action, vec![rule(vec![], vec![operation(name)])]);
+            let request = Request { headers, ..Request::get("/") };
+            judge(Posture::AllowAll, vec![policy], connection(80, WEB)).decide(Some(&request)).is_allowed()
+        };
+        assert_eq!((verdict(Action::Allow), verdict(Action::Deny)), (allowed, not_denied), "{name} {sent:?}");
+    }
+}
+
+#[test]
+fn a_listed_method_in_another_case_is_not_judged() {
+    let methods = |list: &[&str]| list.iter().map(|m| Arc::from(*m)).collect::<Vec<_>>();
+    let listed = |list| Operation { methods: methods(list), ..Operation::default() };
+    let other_than = |list| Operation { not_methods: methods(list), ..Operation::default() };
+    let none = Verdict::Denied;
+    for (action, operation, sent, expected) in [
+        (Action::Deny, listed(&["DELETE"]), "DELETE", (none, "matched")),
+        (Action::Deny, listed(&["DELETE"]), "delete", (none, "method")),
+        (Action::Deny, listed(&["DELETE"]), "Delete", (none, "method")),
+        (Action::Deny, listed(&["DELETE"]), "get", (Verdict::Allowed, "default")),
+        (Action::Allow, listed(&["GET"]), "get", (none, "method")),
+        (Action::Allow, listed(&["GET"]), "delete", (none, "none-allows")),
+        (Action::Allow, other_than(&["DELETE"]), "delete", (none, "method")),
+        (Action::Allow, other_than(&["DELETE"]), "DELETE", (none, "none-allows")),
+        (Action::Allow, other_than(&["DELETE"]), "get", (Verdict::Allowed, "matched")),
+        // Made up, and listed as it is sent.
+        (Action::Allow, listed(&["Frob"]), "Frob", (Verdict::Allowed, "matched")),
+        (Action::Deny, listed(&["Frob"]), "FROB", (none, "method")),
+    ] {
+        let name = format!("{action} {operation:?} {sent}");
+        let request = Request { method: sent.into(), ..Request::get("/") };
+        let policy = policy("p", action, vec![rule(vec![], vec![operation])]);
+        let decision = judge(Posture::AllowAll, vec![policy], connection(80, WEB)).decide(Some(&request));
+        assert_eq!((decision.verdict, decision.cause.as_str()), expected, "{name}");
+    }
+}
+
+#[test]
 fn what_is_empty_matches_nothing_and_is_refused_when_read() {
     for broken in [rule(vec![Peer::default()], vec![]), rule(vec![], vec![Operation::default()])] {
         let allow = policy("p", Action::Allow, vec![broken]);
@@ -132,7 +189,14 @@ fn what_is_empty_matches_nothing_and_is_refused_when_read() {
 
 #[test]
 fn texts_of_clauses_are_read_strictly() {
-    for text in ["*", "spiffe://td/*", "spiffe://td/ns/sh*", "spiffe://td/ns/shop/sa/*", "spiffe://td/ns/shop/sa/web"] {
+    for text in [
+        "*",
+        "spiffe://td/*",
+        "spiffe://td/ns/shop/*",
+        "spiffe://td/ns/shop/sa/*",
+        "spiffe://td/ns/shop/sa/we*",
+        "spiffe://td/ns/shop/sa/web",
+    ] {
         assert_eq!(text.parse::<Principal>().map(|p| p.to_string()).as_deref(), Ok(text));
     }
     for text in [
@@ -145,6 +209,12 @@ fn texts_of_clauses_are_read_strictly() {
         "spiffe://td/ns/Shop*",
         "td/ns/shop/sa/web",
         "spiffe:///*",
+        "spiffe://td/ns/shop*",
+        "spiffe://td/ns/s*",
+        "spiffe://td/ns/-/*",
+        "spiffe://td/ns//*",
+        "spiffe://td/ns/shop/x*",
+        "spiffe://td/ns/shop/sa/web/*",
     ] {
         assert!(text.parse::<Principal>().is_err(), "{text}");
     }

@@ -43,7 +43,7 @@ fn principal() -> impl Strategy<Value = Principal> {
     prop_oneof![
         1 => Just("*".to_owned()),
         2 => select(DOMAINS).prop_map(|d| format!("spiffe://{d}/*")),
-        2 => (select(DOMAINS), select(NAMESPACES)).prop_map(|(d, n)| format!("spiffe://{d}/ns/{n}*")),
+        2 => (select(DOMAINS), select(NAMESPACES)).prop_map(|(d, n)| format!("spiffe://{d}/ns/{n}/*")),
         2 => (select(DOMAINS), select(NAMESPACES)).prop_map(|(d, n)| format!("spiffe://{d}/ns/{n}/sa/we*")),
         6 => identity().prop_map(|id| id.to_string()),
     ]
@@ -105,7 +105,7 @@ fn header() -> impl Strategy<Value = HeaderMatch> {
         Just(HeaderValue::Exact("x,y".into())),
         Just(HeaderValue::Present),
     ];
-    (select(&["x-role", "x-team"][..]), value).prop_map(|(name, value)| HeaderMatch::new(name, value).expect("a field"))
+    (select(&["x-role", "x-team", "x_team"][..]), value).prop_map(|(name, value)| HeaderMatch::new(name, value).expect("a field"))
 }
 
 fn grpc() -> impl Strategy<Value = GrpcMatch> {
@@ -154,7 +154,8 @@ pub(super) fn call() -> impl Strategy<Value = (u16, Option<SpiffeId>, std::net::
 }
 
 pub(super) fn request() -> impl Strategy<Value = Request> {
-    let field = (select(&["x-role", "x-team"][..]), select(VALUES)).prop_map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let field = (select(&["x-role", "x-team", "X-Role", "x_role", "X_Team"][..]), select(VALUES))
+        .prop_map(|(n, v)| (n.to_owned(), v.to_owned()));
     let hosts = prop_oneof![8 => vec(select(HOSTS), 1..2), 1 => vec(select(HOSTS), 0..3)];
     (select(&["GET", "POST", "get"][..]), select(SENT), hosts, vec(field, 0..3)).prop_map(|(method, path, hosts, mut headers)| {
         headers.extend(hosts.into_iter().map(|h| ("host".to_owned(), h.to_owned())));

@@ -52,6 +52,23 @@ fn what_cannot_be_honoured_says_so() {
 }
 
 #[test]
+fn values_of_header_fields_are_not_told() {
+    let values = [HeaderValue::Exact("s3cret".into()), HeaderValue::Prefix("s3cret".into()), HeaderValue::Present];
+    let headers: Vec<_> = values.into_iter().map(|v| HeaderMatch::new("X-Key", v).expect("a field")).collect();
+    let texts: Vec<_> = headers.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["x-key (exact)", "x-key (prefix)", "x-key (present)"]);
+    let operation = Operation { headers, ..Operation::default() };
+    for (action, sent) in [(Action::Deny, "s3cret"), (Action::Allow, "s3cret"), (Action::Allow, "no")] {
+        let mut request = Request::get("/");
+        request.headers.push(("x-key".into(), sent.into()));
+        let policies = vec![policy("p", action, vec![rule(vec![], vec![operation.clone()])])];
+        let (text, remedy) = say(Posture::AllowAll, policies, DB, Some(&request));
+        assert!(text.contains("headers x-key (exact) or x-key (prefix) or x-key (present)"), "{text}");
+        assert!(!text.contains("s3cret") && !remedy.unwrap_or_default().contains("s3cret"), "{text}");
+    }
+}
+
+#[test]
 fn what_a_caller_sent_is_quoted_and_cut() {
     let path = format!("/{}\n", "x".repeat(5000));
     let web = Some("spiffe://td/ns/shop/sa/web");

@@ -30,6 +30,9 @@ impl RequestFacts for Request {
             each(value.as_bytes());
         }
     }
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.fields.iter().for_each(|(name, value)| each(name.as_bytes(), value.as_bytes()));
+    }
 }
 
 // `POST /path?query name:value`, or `@service/method name:value` for gRPC. GET where no method is said.

@@ -8,7 +8,7 @@ use weft_core::authorization::policy::{
 
 use super::{numbers, ports};
 use crate::convert::WireError;
-use crate::convert::traffic::{each, field_name};
+use crate::convert::traffic::each;
 use crate::v1;
 
 fn texts<T: ToString>(list: &[T]) -> Vec<String> {
@@ -92,7 +92,10 @@ impl TryFrom<&v1::AuthorizationPrincipal> for Principal {
         Ok(match p.kind.as_ref().ok_or(WireError::Missing("kind of principal"))? {
             Kind::Any(v1::AnyPrincipal {}) => Self::Any,
             Kind::TrustDomain(domain) => Self::TrustDomain(domain.parse()?),
-            Kind::Prefix(prefix) => Self::Prefix(some(prefix, "prefix of a principal")?),
+            Kind::Prefix(prefix) => match format!("{prefix}*").parse() {
+                Ok(read @ Self::Prefix(_)) => read,
+                _ => return Err(WireError::Range("prefix of a principal")),
+            },
             Kind::Exact(id) => Self::Exact(id.parse()?),
         })
     }
@@ -156,8 +159,11 @@ impl TryFrom<&v1::AuthorizationHost> for HostMatch {
     fn try_from(h: &v1::AuthorizationHost) -> Result<Self, WireError> {
         use v1::authorization_host::Kind;
         Ok(match h.kind.as_ref().ok_or(WireError::Missing("kind of host"))? {
-            Kind::Exact(host) => Self::Exact(some(host, "host")?),
-            Kind::Suffix(suffix) => Self::Suffix(some(suffix, "suffix of a host")?),
+            Kind::Exact(host) => match host.parse() {
+                Ok(read @ Self::Exact(_)) => read,
+                _ => return Err(WireError::Range("host")),
+            },
+            Kind::Suffix(suffix) => format!("*.{suffix}").parse().map_err(|_| WireError::Range("suffix of a host"))?,
         })
     }
 }
@@ -179,12 +185,12 @@ impl TryFrom<&v1::AuthorizationPath> for PathMatch {
     type Error = WireError;
     fn try_from(p: &v1::AuthorizationPath) -> Result<Self, WireError> {
         use v1::authorization_path::Kind;
-        let whole = |path: &str| if path.starts_with('/') { Ok(path.into()) } else { Err(WireError::Range("path")) };
-        Ok(match p.kind.as_ref().ok_or(WireError::Missing("kind of path"))? {
-            Kind::Exact(path) => Self::Exact(whole(path)?),
-            Kind::Prefix(path) => Self::Prefix(whole(path)?),
-            Kind::Template(path) => Self::Template(whole(path)?),
-        })
+        let read = match p.kind.as_ref().ok_or(WireError::Missing("kind of path"))? {
+            Kind::Exact(path) => Self::exact(path),
+            Kind::Prefix(path) => Self::prefix(path),
+            Kind::Template(path) => Self::template(path),
+        };
+        read.map_err(|_| WireError::Range("path"))
     }
 }
 
@@ -211,7 +217,7 @@ impl TryFrom<&v1::AuthorizationHeader> for HeaderMatch {
             Value::Prefix(text) => HeaderValue::Prefix(text.as_str().into()),
             Value::Present(v1::AnyValue {}) => HeaderValue::Present,
         };
-        Ok(Self { name: field_name(&h.name)?, value })
+        Self::new(&h.name, value).map_err(|_| WireError::Range("name of a header field"))
     }
 }
 

@@ -31,7 +31,7 @@ fn principal() -> impl Strategy<Value = Principal> {
     prop_oneof![
         Just(Principal::Any),
         name().prop_map(Principal::TrustDomain),
-        word().prop_map(|w| Principal::Prefix(format!("spiffe://td/ns/{w}").into())),
+        word().prop_map(|w| Principal::Prefix(format!("spiffe://td/ns/{w}/sa/").into())),
         word().prop_map(|w| Principal::Exact(format!("spiffe://td/ns/{w}/sa/x").parse().expect("an identity"))),
     ]
 }
@@ -68,7 +68,11 @@ fn host() -> impl Strategy<Value = HostMatch> {
 }
 
 fn path_match() -> impl Strategy<Value = PathMatch> {
-    prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix), path().prop_map(PathMatch::Template)]
+    prop_oneof![
+        path().prop_map(PathMatch::Exact),
+        path().prop_map(PathMatch::Prefix),
+        path().prop_map(|p| PathMatch::Template(format!("{p}/{{x}}").into()))
+    ]
 }
 
 fn header() -> impl Strategy<Value = HeaderMatch> {
@@ -78,7 +82,7 @@ fn header() -> impl Strategy<Value = HeaderMatch> {
         word().prop_map(HeaderValue::Prefix),
         Just(HeaderValue::Present),
     ];
-    (word(), value).prop_map(|(name, value)| HeaderMatch { name, value })
+    (word(), value).prop_map(|(name, value)| HeaderMatch { name: format!("x-{name}").into(), value })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -192,4 +196,70 @@ fn a_posture_that_is_none_and_more_than_a_pod_may_have_are_refused() {
     assert!(Authorization::try_from(&with(MAX_POLICIES + 1)).is_err());
     let large = v1::BoundPolicy { policy: vec![0; MAX_POLICY_BYTES + 1].into(), ports: None };
     assert!(Authorization::try_from(&v1::Authorization { policies: vec![large], ..good }).is_err());
+}
+
+#[test]
+fn texts_are_read_as_those_of_a_manifest() {
+    use v1::{authorization_host, authorization_path, authorization_principal};
+    let operation = |o: v1::AuthorizationOperation| read(&|p| p.rules[0].to[0] = o.clone()).map(|p| p.rules[0].to[0].clone());
+    let path = |kind| {
+        operation(v1::AuthorizationOperation { paths: vec![v1::AuthorizationPath { kind: Some(kind) }], ..Default::default() })
+    };
+    let host = |kind| {
+        operation(v1::AuthorizationOperation { hosts: vec![v1::AuthorizationHost { kind: Some(kind) }], ..Default::default() })
+    };
+    let header = |name: &str| {
+        let value = Some(v1::authorization_header::Value::Present(v1::AnyValue {}));
+        operation(v1::AuthorizationOperation {
+            headers: vec![v1::AuthorizationHeader { name: name.into(), value }],
+            ..Default::default()
+        })
+    };
+    let principal = |prefix: &str| {
+        let kind = Some(authorization_principal::Kind::Prefix(prefix.into()));
+        read(&|p| {
+            p.rules[0].from[0] = v1::AuthorizationPeer {
+                principals: vec![v1::AuthorizationPrincipal { kind: kind.clone() }],
+                ..Default::default()
+            }
+        })
+    };
+    let prefix = path(authorization_path::Kind::Prefix("/a/".into())).map(|o| o.paths);
+    assert_eq!(prefix, Ok(vec![PathMatch::Prefix("/a".into())]));
+    for bad in ["", "a", "//a", "/a/../b", "/%61", "/a?b"] {
+        use authorization_path::Kind;
+        assert!(path(Kind::Exact(bad.into())).is_err() && path(Kind::Prefix(bad.into())).is_err(), "{bad}");
+    }
+    assert!(path(authorization_path::Kind::Template("/a".into())).is_err());
+    let exact = host(authorization_host::Kind::Exact("Cart.Shop.".into())).map(|o| o.hosts);
+    assert_eq!(exact, Ok(vec![HostMatch::Exact("cart.shop".into())]));
+    for bad in ["", "*.shop", "a:80", "a/b"] {
+        use authorization_host::Kind;
+        assert!(host(Kind::Exact(bad.into())).is_err() && host(Kind::Suffix(bad.into())).is_err(), "{bad}");
+    }
+    assert_eq!(header("X-Role").map(|o| o.headers[0].name.clone()), Ok("x-role".into()));
+    for bad in ["", "a b", "host", "te", "weft-client-id"] {
+        assert!(header(bad).is_err(), "{bad}");
+    }
+    assert!(principal("spiffe://td/ns/shop/").is_ok());
+    for bad in ["", "spiffe://td/", "spiffe://td/ns/shop", "shop"] {
+        assert!(principal(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_small_policy_with_a_large_index_is_refused() {
+    let with = |peers: usize, names: usize, ports: u32| {
+        let peer = v1::AuthorizationPeer { namespaces: (0..names).map(|i| format!("n{i}")).collect(), ..Default::default() };
+        let operation = v1::AuthorizationOperation { ports: (1..=ports).collect(), ..Default::default() };
+        let policy = v1::AuthorizationPolicy {
+            rules: vec![v1::AuthorizationRule { from: vec![peer; peers], to: vec![operation; peers] }],
+            ..v1::AuthorizationPolicy::from(&read(&|_| {}).expect("good"))
+        };
+        let policies = vec![bound(policy.encode_to_vec().into(), None)];
+        Authorization::try_from(&v1::Authorization { policies, ..v1::Authorization::from(&Authorization::default()) })
+    };
+    assert!(with(1, 400, 500).is_ok());
+    assert!(with(1, 400, 501).is_err());
+    assert!(with(32, 256, 256).is_err());
 }
