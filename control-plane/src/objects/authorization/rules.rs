@@ -144,8 +144,8 @@ fn entries<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
 }
 
 /// The values of a list, none where it is left out.
-fn values<'a, T>(list: Option<&'a Vec<T>>, at: &str) -> Result<&'a [T], Wrong> {
-    match list.map(Vec::as_slice) {
+fn values<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
+    match list {
         None => Ok(&[]),
         Some([]) => wrong(at, "is empty: leave it out where it does not matter, or write a value"),
         Some(list) if list.len() > MAX_VALUES => wrong(at, format!("{} values; at most {MAX_VALUES} are taken", list.len())),
@@ -154,17 +154,17 @@ fn values<'a, T>(list: Option<&'a Vec<T>>, at: &str) -> Result<&'a [T], Wrong> {
 }
 
 /// Every text of a list, as what it stands for.
-fn each<T, E: Display>(list: &Option<Vec<String>>, at: &str, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Wrong> {
+fn each<T, E: Display>(list: Option<&[String]>, at: &str, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Wrong> {
     let one = |(i, text): (usize, &String)| {
         if text.len() > MAX_TEXT {
             return wrong(format!("{at}[{i}]"), format!("{} bytes long; at most {MAX_TEXT} are taken", text.len()));
         }
         read(text).map_err(|e| (format!("{at}[{i}]"), e.to_string()))
     };
-    values(list.as_ref(), at)?.iter().enumerate().map(one).collect()
+    values(list, at)?.iter().enumerate().map(one).collect()
 }
 
-fn parsed<T: FromStr<Err: Display>>(list: &Option<Vec<String>>, at: &str) -> Result<Vec<T>, Wrong> {
+fn parsed<T: FromStr<Err: Display>>(list: Option<&[String]>, at: &str) -> Result<Vec<T>, Wrong> {
     each(list, at, str::parse)
 }
 
@@ -180,16 +180,16 @@ fn block<T: FromStr>(text: &str) -> Result<T, String> {
 impl PeerSpec {
     fn read(&self, at: &str, own: &Namespace) -> Result<Peer, Wrong> {
         let field = |name: &str| format!("{at}.{name}");
-        let accounts = |list: &Option<Vec<String>>, name| each(list, &field(name), |text| account(text, own));
+        let accounts = |list: Option<&[String]>, name| each(list, &field(name), |text| account(text, own));
         let peer = Peer {
-            principals: parsed(&self.principals, &field("principals"))?,
-            not_principals: parsed(&self.not_principals, &field("notPrincipals"))?,
-            namespaces: parsed(&self.namespaces, &field("namespaces"))?,
-            not_namespaces: parsed(&self.not_namespaces, &field("notNamespaces"))?,
-            service_accounts: accounts(&self.service_accounts, "serviceAccounts")?,
-            not_service_accounts: accounts(&self.not_service_accounts, "notServiceAccounts")?,
-            ip_blocks: each(&self.ip_blocks, &field("ipBlocks"), block)?,
-            not_ip_blocks: each(&self.not_ip_blocks, &field("notIpBlocks"), block)?,
+            principals: parsed(self.principals.as_deref(), &field("principals"))?,
+            not_principals: parsed(self.not_principals.as_deref(), &field("notPrincipals"))?,
+            namespaces: parsed(self.namespaces.as_deref(), &field("namespaces"))?,
+            not_namespaces: parsed(self.not_namespaces.as_deref(), &field("notNamespaces"))?,
+            service_accounts: accounts(self.service_accounts.as_deref(), "serviceAccounts")?,
+            not_service_accounts: accounts(self.not_service_accounts.as_deref(), "notServiceAccounts")?,
+            ip_blocks: each(self.ip_blocks.as_deref(), &field("ipBlocks"), block)?,
+            not_ip_blocks: each(self.not_ip_blocks.as_deref(), &field("notIpBlocks"), block)?,
             unauthenticated: self.unauthenticated,
         };
         if peer.is_empty() {
@@ -203,8 +203,8 @@ impl PeerSpec {
     }
 }
 
-fn ports(list: &Option<Vec<u16>>, at: &str) -> Result<Vec<u16>, Wrong> {
-    let list = values(list.as_ref(), at)?;
+fn ports(list: Option<&[u16]>, at: &str) -> Result<Vec<u16>, Wrong> {
+    let list = values(list, at)?;
     match list.iter().position(|port| *port == 0) {
         Some(i) => wrong(format!("{at}[{i}]"), "0 is not a port: use 1 to 65535"),
         None => Ok(list.to_vec()),
@@ -252,19 +252,19 @@ fn path(text: &str) -> Result<PathMatch, String> {
 impl OperationSpec {
     fn read(&self, at: &str) -> Result<Operation, Wrong> {
         let field = |name: &str| format!("{at}.{name}");
-        let headers = values(self.headers.as_ref(), &field("headers"))?;
-        let calls = values(self.grpc.as_ref(), &field("grpc"))?;
+        let headers = values(self.headers.as_deref(), &field("headers"))?;
+        let calls = values(self.grpc.as_deref(), &field("grpc"))?;
         let header = |(i, header): (usize, &HeaderSpec)| header.read(&format!("{at}.headers[{i}]"));
         let call = |(i, call): (usize, &GrpcSpec)| call.read(&format!("{at}.grpc[{i}]"));
         let operation = Operation {
-            ports: ports(&self.ports, &field("ports"))?,
-            not_ports: ports(&self.not_ports, &field("notPorts"))?,
-            hosts: parsed(&self.hosts, &field("hosts"))?,
-            not_hosts: parsed(&self.not_hosts, &field("notHosts"))?,
-            methods: each(&self.methods, &field("methods"), method)?,
-            not_methods: each(&self.not_methods, &field("notMethods"), method)?,
-            paths: each(&self.paths, &field("paths"), path)?,
-            not_paths: each(&self.not_paths, &field("notPaths"), path)?,
+            ports: ports(self.ports.as_deref(), &field("ports"))?,
+            not_ports: ports(self.not_ports.as_deref(), &field("notPorts"))?,
+            hosts: parsed(self.hosts.as_deref(), &field("hosts"))?,
+            not_hosts: parsed(self.not_hosts.as_deref(), &field("notHosts"))?,
+            methods: each(self.methods.as_deref(), &field("methods"), method)?,
+            not_methods: each(self.not_methods.as_deref(), &field("notMethods"), method)?,
+            paths: each(self.paths.as_deref(), &field("paths"), path)?,
+            not_paths: each(self.not_paths.as_deref(), &field("notPaths"), path)?,
             headers: headers.iter().enumerate().map(header).collect::<Result<_, _>>()?,
             grpc: calls.iter().enumerate().map(call).collect::<Result<_, _>>()?,
         };
