@@ -1,6 +1,7 @@
 //! Whether a call would be let in, and why: what the sidecars of the called service are told, judged by the code that they judge by. It reads a snapshot and
 //! nothing else, so that it says the same of manifests as of a mesh.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use weft_core::policy::{Caller, InboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Reach};
 use weft_core::traffic::table::RequestFacts;
+use weft_core::version::Version;
 use weft_core::{SpiffeId, TrustDomain};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
@@ -47,10 +49,12 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
         )));
     }
     let request = ask.call.as_ref().map(|call| Request::new(call, &to));
+    let ground = Ground { snapshot, to: &to, caller: caller.as_ref(), source: &source, request: request.as_ref() };
+    let mut judged = Judged::default();
     let mut answers: Vec<v1::Explanation> = Vec::new();
     for (endpoint, target) in endpoints {
         let pod = endpoint.workload.as_ref().map_or_else(|| endpoint.address.to_string(), ToString::to_string);
-        let mut answer = answer(snapshot, &to, endpoint, target, caller.as_ref(), source, request.as_ref());
+        let mut answer = ground.answer(endpoint, target, &mut judged);
         match answers.iter_mut().find(|held| v1::Explanation { pods: vec![], ..(*held).clone() } == answer) {
             Some(held) => held.pods.push(pod),
             None => {
@@ -61,7 +65,7 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
     }
     Ok(v1::ExplainResponse {
         caller: caller.map(|id| id.to_string()).unwrap_or_default(),
-        source: source.map(|ip| ip.to_string()).unwrap_or_default(),
+        source: source.address().map(|ip| ip.to_string()).unwrap_or_default(),
         answers,
     })
 }
@@ -104,79 +108,143 @@ fn from_pod<'a>(snapshot: &'a Snapshot, ask: &v1::ExplainRequest) -> Result<Opti
     }
 }
 
-/// The address of the pod that is named, else of the first that has the caller's service account.
-fn source(snapshot: &Snapshot, ask: &v1::ExplainRequest, caller: Option<&SpiffeId>) -> Result<Option<IpAddr>, Unexplained> {
-    if let Some((_, facts)) = from_pod(snapshot, ask)? {
-        return Ok(facts.addresses.first().copied());
+/// Where the call comes from.
+enum Source {
+    /// The pod that is named.
+    Known(Option<IpAddr>),
+    /// The first pod that has the caller's service account: another may have another address.
+    Assumed(IpAddr),
+    Unknown,
+}
+
+impl Source {
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Known(ip) => *ip,
+            Self::Assumed(ip) => Some(*ip),
+            Self::Unknown => None,
+        }
     }
-    let Some(caller) = caller else { return Ok(None) };
+
+    /// What is to be said of it where networks matter.
+    fn note(&self) -> Option<String> {
+        match self {
+            Self::Known(Some(_)) => None,
+            Self::Assumed(ip) => Some(format!(
+                "the source is assumed: ipBlocks are judged by {ip}, the address of one pod of the caller; name the pod that calls"
+            )),
+            Self::Known(None) | Self::Unknown => Some(format!(
+                "the source is assumed: no address of the caller is known, and ipBlocks are judged by {}; name the pod that calls",
+                Ipv4Addr::UNSPECIFIED
+            )),
+        }
+    }
+}
+
+fn source(snapshot: &Snapshot, ask: &v1::ExplainRequest, caller: Option<&SpiffeId>) -> Result<Source, Unexplained> {
+    if let Some((_, facts)) = from_pod(snapshot, ask)? {
+        return Ok(Source::Known(facts.addresses.first().copied()));
+    }
+    let Some(caller) = caller else { return Ok(Source::Unknown) };
     let is_of =
         |id: &ObjectRef, account: &str| id.namespace == *caller.namespace() && account == caller.service_account().as_str();
     let all = snapshot.pods.iter().filter(|(id, facts)| is_of(id, &facts.service_account) && !facts.addresses.is_empty());
-    Ok(all.min_by_key(|(id, _)| (*id).clone()).map(|(_, facts)| facts.addresses[0]))
+    Ok(all.min_by_key(|(id, _)| (*id).clone()).map_or(Source::Unknown, |(_, facts)| Source::Assumed(facts.addresses[0])))
 }
 
-/// What one endpoint says, without its name.
-fn answer(
-    snapshot: &Snapshot,
-    to: &ObjectRef,
-    endpoint: &Endpoint,
-    port: u16,
-    caller: Option<&SpiffeId>,
-    source: Option<IpAddr>,
-    request: Option<&Request>,
-) -> v1::Explanation {
-    use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
-    let plain = |verdict: v1::ExplainedVerdict, reason: String| v1::Explanation {
-        port: port.into(),
-        verdict: verdict.into(),
-        reason,
-        ..Default::default()
-    };
-    let (Reach::Mesh(own), Some(pod)) = (&endpoint.reach, &endpoint.workload) else {
-        return plain(Allowed, "it has no sidecar, so that nobody asks".into());
-    };
-    let Some(Body::Inbound(wire)) = snapshot.inbound.get(pod).map(|entry| &entry.body) else {
-        return plain(Denied, "its sidecar has no policy yet, and lets nothing in until then".into());
-    };
-    let policy = match InboundPolicy::try_from(wire) {
-        Ok(policy) => policy,
-        Err(e) => return plain(Denied, format!("its policy cannot be read: {e}")),
-    };
-    // Where no request is thought of, the framing is not what is asked about.
-    let framing = if policy.protocol_of(port) == AppProtocol::Http2 { MeshProtocol::Http2 } else { MeshProtocol::Http1 };
-    let peer = caller.map_or(Caller::Plaintext, |id| Caller::Mesh(id.clone(), framing));
-    if let Err(denial) = policy.decide(port, &peer) {
-        return plain(Denied, format!("denied before any policy is asked: {denial}"));
+/// An inbound policy, ready to be asked.
+struct Ready {
+    policy: InboundPolicy,
+    compiled: Arc<Compiled>,
+    /// A clause of a policy is about networks.
+    asks_source: bool,
+}
+
+impl Ready {
+    fn new(wire: &v1::InboundPolicy, own: &SpiffeId) -> Result<Self, String> {
+        let policy = InboundPolicy::try_from(wire).map_err(|e| format!("its policy cannot be read: {e}"))?;
+        let compiled = Arc::new(Compiled::new(&policy.authorization, own.clone()));
+        let mut peers = policy.authorization.policies.iter().flat_map(|p| &p.rules).flat_map(|rule| &rule.from);
+        let asks_source = peers.any(|peer| !peer.ip_blocks.is_empty() || !peer.not_ip_blocks.is_empty());
+        Ok(Self { policy, compiled, asks_source })
     }
-    // What is declared to be opaque is never read as HTTP.
-    let request = request.filter(|_| policy.protocol_of(port) != AppProtocol::Opaque);
-    let request = request.map(|r| r as &dyn RequestFacts);
-    let source = source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let compiled = Arc::new(Compiled::new(&policy.authorization, own.clone()));
-    let judge = Judge::new(compiled, Connection::new(port, caller.cloned(), source));
-    let mut told = match (request, judge.outcome()) {
-        (None, Outcome::PerRequest) => {
-            let rest = judge.decide(None);
-            v1::Explanation {
-                remedy: rest.remedy().unwrap_or_default(),
-                ..plain(ByRequest, "it depends on what is asked for".into())
-            }
+}
+
+/// Each distinct inbound policy once, by its version and whose it is: the pods of a service mostly share one.
+#[derive(Default)]
+struct Judged(HashMap<(Version, SpiffeId), Result<Ready, String>>);
+
+impl Judged {
+    fn get(&mut self, version: Version, wire: &v1::InboundPolicy, own: &SpiffeId) -> Result<&Ready, &String> {
+        self.0.entry((version, own.clone())).or_insert_with(|| Ready::new(wire, own)).as_ref()
+    }
+}
+
+/// What is the same of every endpoint.
+struct Ground<'a> {
+    snapshot: &'a Snapshot,
+    to: &'a ObjectRef,
+    caller: Option<&'a SpiffeId>,
+    source: &'a Source,
+    request: Option<&'a Request>,
+}
+
+impl Ground<'_> {
+    /// What one endpoint says, without its name.
+    fn answer(&self, endpoint: &Endpoint, port: u16, judged: &mut Judged) -> v1::Explanation {
+        use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
+        let plain = |verdict: v1::ExplainedVerdict, reason: String| v1::Explanation {
+            port: port.into(),
+            verdict: verdict.into(),
+            reason,
+            ..Default::default()
+        };
+        let (Reach::Mesh(own), Some(pod)) = (&endpoint.reach, &endpoint.workload) else {
+            return plain(Allowed, "it has no sidecar, so that nobody asks".into());
+        };
+        let entry = self.snapshot.inbound.get(pod);
+        let Some((Body::Inbound(wire), version)) = entry.map(|entry| (&entry.body, entry.version)) else {
+            return plain(Denied, "its sidecar has no policy yet, and lets nothing in until then".into());
+        };
+        let Ready { policy, compiled, asks_source } = match judged.get(version, wire, own) {
+            Ok(ready) => ready,
+            Err(why) => return plain(Denied, why.clone()),
+        };
+        // Where no request is thought of, the framing is not what is asked about.
+        let framing = if policy.protocol_of(port) == AppProtocol::Http2 { MeshProtocol::Http2 } else { MeshProtocol::Http1 };
+        let peer = self.caller.map_or(Caller::Plaintext, |id| Caller::Mesh(id.clone(), framing));
+        if let Err(denial) = policy.decide(port, &peer) {
+            return plain(Denied, format!("denied before any policy is asked: {denial}"));
         }
-        _ => {
-            let decision = judge.decide(request);
-            let verdict = if decision.is_allowed() { Allowed } else { Denied };
-            v1::Explanation {
-                policy: decision.policy().map(|p| p.id.to_string()).unwrap_or_default(),
-                remedy: decision.remedy().unwrap_or_default(),
-                notes: notes(&decision),
-                ..plain(verdict, reason(&decision))
+        // What is declared to be opaque is never read as HTTP.
+        let request = self.request.filter(|_| policy.protocol_of(port) != AppProtocol::Opaque);
+        let request = request.map(|r| r as &dyn RequestFacts);
+        let source = self.source.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let judge = Judge::new(compiled.clone(), Connection::new(port, self.caller.cloned(), source));
+        let mut told = match (request, judge.outcome()) {
+            (None, Outcome::PerRequest) => {
+                let rest = judge.decide(None);
+                v1::Explanation {
+                    remedy: rest.remedy().unwrap_or_default(),
+                    ..plain(ByRequest, "it depends on what is asked for".into())
+                }
             }
-        }
-    };
-    told.considered = judge.consider(request).iter().map(|c| considered(c, snapshot)).collect();
-    told.considered.extend(others(snapshot, to, pod, &told.considered));
-    told
+            _ => {
+                let decision = judge.decide(request);
+                let verdict = if decision.is_allowed() { Allowed } else { Denied };
+                v1::Explanation {
+                    policy: decision.policy().map(|p| p.id.to_string()).unwrap_or_default(),
+                    remedy: decision.remedy().unwrap_or_default(),
+                    notes: notes(&decision),
+                    ..plain(verdict, reason(&decision))
+                }
+            }
+        };
+        told.notes.extend(self.source.note().filter(|_| *asks_source));
+        told.considered = judge.consider(request).iter().map(|c| considered(c, self.snapshot)).collect();
+        told.considered.extend(others(self.snapshot, self.to, pod, &told.considered));
+        told
+    }
 }
 
 /// The decision without what is told beside it: the remedy has what came nearest.
@@ -241,6 +309,9 @@ fn others(snapshot: &Snapshot, to: &ObjectRef, pod: &ObjectRef, had: &[v1::Consi
         let why = match (&facts.broken, &facts.scope) {
             (Some(why), _) if !facts.is_in_force => format!("it cannot be honoured, and would have changed nothing ({why})"),
             (_, Scope::Workloads(..)) => "its selector does not pick this pod".to_owned(),
+            (_, Scope::Service(service)) if !snapshot.services.contains_key(service) => {
+                format!("there is no Service {service}, and it holds for nobody until it is there")
+            }
             (_, Scope::Service(service)) => format!("Service {service} does not pick this pod"),
             _ => "it is not for this pod".to_owned(),
         };

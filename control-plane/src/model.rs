@@ -141,6 +141,7 @@ impl Model {
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
                         other => self.insert(other),
                     }
+                    self.note_target(&key);
                     self.mark(&key, &mut dirty);
                 }
                 Change::Delete(key) => {
@@ -149,6 +150,7 @@ impl Model {
                 }
             }
         }
+        self.forget_targets();
         for (node, before) in std::mem::take(&mut dirty.nodes) {
             if self.places.zone(&node) != before {
                 dirty.pods.extend(self.places.pods_on(&node).cloned());
@@ -191,6 +193,7 @@ impl Model {
                 }
                 let authorizing = self.authorizations.of_service(&key.id).cloned();
                 dirty.statuses.extend(authorizing.map(|id| ObjectKey { kind: Kind::AuthorizationPolicy, id }));
+                dirty.pods.extend(self.targeted(&key.id));
                 if let Some(service) = self.service(&key.id) {
                     for ip in service.spec.addresses() {
                         self.mark_address(ip, dirty);

@@ -58,7 +58,10 @@ impl Operator for OperatorService {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        let answer = explain(&self.hub.snapshot(), self.ca.domain(), &request.into_inner());
+        let (snapshot, domain, ask) = (self.hub.snapshot(), self.ca.domain().clone(), request.into_inner());
+        // It takes as long as there are policies and pods, and sidecars are served meanwhile.
+        let answer = tokio::task::spawn_blocking(move || explain(&snapshot, &domain, &ask)).await;
+        let answer = answer.map_err(|e| Status::internal(format!("the question was given up: {e}")))?;
         answer.map(Response::new).map_err(|e| match e {
             Unexplained::Question(_) => Status::invalid_argument(e.to_string()),
             Unexplained::NotThere(_) => Status::not_found(e.to_string()),

@@ -115,7 +115,9 @@ fn each_policy_is_told_of_and_why_it_applies_or_not() {
             "false false DENY shop/elsewhere: its selector does not pick this pod",
         ]
     );
-    assert_eq!(told.notes, ["AUDIT shop/look rule 0 matches: it would be told of"]);
+    let assumed =
+        "the source is assumed: ipBlocks are judged by 10.0.9.1, the address of one pod of the caller; name the pod that calls";
+    assert_eq!(told.notes, ["AUDIT shop/look rule 0 matches: it would be told of", assumed]);
     let told = only(SHOP, &ask("front/client", 80, Some(("PUT", "/books/1"))));
     assert!(told.considered[0].why.contains("asks for methods GET"), "{told:?}");
 }
@@ -133,6 +135,30 @@ fn who_calls_is_an_identity_with_an_address_or_nobody() {
     let strict = SHOP.replace("{weft.dev/default-policy", "{weft.dev/mtls: strict, weft.dev/default-policy");
     let told = only(&strict, &nobody);
     assert!(told.reason.contains("is strict and the caller spoke plaintext"), "{told:?}");
+}
+
+#[test]
+fn a_source_that_is_assumed_is_said_to_be_where_networks_matter() {
+    let notes = |manifests: &str, ask: &v1::ExplainRequest| only(manifests, ask).notes;
+    let known = v1::ExplainRequest { from: None, from_pod: Some(id("front/client-0")), ..ask("front/client", 80, None) };
+    assert!(!notes(SHOP, &known).iter().any(|note| note.contains("assumed")));
+    let nowhere = notes(SHOP, &ask("front/other", 80, None));
+    assert!(nowhere.iter().any(|note| note.contains("judged by 0.0.0.0")), "{nowhere:?}");
+    let without = SHOP.replace("{ipBlocks: [10.0.9.0/24]}", "{namespaces: [front]}");
+    assert!(!notes(&without, &ask("front/other", 80, None)).iter().any(|note| note.contains("assumed")));
+}
+
+#[test]
+fn pods_with_one_policy_have_it_compiled_once() {
+    let snapshot = snapshot(SHOP);
+    let own: SpiffeId = "spiffe://td/ns/shop/sa/web".parse().expect("an identity");
+    let mut judged = Judged::default();
+    for pod in ["shop/web-0", "shop/web-1"] {
+        let entry = &snapshot.inbound[&pod.parse::<ObjectRef>().expect("a name")];
+        let Body::Inbound(wire) = &entry.body else { panic!("{entry:?}") };
+        assert!(judged.get(entry.version, wire, &own).is_ok());
+    }
+    assert_eq!(judged.0.len(), 1);
 }
 
 #[test]

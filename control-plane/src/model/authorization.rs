@@ -3,6 +3,8 @@
 //! A policy that cannot be honoured is not left out. The last version of it that could be stays in force; where there is none, whatever was to come to what
 //! the policy is for is refused, unless the policy would have changed no verdict anyway.
 
+mod targets;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -16,13 +18,13 @@ use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, CONTROL_PLANE_NAMESPACE};
 use weft_proto::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to, v1};
 
 use super::Model;
-use super::endpoints::{target_port, tcp_ports};
 use super::status::{Outcome, Refusal};
 use crate::objects::authorization::{AuthorizationObject, Content, Scope, Unhonoured};
 use crate::objects::traffic::ParentRef;
-use crate::objects::{ObjectKey, PodObject, ServiceObject};
+use crate::objects::{ObjectKey, PodObject};
 use crate::snapshot::AuthorizationFacts;
 use crate::watch::Problem;
+use targets::Targets;
 
 /// All policies, by what they are for.
 pub(super) struct Authorizations {
@@ -36,6 +38,7 @@ pub(super) struct Authorizations {
     namespaces: HashMap<Namespace, BTreeSet<ObjectRef>>,
     workloads: HashMap<Namespace, BTreeSet<ObjectRef>>,
     services: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
+    targets: Targets,
 }
 
 impl Default for Authorizations {
@@ -67,11 +70,15 @@ struct InForce {
     scope: Scope,
     /// Encoded once for all of them.
     bytes: Bytes,
+    /// Of an Allow for a Service: the same without its rules, for ports of which it is not known whether they were meant.
+    closing: Option<Bytes>,
 }
 
 impl InForce {
     fn new(scope: Scope, policy: &Policy) -> Self {
-        Self { scope, bytes: policy_bytes(policy) }
+        let is_closed = matches!(scope, Scope::Service(_)) && policy.action == Action::Allow;
+        let closing = is_closed.then(|| policy_bytes(&Policy { rules: vec![], ..policy.clone() }));
+        Self { scope, bytes: policy_bytes(policy), closing }
     }
 
     /// Refuses everything in the stead of a policy that cannot be honoured.
@@ -104,6 +111,7 @@ impl Authorizations {
             namespaces: HashMap::new(),
             workloads: HashMap::new(),
             services: HashMap::new(),
+            targets: Targets::default(),
         }
     }
 
@@ -221,7 +229,7 @@ impl Model {
             Scope::Mesh => ids(&mut self.pods.values().flat_map(BTreeMap::values)),
             Scope::Namespace(namespace) => ids(&mut of(namespace)),
             Scope::Workloads(namespace, labels) => ids(&mut of(namespace).filter(|pod| selects(labels, pod))),
-            Scope::Service(service) => self.service(service).map(|s| ids(&mut self.selected(s))).unwrap_or_default(),
+            Scope::Service(service) => self.targeted(service),
         }
     }
 
@@ -229,7 +237,7 @@ impl Model {
     /// services; each by namespace and name.
     pub(super) fn authorize(&self, pod: &PodObject, inbound: &mut v1::InboundPolicy, problems: &mut Vec<Problem>) {
         let (posture, from) = self.posture_of(&pod.id.namespace, problems);
-        let policies = self.policies_of(pod);
+        let policies = self.policies_of(pod, problems);
         if posture == Posture::AllowAll && policies.is_empty() {
             return;
         }
@@ -252,7 +260,7 @@ impl Model {
         inbound.authorization = Some(v1::Authorization { policies, ..posture_to(posture, &from) });
     }
 
-    fn policies_of(&self, pod: &PodObject) -> Vec<v1::BoundPolicy> {
+    fn policies_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> Vec<v1::BoundPolicy> {
         let (all, namespace) = (&self.authorizations, &pod.id.namespace);
         let in_force = |id: &ObjectRef| all.held.get(id)?.in_force.as_ref();
         let whole = |id: &ObjectRef| Some(bound(in_force(id)?.bytes.clone(), None));
@@ -263,14 +271,7 @@ impl Model {
         let own = all.namespaces.get(namespace).into_iter().flatten().filter_map(whole);
         let selecting = all.workloads.get(namespace).into_iter().flatten().filter(selects_it).filter_map(whole);
         let mut found: Vec<v1::BoundPolicy> = mesh.chain(own).chain(selecting).collect();
-        // Most namespaces have no policy for a Service: nothing is looked for there.
-        if !pod.ended() && !all.services.is_empty() {
-            for service in self.services.get(namespace).into_iter().flat_map(BTreeMap::values) {
-                let Some(ids) = all.services.get(&service.id).filter(|_| service.spec.selects(&pod.labels)) else { continue };
-                let ports = ports_on(service, pod);
-                found.extend(ids.iter().filter_map(in_force).map(|it| bound(it.bytes.clone(), Some(&ports))));
-            }
-        }
+        self.add_targeted(pod, &mut found, problems);
         found
     }
 
@@ -315,18 +316,7 @@ impl Model {
             }
         }
         if let (Scope::Service(id), None) = (scope, &outcome.refused) {
-            let refusal = |reason, message| Some(Refusal::new(reason, "spec.targetRef", message));
-            outcome.refused = match self.service(id) {
-                None => refusal("TargetNotFound", format!("there is no Service {id}")),
-                // Nothing but the selector says whose traffic is the Service's.
-                Some(service) if service.spec.selector.is_empty() => refusal(
-                    "TargetInvalid",
-                    format!(
-                        "Service {id} has no selector, so that the policy holds for no pod: name pods by spec.selector instead"
-                    ),
-                ),
-                Some(_) => None,
-            };
+            outcome.refused = self.lost_target(id);
         }
         Some((held.object.generation, self.attached_to(scope), outcome))
     }
@@ -350,10 +340,4 @@ impl Model {
 
 fn selects(labels: &BTreeMap<String, String>, pod: &PodObject) -> bool {
     labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value))
-}
-
-/// The pod's own ports that a Service leads to.
-fn ports_on(service: &ServiceObject, pod: &PodObject) -> Vec<u16> {
-    let ports: BTreeSet<u16> = tcp_ports(service).filter_map(|p| target_port(p, pod)).collect();
-    ports.into_iter().collect()
 }

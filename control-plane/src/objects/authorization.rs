@@ -5,7 +5,8 @@ mod rules;
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use weft_core::Namespace;
 use weft_core::authorization::policy::{Rule, Target};
@@ -87,8 +88,10 @@ pub struct Unhonoured {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationSpec {
     /// What it is for; at most one of this and `selector`. Default: its namespace.
+    #[serde(default, deserialize_with = "given")]
     target_ref: Option<TargetSpec>,
     /// The pods of its namespace that it is for.
+    #[serde(default, deserialize_with = "given")]
     selector: Option<SelectorSpec>,
     /// `Allow`, `Deny` or `Audit`. Required.
     action: ActionSpec,
@@ -96,8 +99,8 @@ pub struct AuthorizationSpec {
     #[serde(default)]
     dry_run: bool,
     /// At most 64. Default: none, which matches nothing.
-    #[serde(default)]
-    rules: Vec<RuleSpec>,
+    #[serde(default, deserialize_with = "given")]
+    rules: Option<Vec<RuleSpec>>,
 }
 
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -129,6 +132,12 @@ const MAX_RULES: usize = 64;
 /// The most bytes that a policy has on the wire.
 const MAX_BYTES: usize = 64 << 10;
 
+/// What is there: `null` is somebody's mistake, and does not mean the same as to leave the field out.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    let value = Option::<T>::deserialize(field)?;
+    value.map(Some).ok_or_else(|| D::Error::custom("is null: leave it out, or give it a value"))
+}
+
 fn wrong<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, Wrong> {
     Err((field.into(), message.into()))
 }
@@ -137,10 +146,11 @@ impl AuthorizationSpec {
     /// What it says, or the first field below `spec` that cannot be honoured.
     pub fn read(&self, id: &ObjectRef) -> Result<Content, Wrong> {
         let scope = scope(self.target_ref.as_ref(), self.selector.as_ref(), id)?;
-        if self.rules.len() > MAX_RULES {
-            return wrong("rules", format!("{} of them; at most {MAX_RULES} are taken: make several policies", self.rules.len()));
+        let rules = self.rules.as_deref().unwrap_or_default();
+        if rules.len() > MAX_RULES {
+            return wrong("rules", format!("{} of them; at most {MAX_RULES} are taken: make several policies", rules.len()));
         }
-        let rules = self.rules.iter().enumerate().map(|(i, rule)| rule.read(&format!("rules[{i}]"), &id.namespace));
+        let rules = rules.iter().enumerate().map(|(i, rule)| rule.read(&format!("rules[{i}]"), &id.namespace));
         let policy = Policy {
             id: id.clone(),
             target: scope.target(),
@@ -158,6 +168,14 @@ impl AuthorizationSpec {
         let size = weft_proto::policy_bytes(&policy).len();
         if size > MAX_BYTES {
             return wrong("rules", format!("{size} bytes of them; at most {MAX_BYTES} are taken: make several policies"));
+        }
+        let places = policy.buckets();
+        let most = Policy::MAX_BUCKETS;
+        if places > most {
+            let message = format!(
+                "{places} combinations of a caller, a port and a path; at most {most} are taken: make several policies, or name fewer of them"
+            );
+            return wrong("rules", message);
         }
         Ok(Content { scope, policy })
     }

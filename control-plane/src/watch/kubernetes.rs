@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 use weft_core::backoff::Backoff;
 
-use self::known::{Event, Known};
+use self::known::{Event, Known, absence_shows};
 use self::lean::Lean;
 use self::resource::{KINDS, Need, Resource, Watched, of, resource};
 use self::standing::Statuses;
@@ -44,7 +44,8 @@ const WATCH_SECS: u32 = 120;
 const WAITING: usize = 256;
 /// A kind that the server does not have is looked for so often at first, until it is known to be absent, and then ever more seldom.
 const QUICK_LOOK: Duration = Duration::from_millis(500);
-const QUICK_LOOKS: u32 = 6;
+/// How many such looks there are beyond the time after which it counts as absent.
+const MORE_LOOKS: u128 = 2;
 /// How often what stands is looked at without an event.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -72,6 +73,7 @@ async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, 
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     // The version that is tried, how many in a row the server did not have, and how often it had none of them.
     let (mut at, mut missing, mut absences) = (0, 0, 0);
+    let quick_looks = absence_shows(T::KIND).as_millis() / QUICK_LOOK.as_millis() + MORE_LOOKS;
     loop {
         match follow_in::<T>(versions[at], &client, &events, &statuses, &mut backoff).await {
             End::Unheard => return,
@@ -91,7 +93,7 @@ async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, 
                     return;
                 }
                 // Everything waits for the first of these.
-                if absences <= QUICK_LOOKS {
+                if absences <= quick_looks {
                     tokio::time::sleep(QUICK_LOOK).await;
                 } else {
                     pause(&mut backoff).await;

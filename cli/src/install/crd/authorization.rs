@@ -73,7 +73,8 @@ fn target() -> Field {
             word(
                 "kind",
                 &["Service", "Namespace", "Mesh"],
-                "Service: the pods that it selects, at its target ports. Namespace: the policy's own. Mesh: everything; such a policy stands in \
+                "Service: the pods that it selects, at its target ports; one that was never there has none, and nothing is enforced until it is. \
+                 Namespace: the policy's own. Mesh: everything; such a policy stands in \
                  the namespace of the installation.",
             )
             .required(),
@@ -110,8 +111,8 @@ fn rule() -> Field {
 /// A list of texts, and one of those that must not be.
 fn both(name: &'static str, not: &'static str, what: &str, item: &Field) -> [Field; 2] {
     [
-        list(name, VALUES, &format!("{what} One of them."), item.clone()),
-        list(not, VALUES, &format!("{what} None of them."), item.clone()),
+        list(name, VALUES, &format!("{what} One of them."), item.clone()).shortest(1),
+        list(not, VALUES, &format!("{what} None of them."), item.clone()).shortest(1),
     ]
 }
 
@@ -148,11 +149,17 @@ fn operation() -> Field {
         both("ports", "notPorts", "The pod's own ports, to which those of a Service lead.", &port),
         both("hosts", "notHosts", "Hosts that are asked for.", &host),
         both("methods", "notMethods", "Methods of HTTP.", &method),
-        both("paths", "notPaths", "Paths, without a query, escapes undone.", &path),
+        both(
+            "paths",
+            "notPaths",
+            "Paths, without a query, escapes undone. Case counts, and so does a slash at the end: /a is neither /A nor /a/, which a server may take for \
+             the same; a Deny is safer with /a/*, which has /a and /a/.",
+            &path,
+        ),
     ];
     let mut fields = fields.concat();
-    fields.push(list("headers", VALUES, "Header fields. All of them.", header()));
-    fields.push(list("grpc", VALUES, "Calls of gRPC. One of them.", call()));
+    fields.push(list("headers", VALUES, "Header fields. All of them.", header()).shortest(1));
+    fields.push(list("grpc", VALUES, "Calls of gRPC. One of them.", call()).shortest(1));
     object(
         "",
         "All that is given must hold, and something must be given. On a port where more than ports are given, bytes that are not HTTP are refused.",

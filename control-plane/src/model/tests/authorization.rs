@@ -144,9 +144,73 @@ fn a_pod_or_service_that_changes_gets_other_policies() {
     assert_eq!(names(&m, "shop/web"), ["shop/selector", "shop/service:[7070]"]);
     assert_eq!(told(&m, "shop/service"), ["Accepted=Accepted@1"]);
     assert_eq!(inbound_changes(&changed), ["shop/db", "shop/web"]);
-    m.apply(vec![Change::Delete(ObjectKey { kind: Kind::Service, id: "shop/late".parse().expect("a name") })]);
-    assert_eq!(names(&m, "shop/web"), ["shop/selector"]);
-    assert_eq!(told(&m, "shop/service"), ["!Accepted=TargetNotFound@1"]);
+}
+
+fn delete(kind: Kind, id: &str) -> Vec<Change> {
+    vec![Change::Delete(ObjectKey { kind, id: id.parse().expect("a name") })]
+}
+
+#[test]
+fn a_service_that_goes_leaves_its_policies_where_they_were() {
+    let allow = policy("shop/p", "{targetRef: {kind: Service, name: web}, action: Allow}");
+    let bare = service("shop/web", "10.96.0.1", "web", "{port: 80}").replace("selector: {app: web}, ", "");
+    for (gone, reason) in [(delete(Kind::Service, "shop/web"), "TargetNotFound"), (upserts(&bare), "TargetInvalid")] {
+        let mut m = world();
+        m.apply(upserts(&allow));
+        let changed = m.apply(gone.clone());
+        assert_eq!(
+            (names(&m, "shop/web"), inbound_changes(&changed)),
+            (vec!["shop/p:[81, 8080]".to_owned()], vec![]),
+            "{reason}"
+        );
+        assert_eq!(told(&m, "shop/p"), [format!("!Accepted={reason}@1")]);
+        assert!(m.problems()[0].message.contains("stays in force for the pods"), "{:?}", m.problems());
+        // An edit of the policy, and a pod that comes later, change nothing of that.
+        m.apply(upserts(&allow.replace("Allow", "Deny")));
+        m.apply(upserts(&pod("shop/web-2", "10.0.0.9", "app: web")));
+        assert_eq!(names(&m, "shop/web-2"), ["shop/p:[81, 8080]"], "{reason}");
+        // It comes back, and is for others: the pods that had the policy are told.
+        let changed = m.apply(upserts(&service("shop/web", "10.96.0.1", "db", "{port: 80}")));
+        assert_eq!(names(&m, "shop/db"), ["shop/p:[80]"], "{reason}");
+        assert_eq!(names(&m, "shop/web"), [""; 0], "{reason}");
+        assert_eq!(inbound_changes(&changed), ["shop/db", "shop/web", "shop/web-2"], "{reason}");
+        // Without a policy nothing is remembered.
+        m.apply(gone);
+        m.apply(delete(Kind::AuthorizationPolicy, "shop/p"));
+        m.apply(upserts(&allow));
+        assert_eq!((names(&m, "shop/db"), told(&m, "shop/p")), (vec![], vec![format!("!Accepted={reason}@1")]), "{reason}");
+        assert!(m.problems()[0].message.contains("nothing is enforced"), "{:?}", m.problems());
+    }
+}
+
+#[test]
+fn a_port_that_is_not_known_closes_all_ports() {
+    let ports = "{name: a, port: 80, targetPort: nowhere}, {name: b, port: 81}";
+    let rules = "rules: [{from: [{namespaces: [front]}]}]";
+    for (action, expected) in [
+        // What is allowed is allowed at the port that is known; an Allow without rules stands for the others.
+        ("Allow", &[("shop/p:[81]", 1), ("shop/p", 0)][..]),
+        ("Deny", &[("shop/p", 1)]),
+        ("Audit", &[("shop/p", 1)]),
+    ] {
+        let mut m = world();
+        m.apply(upserts(&service("shop/web", "10.96.0.1", "web", ports)));
+        m.apply(upserts(&policy("shop/p", &format!("{{targetRef: {{kind: Service, name: web}}, action: {action}, {rules}}}"))));
+        let counts: Vec<usize> = of(&m, "shop/web").policies.iter().map(|p| p.rules.len()).collect();
+        let found: Vec<(String, usize)> = names(&m, "shop/web").into_iter().zip(counts).collect();
+        let found: Vec<(&str, usize)> = found.iter().map(|(name, rules)| (name.as_str(), *rules)).collect();
+        assert_eq!(found, expected, "{action}");
+        let problems = m.problems();
+        assert!(problems.iter().any(|p| p.place == "Pod shop/web" && p.message.contains("\"nowhere\"")), "{problems:?}");
+        m.apply(upserts(&service("shop/web", "10.96.0.1", "web", "{name: b, port: 81}")));
+        assert_eq!((names(&m, "shop/web"), m.problems()), (vec!["shop/p:[81]".to_owned()], vec![]), "{action}");
+    }
+    // A headless Service without ports leads to all of them.
+    let mut m = world();
+    m.apply(upserts(
+        &(service("shop/all", "None", "web", "") + &policy("shop/p", "{targetRef: {kind: Service, name: all}, action: Allow}")),
+    ));
+    assert_eq!(names(&m, "shop/web"), ["shop/p"]);
 }
 
 #[test]
@@ -155,7 +219,7 @@ fn a_service_without_a_selector_is_no_target() {
     let bare = service("shop/bare", "10.96.0.8", "web", "{port: 80}").replace("selector: {app: web}, ", "");
     m.apply(upserts(&(bare + &policy("shop/p", "{targetRef: {kind: Service, name: bare}, action: Deny, rules: [{}]}"))));
     assert_eq!(told(&m, "shop/p"), ["!Accepted=TargetInvalid@1"]);
-    assert!(m.problems()[0].message.contains("holds for no pod"), "{:?}", m.problems());
+    assert!(m.problems()[0].message.contains("nothing is enforced"), "{:?}", m.problems());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use weft_core::authorization::policy::{
     Account, GrpcMatch, HeaderMatch, HeaderValue, InvalidClause, Operation, PathMatch, Peer, Rule,
 };
 
-use super::{Wrong, wrong};
+use super::{Wrong, given, wrong};
 use crate::objects::traffic::is_token;
 
 /// The most entries of `from` and of `to`.
@@ -25,34 +25,36 @@ const MAX_TEXT: usize = 2_048;
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleSpec {
     /// Who calls, at most 32. Default: anyone.
+    #[serde(default, deserialize_with = "given")]
     from: Option<Vec<PeerSpec>>,
     /// What is asked for, at most 32. Default: anything.
+    #[serde(default, deserialize_with = "given")]
     to: Option<Vec<OperationSpec>>,
 }
 
-/// All that is given must hold; of each list one value, of each `not` list none. At least one field. Each list has at most 256 values.
+/// All that is given must hold; of each list one value, of each `not` list none. At least one field. Each list has from 1 to 256 values.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PeerSpec {
     /// SPIFFE IDs; `spiffe://DOMAIN/*`, another text that ends in `*`, or `*` for anyone who has one.
-    #[serde(default)]
-    principals: Vec<String>,
-    #[serde(default)]
-    not_principals: Vec<String>,
-    #[serde(default)]
-    namespaces: Vec<String>,
-    #[serde(default)]
-    not_namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
+    principals: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_principals: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    namespaces: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_namespaces: Option<Vec<String>>,
     /// `NAMESPACE/NAME`; without a namespace it is the policy's own.
-    #[serde(default)]
-    service_accounts: Vec<String>,
-    #[serde(default)]
-    not_service_accounts: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
+    service_accounts: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_service_accounts: Option<Vec<String>>,
     /// CIDRs of the connection's source.
-    #[serde(default)]
-    ip_blocks: Vec<String>,
-    #[serde(default)]
-    not_ip_blocks: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
+    ip_blocks: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_ip_blocks: Option<Vec<String>>,
     /// Whoever proves no identity. Default: false.
     #[serde(default)]
     unauthenticated: bool,
@@ -63,28 +65,28 @@ struct PeerSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct OperationSpec {
     /// The pod's own ports, to which a Service's ports lead.
-    #[serde(default)]
-    ports: Vec<u16>,
-    #[serde(default)]
-    not_ports: Vec<u16>,
+    #[serde(default, deserialize_with = "given")]
+    ports: Option<Vec<u16>>,
+    #[serde(default, deserialize_with = "given")]
+    not_ports: Option<Vec<u16>>,
     /// Without a port; `*.example.com` is any name below example.com.
-    #[serde(default)]
-    hosts: Vec<String>,
-    #[serde(default)]
-    not_hosts: Vec<String>,
-    #[serde(default)]
-    methods: Vec<String>,
-    #[serde(default)]
-    not_methods: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
+    hosts: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_hosts: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    methods: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_methods: Option<Vec<String>>,
     /// `/a` is that path; `/a/*` is it and all below it; in `/a/{id}/b` one segment is any.
-    #[serde(default)]
-    paths: Vec<String>,
-    #[serde(default)]
-    not_paths: Vec<String>,
-    #[serde(default)]
-    headers: Vec<HeaderSpec>,
-    #[serde(default)]
-    grpc: Vec<GrpcSpec>,
+    #[serde(default, deserialize_with = "given")]
+    paths: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    not_paths: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    headers: Option<Vec<HeaderSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    grpc: Option<Vec<GrpcSpec>>,
 }
 
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -111,8 +113,10 @@ enum Comparison {
 #[serde(deny_unknown_fields)]
 struct GrpcSpec {
     /// With its package. Default: any.
+    #[serde(default, deserialize_with = "given")]
     service: Option<String>,
     /// Default: any.
+    #[serde(default, deserialize_with = "given")]
     method: Option<String>,
 }
 
@@ -139,26 +143,28 @@ fn entries<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
     }
 }
 
-fn bounded<T>(list: &[T], at: &str) -> Result<(), Wrong> {
-    if list.len() > MAX_VALUES {
-        return wrong(at, format!("{} values; at most {MAX_VALUES} are taken", list.len()));
+/// The values of a list, none where it is left out.
+fn values<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
+    match list {
+        None => Ok(&[]),
+        Some([]) => wrong(at, "is empty: leave it out where it does not matter, or write a value"),
+        Some(list) if list.len() > MAX_VALUES => wrong(at, format!("{} values; at most {MAX_VALUES} are taken", list.len())),
+        Some(list) => Ok(list),
     }
-    Ok(())
 }
 
 /// Every text of a list, as what it stands for.
-fn each<T, E: Display>(list: &[String], at: &str, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Wrong> {
-    bounded(list, at)?;
+fn each<T, E: Display>(list: Option<&[String]>, at: &str, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Wrong> {
     let one = |(i, text): (usize, &String)| {
         if text.len() > MAX_TEXT {
             return wrong(format!("{at}[{i}]"), format!("{} bytes long; at most {MAX_TEXT} are taken", text.len()));
         }
         read(text).map_err(|e| (format!("{at}[{i}]"), e.to_string()))
     };
-    list.iter().enumerate().map(one).collect()
+    values(list, at)?.iter().enumerate().map(one).collect()
 }
 
-fn parsed<T: FromStr<Err: Display>>(list: &[String], at: &str) -> Result<Vec<T>, Wrong> {
+fn parsed<T: FromStr<Err: Display>>(list: Option<&[String]>, at: &str) -> Result<Vec<T>, Wrong> {
     each(list, at, str::parse)
 }
 
@@ -174,16 +180,16 @@ fn block<T: FromStr>(text: &str) -> Result<T, String> {
 impl PeerSpec {
     fn read(&self, at: &str, own: &Namespace) -> Result<Peer, Wrong> {
         let field = |name: &str| format!("{at}.{name}");
-        let accounts = |list: &[String], name| each(list, &field(name), |text| account(text, own));
+        let accounts = |list: Option<&[String]>, name| each(list, &field(name), |text| account(text, own));
         let peer = Peer {
-            principals: parsed(&self.principals, &field("principals"))?,
-            not_principals: parsed(&self.not_principals, &field("notPrincipals"))?,
-            namespaces: parsed(&self.namespaces, &field("namespaces"))?,
-            not_namespaces: parsed(&self.not_namespaces, &field("notNamespaces"))?,
-            service_accounts: accounts(&self.service_accounts, "serviceAccounts")?,
-            not_service_accounts: accounts(&self.not_service_accounts, "notServiceAccounts")?,
-            ip_blocks: each(&self.ip_blocks, &field("ipBlocks"), block)?,
-            not_ip_blocks: each(&self.not_ip_blocks, &field("notIpBlocks"), block)?,
+            principals: parsed(self.principals.as_deref(), &field("principals"))?,
+            not_principals: parsed(self.not_principals.as_deref(), &field("notPrincipals"))?,
+            namespaces: parsed(self.namespaces.as_deref(), &field("namespaces"))?,
+            not_namespaces: parsed(self.not_namespaces.as_deref(), &field("notNamespaces"))?,
+            service_accounts: accounts(self.service_accounts.as_deref(), "serviceAccounts")?,
+            not_service_accounts: accounts(self.not_service_accounts.as_deref(), "notServiceAccounts")?,
+            ip_blocks: each(self.ip_blocks.as_deref(), &field("ipBlocks"), block)?,
+            not_ip_blocks: each(self.not_ip_blocks.as_deref(), &field("notIpBlocks"), block)?,
             unauthenticated: self.unauthenticated,
         };
         if peer.is_empty() {
@@ -197,8 +203,8 @@ impl PeerSpec {
     }
 }
 
-fn ports(list: &[u16], at: &str) -> Result<Vec<u16>, Wrong> {
-    bounded(list, at)?;
+fn ports(list: Option<&[u16]>, at: &str) -> Result<Vec<u16>, Wrong> {
+    let list = values(list, at)?;
     match list.iter().position(|port| *port == 0) {
         Some(i) => wrong(format!("{at}[{i}]"), "0 is not a port: use 1 to 65535"),
         None => Ok(list.to_vec()),
@@ -246,21 +252,21 @@ fn path(text: &str) -> Result<PathMatch, String> {
 impl OperationSpec {
     fn read(&self, at: &str) -> Result<Operation, Wrong> {
         let field = |name: &str| format!("{at}.{name}");
-        bounded(&self.headers, &field("headers"))?;
-        bounded(&self.grpc, &field("grpc"))?;
+        let headers = values(self.headers.as_deref(), &field("headers"))?;
+        let calls = values(self.grpc.as_deref(), &field("grpc"))?;
         let header = |(i, header): (usize, &HeaderSpec)| header.read(&format!("{at}.headers[{i}]"));
         let call = |(i, call): (usize, &GrpcSpec)| call.read(&format!("{at}.grpc[{i}]"));
         let operation = Operation {
-            ports: ports(&self.ports, &field("ports"))?,
-            not_ports: ports(&self.not_ports, &field("notPorts"))?,
-            hosts: parsed(&self.hosts, &field("hosts"))?,
-            not_hosts: parsed(&self.not_hosts, &field("notHosts"))?,
-            methods: each(&self.methods, &field("methods"), method)?,
-            not_methods: each(&self.not_methods, &field("notMethods"), method)?,
-            paths: each(&self.paths, &field("paths"), path)?,
-            not_paths: each(&self.not_paths, &field("notPaths"), path)?,
-            headers: self.headers.iter().enumerate().map(header).collect::<Result<_, _>>()?,
-            grpc: self.grpc.iter().enumerate().map(call).collect::<Result<_, _>>()?,
+            ports: ports(self.ports.as_deref(), &field("ports"))?,
+            not_ports: ports(self.not_ports.as_deref(), &field("notPorts"))?,
+            hosts: parsed(self.hosts.as_deref(), &field("hosts"))?,
+            not_hosts: parsed(self.not_hosts.as_deref(), &field("notHosts"))?,
+            methods: each(self.methods.as_deref(), &field("methods"), method)?,
+            not_methods: each(self.not_methods.as_deref(), &field("notMethods"), method)?,
+            paths: each(self.paths.as_deref(), &field("paths"), path)?,
+            not_paths: each(self.not_paths.as_deref(), &field("notPaths"), path)?,
+            headers: headers.iter().enumerate().map(header).collect::<Result<_, _>>()?,
+            grpc: calls.iter().enumerate().map(call).collect::<Result<_, _>>()?,
         };
         if operation.is_empty() {
             return wrong(at, "is empty, and would match nothing: leave `to` out for anything");

@@ -85,6 +85,20 @@ fn what_cannot_be_honoured_names_its_field() {
         (rule("{from: []}"), "spec.rules[0].from", "leave it out"),
         (rule("{from: [{}]}"), "spec.rules[0].from[0]", "nobody"),
         (rule("{to: [{}]}"), "spec.rules[0].to[0]", "nothing"),
+        (rule("{from: null}"), "spec.rules[0].from", "is null"),
+        (rule("{to: null}"), "spec.rules[0].to", "is null"),
+        (rule("{from: [{namespaces: [], principals: ['*']}]}"), "spec.rules[0].from[0].namespaces", "leave it out"),
+        (rule("{from: [{namespaces: null, principals: ['*']}]}"), "spec.rules[0].from[0].namespaces", "is null"),
+        (rule("{from: [{notIpBlocks: [], principals: ['*']}]}"), "spec.rules[0].from[0].notIpBlocks", "leave it out"),
+        (rule("{to: [{ports: [80], methods: []}]}"), "spec.rules[0].to[0].methods", "leave it out"),
+        (rule("{to: [{ports: [], methods: [GET]}]}"), "spec.rules[0].to[0].ports", "leave it out"),
+        (rule("{to: [{ports: null, methods: [GET]}]}"), "spec.rules[0].to[0].ports", "is null"),
+        (rule("{to: [{headers: [], methods: [GET]}]}"), "spec.rules[0].to[0].headers", "leave it out"),
+        (rule("{to: [{grpc: [], methods: [GET]}]}"), "spec.rules[0].to[0].grpc", "leave it out"),
+        (rule("{to: [{grpc: [{service: null, method: Get}]}]}"), "spec.rules[0].to[0].grpc[0].service", "is null"),
+        ("{action: Allow, rules: null}".to_owned(), "spec.rules", "is null"),
+        ("{action: Allow, targetRef: null}".to_owned(), "spec.targetRef", "is null"),
+        ("{action: Allow, selector: null}".to_owned(), "spec.selector", "is null"),
         (rule("{when: []}"), "spec.rules[0].when", "unknown field"),
         (rule("{from: [{principals: ['spiffe://td/x']}]}"), "spec.rules[0].from[0].principals[0]", "not valid"),
         (rule("{from: [{namespaces: [a, B]}]}"), "spec.rules[0].from[0].namespaces[1]", "lower-case"),
@@ -129,4 +143,17 @@ fn of_what_cannot_be_honoured_it_is_known_what_it_was_for() {
         let why = bad(spec);
         assert_eq!((why.scope.to_string().as_str(), why.is_harmless), (scope, is_harmless), "{spec}");
     }
+}
+
+#[test]
+fn a_policy_that_would_be_huge_when_it_is_compiled_is_refused() {
+    let list = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(", ");
+    let names = list(200, &|i| format!("n{i}"));
+    let ports = |count| list(count, &|i| (i + 1).to_string());
+    let rule =
+        |count| format!("{{action: Deny, rules: [{{from: [{{namespaces: [{names}]}}], to: [{{ports: [{}]}}]}}]}}", ports(count));
+    good(&rule(50));
+    let why = bad(&rule(51));
+    assert_eq!(why.field, "spec.rules");
+    assert!(why.message.starts_with("10200 combinations"), "{}", why.message);
 }

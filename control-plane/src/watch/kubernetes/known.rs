@@ -22,6 +22,16 @@ const FAILURE_STANDS: Duration = Duration::from_secs(75);
 const ABSENCE_SHOWS: Duration = Duration::from_secs(2);
 const ABSENCE_STANDS: Duration = Duration::from_secs(30);
 
+/// How long a kind that was never read is absent before it counts as such. Where a policy that is not seen would open what it closes, that takes longer.
+pub(super) fn absence_shows(kind: Kind) -> Duration {
+    if is_guarding(kind) { ABSENCE_STANDS } else { ABSENCE_SHOWS }
+}
+
+/// Objects of such a kind are never dropped because the server does not have the kind any more: only because it lists them and they are not there.
+fn is_guarding(kind: Kind) -> bool {
+    kind == Kind::AuthorizationPolicy
+}
+
 /// An object that was received.
 #[derive(Clone, Debug)]
 pub(super) struct Received {
@@ -126,7 +136,12 @@ impl Known {
             Event::Absent => {
                 self.failures.remove(&kind);
                 let since = *self.absent.entry(kind).or_insert(now);
-                let enough = if self.complete.contains(&kind) { ABSENCE_STANDS } else { ABSENCE_SHOWS };
+                if is_guarding(kind) && self.objects.keys().any(|key| key.kind == kind) {
+                    let message = "the API server does not have the kind any more; what was read of it stays in force: install its definition \
+                                   again, or restart the control plane if it is to be gone";
+                    return self.fail(kind, message.into(), now);
+                }
+                let enough = if self.complete.contains(&kind) { ABSENCE_STANDS } else { absence_shows(kind) };
                 if now.duration_since(since) >= enough {
                     self.listings.remove(&kind);
                     self.listed(kind);

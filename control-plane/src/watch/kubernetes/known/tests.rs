@@ -212,3 +212,42 @@ fn a_kind_that_is_absent_for_a_moment_keeps_its_objects() {
     assert_eq!(names(&known.take(now).expect("it is gone")), ["-canary"]);
     assert_eq!(statuses.get(&key), None);
 }
+
+fn authorization(name: &str) -> Received {
+    let value = json!({
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": "3", "generation": 1}, "spec": {"action": "Deny"},
+    });
+    serde_json::from_value::<Lean<of::AuthorizationPolicy>>(value).expect("every object is read").into()
+}
+
+#[test]
+fn policies_that_close_stay_though_their_kind_is_absent() {
+    let (mut known, now) = (known(&[Kind::AuthorizationPolicy]), Instant::now());
+    for event in [Event::Listing, Event::Listed(authorization("p")), Event::Complete] {
+        known.hear(Kind::AuthorizationPolicy, event, now);
+    }
+    assert_eq!(names(&known.take(now).expect("all")), ["+p"]);
+    for secs in [0, 30, 3600] {
+        let now = now + Duration::from_secs(secs);
+        known.hear(Kind::AuthorizationPolicy, Event::Absent, now);
+        let batch = known.take(now);
+        assert!(batch.is_none_or(|b| b.changes.is_empty() && b.problems[0].message.contains("stays in force")), "after {secs} s");
+    }
+    // The server lists them, and it is not there.
+    for event in [Event::Listing, Event::Complete] {
+        known.hear(Kind::AuthorizationPolicy, event, now);
+    }
+    let batch = known.take(now).expect("it is gone");
+    assert_eq!((names(&batch), batch.problems), (vec!["-p".to_owned()], vec![]));
+}
+
+#[test]
+fn a_replica_that_starts_waits_longer_for_policies_that_close() {
+    let (mut known, now) = (known(&[Kind::AuthorizationPolicy]), Instant::now());
+    for secs in [0, 2, 29] {
+        known.hear(Kind::AuthorizationPolicy, Event::Absent, now + Duration::from_secs(secs));
+        assert!(known.take(now).is_none_or(|batch| !batch.complete), "after {secs} s");
+    }
+    known.hear(Kind::AuthorizationPolicy, Event::Absent, now + ABSENCE_STANDS);
+    assert!(known.take(now).expect("a cluster may do without").complete);
+}
