@@ -123,7 +123,8 @@ impl Discovery {
 
     /// Takes over what was saved. What does not apply is left out.
     pub fn restore(&mut self, resources: Vec<v1::Resource>) {
-        for resource in resources {
+        // The anchors were kept with the certificate, and are newer there: discovery brings them again.
+        for resource in resources.into_iter().filter(|r| r.name != ResourceName::Trust.to_string()) {
             if let Err(reason) = self.apply(resource) {
                 tracing::warn!(reason, "a saved resource cannot be used");
             }
