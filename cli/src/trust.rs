@@ -111,63 +111,103 @@ async fn connect(args: &StatusArgs) -> anyhow::Result<Operator> {
 async fn step(step: Step, args: &StepArgs) -> anyhow::Result<TrustStatusResponse> {
     let end = Instant::now() + args.timeout;
     let mut operator = connect(&args.status).await?;
-    let mut given_up = args.give_up.clone();
+    let given_up = args.give_up.clone();
     if step == Step::Finish && args.wait {
-        loop {
-            let status = operator.trust_status().await?;
-            if status.phase() == TrustPhase::Reissuing && status.missing_total == 0
-                || matches!(status.phase(), TrustPhase::Settled | TrustPhase::Returning)
-                || !given_up.is_empty()
-            {
-                // What cannot be waited for is refused with its reason.
-                match operator.trust_finish(std::mem::take(&mut given_up)).await {
-                    Ok(done) => return Ok(done),
-                    Err(e) if status.phase() != TrustPhase::Reissuing && status.phase() != TrustPhase::Spreading => {
-                        return Err(e);
-                    }
-                    Err(_) => {}
-                }
-            }
-            patience(&status, end).await?;
-            operator = again(args, operator).await;
-        }
+        return finish(args, operator, end).await;
     }
     let mut status = match step {
+        Step::Rotate if args.wait && given_up.is_empty() => match operator.trust_status().await? {
+            under_way if matches!(under_way.phase(), TrustPhase::Spreading | TrustPhase::Reissuing) => under_way,
+            _ => operator.trust_rotate(given_up).await?,
+        },
         Step::Rotate => operator.trust_rotate(given_up).await?,
         Step::Finish => operator.trust_finish(given_up).await?,
         Step::Abort => operator.trust_abort(given_up).await?,
     };
-    while args.wait && !is_done(step, &status) {
+    let new = new_anchor(&status).map(str::to_owned);
+    while args.wait && !is_done(step, &status, new.as_deref())? {
         patience(&status, end).await?;
-        operator = again(args, operator).await;
-        status = operator.trust_status().await?;
-        if step == Step::Rotate && status.phase() == TrustPhase::Returning {
-            bail!("the rotation was aborted meanwhile");
-        }
+        status = ask(args, end).await?;
     }
     Ok(status)
 }
 
-/// The control plane may be another process by now.
-async fn again(args: &StepArgs, before: Operator) -> Operator {
-    connect(&args.status).await.unwrap_or(before)
+/// Removes the old anchor as soon as that can be done.
+async fn finish(args: &StepArgs, mut operator: Operator, end: Instant) -> anyhow::Result<TrustStatusResponse> {
+    if !args.give_up.is_empty() {
+        match operator.trust_finish(args.give_up.clone()).await {
+            Ok(done) => return Ok(done),
+            // Either because of a name, or because others are missing yet.
+            Err(e) => {
+                let status = ask(args, end).await?;
+                if !args.give_up.iter().all(|name| status.given_up.contains(name)) {
+                    return Err(e);
+                }
+            }
+        }
+    }
+    let mut new: Option<String> = None;
+    loop {
+        let status = ask(args, end).await?;
+        let phase = status.phase();
+        // The answer to an earlier call may have been lost.
+        if phase == TrustPhase::Settled && new.as_deref().is_some_and(|new| trusts(&status, new)) {
+            return Ok(status);
+        }
+        new = new.or_else(|| new_anchor(&status).map(str::to_owned));
+        let cannot_be_waited_for = matches!(phase, TrustPhase::Settled | TrustPhase::Returning);
+        if cannot_be_waited_for || phase == TrustPhase::Reissuing && status.missing_total == 0 {
+            let finished = async { connect(&args.status).await?.trust_finish(vec![]).await }.await;
+            match finished {
+                Ok(done) => return Ok(done),
+                Err(e) if cannot_be_waited_for => return Err(e),
+                Err(_) => {}
+            }
+        }
+        patience(&status, end).await?;
+    }
 }
 
-fn is_done(step: Step, status: &TrustStatusResponse) -> bool {
-    match step {
-        Step::Rotate => {
-            status.phase() == TrustPhase::Settled || status.phase() == TrustPhase::Reissuing && status.missing_total == 0
+/// How far it is. A control plane that is away may come back, and may be another process then.
+async fn ask(args: &StepArgs, end: Instant) -> anyhow::Result<TrustStatusResponse> {
+    loop {
+        let answer = async { connect(&args.status).await?.trust_status().await }.await;
+        match answer {
+            Ok(status) => return Ok(status),
+            Err(e) if Instant::now() >= end => {
+                return Err(e.context("the control plane does not answer in the time that --timeout gives"));
+            }
+            Err(_) => sleep(LOOK).await,
         }
-        Step::Finish | Step::Abort => status.phase() == TrustPhase::Settled,
     }
+}
+
+fn new_anchor(status: &TrustStatusResponse) -> Option<&str> {
+    status.anchors.iter().find(|a| a.new).map(|a| a.hash.as_str())
+}
+
+fn trusts(status: &TrustStatusResponse, anchor: &str) -> bool {
+    status.anchors.iter().any(|a| a.hash == anchor)
+}
+
+/// Whether a step is done; `new` is the root that it is about. An error where it will never be.
+fn is_done(step: Step, status: &TrustStatusResponse, new: Option<&str>) -> anyhow::Result<bool> {
+    if step != Step::Rotate {
+        return Ok(status.phase() != TrustPhase::Returning);
+    }
+    if status.phase() == TrustPhase::Returning || new.is_some_and(|new| !trusts(status, new)) {
+        bail!("the rotation was aborted meanwhile: see `weft trust status`");
+    }
+    Ok(status.phase() == TrustPhase::Settled || status.phase() == TrustPhase::Reissuing && status.missing_total == 0)
 }
 
 /// Waits a little, or says who was waited for in vain.
 async fn patience(status: &TrustStatusResponse, end: Instant) -> anyhow::Result<()> {
     if Instant::now() >= end {
         let names: Vec<String> = status.missing.iter().take(5).map(|m| format!("{} ({})", name(m), m.why)).collect();
+        let problem = if status.problem.is_empty() { String::new() } else { format!(" {};", status.problem) };
         bail!(
-            "it is not done in the time that --timeout gives: {} missing: {}; nothing is lost: see `weft trust status`",
+            "it is not done in the time that --timeout gives: {} missing: {};{problem} nothing is lost: see `weft trust status`",
             status.missing_total,
             names.join("; ")
         );
@@ -198,8 +238,11 @@ fn phase(status: &TrustStatusResponse) -> (&'static str, &'static str) {
 
 fn as_text(status: &TrustStatusResponse, now: i64) -> String {
     let (name_of_phase, means) = phase(status);
-    let since =
-        if status.phase_since == 0 { String::new() } else { format!(", for {}", duration::brief(now - status.phase_since)) };
+    let since = if status.phase_since == 0 {
+        String::new()
+    } else {
+        format!(", for {}", duration::brief(now.saturating_sub(status.phase_since)))
+    };
     let mut text = format!("phase: {name_of_phase}{since}: {means}\n\n");
     let rows: Vec<Vec<String>> = status
         .anchors
@@ -215,7 +258,7 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
                 role.to_owned(),
                 if a.issuing { "yes" } else { "no" }.to_owned(),
                 a.served_by.to_string(),
-                duration::brief(a.not_after - now),
+                duration::brief(a.not_after.saturating_sub(now)),
             ]
         })
         .collect();
@@ -230,8 +273,11 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
     }
     if !status.missing.is_empty() {
         let rows: Vec<Vec<String>> =
-            status.missing.iter().map(|m| vec![name(m), duration::brief(m.until - now), m.why.clone()]).collect();
+            status.missing.iter().map(|m| vec![name(m), duration::brief(m.until.saturating_sub(now)), m.why.clone()]).collect();
         let _ = write!(text, "\nMISSING ({})\n{}", status.missing_total, table::render(&["POD", "UNTIL", "WHY"], &rows));
+    }
+    if !status.problem.is_empty() {
+        let _ = writeln!(text, "\nThe next step can't be taken, and is tried again: {}", status.problem);
     }
     if !status.fixed.is_empty() {
         let _ = writeln!(text, "\nThe root can't be rotated here: {}", status.fixed);
@@ -256,6 +302,7 @@ fn as_json(status: &TrustStatusResponse) -> Value {
         "givenUp": status.given_up,
         "spreadSeconds": status.spread_seconds,
         "fixed": status.fixed,
+        "problem": status.problem,
     })
 }
 
@@ -326,9 +373,30 @@ mod tests {
     fn a_step_is_done_when_its_evidence_is_there() {
         let with =
             |phase: TrustPhase, missing_total| TrustStatusResponse { phase: phase.into(), missing_total, ..Default::default() };
-        assert!(!is_done(Step::Rotate, &with(TrustPhase::Spreading, 0)));
-        assert!(!is_done(Step::Rotate, &with(TrustPhase::Reissuing, 1)));
-        assert!(is_done(Step::Rotate, &with(TrustPhase::Reissuing, 0)));
-        assert!(!is_done(Step::Abort, &with(TrustPhase::Returning, 0)) && is_done(Step::Abort, &with(TrustPhase::Settled, 0)));
+        let done = |step, status: &TrustStatusResponse| is_done(step, status, None).expect("it can be");
+        assert!(!done(Step::Rotate, &with(TrustPhase::Spreading, 0)));
+        assert!(!done(Step::Rotate, &with(TrustPhase::Reissuing, 1)));
+        assert!(done(Step::Rotate, &with(TrustPhase::Reissuing, 0)));
+        assert!(!done(Step::Abort, &with(TrustPhase::Returning, 0)) && done(Step::Abort, &with(TrustPhase::Settled, 0)));
+    }
+
+    #[test]
+    fn a_rotation_that_was_aborted_is_no_success() {
+        let mut status = status();
+        assert!(!is_done(Step::Rotate, &status, Some("bbbb")).expect("it is under way"));
+        status.phase = TrustPhase::Returning.into();
+        assert!(is_done(Step::Rotate, &status, Some("bbbb")).is_err());
+        status.phase = TrustPhase::Settled.into();
+        assert!(is_done(Step::Rotate, &status, Some("bbbb")).expect("somebody finished it"));
+        status.anchors.pop();
+        let e = is_done(Step::Rotate, &status, Some("bbbb")).expect_err("its root is gone");
+        assert!(e.to_string().contains("aborted meanwhile"), "{e}");
+    }
+
+    #[test]
+    fn what_keeps_a_step_from_being_taken_is_shown_and_no_time_overflows() {
+        let status = TrustStatusResponse { problem: "no room".to_owned(), phase_since: i64::MIN, ..status() };
+        assert!(as_text(&status, i64::MAX).contains("tried again: no room"));
+        assert_eq!(as_json(&status)["problem"], "no room");
     }
 }

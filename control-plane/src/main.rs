@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weft_control_plane::accept::{self, Gate};
@@ -18,6 +18,7 @@ use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
 use weft_control_plane::issue::service::CertificatesService;
 use weft_control_plane::issue::trust::Trust;
+use weft_control_plane::issue::trust::living::Living;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
@@ -61,7 +62,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let socket = server::operator_socket(&config.state.join("operator.sock"))?;
     let (complete, mut is_complete) = watch::channel(false);
-    let trust = trust(&ca, &hub, is_complete.clone());
+    let living = Arc::new(Living::default());
+    let trust = trust(&ca, &hub, &living);
     let operators = Server::builder()
         .add_service(OperatorServer::new(OperatorService {
             ca: ca.clone(),
@@ -111,7 +113,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .add_service(health_service)
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
-    tokio::spawn(trust.run());
+    tokio::spawn(look(living, hub.clone()));
+    let mut rotating = tokio::spawn(trust.run());
     health.is_now(Stage::Serving);
     tracing::info!(%address, anchor = %ca.anchor_hash(), trust_domain = %config.trust_domain, "ready");
 
@@ -122,6 +125,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         r = workloads => r.context("the gRPC server ended")?,
         r = &mut operators => r?.context("the operator server ended")?,
         _ = &mut writer => anyhow::bail!("the source cannot be followed any more"),
+        _ = &mut rotating => anyhow::bail!("the rotation of the root is not followed any more"),
         () = async { stop.cancelled().await; sleep(drain + LAST).await } => tracing::info!("cutting what is left"),
     }
     let _ = timeout(LAST, async { while tasks.join_next().await.is_some() {} }).await;
@@ -166,9 +170,16 @@ async fn drained(stop: CancellationToken, health: Arc<Health>, stopping: Cancell
 }
 
 /// The rotation of the root. A pod that is gone serves nobody; before all is read, nobody is known to be gone.
-fn trust(ca: &Arc<Ca>, hub: &Arc<Hub>, is_complete: watch::Receiver<bool>) -> Arc<Trust> {
-    let hub = hub.clone();
-    Trust::new(ca.clone(), Arc::new(move |pod| !*is_complete.borrow() || hub.snapshot().pods.contains_key(pod)))
+fn trust(ca: &Arc<Ca>, hub: &Arc<Hub>, living: &Arc<Living>) -> Arc<Trust> {
+    let (hub, living) = (hub.clone(), living.clone());
+    Trust::new(ca.clone(), Arc::new(move |pod| living.lives(pod, hub.snapshot().pods.contains_key(pod))))
+}
+
+/// Has it known who is gone; ends when that can be seen from the model alone.
+async fn look(living: Arc<Living>, hub: Arc<Hub>) {
+    while !living.look(hub.snapshot().pods.keys(), hub.problems().is_empty(), Instant::now()) {
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// The model's one writer.

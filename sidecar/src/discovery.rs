@@ -123,7 +123,8 @@ impl Discovery {
 
     /// Takes over what was saved. What does not apply is left out.
     pub fn restore(&mut self, resources: Vec<v1::Resource>) {
-        for mut resource in resources {
+        // The anchors were kept with the certificate, and are newer there: discovery brings them again.
+        for mut resource in resources.into_iter().filter(|r| r.name != ResourceName::Trust.to_string()) {
             // Another version of this program may have kept it, and have left out what it did not know: it is in force until the control plane
             // sends it again, and so it is not said to be what the control plane has.
             resource.version = 0;

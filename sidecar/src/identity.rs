@@ -104,13 +104,13 @@ impl Keeper {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut failing_since: Option<i64> = None;
         if self.doubts() {
-            tracing::info!("the join token names another anchor than the certificate that was kept: joining anew");
-            self.rejoin = true;
+            // Mostly, the token is older than the certificate. If it is not, the renewal fails, and the token is tried next.
+            tracing::info!("the join token names another anchor than the certificate that was kept: renewing it at once");
+            self.asked.due = Some(Instant::now());
         }
         loop {
             let wait = match (self.current.borrow().as_ref(), failing_since) {
                 (None, None) => Duration::ZERO,
-                (Some(_), None) if self.rejoin => Duration::ZERO,
                 (_, Some(_)) => backoff.next_wait(random()),
                 (Some(identity), None) => self.until_renewal(&identity.svid),
             };
@@ -152,8 +152,8 @@ impl Keeper {
     }
 
     /// A certificate that was kept may lead to a root that the mesh has left behind: then the control plane would not take it for a proof. A
-    /// join token names the root of its day. Where that is another one, it is tried in turn with the certificate, at once when the process
-    /// begins; what is kept serves meanwhile.
+    /// join token names the root of its day. Where that is another one, it is tried in turn with the certificate, which is to be renewed at once when
+    /// the process begins; what is kept serves meanwhile.
     fn doubts(&self) -> bool {
         let current = self.current.borrow();
         let (Some(current), Ok(token)) = (current.as_ref(), self.join_token()) else { return false };

@@ -29,6 +29,8 @@ pub enum CaError {
     Pem { place: String, why: String },
     #[error("{place} does not say how far the rotation of the root is: {why}: put the file back as it was")]
     State { place: String, why: String },
+    #[error("{dir} is in use by another control plane: stop that one first, or give this one another --state")]
+    InUse { dir: PathBuf },
     #[error("{place} is not taken over: {why}; what was read before stays in use")]
     Renewal { place: String, why: String },
     #[error("could not sign: {0}")]

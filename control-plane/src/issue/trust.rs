@@ -4,10 +4,11 @@
 pub mod journal;
 pub mod keep;
 pub mod ledger;
+pub mod living;
 pub mod records;
 pub mod rotation;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -53,35 +54,40 @@ const FIXED: &str = "the CA is not this control plane's own to replace: it was g
 pub struct Trust {
     ca: Arc<Ca>,
     lives: Lives,
+    /// Why the next step could not be taken, though its evidence is there; empty where nothing is at fault.
+    problem: Mutex<String>,
 }
 
 impl Trust {
     pub fn new(ca: Arc<Ca>, lives: Lives) -> Arc<Self> {
-        Arc::new(Self { ca, lives })
+        Arc::new(Self { ca, lives, problem: Mutex::default() })
     }
 
     /// Takes the steps that nobody has to ask for, for ever.
     pub async fn run(self: Arc<Self>) {
         let mut purged = Instant::now();
-        let mut failing = false;
         loop {
             tokio::select! {
                 () = self.ca.records().changed.notified() => sleep(GATHER).await,
                 () = sleep(LOOK) => {}
             }
+            self.ca.records().mend();
             if purged.elapsed() >= PURGE {
                 purged = Instant::now();
                 self.ca.records().purge(unix_now());
             }
-            match self.step() {
-                Ok(()) => failing = false,
-                Err(e) if !failing => {
-                    failing = true;
-                    tracing::error!("the next step of the rotation cannot be taken, and is tried again: {e}");
-                }
-                Err(_) => {}
-            }
+            self.try_step();
         }
+    }
+
+    /// Takes the next step, if the evidence is there; what keeps it from being taken is in the status.
+    fn try_step(&self) {
+        let problem = self.step().err().map(|e| e.to_string()).unwrap_or_default();
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if !problem.is_empty() && known.is_empty() {
+            tracing::error!("the next step of the rotation cannot be taken, and is tried again: {problem}");
+        }
+        *known = problem;
     }
 
     /// Takes the next step, if the evidence is there.
@@ -107,12 +113,20 @@ impl Trust {
             let state = self.without(keep.state(), give_up)?;
             return self.take(&mut keep, state);
         }
-        // Before anything is made.
-        keep.state().begin(String::new(), 0)?;
+        // Before anything is made: nobody trusts a root that is not there, so that all who may be given up are missing now.
+        self.without(&keep.state().begin(String::new(), unix_now())?, give_up)?;
+        let begun = self.begin(&mut keep, give_up);
+        if begun.is_err() {
+            keep.discard();
+        }
+        begun
+    }
+
+    fn begin(&self, keep: &mut keep::Keep, give_up: &[String]) -> Result<(), TrustError> {
         let anchor = keep.make(self.ca.domain())?;
         let begun = keep.state().begin(anchor, unix_now())?;
         let state = self.without(&begun, give_up)?;
-        self.take(&mut keep, state)
+        self.take(keep, state)
     }
 
     /// Removes the old anchor.
@@ -159,14 +173,16 @@ impl Trust {
             Some(keep) => (keep.state().clone(), keep.authorities().cloned().collect(), ""),
             None => (State::settled(standing.authority.anchor().to_owned()), vec![standing.authority.clone()], FIXED),
         };
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.with_evidence(|evidence| {
             let mut missing = state.missing(evidence);
             let missing_total = missing.len() as u32;
             missing.truncate(MOST_NAMED);
             let connected = |pod: &ObjectRef| evidence.ledger.holders().get(pod).is_some_and(|h| h.streams > 0);
             let served_by = |anchor: &str| {
-                let serves = |r: &ledger::Report| r.anchor == anchor && is_good(r.until, now);
-                evidence.holders().filter(|(_, h)| h.report.as_ref().is_some_and(serves)).count() as u32
+                let serves =
+                    |h: &ledger::Holder, r: &ledger::Report| r.anchor == anchor && (h.streams > 0 || is_good(r.until, now));
+                evidence.holders().filter(|(_, h)| h.report.as_ref().is_some_and(|r| serves(h, r))).count() as u32
             };
             let trusts_all =
                 |h: &ledger::Holder| h.report.as_ref().is_some_and(|r| state.trusted().all(|a| r.trusted.contains(a)));
@@ -206,6 +222,7 @@ impl Trust {
                     .unwrap_or_default(),
                 spread_seconds: next.map_or(0, |n| n.spread_seconds),
                 fixed: fixed.to_owned(),
+                problem,
             }
         })
     }

@@ -12,6 +12,7 @@
 //! `trust.json` alone decides. What it does not name is removed. Everything is text in files that are replaced whole, so that a Secret could
 //! hold the same under the same names.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub struct Keep {
     state: State,
     current: Arc<Authority>,
     next: Option<Arc<Authority>>,
+    /// The directory, locked: another control plane that wrote in it would have this one's records be lost.
+    _lock: File,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CaError {
@@ -55,9 +58,10 @@ impl Keep {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read or written, or holds something that is no CA.
+    /// Where another control plane uses it, it cannot be read or written, or holds something that is no CA.
     pub fn open(dir: &Path, domain: &TrustDomain) -> Result<(Self, Arc<Records>), CaError> {
         private_dir(dir).map_err(io(dir))?;
+        let lock = lock(dir)?;
         let path = dir.join(STATE);
         let damaged = |why: String| CaError::State { place: path.display().to_string(), why };
         let written = match std::fs::read(&path) {
@@ -83,7 +87,7 @@ impl Keep {
         let journal = dir.join(JOURNAL);
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let records = Records::kept(&journal, fresh, now).map_err(io(&journal))?;
-        let keep = Self { dir: dir.to_owned(), state, current, next };
+        let keep = Self { dir: dir.to_owned(), state, current, next, _lock: lock };
         keep.sweep();
         Ok((keep, records))
     }
@@ -158,6 +162,18 @@ impl Keep {
         Ok(())
     }
 
+    /// Removes a root that was made in vain. It stays until the next start where the state on disk may name it all the same.
+    pub fn discard(&self) {
+        let on_disk = match std::fs::read(self.dir.join(STATE)) {
+            Ok(bytes) => serde_json::from_slice::<State>(&bytes).ok(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(self.state.clone()),
+            Err(_) => None,
+        };
+        if on_disk.as_ref() == Some(&self.state) {
+            self.sweep();
+        }
+    }
+
     /// Removes what is not named: the keys of a root that is gone are of use to thieves alone. What cannot be removed now is at the next start.
     fn sweep(&self) {
         let named: Vec<PathBuf> = self.state.trusted().map(|anchor| place_of(&self.dir, anchor)).collect();
@@ -177,6 +193,20 @@ impl Keep {
             }
         }
     }
+}
+
+/// Locks the directory itself, since there may be no room for a file. The lock ends with the process, however that ends.
+fn lock(dir: &Path) -> Result<File, CaError> {
+    let file = File::open(dir).map_err(io(dir))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(CaError::InUse { dir: dir.to_owned() }),
+        // A file system without locks.
+        Err(TryLockError::Error(e)) => {
+            tracing::warn!(dir = %dir.display(), error = %e, "the directory cannot be locked: see that no other control plane uses it");
+        }
+    }
+    Ok(file)
 }
 
 fn name(anchor: &str) -> &str {

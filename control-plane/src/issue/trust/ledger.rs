@@ -55,7 +55,14 @@ pub struct Holder {
 
 /// Whether a certificate that ends at `until` is still taken by somebody whose clock is a little behind.
 pub fn is_good(until: i64, now: i64) -> bool {
-    until + CLOCK_SKEW_SECS >= now
+    until.saturating_add(CLOCK_SKEW_SECS) >= now
+}
+
+/// What has expired is remembered for so many seconds more: the clock may have jumped, and come back.
+const REMEMBERED_SECS: i64 = 24 * 3600;
+
+fn is_remembered(until: i64, now: i64) -> bool {
+    is_good(until.saturating_add(REMEMBERED_SECS), now)
 }
 
 impl Holder {
@@ -72,12 +79,13 @@ impl Holder {
 
     /// Whether the certificate that it shows may lead to an anchor for which `bad` holds: the one that it said to serve, or one that was issued
     /// to it since, which may be in use or on its way. While it says nothing, or what it says would not outlive a crash, it may show whatever
-    /// it was given.
+    /// it was given. Of one that is connected, what has expired counts as well: this machine's clock may have jumped.
     pub fn may_serve(&self, now: i64, bad: impl Fn(&str) -> bool) -> bool {
-        self.report.as_ref().is_some_and(|r| is_good(r.until, now) && bad(&r.anchor))
+        let is_good = |until| self.streams > 0 || is_good(until, now);
+        self.report.as_ref().is_some_and(|r| is_good(r.until) && bad(&r.anchor))
             || self.certificates.iter().any(|(anchor, issued)| {
                 let since = self.report.as_ref().is_none_or(|r| r.unsaved) || issued.place > self.confirmed;
-                since && is_good(issued.certificate.until, now) && bad(anchor)
+                since && is_good(issued.certificate.until) && bad(anchor)
             })
     }
 }
@@ -181,15 +189,16 @@ impl Ledger {
         holder.report = Some(report);
     }
 
-    /// Forgets what has expired; says whether anything was.
+    /// Forgets what expired a day ago; says whether anything was.
     pub fn purge(&mut self, now: i64) -> bool {
-        let before = self.holders.len();
+        let certificates = |ledger: &Self| ledger.holders.values().map(|h| h.certificates.len()).sum::<usize>();
+        let before = (self.holders.len(), certificates(self));
         for holder in self.holders.values_mut() {
-            holder.certificates.retain(|_, i| is_good(i.certificate.until, now));
+            holder.certificates.retain(|_, i| is_remembered(i.certificate.until, now));
         }
-        self.holders.retain(|_, h| h.streams > 0 || h.holds(now));
-        let gap = self.unrecorded.take_if(|gap| !is_good(gap.until, now)).is_some();
-        gap || self.holders.len() != before
+        self.holders.retain(|_, h| h.streams > 0 || is_remembered(h.until(), now));
+        let gap = self.unrecorded.take_if(|gap| !is_remembered(gap.until, now)).is_some();
+        gap || (self.holders.len(), certificates(self)) != before
     }
 }
 
@@ -223,6 +232,10 @@ mod tests {
         ledger.reported(&a, report("1", 100, "old"));
         assert!(serves(&ledger, "old", 50) && serves(&ledger, "new", 50), "the other one may be on its way");
         assert!(serves(&ledger, "old", 120) && !serves(&ledger, "old", 121), "clocks may differ by 20 s");
+        assert!(serves(&ledger, "old", i64::MIN) && is_good(i64::MAX, i64::MAX));
+        ledger.joined(&a, certificate("1", 100));
+        assert!(serves(&ledger, "old", 121), "it is connected: the clock may have jumped");
+        ledger.left(&a);
         ledger.issued(a.clone(), "old".into(), certificate("3", 150));
         ledger.reported(&a, report("3", 150, "old"));
         assert!(serves(&ledger, "old", 50) && !serves(&ledger, "new", 50), "what was issued last is in use");
@@ -245,11 +258,12 @@ mod tests {
             certificate("7", 300),
             "nobody remembers that it was issued"
         );
-        assert!(!ledger.purge(219) && ledger.purge(220));
+        assert!(!ledger.purge(REMEMBERED_SECS + 219) && ledger.purge(REMEMBERED_SECS + 220));
         assert_eq!(ledger.holders().len(), 1);
-        assert!(!ledger.purge(1000), "it is connected");
+        let late = REMEMBERED_SECS + 1000;
+        assert!(ledger.purge(late) && ledger.holders().len() == 1, "it is connected");
         ledger.left(&pod("b"));
-        assert!(ledger.purge(1000) && ledger.holders().is_empty());
+        assert!(ledger.purge(late) && ledger.holders().is_empty());
     }
 
     #[test]
@@ -258,6 +272,6 @@ mod tests {
         ledger.lost(Unrecorded { issued: 10, until: 100 });
         ledger.lost(Unrecorded { issued: 20, until: 90 });
         assert_eq!(ledger.unrecorded(), Some(Unrecorded { issued: 20, until: 100 }));
-        assert!(!ledger.purge(120) && ledger.purge(121) && ledger.unrecorded().is_none());
+        assert!(!ledger.purge(REMEMBERED_SECS + 120) && ledger.purge(REMEMBERED_SECS + 121) && ledger.unrecorded().is_none());
     }
 }

@@ -10,8 +10,9 @@ use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_proto::v1;
 use weft_tls::LeafInfo;
 
-use super::journal::Journal;
+use super::journal::{Journal, Opened};
 use super::ledger::{Certificate, Ledger, Report, Unrecorded};
+use crate::server::unix_now;
 
 /// Anchors that a sidecar may say that it trusts; there are two while the root is rotated.
 const MAX_TRUSTED: usize = 16;
@@ -45,15 +46,9 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// Where the journal can neither be read nor made.
+    /// Where there is a journal that cannot be read.
     pub fn kept(path: &Path, fresh: bool, now: i64) -> io::Result<Arc<Self>> {
-        let (mut journal, mut ledger, whole) = Journal::open(path, now)?;
-        let mut untold = None;
-        if !whole && !fresh {
-            let gap = Unrecorded { issued: now, until: now + LEAF_LIFETIME_SECS };
-            ledger.lost(gap);
-            untold = journal.lost(gap).is_err().then_some(gap);
-        }
+        let Opened { journal, ledger, untold } = Journal::open(path, fresh, now)?;
         Ok(Arc::new(Self { inner: Mutex::new(Inner { ledger, journal: Some(journal), untold }), changed: Notify::new() }))
     }
 
@@ -74,14 +69,8 @@ impl Records {
         let Inner { ledger, journal, untold } = &mut *inner;
         let certificate = Certificate { serial: leaf.serial.clone(), until: leaf.not_after };
         if let Some(journal) = journal {
-            let told = match *untold {
-                Some(gap) => journal.lost(gap),
-                None => Ok(()),
-            };
-            let written = told.and_then(|()| {
-                *untold = None;
-                journal.issued(&pod.to_string(), anchor, &certificate)
-            });
+            let told = tell(journal, ledger, untold);
+            let written = told.and_then(|()| journal.issued(&pod.to_string(), anchor, &certificate));
             if let Err(e) = written {
                 let gap = Unrecorded { issued: now, until: certificate.until };
                 if untold.is_none() {
@@ -104,7 +93,17 @@ impl Records {
         Some(Seat { records: self.clone(), pod, said: None })
     }
 
-    /// Forgets what has expired.
+    /// Writes a gap down that could not be written before, if there is one. To be called again and again: otherwise the end of the process would
+    /// lose it.
+    pub fn mend(&self) {
+        let mut inner = self.lock();
+        let Inner { ledger, journal: Some(journal), untold } = &mut *inner else { return };
+        if untold.is_some() && tell(journal, ledger, untold).is_ok() {
+            tracing::info!("that certificates were issued without a record is on disk now");
+        }
+    }
+
+    /// Forgets what has long expired.
     pub fn purge(&self, now: i64) {
         let mut inner = self.lock();
         let Inner { ledger, journal, .. } = &mut *inner;
@@ -115,6 +114,16 @@ impl Records {
             tracing::warn!(error = %e, "the record of what was issued cannot be written anew: mend the state directory");
         }
     }
+}
+
+/// Has everything that is known on disk.
+fn tell(journal: &mut Journal, ledger: &Ledger, untold: &mut Option<Unrecorded>) -> io::Result<()> {
+    journal.mend(ledger)?;
+    if let Some(gap) = *untold {
+        journal.lost(gap)?;
+        *untold = None;
+    }
+    Ok(())
 }
 
 /// A sidecar's place in the records, while its stream is open.
@@ -134,7 +143,8 @@ impl Seat {
         let short = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
         let report = Report {
             serial: short(&serving.serial),
-            until: serving.not_after,
+            // Nobody has a certificate that is longer good than one that is issued now.
+            until: serving.not_after.clamp(0, unix_now().saturating_add(LEAF_LIFETIME_SECS)),
             anchor: short(&serving.anchor),
             trusted: serving.trusted.iter().take(MAX_TRUSTED).map(|a| short(a)).collect(),
             unsaved: serving.unsaved,

@@ -117,11 +117,12 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::NotTrustedYet => "it is connected, and has not said yet that it trusts both anchors",
             Self::NotReplacedYet => "it is connected, and still serves a certificate under the anchor that is to go",
-            Self::DoesNotTell => "its version does not tell which anchors it trusts: upgrade it, or give it up",
+            Self::DoesNotTell => "its version does not tell which anchors it trusts: upgrade it, or give it up with --give-up NS/POD",
             Self::NotKept => "it is connected, and has not kept on its disk yet what it has now: is there room?",
-            Self::Away => "it is not connected, and its certificate has not expired",
+            Self::Away => "it is not connected, and its certificate has not expired: bring it back, or give it up with --give-up NS/POD",
             Self::Unrecorded => {
-                "certificates that were issued without a record: by an earlier version, or while the disk was full"
+                "certificates that were issued without a record (by an earlier version, or while the disk was full) may be in use: wait, or \
+                 give them up with --give-up unrecorded"
             }
         })
     }
@@ -148,9 +149,9 @@ pub struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
-    /// Everybody who counts, the given-up ones among them.
+    /// Everybody who counts, the given-up ones among them. Who is connected does, whatever the clock says.
     pub fn holders(&self) -> impl Iterator<Item = (&ObjectRef, &Holder)> {
-        self.ledger.holders().iter().filter(|(pod, h)| h.holds(self.now) && (h.streams > 0 || (self.lives)(pod)))
+        self.ledger.holders().iter().filter(|(pod, h)| h.streams > 0 || h.holds(self.now) && (self.lives)(pod))
     }
 }
 

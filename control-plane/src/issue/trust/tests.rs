@@ -36,6 +36,9 @@ impl World {
     }
 
     fn restart(&mut self) {
+        // The earlier one ends first: a directory has one control plane.
+        let elsewhere = tempfile::tempdir().expect("temporary directory");
+        self.trust = Self::start(elsewhere.path());
         self.trust = Self::start(self.home.path());
     }
 
@@ -73,7 +76,8 @@ impl World {
     }
 
     fn phase(&self) -> v1::TrustPhase {
-        self.trust.step().expect("the disk is good");
+        self.trust.try_step();
+        assert_eq!(self.trust.status().problem, "", "the disk is good");
         self.trust.status().phase()
     }
 }
@@ -173,4 +177,49 @@ fn a_ca_that_is_given_is_not_ours_to_replace() {
     assert!(trust.finish(&[]).is_err() && trust.abort(&[]).is_err());
     let status = trust.status();
     assert_eq!((status.phase(), status.anchors.len(), status.fixed.is_empty()), (v1::TrustPhase::Settled, 1, false));
+}
+
+#[test]
+fn a_rotation_that_is_refused_leaves_no_keys() {
+    let world = World::new();
+    let roots = || std::fs::read_dir(world.home.path()).expect("there").flatten().filter(|e| e.path().is_dir()).count();
+    world.trust.rotate(&["nonsense".into()]).expect_err("no name");
+    world.trust.rotate(&["shop/nobody".into()]).expect_err("not missing");
+    assert_eq!(roots(), 0);
+    // The state cannot be written: there is a directory in its place.
+    std::fs::create_dir(world.home.path().join("trust.json")).expect("made");
+    world.trust.rotate(&[]).expect_err("the disk is at fault");
+    std::fs::remove_dir(world.home.path().join("trust.json")).expect("removed");
+    world.trust.rotate(&["nonsense".into()]).expect_err("no name");
+    assert_eq!(world.trust.status().phase(), v1::TrustPhase::Settled);
+}
+
+#[test]
+fn what_keeps_a_step_from_being_taken_is_told() {
+    let world = World::new();
+    let mut a = world.join("a");
+    world.trust.rotate(&[]).expect("begun");
+    world.answer(&mut a);
+    let state = world.home.path().join("trust.json");
+    let aside = world.home.path().join("aside");
+    std::fs::rename(&state, &aside).expect("moved");
+    std::fs::create_dir(&state).expect("made");
+    world.trust.try_step();
+    let status = world.trust.status();
+    assert!(status.phase() == v1::TrustPhase::Spreading && status.problem.contains("trust.json"), "{status:?}");
+    std::fs::remove_dir(&state).expect("removed");
+    assert_eq!(world.phase(), v1::TrustPhase::Reissuing);
+}
+
+#[test]
+fn what_a_sidecar_says_of_its_end_is_believed_within_a_certificates_life() {
+    let world = World::new();
+    let mut a = world.join("a");
+    for end in [i64::MAX, i64::MIN] {
+        a.leaf.not_after = end;
+        world.answer(&mut a);
+        let until = world.trust.ca.records().read(|ledger| ledger.holders()[&pod("a")].until());
+        let left = until - unix_now();
+        assert!((LEAF_LIFETIME_SECS - 60..=LEAF_LIFETIME_SECS).contains(&left), "{left}");
+    }
 }

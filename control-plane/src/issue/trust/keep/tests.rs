@@ -12,13 +12,23 @@ fn domain() -> TrustDomain {
 }
 
 fn open(dir: &Path) -> Keep {
-    Keep::open(dir, &domain()).expect("it opens").0
+    let keep = Keep::open(dir, &domain()).expect("it opens").0;
+    unlock(&keep);
+    keep
+}
+
+/// Has others open the directory while this one is there.
+#[allow(clippy::used_underscore_binding, reason = "nobody else has a use for the lock")]
+fn unlock(keep: &Keep) {
+    keep._lock.unlock().expect("it was locked");
 }
 
 /// Puts `state` on disk, and gives the CA as it starts over that.
 fn restarted(keep: &mut Keep, state: State) -> Ca {
     keep.commit(state).expect("written");
-    Ca::open(domain(), &Source::Kept(&keep.dir)).expect("it opens")
+    let ca = Ca::open(domain(), &Source::Kept(&keep.dir)).expect("it opens");
+    unlock(&ca.keep().expect("it is kept"));
+    ca
 }
 
 /// Whether somebody who has a token with this anchor takes the control plane for what it is.
@@ -130,4 +140,31 @@ fn what_nothing_names_is_removed_and_a_state_that_is_gone_is_never_begun_anew() 
     assert!(e.to_string().contains("trust.json") && e.to_string().contains("put the file back"), "{e}");
     std::fs::write(home.path().join(STATE), "{").expect("written");
     assert!(matches!(Keep::open(home.path(), &domain()), Err(CaError::State { .. })));
+}
+
+#[test]
+fn one_control_plane_uses_a_directory_and_the_next_one_when_it_has_ended() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let (first, records) = Keep::open(home.path(), &domain()).expect("it opens");
+    let before = std::fs::metadata(home.path().join(JOURNAL)).expect("there");
+    let e = Keep::open(home.path(), &domain()).err().expect("refused").to_string();
+    assert!(e.contains(&home.path().display().to_string()) && e.contains("another control plane"), "{e}");
+    let after = std::fs::metadata(home.path().join(JOURNAL)).expect("there");
+    assert_eq!(std::os::unix::fs::MetadataExt::ino(&before), std::os::unix::fs::MetadataExt::ino(&after), "nothing was written");
+    drop((first, records));
+    Keep::open(home.path(), &domain()).expect("nobody uses it");
+}
+
+#[test]
+fn a_root_that_was_made_in_vain_goes_at_once() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let keep = open(home.path());
+    let vain = keep.make(&domain()).expect("made");
+    let begun = keep.state().begin(vain.clone(), 7).expect("nothing is under way");
+    std::fs::write(home.path().join(STATE), serde_json::to_vec(&begun).expect("text")).expect("written");
+    keep.discard();
+    assert!(home.path().join(name(&vain)).is_dir(), "the state on disk names it");
+    std::fs::remove_file(home.path().join(STATE)).expect("there");
+    keep.discard();
+    assert!(!home.path().join(name(&vain)).exists());
 }

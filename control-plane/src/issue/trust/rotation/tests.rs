@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::super::ledger::{Certificate, Unrecorded};
+use super::super::living::Living;
 use super::*;
 
 fn pod(name: &str) -> ObjectRef {
@@ -64,6 +68,8 @@ fn a_root_is_replaced_step_by_step_as_the_evidence_comes() {
     ledger.reported(&pod("a"), report("new", 2000, &["new", "old"]));
     assert_eq!(shown(&state.missing(evidence(&ledger, 6))), [("shop/b".into(), Why::NotReplacedYet)]);
     assert_eq!(state.finish(evidence(&ledger, 1020)), Err(Refusal::StillServed(1)), "clocks may differ by 20 s");
+    assert_eq!(state.finish(evidence(&ledger, 9999)), Err(Refusal::StillServed(1)), "it is connected: the clock may have jumped");
+    ledger.left(&pod("b"));
     assert_eq!(state.finish(evidence(&ledger, 1021)), Ok(State::settled("new".into())), "it has expired");
 }
 
@@ -159,7 +165,10 @@ enum Event {
     Report(usize),
     Die(usize),
     GiveUp(usize),
-    Restart,
+    /// The model lacks those of whom the bit is set, since their manifests cannot be read.
+    Restart(u8),
+    /// The model has everybody.
+    Read,
     Later(i64),
     Begin,
     Step,
@@ -182,7 +191,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => some().prop_map(Event::Crash),
         1 => some().prop_map(Event::Die),
         1 => some().prop_map(Event::GiveUp),
-        1 => Just(Event::Restart),
+        1 => (0..16_u8).prop_map(Event::Restart),
+        2 => Just(Event::Read),
         2 => (1..80_i64).prop_map(Event::Later),
         2 => Just(Event::Begin),
         4 => Just(Event::Step),
@@ -214,12 +224,29 @@ struct World {
     sidecars: [Option<Sidecar>; 4],
     now: i64,
     serial: i64,
+    living: Living,
+    start: Instant,
+    /// Of whom the manifest cannot be read.
+    hidden: [bool; 4],
 }
 
 /// How long a leaf lives in these worlds.
 const LIFE: i64 = 100;
 
 impl World {
+    fn new() -> Self {
+        Self {
+            state: State::settled("root".into()),
+            ledger: Ledger::default(),
+            sidecars: Default::default(),
+            now: 1_000,
+            serial: 0,
+            living: Living::default(),
+            start: Instant::now(),
+            hidden: [false; 4],
+        }
+    }
+
     fn issue(&mut self, i: usize) -> Sidecar {
         self.serial += 1;
         let (anchor, until) = (self.state.issuing().clone(), self.now + LIFE);
@@ -237,8 +264,9 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        let lives: [bool; 4] = std::array::from_fn(|i| self.sidecars[i].is_some());
-        let lives = |p: &ObjectRef| p.name.to_string().parse().is_ok_and(|i: usize| lives[i]);
+        let living = std::mem::take(&mut self.living);
+        let in_model: [bool; 4] = std::array::from_fn(|i| self.sidecars[i].is_some() && !self.hidden[i]);
+        let lives = |p: &ObjectRef| living.lives(p, p.name.to_string().parse().is_ok_and(|i: usize| in_model[i]));
         let evidence = Evidence { ledger: &self.ledger, lives: &lives, now: self.now };
         let next = match event {
             Event::Begin => self.state.begin(format!("root{}", self.serial), self.now).ok(),
@@ -258,6 +286,7 @@ impl World {
             self.check(&next);
             self.state = next;
         }
+        self.living = living;
         match event {
             Event::Join(i) if self.sidecars[i].is_none() => self.sidecars[i] = Some(self.issue(i)),
             Event::Renew(i) if self.sidecars[i].is_some() => {
@@ -291,7 +320,10 @@ impl World {
                     (sidecar.serial, sidecar.anchor, sidecar.until, sidecar.trusted) = awaited;
                 }
             }
-            Event::Restart => {
+            Event::Read => self.hidden = [false; 4],
+            Event::Restart(hidden) => {
+                self.living = Living::default();
+                self.hidden = std::array::from_fn(|i| hidden & (1 << i) != 0);
                 // What was issued is in the journal; what was said is not.
                 let mut ledger = Ledger::default();
                 for (pod, anchor, certificate) in self.ledger.in_order() {
@@ -308,7 +340,18 @@ impl World {
             Event::Connect(i) | Event::Disconnect(i) | Event::Push(i) | Event::Report(i) | Event::Die(i) => self.talk(event, i),
             _ => {}
         }
+        self.look(Duration::ZERO);
+        if matches!(event, Event::Read) {
+            self.look(Duration::from_secs(60));
+        }
         self.check_handshakes();
+    }
+
+    /// The control plane looks at its model.
+    fn look(&self, later: Duration) {
+        let pods: Vec<ObjectRef> =
+            (0..4).filter(|i| self.sidecars[*i].is_some() && !self.hidden[*i]).map(|i| pod(&i.to_string())).collect();
+        self.living.look(pods.iter(), self.hidden == [false; 4], self.start + later);
     }
 
     fn talk(&mut self, event: Event, i: usize) {
@@ -380,9 +423,7 @@ proptest! {
     /// Whatever happens: no anchor is removed while it is served, no root issues that not all trust, and no handshake fails.
     #[test]
     fn no_order_of_events_breaks_the_mesh(events in proptest::collection::vec(event(), 0..150)) {
-        let mut world = World {
-            state: State::settled("root".into()), ledger: Ledger::default(), sidecars: Default::default(), now: 1_000, serial: 0,
-        };
+        let mut world = World::new();
         for event in events {
             world.happen(event);
         }
@@ -391,13 +432,12 @@ proptest! {
     /// A mesh in which everybody answers comes to the end, from wherever it stands, without anybody being given up.
     #[test]
     fn who_answers_is_never_in_the_way(events in proptest::collection::vec(event(), 0..60), finish in any::<bool>()) {
-        let mut world = World {
-            state: State::settled("root".into()), ledger: Ledger::default(), sidecars: Default::default(), now: 1_000, serial: 0,
-        };
+        let mut world = World::new();
         for event in events.into_iter().chain([Event::Begin]) {
             world.happen(event);
         }
         for _ in 0..3 {
+            world.happen(Event::Read);
             for i in 0..4 {
                 for event in [Event::Join(i), Event::Renew(i), Event::Connect(i), Event::Push(i), Event::Save(i), Event::Report(i)] {
                     world.happen(event);
