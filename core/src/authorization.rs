@@ -5,7 +5,7 @@
 //! decides. The order of policies and rules never changes a verdict; of several that match, the first by namespace, name and place is told. AUDIT
 //! policies, and policies in dry run, never change a verdict either: that an AUDIT matches, and that dry runs in force would have given another
 //! verdict, is told. A clause that cannot be judged is neither true nor false: one about HTTP where the bytes are not HTTP, one about a path that
-//! could be taken for another path, one about a host where none is named clearly. If the verdict depends on it, the call is denied for that reason;
+//! could be taken for another path, one about a host where none is named clearly, one about a method that is listed in another case. If the verdict depends on it, the call is denied for that reason;
 //! if another rule or clause decides whatever it were, that is the verdict. Before a connection's first request all about HTTP is such a clause, so
 //! that a connection is allowed, denied, or depends on each of its requests ([`Outcome`]).
 //!
