@@ -5,9 +5,10 @@
 //! decides. The order of policies and rules never changes a verdict; of several that match, the first by namespace, name and place is told. AUDIT
 //! policies, and policies in dry run, never change a verdict either: that an AUDIT matches, and that dry runs in force would have given another
 //! verdict, is told. A clause that cannot be judged is neither true nor false: one about HTTP where the bytes are not HTTP, one about a path that
-//! could be taken for another path, one about a host where none is named clearly. If the verdict depends on it, the call is denied for that reason;
-//! if another rule or clause decides whatever it were, that is the verdict. Before a connection's first request all about HTTP is such a clause, so
-//! that a connection is allowed, denied, or depends on each of its requests ([`Outcome`]).
+//! could be taken for another path, one about a host where none is named clearly, one about a method that is listed in another case. If the
+//! verdict depends on it, the call is denied for that reason; if another rule or clause decides whatever it were, that is the verdict. Before a
+//! connection's first request all about HTTP is such a clause, so that a connection is allowed, denied, or depends on each of its requests
+//! ([`Outcome`]).
 //!
 //! **Identity.** A clause about identity, negated or not, never matches a caller without one. Namespaces and service accounts are those of the
 //! pod's own trust domain: an identity of another domain is matched by principals alone.
