@@ -171,7 +171,9 @@ mod tests {
 
     fn connect(method: &'static str, target: &'static str, hosts: &[&str]) -> RequestHead {
         let mut fields = Fields::default();
-        hosts.iter().for_each(|host| fields.push(b"host", host.as_bytes()));
+        for host in hosts {
+            fields.push(b"host", host.as_bytes());
+        }
         RequestHead {
             method: Bytes::from_static(method.as_bytes()),
             target: Bytes::from_static(target.as_bytes()),
