@@ -68,7 +68,9 @@ impl Journal {
         let lost = over || found.map_or(!fresh, |f| !f.whole);
         let gap = lost.then_some(Unrecorded { issued: now, until: now.saturating_add(LEAF_LIFETIME_SECS) });
         // In the ledger first, so that no file without it takes the place of the old one.
-        gap.into_iter().for_each(|gap| ledger.lost(gap));
+        if let Some(gap) = gap {
+            ledger.lost(gap);
+        }
         let dropped = ledger.purge(now);
         let appendable = found.is_some_and(|f| f.whole && !f.cut);
         let mut journal = Self { path: path.to_owned(), file: None, lines: found.map_or(0, |f| f.lines) };
