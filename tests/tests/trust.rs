@@ -29,8 +29,11 @@ fn the_root_is_replaced_under_load_and_nothing_fails() {
     let traffic = world.spawn_peer("shop/client", &["traffic.py", &world.service("shop/app")]);
     goes_on(&traffic);
 
+    // What fails in a handshake is sent again, so that nobody would see it.
+    let before = failed_handshakes(&world);
     let second = rotated(&world, &traffic, &first);
     aborted(&world, &traffic, &second);
+    assert_eq!(failed_handshakes(&world), before, "requests were sent again, or refused, while the root was replaced");
     let third = without_one_and_with_a_restart(&world, &traffic, &second);
     assert!(first != second && second != third && first != third);
 
@@ -178,6 +181,21 @@ fn all_trust_of(world: &World, replicas: &[&str], anchor: &str) {
             (world.config(replica)["anchors"]["cluster.local"] == json!([anchor])).then_some(())
         });
     }
+}
+
+/// What the sidecars that traffic goes through have sent again, or refused because of a handshake.
+fn failed_handshakes(world: &World) -> Vec<String> {
+    let of = |replica: &&str| {
+        let text = world.ask(world.sidecar(replica), "GET", "/metrics").expect("metrics").1;
+        let counts = |line: &&str| {
+            line.starts_with("weft_retries_total{") || line.starts_with("weft_refused_total{") && line.contains("tls")
+        };
+        let grown = |line: &&str| !line.ends_with(" 0");
+        text.lines().filter(counts).filter(grown).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut all: Vec<String> = BUSY.iter().flat_map(of).collect();
+    all.sort();
+    all
 }
 
 /// Waits until traffic of each kind has had some more success.
