@@ -51,7 +51,9 @@ pub(crate) fn strangers_are_refused(mesh: &Mesh<'_>) {
 }
 
 pub(crate) fn probes_tell_of_the_app(mesh: &Mesh<'_>) {
-    FALLS.iter().for_each(|fall| tells(mesh, fall));
+    for fall in &FALLS {
+        tells(mesh, fall);
+    }
 }
 
 /// The same of the web server's HTTP probe alone.
