@@ -41,18 +41,20 @@ fn a_sidecar_that_cannot_keep_its_state_serves_on_and_keeps_it_later() {
     let before = kept(first);
     assert!(knows(&before, "shop/web") && !knows(&before, "shop/late"));
 
-    learn_in_vain(&world, first);
+    learn_in_vain(&world, first, complaints(&world));
     assert!(kept(first) == before, "what was kept before is whole");
 
     // Full or not, what is there is what a restart begins with: a join would have given it another certificate.
     let serial = || world.config(REPLICA)["certificate"]["serial"].clone();
     let own = serial();
+    let said = complaints(&world);
     world.signal(first, Signal::SIGKILL);
     let second = world.next_sidecar(REPLICA, first);
     assert_eq!(serial(), own, "it goes on with the certificate that was kept");
     assert_eq!(world.status(CLIENT, WEB), "200");
     eventually("it has found the control plane", || (world.config(REPLICA)["discovery_connected"] == true).then_some(()));
-    learn_in_vain(&world, second);
+    // The control plane sends everything again, which cannot be kept either.
+    learn_in_vain(&world, second, said);
     assert!(kept(second) == before, "what was kept before is whole");
 
     fs::remove_file(state(second).join("fill")).expect("it was there");
@@ -60,12 +62,15 @@ fn a_sidecar_that_cannot_keep_its_state_serves_on_and_keeps_it_later() {
     assert_eq!(world.status(CLIENT, LATE), "200");
 }
 
-/// Has the sidecar learn of a service that it cannot keep: it serves that too, and says what to do.
-fn learn_in_vain(world: &World, sidecar: Pid) {
-    let complaints = || world.log().lines().filter(|line| is_complaint(line)).count();
-    let before = complaints();
+/// How often the sidecar has said that its state is not kept.
+fn complaints(world: &World) -> usize {
+    world.log().lines().filter(|line| is_complaint(line)).count()
+}
+
+/// Has the sidecar learn of a service that it cannot keep: it serves that too, and says what to do, if it has not since it had complained so often.
+fn learn_in_vain(world: &World, sidecar: Pid, before: usize) {
     assert_eq!(world.status(CLIENT, LATE), "200", "what is new is learned, kept or not");
-    eventually("it says that its state is not kept, and what to do", || (complaints() > before).then_some(()));
+    eventually("it says that its state is not kept, and what to do", || (complaints(world) > before).then_some(()));
     assert_eq!(world.status(CLIENT, WEB), "200", "what is known is served");
     eventually("nothing half-written is left", || (!state(sidecar).join("state.new").exists()).then_some(()));
 }

@@ -242,7 +242,6 @@ impl Model {
             return;
         }
         let size: usize = policies.iter().map(|p| p.policy.len()).sum();
-        inbound.required_features.push(FEATURE_AUTHORIZATION.to_owned());
         if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
             let count = policies.len();
             problems.push(Problem {
@@ -257,6 +256,7 @@ impl Model {
             inbound.required_features.push(format!("room for {count} authorization policies with {size} bytes"));
             return;
         }
+        inbound.required_features.push(FEATURE_AUTHORIZATION.to_owned());
         inbound.authorization = Some(v1::Authorization { policies, ..posture_to(posture, &from) });
     }
 
