@@ -298,7 +298,8 @@ fn manifest(kind: u8, n: u8, other: bool) -> String {
 }
 
 proptest! {
-    /// However a state was reached, the snapshot is that of the state: incremental equals from scratch.
+    /// However a state was reached, the snapshot is that of the state, and of the Services that policies are for and that are gone:
+    /// incremental equals from scratch.
     #[test]
     fn incremental_equals_from_scratch(steps in changes()) {
         let mut m = model();
@@ -315,6 +316,7 @@ proptest! {
             }
         }
         let mut fresh = model();
+        fresh.remember_as(&m);
         fresh.apply(state.into_values().map(Change::Upsert).collect());
         let everything = |s: &Snapshot| {
             let mut all: Vec<(String, String)> = Vec::new();

@@ -18,7 +18,7 @@ use crate::objects::{IntOrString, Kind, ObjectKey, PodObject, ServiceObject};
 use crate::watch::Problem;
 
 /// Services that policies are for, as they were last with a selector.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Targets {
     by_namespace: HashMap<Namespace, BTreeMap<ObjectRef, Arc<ServiceObject>>>,
 }
@@ -57,6 +57,12 @@ impl Model {
         let Some(service) = self.service(id).filter(|s| !s.spec.selector.is_empty()).cloned() else { return };
         let id = id.clone();
         self.authorizations.targets.by_namespace.entry(id.namespace.clone()).or_default().insert(id, service);
+    }
+
+    /// Remembers what another model does: it is the one thing that does not follow from what there is now.
+    #[cfg(test)]
+    pub(in crate::model) fn remember_as(&mut self, other: &Self) {
+        self.authorizations.targets = other.authorizations.targets.clone();
     }
 
     /// Forgets Services that no policy is for any more.
