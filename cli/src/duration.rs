@@ -1,6 +1,11 @@
 //! Durations, as people write and read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds since the Unix epoch.
+pub(crate) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
 
 /// Reads `250ms`, `2s`, `5m` or `1h`.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
@@ -11,9 +11,9 @@ use weft_core::service::ObjectRef;
 use weft_core::{Namespace, ServiceAccount};
 use weft_proto::v1;
 
-use crate::operator::Operator;
+use crate::operator::{self, Meant};
 use crate::output::{Format, print};
-use crate::rundir::{self, Which};
+use crate::rundir;
 use offline::{Caller, Offline};
 use told::{PairFlip, Told};
 
@@ -88,12 +88,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "POLICY", requires = "files")]
     default_policy: Option<Posture>,
 
-    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
-    socket: Option<PathBuf>,
-
     #[command(flatten)]
-    which: Which,
+    meant: Meant,
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
@@ -162,18 +158,14 @@ fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
 
 /// The manifests that are asked.
 fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
-    let offline = if args.files.is_empty() { of_mesh(&args.which.find()?)? } else { Offline::of(&args.files)? };
+    let offline = if args.files.is_empty() { of_mesh(&args.meant.which.find()?)? } else { Offline::of(&args.files)? };
     Ok(offline.with_defaults(args.mtls, args.default_policy))
 }
 
 fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
     let question = question(args);
     if args.files.is_empty() && args.what_if.is_empty() {
-        let socket = match &args.socket {
-            Some(socket) => socket.clone(),
-            None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
-        };
-        let answer = live(&socket, async |mut operator| operator.explain(question.clone()).await)?;
+        let answer = operator::ask(&args.meant.socket()?, async |mut operator| operator.explain(question.clone()).await)?;
         return Ok(Told::new(&question, &answer));
     }
     let offline = offline(args)?;
@@ -187,17 +179,12 @@ fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
 
 /// The manifests that a mesh on this machine runs by.
 fn of_mesh(run: &Path) -> anyhow::Result<Offline> {
-    let status = live(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
+    let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
     if status.mtls.is_empty() || status.default_policy.is_empty() {
         bail!("the control plane does not say what the mesh has by default: it is of an older version");
     }
     let offline = Offline::of(&[run.join(rundir::MANIFESTS)])?;
     Ok(offline.of_mesh(status.trust_domain.parse()?, status.mtls.parse()?, status.default_policy.parse()?))
-}
-
-fn live<T>(socket: &Path, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
-    runtime.block_on(async { ask(Operator::connect(socket).await?).await })
 }
 
 fn has_call(args: &ExplainArgs) -> bool {

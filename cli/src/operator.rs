@@ -7,6 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -15,11 +16,40 @@ use weft_proto::v1;
 use weft_proto::v1::operator_client::OperatorClient;
 use zeroize::Zeroizing;
 
+use crate::rundir::{self, Which};
+
 /// How long a call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
+
+/// Which control plane is meant.
+#[derive(Args, Debug)]
+pub(crate) struct Meant {
+    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
+    socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+impl Meant {
+    /// Its operator socket.
+    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(self.which.find()?.join(rundir::OPERATOR_SOCKET)),
+        }
+    }
+}
+
+/// Asks the control plane whose operator socket this is.
+pub(crate) fn ask<T>(socket: &Path, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
+    runtime.block_on(async { ask(Operator::connect(socket).await?).await })
+}
 
 /// A connection to the operator API.
 pub(crate) struct Operator(OperatorClient<Channel>);

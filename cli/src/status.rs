@@ -2,17 +2,15 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::{Value, json};
 use weft_proto::v1;
 
 use crate::lab::door::{self, Listed};
-use crate::operator::Operator;
 use crate::output::{Format, print};
 use crate::rundir::{self, Which};
-use crate::{duration, table};
+use crate::{duration, operator, table};
 
 /// What `weft status` is told.
 #[derive(Args, Debug)]
@@ -28,19 +26,13 @@ pub(crate) struct StatusArgs {
 pub(crate) fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
     let listed = door::list(&run)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(async { Operator::connect(&run.join(rundir::OPERATOR_SOCKET)).await?.status().await })?;
+    let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
     let text = match args.output {
-        Format::Text => as_text(&listed, &status, now()),
+        Format::Text => as_text(&listed, &status, duration::now()),
         Format::Json => format!("{:#}\n", as_json(&listed, &status)),
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// What the control plane knows of each sidecar, behind the replica where the lab runs it. Others may have joined by a token.

@@ -1,7 +1,6 @@
 //! `weft token`: join tokens from a control plane on this machine.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +10,7 @@ use weft_core::ServiceAccount;
 use weft_core::service::ObjectRef;
 
 use crate::duration;
-use crate::operator::Operator;
-use crate::rundir::{self, Which};
+use crate::operator::{self, Meant};
 
 /// What `weft token` can do.
 #[derive(Subcommand, Debug)]
@@ -36,23 +34,13 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
     ttl: Duration,
 
-    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
-    socket: Option<PathBuf>,
-
     #[command(flatten)]
-    which: Which,
+    meant: Meant,
 }
 
 pub(crate) fn main(command: &TokenCommand) -> anyhow::Result<ExitCode> {
     let TokenCommand::Create(args) = command;
-    let socket = match &args.socket {
-        Some(socket) => socket.clone(),
-        None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let token = runtime.block_on(async {
-        let mut operator = Operator::connect(&socket).await?;
+    let token = operator::ask(&args.meant.socket()?, async |mut operator| {
         // Less than a second would mean the default to the control plane.
         let ttl = args.ttl.max(Duration::from_secs(1));
         operator.create_token(args.pod.namespace.as_str(), args.pod.name.as_str(), args.service_account.as_str(), ttl).await

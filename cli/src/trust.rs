@@ -1,9 +1,8 @@
 //! `weft trust`: the roots that the mesh trusts, and how one follows another while everything runs.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -11,9 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use weft_proto::v1::{TrustMissing, TrustPhase, TrustStatusResponse};
 
-use crate::operator::Operator;
+use crate::operator::{Meant, Operator};
 use crate::output::{Format, print};
-use crate::rundir::{self, Which};
 use crate::{duration, table};
 
 /// What `weft trust` can do.
@@ -35,12 +33,8 @@ pub(crate) enum TrustCommand {
 /// Which control plane is meant, and how it is printed.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
-    /// Operator socket of a control plane that `weft up` has not started (operator.sock in its --state)
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["mesh", "run_dir"])]
-    socket: Option<PathBuf>,
-
     #[command(flatten)]
-    which: Which,
+    meant: Meant,
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
@@ -87,24 +81,15 @@ pub(crate) fn main(command: &TrustCommand) -> anyhow::Result<ExitCode> {
             TrustCommand::Abort(args) => (&args.status, step(Step::Abort, args).await?),
         };
         print(&match args.output {
-            Format::Text => as_text(&status, now()),
+            Format::Text => as_text(&status, duration::now()),
             Format::Json => format!("{:#}\n", as_json(&status)),
         })?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
-
 async fn connect(args: &StatusArgs) -> anyhow::Result<Operator> {
-    let socket = match &args.socket {
-        Some(socket) => socket.clone(),
-        None => args.which.find()?.join(rundir::OPERATOR_SOCKET),
-    };
-    Operator::connect(&socket).await
+    Operator::connect(&args.meant.socket()?).await
 }
 
 /// Takes a step, and waits for its end where that is asked for.

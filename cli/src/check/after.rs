@@ -1,7 +1,5 @@
 //! How an installation is.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use anyhow::anyhow;
 use serde_json::Value;
 
@@ -146,7 +144,7 @@ async fn certificate(
         secret.pointer("/data").and_then(|data| data.get(file)).and_then(|text| serde_json::from_value(text.clone()).ok());
     let read = pem.ok_or_else(|| anyhow!("it has no {file}")).and_then(|pem| validity(&pem.0));
     findings.push(match read {
-        Ok(validity) => ends(what, &validity, now(), notice),
+        Ok(validity) => ends(what, &validity, duration::now(), notice),
         Err(error) => {
             Finding::bad(format!("{what} (Secret {home}/{name}) can't be read: {error:#}"), "put a certificate in PEM there")
         }
@@ -174,11 +172,6 @@ fn ends(what: &str, validity: &Validity, now: i64, notice: i64) -> Finding {
     } else {
         Finding::good(format!("{what} ends in {brief}"))
     }
-}
-
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
