@@ -6,6 +6,7 @@ pub mod csr;
 pub mod kubernetes;
 pub mod service;
 pub mod token;
+pub mod tokens;
 pub mod trust;
 
 use std::io::Write;

@@ -26,6 +26,7 @@ use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, Oper
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
 use weft_control_plane::watch::{Batch, Problem};
+use weft_core::service::ObjectRef;
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
@@ -105,7 +106,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         stopping: stopping.clone(),
         spread: drain / 3,
     };
-    let certificates = CertificatesService { ca: ca.clone(), proof };
+    let models = hub.clone();
+    let has_pod = Arc::new(move |pod: &ObjectRef, sa: &str| models.snapshot().has_pod(pod, sa));
+    let certificates = CertificatesService { ca: ca.clone(), proof, has_pod };
     let mut tasks = source.write(&config, &ca, &hub, &health, &stop);
     let workloads = server::workload_server()
         .add_service(CertificatesServer::new(certificates).max_decoding_message_size(64 * 1024))

@@ -9,7 +9,6 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_core::service::ObjectRef;
 
 use crate::config::{Config, SourceConfig};
 use crate::hub::Hub;
@@ -50,9 +49,8 @@ impl Source {
         match self {
             Self::Directory(_) => {
                 let tokens = Tokens::open(&config.state.join("tokens")).context("the state directory's tokens")?;
-                let (tokens, hub) = (Arc::new(tokens), hub.clone());
-                let has_pod = Arc::new(move |pod: &ObjectRef, sa: &str| hub.snapshot().has_pod(pod, sa));
-                Ok((Proof::Joining { tokens: tokens.clone(), has_pod }, Some(tokens)))
+                let tokens = Arc::new(tokens);
+                Ok((Proof::Joining { tokens: tokens.clone() }, Some(tokens)))
             }
             Self::Cluster(cluster) => Ok((Proof::Kubernetes(cluster.pod_tokens(config, hub)), None)),
         }

@@ -29,3 +29,4 @@ pub mod standing;
 pub mod stream;
 pub mod traffic;
 pub mod worker;
+pub mod workload;

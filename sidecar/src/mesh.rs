@@ -26,6 +26,7 @@ use weft_tls::{ClientVerifier, Svid, TrustBundle};
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
 use crate::standing::Health;
+use crate::workload::Handing;
 
 /// The certificate in use, the bundle, and what follows from them.
 pub struct Identity {
@@ -158,6 +159,8 @@ pub struct Mesh {
     pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
+    /// What the application is given.
+    pub handing: Handing,
     lookups: mpsc::Sender<Lookup>,
     started: Instant,
 }
@@ -179,6 +182,7 @@ impl Mesh {
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
+            handing: Handing::default(),
             lookups,
             started: Instant::now(),
         };

@@ -103,6 +103,7 @@ impl From<&TrustBundle> for v1::TrustBundle {
                 .map(|(domain, anchors)| v1::TrustDomainAnchors {
                     trust_domain: domain.to_string(),
                     anchors: anchors.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
+                    ..v1::TrustDomainAnchors::default()
                 })
                 .collect(),
             issuing: None,

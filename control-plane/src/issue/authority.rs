@@ -1,6 +1,7 @@
 //! A root with the issuer below it: what leaves are signed with, and how a new one is made.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
@@ -10,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use weft_core::{TrustDomain, wellknown};
+use weft_tls::jwt::{KeyError, SigningKey};
 use zeroize::Zeroizing;
 
 use super::ca::CaError;
@@ -100,6 +102,17 @@ impl Authority {
     /// The root as text.
     pub fn anchor_pem(&self) -> &str {
         &self.anchor_pem
+    }
+
+    /// What JWT-SVIDs of `domain` are signed with: it follows from the issuer's key.
+    ///
+    /// # Errors
+    ///
+    /// Where no key can be derived.
+    pub fn token_key(&self, domain: &TrustDomain) -> Result<Arc<SigningKey>, CaError> {
+        let issuer = Zeroizing::new(self.issuer.key().serialize_der());
+        let bad = |e: KeyError| CaError::Pem { place: "the issuer's key".into(), why: e.to_string() };
+        SigningKey::derive(&issuer, domain).map(Arc::new).map_err(bad)
     }
 
     /// When the root ends, in seconds since the Unix epoch.

@@ -17,6 +17,7 @@ use weft_tls::{ClientVerifier, LeafInfo, PendingKey, Svid, TrustBundle};
 
 use super::authority::serial;
 pub use super::authority::{Authority, Made, Pem, make};
+use super::tokens::TokenKeys;
 use super::trust::keep::Keep;
 use super::trust::records::Records;
 
@@ -39,6 +40,15 @@ pub enum CaError {
     Svid(#[from] weft_tls::SvidError),
     #[error(transparent)]
     Bundle(#[from] weft_tls::BundleError),
+}
+
+/// Who of a pod a certificate is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The sidecar: it names the pod, so that policy is told and renewal granted on its word.
+    Sidecar,
+    /// The application: it names the identity alone.
+    Application,
 }
 
 /// Where the CA's keys come from.
@@ -64,24 +74,33 @@ pub struct Ca {
 
 /// What holds now: all of it changes at once.
 pub struct Standing {
+    /// The mesh's own.
+    pub domain: TrustDomain,
     /// What leaves are signed with.
     pub authority: Arc<Authority>,
     /// The anchors by which leaves are checked.
     pub bundle: Arc<TrustBundle>,
     /// What sidecars are told while the root is rotated.
     pub issuing: Option<v1::Issuing>,
+    /// What JWT-SVIDs are signed with, and checked by.
+    pub tokens: TokenKeys,
 }
 
 impl Standing {
     /// One authority, and its root alone as anchor.
     fn alone(domain: &TrustDomain, authority: Arc<Authority>) -> Result<Self, CaError> {
         let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![authority.root().clone()])?);
-        Ok(Self { authority, bundle, issuing: None })
+        let tokens = TokenKeys::new(authority.token_key(domain)?, vec![]);
+        Ok(Self { domain: domain.clone(), authority, bundle, issuing: None, tokens })
     }
 
     /// The bundle as sidecars are told it.
     pub fn told(&self) -> v1::TrustBundle {
-        v1::TrustBundle { issuing: self.issuing.clone(), ..(&*self.bundle).into() }
+        let mut told = v1::TrustBundle { issuing: self.issuing.clone(), ..(&*self.bundle).into() };
+        if let Some(own) = told.domains.iter_mut().find(|d| d.trust_domain == self.domain.as_str()) {
+            own.jwks = self.tokens.published().into();
+        }
+        told
     }
 }
 
@@ -108,8 +127,9 @@ impl Ca {
     /// Where it cannot be used or has another root, or where what it signs would not be believed. Then nothing changes.
     pub fn renew(&self, pem: &Pem) -> Result<bool, CaError> {
         let bad = |why: String| CaError::Renewal { place: pem.place.clone(), why };
-        let renewed = Standing::alone(&self.domain, Arc::new(Authority::read(pem)?))?;
+        let mut renewed = Standing::alone(&self.domain, Arc::new(Authority::read(pem)?))?;
         let now = self.now();
+        renewed.tokens = renewed.tokens.after(&now.tokens, OffsetDateTime::now_utc().unix_timestamp());
         if renewed.authority.anchor() != now.authority.anchor() {
             return Err(bad("it has another root, which nobody in the mesh trusts yet".into()));
         }
@@ -179,10 +199,12 @@ impl Ca {
         id: &SpiffeId,
         pod: &ObjectRef,
         key: &impl PublicKeyData,
+        whose: Whose,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let _signing = self.signing.read().unwrap_or_else(PoisonError::into_inner);
         let authority = self.now().authority.clone();
-        let chain = sign(&authority, id, Some(pod), key)?;
+        let named = matches!(whose, Whose::Sidecar).then_some(pod);
+        let chain = sign(&authority, id, named, key)?;
         let leaf = LeafInfo::read(&chain[0])
             .map_err(|e| CaError::Pem { place: "what was signed just now".into(), why: e.to_string() })?;
         self.records.issued(pod, authority.anchor(), &leaf, OffsetDateTime::now_utc().unix_timestamp());

@@ -26,6 +26,7 @@ use weft_tls::TrustBundle;
 
 use super::super::authority::{self, Authority, Made, Pem};
 use super::super::ca::{CaError, Standing};
+use super::super::tokens::TokenKeys;
 use super::super::{private_dir, write_private};
 use super::records::Records;
 use super::rotation::State;
@@ -114,7 +115,10 @@ impl Keep {
             .next
             .as_ref()
             .map(|next| v1::Issuing { anchor: authority.anchor().to_owned(), spread_seconds: next.spread_seconds });
-        Ok(Standing { authority, bundle: Arc::new(bundle), issuing })
+        let others = self.authorities().filter(|a| a.anchor() != authority.anchor());
+        let others = others.map(|a| a.token_key(domain)).collect::<Result<_, _>>()?;
+        let tokens = TokenKeys::new(authority.token_key(domain)?, others);
+        Ok(Standing { domain: domain.clone(), authority, bundle: Arc::new(bundle), issuing, tokens })
     }
 
     /// Makes a root that is to follow, and gives its hash. Until a state that names it is committed, it is nothing.

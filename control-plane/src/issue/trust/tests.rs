@@ -2,7 +2,7 @@ use weft_core::SpiffeId;
 use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_tls::{LeafInfo, PendingKey};
 
-use super::super::ca::Source;
+use super::super::ca::{Source, Whose};
 use super::super::csr;
 use super::records::Seat;
 use super::*;
@@ -46,7 +46,7 @@ impl World {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("valid");
         let key = PendingKey::generate().expect("a key");
         let request = csr::check(&key.request(&id).expect("a request")).expect("good");
-        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key).expect("issued");
+        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued");
         LeafInfo::read(&chain[0]).expect("a leaf")
     }
 
