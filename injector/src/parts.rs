@@ -207,7 +207,7 @@ pub(crate) fn offer_workload_api(container: &Container<'_>) -> Result<Vec<PatchO
             Some(_) => ops.push(PatchOp::add(format!("{pointer}/-"), value)),
             None => ops.push(PatchOp::add(pointer, Value::Array(vec![value]))),
         }
-        Ok(())
+        Ok::<_, InjectError>(())
     };
     let mount = json!({ "name": VOLUME_WORKLOAD_API, "mountPath": MOUNT_WORKLOAD_API, "readOnly": true });
     add("volumeMounts", "mountPath", MOUNT_WORKLOAD_API, mount)?;
