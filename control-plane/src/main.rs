@@ -16,6 +16,7 @@ use weft_control_plane::config::Config;
 use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
+use weft_control_plane::issue::given;
 use weft_control_plane::issue::service::CertificatesService;
 use weft_control_plane::issue::trust::Trust;
 use weft_control_plane::issue::trust::living::Living;
@@ -114,6 +115,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
     tokio::spawn(look(living, hub.clone()));
+    if let Some(files) = config.given_ca() {
+        tokio::spawn(given::follow(files, ca.clone()));
+    }
     let mut rotating = tokio::spawn(trust.run());
     health.is_now(Stage::Serving);
     tracing::info!(%address, anchor = %ca.anchor_hash(), trust_domain = %config.trust_domain, "ready");

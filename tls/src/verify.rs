@@ -98,7 +98,7 @@ pub fn verify_error(e: &rustls::Error) -> Option<&VerifyError> {
 }
 
 /// Checks chain, validity and usage of a leaf against the anchors of its own trust domain.
-fn verify_chain(
+pub(crate) fn verify_chain(
     provider: &CryptoProvider,
     bundle: &TrustBundle,
     leaf: &CertificateDer<'_>,
