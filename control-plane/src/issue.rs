@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod ca;
 pub mod csr;
+pub mod deny;
 pub mod given;
 pub mod kubernetes;
 pub mod service;

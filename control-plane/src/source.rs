@@ -45,6 +45,18 @@ impl Source {
         }
     }
 
+    /// Has what operators deny kept in the state directory, where there is one that lasts: a cluster keeps it as objects.
+    pub fn keep_denials(&self, config: &Config, ca: &Ca) -> anyhow::Result<()> {
+        match self {
+            Self::Directory(_) => {
+                crate::issue::private_dir(&config.state)
+                    .with_context(|| format!("the state directory {}", config.state.display()))?;
+                Ok(ca.denials().keep_in(&config.state.join("denied.json"))?)
+            }
+            Self::Cluster(_) => Ok(()),
+        }
+    }
+
     /// How workloads prove who they are; and join tokens, where they are of use.
     pub fn proof(&self, config: &Config, hub: &Arc<Hub>) -> anyhow::Result<(Proof, Option<Arc<Tokens>>)> {
         match self {

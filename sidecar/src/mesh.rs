@@ -152,6 +152,7 @@ pub struct Mesh {
     changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
+    identity_changed: watch::Sender<()>,
     /// Since when the certificate could not be renewed, in seconds since the Unix epoch; 0 where it can.
     pub renewal_failing_since: AtomicI64,
     /// The generation of the identity that is on disk; the greatest number where nothing is kept there.
@@ -176,6 +177,7 @@ impl Mesh {
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
+            identity_changed: watch::Sender::new(()),
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
@@ -237,6 +239,17 @@ impl Mesh {
     /// Tells of every new generation.
     pub fn generations(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Puts certificate and anchors to use.
+    pub fn adopt(&self, identity: Arc<Identity>) {
+        self.identity.store(Some(identity));
+        self.identity_changed.send_replace(());
+    }
+
+    /// Tells of every change of the anchors, and of who is denied.
+    pub fn bundles(&self) -> watch::Receiver<()> {
+        self.identity_changed.subscribe()
     }
 
     /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.

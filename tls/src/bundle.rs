@@ -1,6 +1,7 @@
 //! Which anchors vouch for which trust domain.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::KeyUsage;
@@ -8,6 +9,7 @@ use weft_core::TrustDomain;
 use weft_proto::v1;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::denied::Denied;
 use crate::leaf::{LeafError, LeafInfo};
 use crate::verify::{VerifyError, verify_chain};
 
@@ -30,10 +32,11 @@ pub enum BundleError {
     Empty(TrustDomain),
 }
 
-/// Each trust domain's anchors.
+/// Each trust domain's anchors, and who is refused all the same.
 #[derive(Clone, Debug, Default)]
 pub struct TrustBundle {
     domains: BTreeMap<TrustDomain, Vec<(TrustAnchor<'static>, CertificateDer<'static>)>>,
+    denied: Arc<Denied>,
 }
 
 impl TrustBundle {
@@ -44,7 +47,29 @@ impl TrustBundle {
         Ok(bundle)
     }
 
-    fn insert(&mut self, domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<(), BundleError> {
+    /// The same, with some refused.
+    #[must_use]
+    pub fn denying(mut self, denied: Arc<Denied>) -> Self {
+        self.denied = denied;
+        self
+    }
+
+    /// Who is refused though anchors vouch for it.
+    pub fn denied(&self) -> &Denied {
+        &self.denied
+    }
+
+    /// Whether a certificate that was believed is believed no more: its domain is gone, or it is denied.
+    pub fn gave_up(&self, leaf: &LeafInfo) -> bool {
+        !self.domains.contains_key(leaf.id.trust_domain()) || self.denied.has(leaf)
+    }
+
+    /// Adds a trust domain, or replaces its anchors.
+    ///
+    /// # Errors
+    ///
+    /// Where there are no anchors, or one is no certificate.
+    pub fn insert(&mut self, domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<(), BundleError> {
         if anchors.is_empty() {
             return Err(BundleError::Empty(domain));
         }
@@ -104,7 +129,7 @@ impl TrustBundle {
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
         // The parsed form follows from the certificates.
-        self.domains().eq(other.domains())
+        self.domains().eq(other.domains()) && self.denied == other.denied
     }
 }
 
@@ -119,6 +144,7 @@ impl From<&TrustBundle> for v1::TrustBundle {
                 })
                 .collect(),
             issuing: None,
+            denied: (!bundle.denied.is_empty()).then(|| (&*bundle.denied).into()),
         }
     }
 }
@@ -130,6 +156,9 @@ impl TryFrom<&v1::TrustBundle> for TrustBundle {
         for d in &wire.domains {
             let anchors = d.anchors.iter().map(|a| CertificateDer::from(a.to_vec())).collect();
             bundle.insert(d.trust_domain.parse()?, anchors)?;
+        }
+        if let Some(denied) = &wire.denied {
+            bundle.denied = Arc::new(denied.try_into()?);
         }
         Ok(bundle)
     }

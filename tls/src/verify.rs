@@ -50,6 +50,17 @@ pub enum VerifyError {
         /// This machine's clock.
         now: i64,
     },
+    /// A verified peer that is on the deny list.
+    #[error("the peer is {id} with the certificate {serial}, and it is denied: see `weft trust deny list`")]
+    Denied {
+        /// Who it is.
+        id: SpiffeId,
+        /// Its certificate's serial number, hexadecimal.
+        serial: String,
+    },
+    /// A verified peer under an identity that no workload has.
+    #[error("{0} is reserved for a control plane, which calls no workload")]
+    Reserved(SpiffeId),
     /// A verified peer that is not the one that was expected.
     #[error("the peer proved to be {actual}, and {} was expected", Expected(.expected))]
     Identity {
@@ -130,6 +141,9 @@ pub(crate) fn verify_chain(
         None,
     )
     .map_err(|e| VerifyError::Chain { id: info.id.clone(), why: e.to_string() })?;
+    if bundle.denied().has(&info) {
+        return Err(VerifyError::Denied { id: info.id, serial: info.serial });
+    }
     Ok(info)
 }
 
@@ -233,7 +247,11 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_chain(&self.provider, &self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        let info = verify_chain(&self.provider, &self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        // At a control plane a replica may come as a client of another.
+        if self.mandatory && info.id.is_control_plane() {
+            return Err(VerifyError::Reserved(info.id).into());
+        }
         Ok(ClientCertVerified::assertion())
     }
 

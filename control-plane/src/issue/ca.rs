@@ -16,6 +16,7 @@ use weft_tls::{LeafInfo, PendingKey, Svid, TrustBundle};
 
 use super::authority::serial;
 pub use super::authority::{Authority, Made, Pem, make};
+use super::deny::Denials;
 use super::given;
 use super::trust::keep::Keep;
 use super::trust::records::Records;
@@ -62,6 +63,7 @@ pub struct Ca {
     keep: Option<Mutex<Keep>>,
     /// Why what was given last is not in use; empty where it is.
     problem: Mutex<String>,
+    denials: Denials,
 }
 
 /// What holds now: all of it changes at once.
@@ -76,13 +78,6 @@ pub struct Standing {
     pub issuing: Option<v1::Issuing>,
 }
 
-impl Standing {
-    /// The bundle as sidecars are told it.
-    pub fn told(&self) -> v1::TrustBundle {
-        v1::TrustBundle { issuing: self.issuing.clone(), ..(&*self.bundle).into() }
-    }
-}
-
 impl Ca {
     pub fn open(domain: TrustDomain, source: &Source<'_>) -> Result<Self, CaError> {
         let standing = match source {
@@ -91,13 +86,29 @@ impl Ca {
                 let standing = keep.standing(&domain)?;
                 let standing = watch::Sender::new(Arc::new(standing));
                 let keep = Some(Mutex::new(keep));
-                return Ok(Self { domain, standing, records, signing: RwLock::default(), keep, problem: Mutex::default() });
+                return Ok(Self {
+                    domain,
+                    standing,
+                    records,
+                    signing: RwLock::default(),
+                    keep,
+                    problem: Mutex::default(),
+                    denials: Denials::default(),
+                });
             }
             Source::Given(files) => given::standing(&domain, &files.load()?)?,
             Source::Text(pem) => given::standing(&domain, pem)?,
         };
         let (standing, records) = (watch::Sender::new(Arc::new(standing)), Records::new());
-        Ok(Self { domain, standing, records, signing: RwLock::default(), keep: None, problem: Mutex::default() })
+        Ok(Self {
+            domain,
+            standing,
+            records,
+            signing: RwLock::default(),
+            keep: None,
+            problem: Mutex::default(),
+            denials: Denials::default(),
+        })
     }
 
     /// Takes over what is given now, issuer and anchors; false if it is what is in use.
@@ -155,6 +166,29 @@ impl Ca {
     /// What holds now.
     pub fn now(&self) -> Arc<Standing> {
         self.standing.borrow().clone()
+    }
+
+    /// Who is denied, and which foreign domains are believed.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// By what those are checked who call the control plane: those of its own trust domain that are not denied.
+    pub fn checked_by(&self) -> Arc<TrustBundle> {
+        let own = (*self.now().bundle).clone();
+        Arc::new(own.denying(self.denials.now().denied.clone()))
+    }
+
+    /// The bundle as sidecars are told it.
+    pub fn told(&self) -> v1::TrustBundle {
+        let (standing, effective) = (self.now(), self.denials.now());
+        let mut bundle = (*standing.bundle).clone().denying(effective.denied.clone());
+        for (domain, anchors) in effective.foreign.iter().filter(|(domain, _)| **domain != self.domain) {
+            if let Err(e) = bundle.insert(domain.clone(), anchors.clone()) {
+                tracing::error!("a foreign domain that was read before can't be used: {e}");
+            }
+        }
+        v1::TrustBundle { issuing: standing.issuing.clone(), ..(&bundle).into() }
     }
 
     /// Who holds what.

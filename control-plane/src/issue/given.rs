@@ -154,6 +154,8 @@ fn may_sign(der: &CertificateDer<'_>, is_root: bool) -> Result<(), String> {
 pub async fn follow(files: Files, ca: Arc<Ca>) {
     let event = Arc::new(Notify::new());
     let _watcher = watch(&files, &event);
+    // They may have been replaced since they were read.
+    event.notify_one();
     let mut failing = false;
     loop {
         let wait = if failing { AGAIN } else { LOOK };

@@ -41,13 +41,12 @@ impl Certificates for CertificatesService {
         let Some(attestation) = message.attestation else {
             return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
         };
+        let peer = caller.as_ref().map_or(Peer::Anonymous, |c| c.peer.clone());
         let (id, pod) = match (&self.proof, attestation) {
             (Proof::Joining { tokens, .. }, Attestation::JoinToken(token)) => {
                 self.join(tokens, &token, csr.public_key.der_bytes())?
             }
-            (Proof::Joining { has_pod, .. }, Attestation::Renewal(v1::Renewal {})) => {
-                renew(has_pod, &caller.map_or(Peer::Anonymous, |c| c.peer))?
-            }
+            (Proof::Joining { has_pod, .. }, Attestation::Renewal(v1::Renewal {})) => renew(has_pod, &peer)?,
             (Proof::Kubernetes(pods), Attestation::KubernetesToken(token)) => {
                 let from = caller.ok_or_else(|| Status::unauthenticated("the call came over no network"))?.address;
                 pods.attest(&token, from)
@@ -69,6 +68,12 @@ impl Certificates for CertificatesService {
             tracing::warn!(asked = %csr.id, attested = %id, %pod, "a workload asked for an identity that is not its own");
             return Err(Status::permission_denied(format!("the request asks for {}, and the attestation is for {id}", csr.id)));
         }
+        let denied = self.ca.denials().now().denied.clone();
+        // The connection may be older than the denial.
+        if denied.has_identity(&id) || matches!(&peer, Peer::Workload(leaf) if denied.has(leaf)) {
+            tracing::warn!(%id, %pod, "a workload that is denied asked for a certificate");
+            return Err(Status::permission_denied(format!("{id} is denied: see `weft trust deny list`")));
+        }
         let chain = self.ca.issue(&id, &pod, &csr.public_key).map_err(|e| {
             tracing::error!(error = %e, "signing failed");
             Status::internal("the certificate could not be signed; the control plane's log says why")
@@ -76,7 +81,7 @@ impl Certificates for CertificatesService {
         tracing::info!(%id, %pod, "certificate issued");
         Ok(Response::new(v1::IssueResponse {
             chain: chain.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
-            trust_bundle: Some(self.ca.now().told()),
+            trust_bundle: Some(self.ca.told()),
         }))
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
+use weft_tls::TrustBundle;
 
 use super::ca::{Ca, CaError};
 use crate::server::unix_now;
@@ -174,6 +175,17 @@ impl Trust {
             None => (State::settled(standing.authority.anchor().to_owned()), FIXED),
         };
         let anchors = standing.bundle.facts(self.ca.domain());
+        let effective = self.ca.denials().now();
+        let denied = effective.entries.len() as u32;
+        let federated = effective.foreign.iter().map(|(domain, anchors)| {
+            let facts = TrustBundle::new(domain.clone(), anchors.clone()).map(|b| b.facts(domain)).unwrap_or_default();
+            v1::FederatedDomain {
+                trust_domain: domain.to_string(),
+                not_after: facts.iter().map(|(_, ends)| *ends).min().unwrap_or_default(),
+                anchors: facts.into_iter().map(|(hash, _)| hash).collect(),
+            }
+        });
+        let federated: Vec<_> = federated.collect();
         let problem = match self.ca.problem() {
             given if !given.is_empty() => given,
             _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -227,6 +239,8 @@ impl Trust {
                 spread_seconds: next.map_or(0, |n| n.spread_seconds),
                 fixed: fixed.to_owned(),
                 problem,
+                federated,
+                denied,
             }
         })
     }
