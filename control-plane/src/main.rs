@@ -59,6 +59,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let model = model(&config, &ca);
     let hub = Hub::new(model.snapshot().clone());
     health.follow(hub.clone());
+    health.tells_of_ca(ca.clone());
     let (proof, tokens) = source.proof(&config, &hub)?;
     let listener = server::listen(config.listen).await?;
     let address = listener.local_addr()?;

@@ -34,6 +34,8 @@ pub struct Identity {
     pub svid: Svid,
     /// SHA-256 of the anchor that the certificate leads to; empty where the bundle has none such.
     pub anchor: String,
+    /// When that anchor ends, in seconds since the Unix epoch; 0 where there is none.
+    pub anchor_ends: i64,
     pub bundle: Arc<TrustBundle>,
     pub provider: Arc<CryptoProvider>,
     /// For mesh peers that come in.
@@ -47,7 +49,9 @@ impl Identity {
         let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
         let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
         let anchor = bundle.vouching(svid.chain(), UnixTime::now()).unwrap_or_default();
-        Self { generation, svid, anchor, bundle, provider, server }
+        let anchors = bundle.facts(svid.info().id.trust_domain());
+        let anchor_ends = anchors.into_iter().find(|(hash, _)| *hash == anchor).map_or(0, |(_, ends)| ends);
+        Self { generation, svid, anchor, anchor_ends, bundle, provider, server }
     }
 }
 

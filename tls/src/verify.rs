@@ -35,6 +35,9 @@ pub enum VerifyError {
         /// What the path builder says.
         why: String,
     },
+    /// The chain has more certificates than are looked at.
+    #[error("the peer shows {0} certificates beside its own; at most {MAX_CHAIN} are looked at")]
+    Long(usize),
     /// The leaf is outside its validity by this clock.
     #[error(
         "the certificate of {id} is valid from {not_before} to {not_after} (Unix seconds), and this machine's clock says {now}: \
@@ -108,6 +111,9 @@ pub fn verify_error(e: &rustls::Error) -> Option<&VerifyError> {
     }
 }
 
+/// Certificates beside the leaf that are looked at. The path builder has budgets of its own; this is the first of them, and the cheapest.
+const MAX_CHAIN: usize = 16;
+
 /// Checks chain, validity and usage of a leaf against the anchors of its own trust domain.
 pub(crate) fn verify_chain(
     provider: &CryptoProvider,
@@ -117,6 +123,9 @@ pub(crate) fn verify_chain(
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<LeafInfo, VerifyError> {
+    if intermediates.len() > MAX_CHAIN {
+        return Err(VerifyError::Long(intermediates.len()));
+    }
     let info = LeafInfo::read(leaf)?;
     let anchors: Vec<_> = bundle.anchors(info.id.trust_domain()).cloned().collect();
     if anchors.is_empty() {
