@@ -318,6 +318,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
         "anchors": identity.as_ref().map(|i| i.bundle.domains()
             .map(|(domain, anchors)| (domain.to_string(), json!(anchors.iter().map(|a| weft_tls::anchor_hash(a)).collect::<Vec<_>>())))
             .collect::<serde_json::Map<_, _>>()),
+        "denied": identity.as_ref().map(|i| i.bundle.denied().len()),
         "inbound": mesh.inbound.load().as_ref().map(|p| json!({
             "mode": p.mode.to_string(),
             "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),
