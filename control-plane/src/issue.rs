@@ -3,6 +3,8 @@
 pub mod authority;
 pub mod ca;
 pub mod csr;
+pub mod deny;
+pub mod given;
 pub mod kubernetes;
 pub mod service;
 pub mod token;

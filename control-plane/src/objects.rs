@@ -3,6 +3,7 @@
 
 pub mod authorization;
 pub mod traffic;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
+use trust::{DenialObject, FederationObject};
 
 /// An object of a kind that the mesh reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +31,8 @@ pub enum Object {
     BackendTrafficPolicy(Arc<PolicyObject>),
     TrafficPolicy(Arc<PolicyObject>),
     AuthorizationPolicy(Arc<AuthorizationObject>),
+    Federation(Arc<FederationObject>),
+    IdentityDenial(Arc<DenialObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -52,6 +56,9 @@ pub enum Kind {
     BackendTrafficPolicy,
     TrafficPolicy,
     AuthorizationPolicy,
+    /// `FederatedTrustDomain`.
+    Federation,
+    IdentityDenial,
 }
 
 impl Kind {
@@ -70,6 +77,8 @@ impl Kind {
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::Federation => "FederatedTrustDomain",
+            Self::IdentityDenial => "IdentityDenial",
         }
     }
 
@@ -93,7 +102,7 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::Federation | Self::IdentityDenial => "weft.dev/v1alpha1",
         }
     }
 }
@@ -119,6 +128,8 @@ impl Object {
             Self::BackendTrafficPolicy(o) => (Kind::BackendTrafficPolicy, &o.id),
             Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
+            Self::Federation(o) => (Kind::Federation, &o.id),
+            Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

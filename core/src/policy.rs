@@ -69,8 +69,10 @@ pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
+/// The feature of refusing identities and certificates that a trust bundle denies.
+pub const FEATURE_DENY_LIST: &str = "deny-list/v1";
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES];
+pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_DENY_LIST];
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -109,7 +109,7 @@ impl Keeper {
         let identity = Arc::new(Identity::new(self.generation, svid, bundle));
         let info = identity.svid.info();
         tracing::info!(id = %info.id, serial = %info.serial, not_after = info.not_after, anchor = %identity.anchor, "certificate in use");
-        self.mesh.identity.store(Some(identity.clone()));
+        self.mesh.adopt(identity.clone());
         self.current.send_replace(Some(identity));
     }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod inbound;
 pub mod io;
 pub mod limits;
+pub mod links;
 pub mod mesh;
 pub mod metrics;
 pub mod outbound;

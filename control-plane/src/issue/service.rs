@@ -43,13 +43,12 @@ impl Certificates for CertificatesService {
         let Some(attestation) = message.attestation else {
             return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
         };
+        let peer = caller.as_ref().map_or(Peer::Anonymous, |c| c.peer.clone());
         let (id, pod) = match (&self.proof, attestation) {
             (Proof::Joining { tokens }, Attestation::JoinToken(token)) => {
                 self.join(tokens, &token, csr.public_key.der_bytes())?
             }
-            (Proof::Joining { .. }, Attestation::Renewal(v1::Renewal {})) => {
-                self.standing(&caller.map_or(Peer::Anonymous, |c| c.peer))?
-            }
+            (Proof::Joining { .. }, Attestation::Renewal(v1::Renewal {})) => self.standing(&peer)?,
             (Proof::Kubernetes(pods), Attestation::KubernetesToken(token)) => {
                 let from = caller.ok_or_else(|| Status::unauthenticated("the call came over no network"))?.address;
                 pods.attest(&token, from)
@@ -71,6 +70,7 @@ impl Certificates for CertificatesService {
             tracing::warn!(asked = %csr.id, attested = %id, %pod, "a workload asked for an identity that is not its own");
             return Err(Status::permission_denied(format!("the request asks for {}, and the attestation is for {id}", csr.id)));
         }
+        self.not_denied(&id, &pod, &peer)?;
         let whose = if message.application { Whose::Application } else { Whose::Sidecar };
         let chain = self.ca.issue(&id, &pod, &csr.public_key, whose).map_err(|e| {
             tracing::error!(error = %e, "signing failed");
@@ -79,12 +79,14 @@ impl Certificates for CertificatesService {
         tracing::info!(%id, %pod, ?whose, "certificate issued");
         Ok(Response::new(v1::IssueResponse {
             chain: chain.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
-            trust_bundle: Some(self.ca.now().told()),
+            trust_bundle: Some(self.ca.told()),
         }))
     }
 
     async fn issue_jwt(&self, request: Request<v1::IssueJwtRequest>) -> Result<Response<v1::IssueJwtResponse>, Status> {
-        let (id, pod) = self.standing(&Peer::of(&request))?;
+        let peer = Peer::of(&request);
+        let (id, pod) = self.standing(&peer)?;
+        self.not_denied(&id, &pod, &peer)?;
         let audience = request.into_inner().audience;
         jwt::check_audiences(&audience).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let now = unix_now();
@@ -123,6 +125,16 @@ impl CertificatesService {
             )));
         }
         Ok(id)
+    }
+
+    /// The connection may be older than the denial.
+    fn not_denied(&self, id: &SpiffeId, pod: &ObjectRef, peer: &Peer) -> Result<(), Status> {
+        let denied = self.ca.denials().now().denied.clone();
+        if denied.has_identity(id) || matches!(peer, Peer::Workload(leaf) if denied.has(leaf)) {
+            tracing::warn!(%id, %pod, "a workload that is denied asked for a certificate");
+            return Err(Status::permission_denied(format!("{id} is denied: see `weft trust deny list`")));
+        }
+        Ok(())
     }
 
     /// Who asks by the SVID of the connection: the pod that was attested first must still be in the model, under the same service account.

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod traffic;
+mod trust;
 
 use std::sync::Arc;
 
@@ -168,6 +169,8 @@ impl TypeMeta {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
+            ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
+            ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -230,6 +233,8 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
         Kind::TrafficPolicy => traffic::policy(document)?,
         Kind::AuthorizationPolicy => authorization::policy(document)?,
+        Kind::Federation => trust::federation(document)?,
+        Kind::IdentityDenial => trust::denial(document)?,
     })
 }
 

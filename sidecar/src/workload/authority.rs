@@ -15,7 +15,7 @@ const AUTHORITY: u32 = 1;
 const NAME: &[u8] = b":authority";
 
 /// One connection's bytes, from client to server.
-pub struct Authority {
+pub(super) struct Authority {
     preface: usize,
     head: [u8; FRAME_HEADER],
     read: usize,
@@ -76,7 +76,7 @@ impl Default for Authority {
 
 impl Authority {
     /// Follows what came in next, and mends it in place.
-    pub fn mend(&mut self, bytes: &mut [u8]) {
+    pub(super) fn mend(&mut self, bytes: &mut [u8]) {
         for byte in bytes {
             if self.preface > 0 {
                 self.preface -= 1;

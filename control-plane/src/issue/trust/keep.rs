@@ -118,7 +118,8 @@ impl Keep {
         let others = self.authorities().filter(|a| a.anchor() != authority.anchor());
         let others = others.map(|a| a.token_key(domain)).collect::<Result<_, _>>()?;
         let tokens = TokenKeys::new(authority.token_key(domain)?, others);
-        Ok(Standing { domain: domain.clone(), authority, bundle: Arc::new(bundle), issuing, tokens })
+        let anchors_pem = self.authorities().map(|a| a.anchor_pem()).collect();
+        Ok(Standing { authority, bundle: Arc::new(bundle), anchors_pem, issuing, tokens })
     }
 
     /// Makes a root that is to follow, and gives its hash. Until a state that names it is committed, it is nothing.
@@ -131,7 +132,7 @@ impl Keep {
         aws_lc_rs::rand::fill(&mut tag).expect("the system's random number generator works");
         let made = authority::make(domain, &hex(&tag))?;
         let place = "the root that was made just now";
-        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone(), anchors: None };
         let anchor = Authority::read(&new)?.anchor().to_owned();
         let home = self.dir.join(name(&anchor));
         private_dir(&home).map_err(io(&home))?;

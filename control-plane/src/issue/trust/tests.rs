@@ -170,7 +170,12 @@ fn a_directory_of_an_earlier_version_has_a_gap_as_long_as_a_certificate_lives() 
 #[test]
 fn a_ca_that_is_given_is_not_ours_to_replace() {
     let made = super::super::ca::make(&"cluster.local".parse().expect("valid"), "").expect("made");
-    let pem = super::super::ca::Pem { place: "here".into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+    let pem = super::super::ca::Pem {
+        place: "here".into(),
+        chain: made.chain.to_string(),
+        key: made.issuer_key.clone(),
+        anchors: None,
+    };
     let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Text(&pem)).expect("good");
     let trust = Trust::new(Arc::new(ca), Arc::new(|_| true));
     assert!(trust.rotate(&[]).expect_err("refused").to_string().contains("--ca-chain"));

@@ -56,6 +56,8 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::BackendTrafficPolicy => where_served(GATEWAY_EXPERIMENTS, &["v1alpha1"], "xbackendtrafficpolicies"),
         Kind::TrafficPolicy => where_served("weft.dev", &["v1alpha1"], "trafficpolicies"),
         Kind::AuthorizationPolicy => where_served("weft.dev", &["v1alpha1"], "authorizationpolicies"),
+        Kind::Federation => where_served("weft.dev", &["v1alpha1"], "federatedtrustdomains"),
+        Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
     }
 }
 
@@ -89,6 +91,7 @@ macro_rules! watched {
 watched! {
     Namespace Service Pod EndpointSlice
     HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy
+    Federation IdentityDenial
 }
 
 #[cfg(test)]
