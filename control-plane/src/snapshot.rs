@@ -1,5 +1,7 @@
 //! The mesh as sidecars may see it: immutable, encoded once, shared by every stream.
 
+pub mod modes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use weft_proto::{ResourceName, v1};
 use crate::model::status::Statuses;
 use crate::objects::PodObject;
 use crate::objects::authorization::Scope;
+use modes::PodModes;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -213,6 +216,8 @@ pub struct Snapshot {
     pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
     pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
+    /// By pod: its mTLS modes, and who set them.
+    pub modes: imbl::HashMap<ObjectRef, Arc<PodModes>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -275,6 +280,7 @@ impl Snapshot {
             routes: imbl::HashMap::new(),
             policies: imbl::HashMap::new(),
             authorizations: imbl::HashMap::new(),
+            modes: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),

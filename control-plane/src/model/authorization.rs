@@ -18,6 +18,7 @@ use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, CONTROL_PLANE_NAMESPACE};
 use weft_proto::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to, v1};
 
 use super::Model;
+use super::modes::MtlsPolicies;
 use super::status::{Outcome, Refusal};
 use crate::objects::authorization::{AuthorizationObject, Content, Scope, Unhonoured};
 use crate::objects::traffic::ParentRef;
@@ -216,6 +217,7 @@ impl Model {
     /// What a mesh has by default, and in which namespace policies for the whole of it stand.
     #[must_use]
     pub fn with_authorization(mut self, posture: Posture, home: Namespace) -> Self {
+        self.modes = MtlsPolicies::new(home.clone());
         self.authorizations = Authorizations::new(posture, home);
         self
     }
@@ -321,7 +323,7 @@ impl Model {
         Some((held.object.generation, self.attached_to(scope), outcome))
     }
 
-    fn attached_to(&self, scope: &Scope) -> ParentRef {
+    pub(super) fn attached_to(&self, scope: &Scope) -> ParentRef {
         let core = |kind: &str, namespace: Option<&Namespace>, name: String| ParentRef {
             group: Some(String::new()),
             kind: Some(kind.into()),

@@ -93,6 +93,7 @@ fn the_schema_has_what_the_control_plane_reads() {
     for (kind, text) in [
         ("TrafficPolicy", include_str!("traffic/examples.yaml")),
         ("AuthorizationPolicy", include_str!("authorization/examples.yaml")),
+        ("MtlsPolicy", include_str!("mtls/examples.yaml")),
     ] {
         let objects =
             weft_control_plane::watch::parse::parse("examples.yaml", text).unwrap_or_else(|problem| panic!("{problem}"));
@@ -100,6 +101,9 @@ fn the_schema_has_what_the_control_plane_reads() {
         assert_eq!(objects.len(), values.len());
         for object in objects {
             if let Object::AuthorizationPolicy(policy) = &object {
+                assert!(policy.content.is_ok(), "{:?}", policy.content);
+            }
+            if let Object::MtlsPolicy(policy) = &object {
                 assert!(policy.content.is_ok(), "{:?}", policy.content);
             }
         }
