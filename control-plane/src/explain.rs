@@ -1,6 +1,8 @@
 //! Whether a call would be let in, and why: what the sidecars of the called service are told, judged by the code that they judge by. It reads a snapshot and
 //! nothing else, so that it says the same of manifests as of a mesh.
 
+pub mod flows;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

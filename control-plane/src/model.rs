@@ -1,7 +1,7 @@
 //! Objects to snapshot. One writer applies changes; what a change touches is computed anew, the rest is shared.
 
 mod authorization;
-mod endpoints;
+pub(crate) mod endpoints;
 mod inbound;
 mod modes;
 mod places;
@@ -30,6 +30,7 @@ use policies::Policies;
 use routes::Routes;
 use status::{ObjectStatus, Outcome, RouteStatus, Statuses};
 
+pub use endpoints::target_port;
 pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 
 /// What of the snapshot is another now.

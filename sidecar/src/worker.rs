@@ -23,9 +23,11 @@ use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
+use crate::flows::{FlowLog, Flows};
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
+use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
 use crate::{inbound, limits, outbound};
 
@@ -44,6 +46,10 @@ pub struct Shared {
     pub budget: Budget,
     /// Calls that authorization denied.
     pub denials: Denials,
+    /// Who still calls in plaintext.
+    pub plaintext: Arc<Plaintext>,
+    /// Who calls what, while that is asked for.
+    pub flows: Arc<Flows>,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -59,6 +65,8 @@ impl Shared {
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
             denials: Denials::default(),
+            plaintext: Plaintext::new(),
+            flows: Flows::new(),
             config,
             mesh,
             metrics: Registry::new(),
@@ -76,6 +84,8 @@ pub struct Worker {
     pub buffers: Buffers,
     pub pools: Pools,
     pub metrics: WorkerMetrics,
+    pub plaintext: Seen,
+    pub flows: FlowLog,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -99,6 +109,8 @@ impl Worker {
             buffers: Buffers::default(),
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone()),
+            plaintext: Seen::new(shared.plaintext.clone()),
+            flows: FlowLog::new(shared.flows.clone()),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),
@@ -276,6 +288,7 @@ async fn sweep(worker: Rc<Worker>) {
         // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
         worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5);
         worker.server_first.borrow_mut().sweep();
+        worker.flows.sweep();
     }
 }
 
