@@ -562,6 +562,8 @@ impl Model {
         self.note_overruled(id, overruled);
         // For explanations, which are asked, not pushed.
         put(&mut self.snapshot.modes, id, modes, |a, b| a == b);
+        let governed = self.pod(id).map(|pod| self.governing(pod)).filter(|all| !all.is_empty()).map(Arc::new);
+        put(&mut self.snapshot.governed, id, governed, |a, b| a == b);
         let facts = self.pod(id).filter(|p| !p.ended()).map(|p| Arc::new(PodFacts::of(p, self.places.of(p))));
         if put(&mut self.snapshot.pods, id, facts, |a, b| a == b) {
             changed.insert(Changed::Inbound(id.clone()));
@@ -569,6 +571,13 @@ impl Model {
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
         }
+    }
+
+    /// The policies that a pod's inbound policy is made of.
+    fn governing(&self, pod: &PodObject) -> Vec<ObjectKey> {
+        let key = |kind| move |id: &ObjectRef| ObjectKey { kind, id: id.clone() };
+        let authorizing = self.authorizing(pod).into_iter().map(key(Kind::AuthorizationPolicy));
+        authorizing.chain(self.modes.ids_of(pod).map(key(Kind::MtlsPolicy))).collect()
     }
 
     fn refresh_address(&mut self, ip: IpAddr, changed: &mut BTreeSet<Changed>) {

@@ -14,8 +14,8 @@ use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
 
 use crate::model::status::Statuses;
-use crate::objects::PodObject;
 use crate::objects::authorization::Scope;
+use crate::objects::{ObjectKey, PodObject};
 use modes::PodModes;
 
 /// A resource with its version.
@@ -218,6 +218,8 @@ pub struct Snapshot {
     pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
     /// By pod: its mTLS modes, and who set them.
     pub modes: imbl::HashMap<ObjectRef, Arc<PodModes>>,
+    /// By pod: the policies that its inbound policy is made of; none where there are none.
+    pub governed: imbl::HashMap<ObjectRef, Arc<Vec<ObjectKey>>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -281,6 +283,7 @@ impl Snapshot {
             policies: imbl::HashMap::new(),
             authorizations: imbl::HashMap::new(),
             modes: imbl::HashMap::new(),
+            governed: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),

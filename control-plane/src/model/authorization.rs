@@ -262,6 +262,18 @@ impl Model {
         inbound.authorization = Some(v1::Authorization { policies, ..posture_to(posture, &from) });
     }
 
+    /// The policies that a pod has, each once.
+    pub(super) fn authorizing(&self, pod: &PodObject) -> BTreeSet<&ObjectRef> {
+        let (all, namespace) = (&self.authorizations, &pod.id.namespace);
+        let selects_it = |id: &&ObjectRef| {
+            let in_force = all.held.get(id).and_then(|held| held.in_force.as_ref());
+            in_force.is_some_and(|it| matches!(&it.scope, Scope::Workloads(_, labels) if selects(labels, pod)))
+        };
+        let own = all.namespaces.get(namespace).into_iter().flatten();
+        let selecting = all.workloads.get(namespace).into_iter().flatten().filter(selects_it);
+        all.mesh.iter().chain(own).chain(selecting).chain(self.targeting(pod)).collect()
+    }
+
     fn policies_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> Vec<v1::BoundPolicy> {
         let (all, namespace) = (&self.authorizations, &pod.id.namespace);
         let in_force = |id: &ObjectRef| all.held.get(id)?.in_force.as_ref();

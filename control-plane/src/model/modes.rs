@@ -140,6 +140,11 @@ impl MtlsPolicies {
         }
     }
 
+    /// Policies that are for a pod.
+    pub(super) fn ids_of<'a>(&'a self, pod: &'a PodObject) -> impl Iterator<Item = &'a ObjectRef> {
+        self.of(pod).map(|(id, ..)| id)
+    }
+
     /// Policies that are for a pod, with the level of each.
     fn of<'a>(&'a self, pod: &'a PodObject) -> impl Iterator<Item = (&'a ObjectRef, &'a Held, Level)> {
         let namespaces = [&pod.id.namespace, &self.home];

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, ancestors, any_text, list, number, object, properties, text, word};
+use super::schema::{Field, ancestors, any_text, list, number, object, properties, sidecars, text, word};
 use super::{Names, column, namespaced};
 
 const MODES: [&str; 2] = ["strict", "permissive"];
@@ -18,6 +18,8 @@ pub(super) fn definition() -> Value {
             ".status.ancestors[*].conditions[?(@.type==\"Overruled\")].status",
             "Whether a stricter one holds somewhere in its stead",
         ),
+        column("Sidecars", "integer", ".status.sidecars.subscribed", "How many sidecars it is for"),
+        column("Applied", "integer", ".status.sidecars.applied", "How many of them have it in force"),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
     let schema = properties(
@@ -28,7 +30,7 @@ pub(super) fn definition() -> Value {
             any_text("kind", "The name of this kind."),
             Field::metadata(),
             spec().required(),
-            object("status", "What became of it.", vec![ancestors()]),
+            object("status", "What became of it.", vec![ancestors(), sidecars()]),
         ],
     );
     namespaced(&names, &columns, &schema)
