@@ -76,6 +76,17 @@ impl Guard {
         self.recorded(worker, None, self.asked(worker, None, true))
     }
 
+    /// The same of a caller that has said nothing yet: what it is when it speaks is a call of its own, so that only a refusal is one now.
+    pub fn silence(&self, worker: &Worker) -> Result<(), Failure> {
+        let verdict = self.asked(worker, None, true);
+        if verdict.is_err() { self.recorded(worker, None, verdict) } else { verdict }
+    }
+
+    /// It turned out to be bytes that are not HTTP, and was let in.
+    pub fn spoke_bytes(&self, worker: &Worker) {
+        let _ = self.recorded(worker, None, Ok(()));
+    }
+
     /// Counts a call with its verdict, where that is asked for.
     fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
         if worker.flows.is_on() {

@@ -217,7 +217,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     };
     let (guard, generation) = (Guard::new(port, Caller::Plaintext, stream.peer().ip()), worker.mesh().generation());
     let needs_request = guard.waits_for_request(worker);
-    if !needs_request && let Err(failure) = guard.bytes(worker) {
+    if !needs_request && let Err(failure) = guard.silence(worker) {
         note(worker, &stream, port);
         return serve::refuse(worker, &stream, Some(destination), &failure);
     }
@@ -241,6 +241,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Some(Spoke::Client(Err(_))) | None => return,
     }
     note(worker, &stream, port);
+    guard.spoke_bytes(worker);
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
     Box::pin(serve::opaque(worker, &stream, &upstream, key, None, Some((&guard, generation)))).await;
 }

@@ -147,7 +147,7 @@ fn what_was_recorded_is_allowed_by_what_is_suggested_and_replayed_over_a_change(
     fs::write(world.work().join("without.yaml"), without).expect("the directory is ours");
     let (text, code) = shell(&world, "weft explain --what-if without.yaml --flows flows.jsonl");
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("1 calls would be refused anew") && text.contains("spiffe://cluster.local/ns/batch/sa/job"), "{text}");
+    assert!(text.contains("1 call would be refused anew") && text.contains("spiffe://cluster.local/ns/batch/sa/job"), "{text}");
 
     let suggested = fs::read_to_string(world.work().join("suggested.yaml")).expect("written");
     put(&world.work(), &suggested);

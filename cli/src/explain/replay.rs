@@ -78,7 +78,8 @@ impl Replayed {
                 continue;
             }
             let calls: u64 = flips.iter().map(|flip| flip.count).sum();
-            let _ = writeln!(text, "\n{calls} calls would be {} anew:", if allowed { "allowed" } else { "refused" });
+            let calls = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+            let _ = writeln!(text, "\n{calls} would be {} anew:", if allowed { "allowed" } else { "refused" });
             for flip in flips {
                 let _ = writeln!(text, "  {} ({}×)\n    {}", flip.call, flip.count, flip.after.reason);
             }
