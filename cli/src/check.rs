@@ -43,7 +43,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     which: Which,
 
-    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig [default: its current one]", conflicts_with_all = ["mesh", "run_dir"])]
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig [default: its current one]")]
     context: Option<String>,
 
     /// How it is printed

@@ -45,7 +45,7 @@ pub(crate) struct RecordArgs {
     #[command(flatten)]
     which: Which,
 
-    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant", conflicts_with_all = ["mesh", "run_dir"])]
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 
     /// Runs this, and records for as long as it runs (at most 1h)

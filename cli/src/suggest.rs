@@ -41,7 +41,7 @@ pub(crate) struct SuggestArgs {
     collapse: Option<usize>,
 
     /// Look for pods and Services in these manifests; - is standard input [default: in the mesh that runs]
-    #[arg(short = 'f', long = "file", value_name = "FILE", conflicts_with_all = ["mesh", "run_dir", "context"])]
+    #[arg(short = 'f', long = "file", value_name = "FILE", conflicts_with = "context")]
     files: Vec<PathBuf>,
 
     /// Trust domain of the mesh
@@ -51,7 +51,7 @@ pub(crate) struct SuggestArgs {
     #[command(flatten)]
     which: Which,
 
-    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant", conflicts_with_all = ["mesh", "run_dir"])]
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 }
 
