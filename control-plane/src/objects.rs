@@ -2,6 +2,7 @@
 //! here is ignored, so that real manifests pass unchanged.
 
 pub mod authorization;
+pub mod mtls;
 pub mod traffic;
 pub mod trust;
 
@@ -16,6 +17,7 @@ use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
+use mtls::MtlsObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 use trust::{DenialObject, FederationObject};
 
@@ -33,6 +35,7 @@ pub enum Object {
     AuthorizationPolicy(Arc<AuthorizationObject>),
     Federation(Arc<FederationObject>),
     IdentityDenial(Arc<DenialObject>),
+    MtlsPolicy(Arc<MtlsObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -59,6 +62,7 @@ pub enum Kind {
     /// `FederatedTrustDomain`.
     Federation,
     IdentityDenial,
+    MtlsPolicy,
 }
 
 impl Kind {
@@ -79,6 +83,7 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::Federation => "FederatedTrustDomain",
             Self::IdentityDenial => "IdentityDenial",
+            Self::MtlsPolicy => "MtlsPolicy",
         }
     }
 
@@ -102,7 +107,9 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::Federation | Self::IdentityDenial => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::MtlsPolicy | Self::Federation | Self::IdentityDenial => {
+                "weft.dev/v1alpha1"
+            }
         }
     }
 }
@@ -130,6 +137,7 @@ impl Object {
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
             Self::Federation(o) => (Kind::Federation, &o.id),
             Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
+            Self::MtlsPolicy(o) => (Kind::MtlsPolicy, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

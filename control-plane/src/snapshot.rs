@@ -1,5 +1,7 @@
 //! The mesh as sidecars may see it: immutable, encoded once, shared by every stream.
 
+pub mod modes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,8 +14,9 @@ use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
 
 use crate::model::status::Statuses;
-use crate::objects::PodObject;
 use crate::objects::authorization::Scope;
+use crate::objects::{ObjectKey, PodObject};
+use modes::PodModes;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -213,6 +216,10 @@ pub struct Snapshot {
     pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
     pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
+    /// By pod: its mTLS modes, and who set them.
+    pub modes: imbl::HashMap<ObjectRef, Arc<PodModes>>,
+    /// By pod: the policies that its inbound policy is made of; none where there are none.
+    pub governed: imbl::HashMap<ObjectRef, Arc<Vec<ObjectKey>>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -275,6 +282,8 @@ impl Snapshot {
             routes: imbl::HashMap::new(),
             policies: imbl::HashMap::new(),
             authorizations: imbl::HashMap::new(),
+            modes: imbl::HashMap::new(),
+            governed: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),

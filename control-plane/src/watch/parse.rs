@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod mtls;
 mod traffic;
 mod trust;
 
@@ -171,6 +172,7 @@ impl TypeMeta {
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
             ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
             ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
+            ("weft.dev/v1alpha1", "MtlsPolicy") => Ok(Kind::MtlsPolicy),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -235,6 +237,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::AuthorizationPolicy => authorization::policy(document)?,
         Kind::Federation => trust::federation(document)?,
         Kind::IdentityDenial => trust::denial(document)?,
+        Kind::MtlsPolicy => mtls::policy(document)?,
     })
 }
 
