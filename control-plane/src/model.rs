@@ -3,6 +3,7 @@
 mod authorization;
 mod endpoints;
 mod inbound;
+mod issuers;
 mod places;
 mod policies;
 mod routes;
@@ -23,6 +24,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use issuers::Issuers;
 use places::Places;
 use policies::Policies;
 use routes::Routes;
@@ -69,6 +71,7 @@ pub struct Model {
     routes: Routes,
     policies: Policies,
     authorizations: Authorizations,
+    issuers: Issuers,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -91,6 +94,7 @@ impl Model {
             routes: Routes::default(),
             policies: Policies::default(),
             authorizations: Authorizations::default(),
+            issuers: Issuers::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -135,8 +139,10 @@ impl Model {
                     let last = self.routes.in_force(&key);
                     let last_good =
                         (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
+                    let last_issuer = (key.kind == Kind::JwtIssuer).then(|| self.issuers.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
+                        Object::JwtIssuer(issuer) => self.issuers.insert(issuer, last_issuer),
                         Object::Route(route) => self.routes.insert(route, last),
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
                         other => self.insert(other),
@@ -227,6 +233,11 @@ impl Model {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
             }
+            Kind::JwtIssuer => {
+                let (statuses, pods) = self.touched_by_issuer(key);
+                dirty.statuses.extend(statuses);
+                dirty.pods.extend(pods);
+            }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
                     self.places.note(slice, &mut dirty.nodes);
@@ -283,6 +294,7 @@ impl Model {
             Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
+            Kind::JwtIssuer => self.issuers.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -331,6 +343,7 @@ impl Model {
             Object::ReferenceGrant(o) => self.routes.insert_grant(o),
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
+            Object::JwtIssuer(o) => self.issuers.insert(o, None),
         }
     }
 
@@ -456,6 +469,10 @@ impl Model {
             let entry = self.authorization_entry(key);
             return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
+        if key.kind == Kind::JwtIssuer {
+            let entry = self.issuer_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
+        }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
         for (i, target) in object.targets.iter().enumerate() {
@@ -529,6 +546,7 @@ impl Model {
             let mut problems = Vec::new();
             let mut policy = (&self.inbound_of(&pod, &mut problems)).into();
             self.authorize(&pod, &mut policy, &mut problems);
+            self.add_issuers(&pod, &mut policy, &mut problems);
             if !problems.is_empty() {
                 self.problems.insert(key, problems);
             }

@@ -446,6 +446,7 @@ impl Discovery {
             rates: vec![],
             zone: "".into(),
             authorization: Authorization::default(),
+            issuers: vec![],
         };
         self.mesh.govern(policy, &self.config.identity.spiffe_id());
     }

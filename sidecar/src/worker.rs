@@ -24,6 +24,7 @@ use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
 use crate::io::{Dial, Dialer, Listener, Socket};
+use crate::jwt::{self, KeyStore, TokenCache};
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
 use crate::pool::Buffers;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub budget: Budget,
     /// Calls that authorization denied.
     pub denials: Denials,
+    /// Keys of token issuers, as they were fetched.
+    pub keys: KeyStore,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -59,6 +62,7 @@ impl Shared {
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
             denials: Denials::default(),
+            keys: KeyStore::default(),
             config,
             mesh,
             metrics: Registry::new(),
@@ -82,6 +86,8 @@ pub struct Worker {
     pub copies: Rc<()>,
     /// Wakes what is under way when another inbound policy is in force.
     pub policy_changed: Notify,
+    /// Tokens that were verified.
+    pub tokens: RefCell<TokenCache>,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -103,6 +109,7 @@ impl Worker {
             connections: TaskTracker::new(),
             copies: Rc::default(),
             policy_changed: Notify::new(),
+            tokens: RefCell::default(),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
@@ -190,6 +197,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             }
             let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
             let watcher = tokio::task::spawn_local(watch_policy(Rc::clone(&worker)));
+            let keeper = tokio::task::spawn_local(jwt::keep(Rc::clone(&worker)));
             worker.shared.closing.cancelled().await;
             worker.connections.close();
             tokio::select! {
@@ -201,6 +209,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             }
             sweeper.abort();
             watcher.abort();
+            keeper.abort();
         })
         .await;
 }

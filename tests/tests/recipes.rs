@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_tests::{PATIENCE, World, eventually};
+use weft_tests::{PATIENCE, World, eventually, require};
 
 /// What stands in a fence of the page.
 enum Step {
@@ -47,6 +47,19 @@ fn policy_decides_as_the_page_says() {
         program: "orders.py",
         manifests: "policies.yaml",
         replicas: &["shop/orders-0", "shop/orders-1"],
+    }
+    .run();
+}
+
+#[test]
+fn tokens_open_as_the_page_says() {
+    require(&["openssl"]);
+    Recipes {
+        page: "docs/jwt.md",
+        example: "examples/jwt",
+        program: "tokens.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/notes-0"],
     }
     .run();
 }

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod bundle;
+pub mod jwt;
 mod leaf;
 mod svid;
 mod verify;
