@@ -124,7 +124,7 @@ impl fmt::Display for Lack<'_> {
         match self {
             Self::Subject => f.write_str("of another subject"),
             Self::Audience => f.write_str("for another audience"),
-            Self::Claim(path) => write!(f, "without that claim {path}"),
+            Self::Claim(path) => write!(f, "whose claim {path} is missing or another"),
         }
     }
 }

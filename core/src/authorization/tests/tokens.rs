@@ -119,7 +119,7 @@ fn what_is_told_has_the_reason_and_nothing_of_the_token() {
     let text = say(allow(), None);
     assert!(text.ends_with(&format!("{asks} (it is no token)")), "{text}");
     let text = say(allow(), Some(token("guest")));
-    assert!(text.ends_with(&format!("{asks} (it is a token without that claim realm.roles)")), "{text}");
+    assert!(text.ends_with(&format!("{asks} (it is a token whose claim realm.roles is missing or another)")), "{text}");
     let text = say(allow(), Some(Borne::Invalid(TokenFault::Expired(951_782_400))));
     assert!(text.ends_with("(it is a token that has expired at 2000-02-29T00:00:00Z)"), "{text}");
     let text = say(deny(), Some(Borne::Invalid(TokenFault::NoKeys(0))));
