@@ -148,19 +148,8 @@ async fn addresses(url: &KeysUrl) -> Result<Vec<IpAddr>, String> {
 
 async fn fetch_from(worker: &Rc<Worker>, url: &KeysUrl, to: SocketAddr) -> Result<(Vec<u8>, Duration), String> {
     let target = worker.mesh().resolve(to.ip()).await.map_err(|e| e.to_string())?;
-    let head = request(url);
     match (url.tls, matches!(target, Target::Unknown)) {
-        (true, true) => {
-            let plain = Destination::Plain { address: to, dial: None };
-            let stream = worker.open_bytes(&plain).await.map_err(|e| e.to_string())?;
-            let name = ServerName::try_from(url.host.to_string()).map_err(|e| e.to_string())?;
-            let stream = stream.connect_tls(web_config().await?, name).await.map_err(|e| format!("TLS with {to}: {e}"))?;
-            let stream = Rc::new(stream);
-            let stall = worker.shared.config.timeouts.write;
-            let (mut reader, mut writer) =
-                (Reader::new(Rc::clone(&stream), Side::Upstream), Writer::new(stream, Side::Upstream, stall));
-            exchange(&head, &mut reader, &mut writer).await
-        }
+        (true, true) => from_outside(worker, url, to, web_config(system_roots().await?)?).await,
         (false, false) => {
             let route = Route::to(target, to.port(), &worker.shared.config.net).ok_or("it leads nowhere")?;
             let wish = Wish { key: None, pinned: None };
@@ -175,7 +164,7 @@ async fn fetch_from(worker: &Rc<Worker>, url: &KeysUrl, to: SocketAddr) -> Resul
             let opened = worker.open_http1(&lease.destination, free).await.map_err(|e| e.failure.to_string())?;
             let Exchange::Http1(mut connection) = opened.0 else { return Err("another protocol was opened".to_owned()) };
             let connection = &mut *connection;
-            let fetched = exchange(&head, &mut connection.reader, &mut connection.writer).await;
+            let fetched = exchange(&request(url), &mut connection.reader, &mut connection.writer).await;
             if fetched.is_ok() {
                 lease.answered(200, None);
             }
@@ -188,6 +177,22 @@ async fn fetch_from(worker: &Rc<Worker>, url: &KeysUrl, to: SocketAddr) -> Resul
             Err(format!("{to} is not in the mesh, and in the clear anybody on the way could change keys: use https"))
         }
     }
+}
+
+async fn from_outside(
+    worker: &Worker,
+    url: &KeysUrl,
+    to: SocketAddr,
+    config: Arc<rustls::ClientConfig>,
+) -> Result<(Vec<u8>, Duration), String> {
+    let plain = Destination::Plain { address: to, dial: None };
+    let stream = worker.open_bytes(&plain).await.map_err(|e| e.to_string())?;
+    let name = ServerName::try_from(url.host.to_string()).map_err(|e| e.to_string())?;
+    let stream = Rc::new(stream.connect_tls(config, name).await.map_err(|e| format!("TLS with {to}: {e}"))?);
+    let stall = worker.shared.config.timeouts.write;
+    let mut reader = Reader::new(Rc::clone(&stream), Side::Upstream);
+    let mut writer = Writer::new(stream, Side::Upstream, stall);
+    exchange(&request(url), &mut reader, &mut writer).await
 }
 
 fn request(url: &KeysUrl) -> RequestHead {
@@ -253,8 +258,7 @@ fn freshness(answer: &ResponseHead) -> Duration {
     fresh.unwrap_or(middle).clamp(least, most)
 }
 
-/// TLS as the world outside speaks it, with the roots that the system trusts.
-async fn web_config() -> Result<Arc<rustls::ClientConfig>, String> {
+async fn system_roots() -> Result<RootCertStore, String> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await.map_err(|e| e.to_string())?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(loaded.certs);
@@ -264,6 +268,11 @@ async fn web_config() -> Result<Arc<rustls::ClientConfig>, String> {
                 .to_owned(),
         );
     }
+    Ok(roots)
+}
+
+/// TLS as the world outside speaks it.
+fn web_config(roots: RootCertStore) -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let mut config = builder.map_err(|e| e.to_string())?.with_root_certificates(roots).with_no_client_auth();
@@ -272,22 +281,4 @@ async fn web_config() -> Result<Arc<rustls::ClientConfig>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_fresh_for_as_long_as_their_server_says_within_bounds() {
-        for (control, seconds) in [
-            ("", 300),
-            ("max-age=0", 60),
-            ("public, MAX-AGE=\"120\"", 120),
-            ("max-age=99999999", 3600),
-            ("max-age=x", 300),
-            ("no-store, max-age=600", 60),
-        ] {
-            let mut answer = ResponseHead::new(200);
-            answer.fields.push(b"cache-control", control.as_bytes());
-            assert_eq!(freshness(&answer), Duration::from_secs(seconds), "{control}");
-        }
-    }
-}
+mod tests;
