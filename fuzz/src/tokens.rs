@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use weft_core::jwt::{Forward, Issuer, Keys, Place};
-use weft_tls::jwt::{Jwks, Unverified};
+use weft_tls::tokens::{Jwks, Unverified};
 
 /// RFC 7515, appendix A.3: the seeds have the token that this key has signed.
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use weft_core::jwt::{Bearer, Forward, Issuer, Keys, KeysUrl, Place, TokenFault};
 use weft_core::traffic::table::RequestFacts;
-use weft_tls::jwt::{Jwks, Unverified, Verified};
+use weft_tls::tokens::{Jwks, Unverified, Verified};
 
 use crate::http::RequestHead;
 use crate::identity::unix_now;

@@ -5,9 +5,9 @@
 #![warn(missing_docs)]
 
 mod bundle;
-pub mod jwt;
 mod leaf;
 mod svid;
+pub mod tokens;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};

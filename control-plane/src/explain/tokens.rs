@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use weft_core::jwt::{Bearer, Claim, Issuer, Keys, Token, TokenFault};
 use weft_core::traffic::table::RequestFacts;
 use weft_proto::v1;
-use weft_tls::jwt::{Jwks, Unverified, assume, read_claims};
+use weft_tls::tokens::{Jwks, Unverified, assume, read_claims};
 
 use super::{Request, Unexplained, question};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use weft_core::jwt::{Forward, Issuer, Keys, KeysUrl, Place};
 use weft_core::service::ObjectRef;
-use weft_tls::jwt::Jwks;
+use weft_tls::tokens::Jwks;
 
 use super::authorization::{given, wrong};
 use super::traffic::Wrong;

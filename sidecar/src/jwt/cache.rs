@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use weft_tls::jwt::Verified;
+use weft_tls::tokens::Verified;
 
 /// Tokens that a worker remembers: those that count alone, so that nobody can drive them out with others.
 const MOST: usize = 256;

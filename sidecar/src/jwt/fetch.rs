@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weft_core::backoff::Backoff;
 use weft_core::failure::Side;
 use weft_core::jwt::KeysUrl;
-use weft_tls::jwt::Jwks;
+use weft_tls::tokens::Jwks;
 
 use super::url;
 use crate::connect::{Destination, Exchange};

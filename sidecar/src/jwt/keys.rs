@@ -11,7 +11,7 @@ use std::sync::atomic::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use weft_core::jwt::TokenFault;
-use weft_tls::jwt::Jwks;
+use weft_tls::tokens::Jwks;
 
 use crate::identity::unix_now;
 
