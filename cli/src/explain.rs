@@ -1,9 +1,11 @@
 //! `weft explain`: whether a call would be let in, and why: of a mesh that runs, or of manifests. The answer is the control plane's own.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
@@ -37,6 +39,7 @@ Examples:
   weft explain --from front/client --to shop/web:80 --path /books/1
   weft explain --from front/client --to shop/web:80 --method PUT --path /books/1 --header x-tier=gold
   weft explain --unauthenticated --to shop/web:80
+  weft explain --from front/client --to shop/web:80 --jwt-claims claims.json
   weft explain --from front/client --to shop/db:5432 -f manifests/ -f policies.yaml
   weft explain --from front/client --to shop/web:80 --path /admin --what-if new-policy.yaml
   weft explain --what-if new-policy.yaml
@@ -74,6 +77,14 @@ pub(crate) struct ExplainArgs {
     /// A header field of the request; several may be given
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+
+    /// A file with the token that the request bears: verified by keys that stand in a JwtIssuer, else assumed to be signed, and told so; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "jwt_claims")]
+    jwt: Option<PathBuf>,
+
+    /// The claims of a token that is assumed to be valid: JSON, or a file with it
+    #[arg(long, value_name = "JSON|FILE")]
+    jwt_claims: Option<String>,
 
     /// Answer from these manifests, directories of them, or what weft up takes; - is standard input
     #[arg(short = 'f', long = "file", value_name = "FILE", conflicts_with_all = ["mesh", "run_dir", "socket"])]
@@ -190,7 +201,7 @@ fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
 }
 
 fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
-    let question = question(args);
+    let question = question(args)?;
     if args.files.is_empty() && args.what_if.is_empty() {
         let answer = operator::ask(&args.meant.socket()?, async |mut operator| operator.explain(question.clone()).await)?;
         return Ok(Told::new(&question, &answer));
@@ -215,13 +226,19 @@ fn of_mesh(run: &Path) -> anyhow::Result<Offline> {
 }
 
 fn has_call(args: &ExplainArgs) -> bool {
-    args.method.is_some() || args.path.is_some() || args.host.is_some() || !args.headers.is_empty()
+    args.method.is_some()
+        || args.path.is_some()
+        || args.host.is_some()
+        || !args.headers.is_empty()
+        || args.jwt.is_some()
+        || args.jwt_claims.is_some()
 }
 
-fn question(args: &ExplainArgs) -> v1::ExplainRequest {
+fn question(args: &ExplainArgs) -> anyhow::Result<v1::ExplainRequest> {
+    let (token, claims) = (args.jwt.as_deref().map(token).transpose()?, args.jwt_claims.as_deref().map(claims).transpose()?);
     let text = |maybe: &Option<String>| maybe.clone().unwrap_or_default();
     let headers = args.headers.iter().map(|(name, value)| v1::CallHeader { name: name.clone(), value: value.clone() });
-    v1::ExplainRequest {
+    Ok(v1::ExplainRequest {
         from: args.from.as_ref().map(|(ns, name)| v1::ObjectRef { namespace: ns.to_string(), name: name.to_string() }),
         from_pod: args.from_pod.as_ref().map(Into::into),
         unauthenticated: args.unauthenticated,
@@ -232,8 +249,32 @@ fn question(args: &ExplainArgs) -> v1::ExplainRequest {
             path: text(&args.path),
             host: text(&args.host),
             headers: headers.collect(),
+            token: token.unwrap_or_default().into(),
+            claims: claims.unwrap_or_default().into(),
         }),
+    })
+}
+
+/// The most that is read of a token or its claims, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+fn token(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let from: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(File::open(file).with_context(|| format!("the token {} cannot be read", file.display()))?)
+    };
+    from.take(LONGEST).read_to_end(&mut text).with_context(|| format!("the token {} cannot be read", file.display()))?;
+    if text.trim_ascii().is_empty() {
+        bail!("the token {} is empty", file.display());
     }
+    Ok(text)
+}
+
+/// JSON begins with a brace; anything else names a file.
+fn claims(given: &str) -> anyhow::Result<Vec<u8>> {
+    if given.trim_start().starts_with('{') { Ok(given.into()) } else { token(Path::new(given)) }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! nothing else, so that it says the same of manifests as of a mesh.
 
 pub mod flows;
+mod tokens;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,6 +22,7 @@ use weft_proto::v1::resource::Body;
 use crate::objects::authorization::Scope;
 use crate::snapshot::modes::SetBy;
 use crate::snapshot::{AuthorizationFacts, PodFacts, Snapshot};
+use tokens::{Bearing, Borne};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +53,7 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
             "Service {to} has no pod at port {port} ({pods} at any): name a port that it has, and see that its selector picks pods"
         )));
     }
-    let request = ask.call.as_ref().map(|call| Request::new(call, &to));
+    let request = ask.call.as_ref().map(|call| Request::new(call, &to)).transpose()?;
     let ground = Ground { snapshot, to: &to, caller: caller.as_ref(), source: &source, request: request.as_ref() };
     let mut judged = Judged::default();
     let mut answers: Vec<v1::Explanation> = Vec::new();
@@ -225,7 +227,8 @@ impl Ground<'_> {
         }
         // What is declared to be opaque is never read as HTTP.
         let request = self.request.filter(|_| policy.protocol_of(port) != AppProtocol::Opaque);
-        let request = request.map(|r| r as &dyn RequestFacts);
+        let bearing = request.map(|r| Bearing::new(r, &policy.issuers));
+        let request = bearing.as_ref().map(|r| r as &dyn RequestFacts);
         let source = self.source.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let judge = Judge::new(compiled.clone(), Connection::new(port, self.caller.cloned(), source));
         let mut told = match (request, judge.outcome()) {
@@ -247,6 +250,8 @@ impl Ground<'_> {
                 }
             }
         };
+        let assumed = bearing.as_ref().and_then(|b| b.note.clone());
+        told.notes.extend(assumed.filter(|_| judge.reads_tokens()));
         told.notes.extend(self.source.note().filter(|_| *asks_source));
         told.considered = judge.consider(request).iter().map(|c| considered(c, self.snapshot)).collect();
         told.considered.extend(others(self.snapshot, self.to, pod, &told.considered));
@@ -262,7 +267,8 @@ fn reason(decision: &Decision) -> String {
 fn notes(decision: &Decision) -> Vec<String> {
     let audited = decision.audited.iter().map(|m| format!("{m} matches: it would be told of"));
     let dry = decision.dry_run.iter().map(|dry| {
-        let in_force = Decision { verdict: dry.0, cause: dry.1.clone(), audited: vec![], dry_run: None, nearest: None };
+        let in_force =
+            Decision { verdict: dry.0, cause: dry.1.clone(), audited: vec![], dry_run: None, nearest: None, challenge: None };
         format!("with the policies in dry run in force it would be {in_force}")
     });
     audited.chain(dry).collect()
@@ -342,10 +348,11 @@ struct Request {
     query: Option<String>,
     /// Names in lower case.
     headers: Vec<(String, String)>,
+    borne: Borne,
 }
 
 impl Request {
-    fn new(call: &v1::ExplainedCall, to: &ObjectRef) -> Self {
+    fn new(call: &v1::ExplainedCall, to: &ObjectRef) -> Result<Self, Unexplained> {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
         let target = or(&call.path, "/");
         let (path, query) = match target.split_once('?') {
@@ -357,7 +364,7 @@ impl Request {
         if !headers.iter().any(|(name, _)| name == "host") {
             headers.push(("host".into(), or(&call.host, &format!("{}.{}", to.name, to.namespace))));
         }
-        Self { method: or(&call.method, "GET"), path, query, headers }
+        Ok(Self { method: or(&call.method, "GET"), path, query, headers, borne: Borne::of(call)? })
     }
 }
 

@@ -3,6 +3,7 @@
 mod authorization;
 pub(crate) mod endpoints;
 mod inbound;
+mod issuers;
 mod modes;
 mod places;
 mod policies;
@@ -26,6 +27,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use issuers::Issuers;
 use modes::MtlsPolicies;
 use places::Places;
 use policies::Policies;
@@ -77,6 +79,7 @@ pub struct Model {
     authorizations: Authorizations,
     trusting: Trusting,
     modes: MtlsPolicies,
+    issuers: Issuers,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -101,6 +104,7 @@ impl Model {
             authorizations: Authorizations::default(),
             trusting: Trusting::default(),
             modes: MtlsPolicies::default(),
+            issuers: Issuers::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -152,8 +156,10 @@ impl Model {
                     let last_good =
                         (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
                     let last_modes = (key.kind == Kind::MtlsPolicy).then(|| self.modes.last_good(&key.id)).flatten();
+                    let last_issuer = (key.kind == Kind::JwtIssuer).then(|| self.issuers.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
+                        Object::JwtIssuer(issuer) => self.issuers.insert(issuer, last_issuer),
                         Object::Route(route) => self.routes.insert(route, last),
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
                         Object::MtlsPolicy(policy) => self.modes.insert(policy, last_modes),
@@ -255,6 +261,11 @@ impl Model {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_modes(&key.id));
             }
+            Kind::JwtIssuer => {
+                let (statuses, pods) = self.touched_by_issuer(key);
+                dirty.statuses.extend(statuses);
+                dirty.pods.extend(pods);
+            }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
                     self.places.note(slice, &mut dirty.nodes);
@@ -314,6 +325,7 @@ impl Model {
             Kind::Federation => drop(self.trusting.federations.remove(&key.id)),
             Kind::IdentityDenial => drop(self.trusting.denials.remove(&key.id)),
             Kind::MtlsPolicy => self.modes.remove(&key.id),
+            Kind::JwtIssuer => self.issuers.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -365,6 +377,7 @@ impl Model {
             Object::Federation(o) => drop(self.trusting.federations.insert(o.id.clone(), o)),
             Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
             Object::MtlsPolicy(o) => self.modes.insert(o, None),
+            Object::JwtIssuer(o) => self.issuers.insert(o, None),
         }
     }
 
@@ -494,6 +507,10 @@ impl Model {
             let entry = self.modes_entry(key);
             return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
+        if key.kind == Kind::JwtIssuer {
+            let entry = self.issuer_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
+        }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
         for (i, target) in object.targets.iter().enumerate() {
@@ -571,6 +588,7 @@ impl Model {
             let mut policy = (&self.inbound_of(&pod, &found.0)).into();
             modes = Some(Arc::new(found.0));
             self.authorize(&pod, &mut policy, &mut problems);
+            self.add_issuers(&pod, &mut policy, &mut problems);
             if !problems.is_empty() {
                 self.problems.insert(key, problems);
             }

@@ -2,6 +2,7 @@
 //! here is ignored, so that real manifests pass unchanged.
 
 pub mod authorization;
+pub mod jwt;
 pub mod mtls;
 pub mod traffic;
 pub mod trust;
@@ -17,6 +18,7 @@ use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
+use jwt::IssuerObject;
 use mtls::MtlsObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 use trust::{DenialObject, FederationObject};
@@ -36,6 +38,7 @@ pub enum Object {
     Federation(Arc<FederationObject>),
     IdentityDenial(Arc<DenialObject>),
     MtlsPolicy(Arc<MtlsObject>),
+    JwtIssuer(Arc<IssuerObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -63,6 +66,7 @@ pub enum Kind {
     Federation,
     IdentityDenial,
     MtlsPolicy,
+    JwtIssuer,
 }
 
 impl Kind {
@@ -84,6 +88,7 @@ impl Kind {
             Self::Federation => "FederatedTrustDomain",
             Self::IdentityDenial => "IdentityDenial",
             Self::MtlsPolicy => "MtlsPolicy",
+            Self::JwtIssuer => "JwtIssuer",
         }
     }
 
@@ -107,9 +112,12 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::MtlsPolicy | Self::Federation | Self::IdentityDenial => {
-                "weft.dev/v1alpha1"
-            }
+            Self::TrafficPolicy
+            | Self::AuthorizationPolicy
+            | Self::MtlsPolicy
+            | Self::JwtIssuer
+            | Self::Federation
+            | Self::IdentityDenial => "weft.dev/v1alpha1",
         }
     }
 }
@@ -138,6 +146,7 @@ impl Object {
             Self::Federation(o) => (Kind::Federation, &o.id),
             Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
             Self::MtlsPolicy(o) => (Kind::MtlsPolicy, &o.id),
+            Self::JwtIssuer(o) => (Kind::JwtIssuer, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

@@ -124,6 +124,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// What an operator finds the whole decision by; it says nothing to anybody else.
     pub reference: Option<u64>,
+    /// The value of `WWW-Authenticate`, for who may come back with another token (RFC 6750, section 3).
+    pub challenge: Option<&'static str>,
 }
 
 impl Failure {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::authorization::Authorization;
 use crate::identity::SpiffeId;
+use crate::jwt::Issuer;
 use crate::protocol::{AppProtocol, MeshProtocol};
 use crate::traffic::policy::RateLimit;
 
@@ -60,19 +61,24 @@ pub struct InboundPolicy {
     pub rates: Vec<RateLimit>,
     /// Who may call what.
     pub authorization: Authorization,
+    /// Whose tokens its clauses about tokens go by.
+    pub issuers: Vec<Arc<Issuer>>,
 }
 
 /// Needed by a policy that has rates.
 pub const FEATURE_RATE_LIMIT: &str = "rate-limit/v1";
 /// Needed by a policy whose [`Authorization`] is not the default.
 pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
+/// Needed by a policy with clauses about tokens.
+pub const FEATURE_JWT: &str = "jwt/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
 /// The feature of refusing identities and certificates that a trust bundle denies.
 pub const FEATURE_DENY_LIST: &str = "deny-list/v1";
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_DENY_LIST];
+pub const FEATURES: &[&str] =
+    &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_DENY_LIST, FEATURE_JWT];
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -166,6 +172,7 @@ mod tests {
             zone: "".into(),
             rates: vec![],
             authorization: Authorization::default(),
+            issuers: vec![],
         }
     }
 

@@ -6,24 +6,28 @@ mod certificates;
 mod first_bytes;
 mod http1;
 mod manifest;
+mod tokens;
 
 pub use admission::admission;
 pub use certificates::{csr, leaf};
 pub use first_bytes::{client_hello, detect};
 pub use http1::http1;
 pub use manifest::manifest;
+pub use tokens::{jwks, jwt};
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 7] = [
+    const TARGETS: [(&str, fn(&[u8])); 9] = [
         ("admission", super::admission),
         ("client_hello", super::client_hello),
         ("csr", super::csr),
         ("detect", super::detect),
         ("http1", super::http1),
+        ("jwks", super::jwks),
+        ("jwt", super::jwt),
         ("leaf", super::leaf),
         ("manifest", super::manifest),
     ];

@@ -16,7 +16,7 @@ use weft_core::traffic::route::InvalidPattern;
 
 use crate::v1;
 
-pub use authorization::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to};
+pub use authorization::{MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, bound, issuer_bytes, policy_bytes, posture_to};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
@@ -132,6 +132,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             rates: p.rates.iter().map(Into::into).collect(),
             zone: p.zone.to_string(),
             authorization: (p.authorization != Authorization::default()).then(|| (&p.authorization).into()),
+            jwt_issuers: p.issuers.iter().map(|issuer| issuer_bytes(issuer)).collect(),
         }
     }
 }
@@ -159,6 +160,7 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
             authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            issuers: authorization::issuers_from(&p.jwt_issuers)?,
         })
     }
 }
@@ -326,6 +328,7 @@ mod tests {
             rates: vec![],
             zone: "".into(),
             authorization: Authorization::default(),
+            issuers: vec![],
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

@@ -293,6 +293,7 @@ fn metrics(shared: &Shared) -> String {
         ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
     ]);
     shared.denials.render(&mut text);
+    shared.keys.render(&mut text);
     let name = "weft_admin_refused_total";
     let _ =
         writeln!(text, "# HELP {name} Admin connections that were closed because there were too many.\n# TYPE {name} counter");

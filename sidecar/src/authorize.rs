@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use weft_core::SpiffeId;
-use weft_core::authorization::{Compiled, Connection, Decision, Judge, Outcome};
+use weft_core::authorization::{Challenge, Compiled, Connection, Decision, Judge, Outcome};
 use weft_core::failure::{Answer, Failure, Reason};
 use weft_core::policy::{Caller, Denial};
 use weft_core::protocol::MeshProtocol;
@@ -15,6 +15,7 @@ use weft_core::traffic::table::RequestFacts;
 use crate::denials::Call;
 use crate::flows;
 use crate::http::RequestHead;
+use crate::jwt;
 use crate::route::Lease;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -148,6 +149,12 @@ impl Guard {
         matches!(self.standing(worker), Standing::Judged(judge) if matches!(judge.outcome(), Outcome::PerRequest))
     }
 
+    /// The head as the application is to see it, where that is without tokens that it bears.
+    pub fn stripped(&self, worker: &Worker, head: &RequestHead) -> Option<Box<RequestHead>> {
+        let reads = matches!(&*self.standing.borrow(), Some((_, Standing::Judged(judge))) if judge.reads_tokens());
+        if reads { jwt::stripped(worker, head) } else { None }
+    }
+
     /// Resolves once a policy is in force that does not let in what is under way: a request, or, with none, bytes. What is in force since before
     /// `seen` (a generation) has been asked.
     pub async fn revoked(&self, worker: &Worker, head: Option<&RequestHead>, mut seen: u64) -> Failure {
@@ -198,7 +205,11 @@ impl Guard {
 
     /// What an AUDIT policy or a dry run has to say of a call is told when it is `first` asked, and not again while it lasts.
     fn judged(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, first: bool) -> Result<(), Failure> {
-        match judge.judge(head.map(|h| h as &dyn RequestFacts)) {
+        let decision = match head {
+            Some(head) if judge.reads_tokens() => jwt::with_tokens(worker, head, |request| judge.judge(Some(request))),
+            head => judge.judge(head.map(|h| h as &dyn RequestFacts)),
+        };
+        match decision {
             None => Ok(()),
             Some(decision) if decision.is_allowed() && !first => Ok(()),
             Some(decision) => self.tell(worker, judge, head, &decision),
@@ -229,10 +240,22 @@ impl Guard {
         if denials.may_log() {
             tracing::info!(peer = call.peer, client = %call.source, port = call.port, %reference, policy, "call {decision}");
         }
-        let answer = Answer { reference: Some(reference.0), ..Answer::default() };
+        let challenge = decision.challenge.filter(|_| head.is_some());
+        let answer = Answer {
+            http: challenge.map(|_| UNAUTHORIZED),
+            grpc: challenge.map(|_| UNAUTHENTICATED),
+            reference: Some(reference.0),
+            challenge: challenge.map(Challenge::as_str),
+            ..Answer::default()
+        };
         Err(Failure::mesh(Reason::Denied).detail(format_args!("reference {reference}")).answered(answer))
     }
 }
+
+/// What a caller gets in place of 403 whose token was what was wanting: it may come back with another (RFC 6750, section 3.1).
+const UNAUTHORIZED: u16 = 401;
+/// The same for gRPC (`statuscodes.md`).
+const UNAUTHENTICATED: u8 = 16;
 
 fn http_name(protocol: MeshProtocol) -> &'static str {
     match protocol {

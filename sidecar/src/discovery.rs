@@ -447,6 +447,7 @@ impl Discovery {
             rates: vec![],
             zone: "".into(),
             authorization: Authorization::default(),
+            issuers: vec![],
         };
         self.mesh.govern(policy, &self.config.identity.spiffe_id());
     }

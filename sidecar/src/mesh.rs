@@ -23,6 +23,7 @@ use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
+use crate::jwt::Issuers;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
 use crate::standing::Health;
@@ -137,6 +138,8 @@ pub struct Governing {
     pub limits: Option<Rates>,
     /// Who may call what; none where everybody may do everything.
     pub compiled: Option<Arc<Compiled>>,
+    /// Whose tokens count.
+    pub issuers: Issuers,
 }
 
 impl std::ops::Deref for Governing {
@@ -233,7 +236,8 @@ impl Mesh {
         let limits = Rates::new(&policy.rates, self.inbound.load().as_ref().and_then(|before| before.limits.as_ref()));
         let compiled = Compiled::new(&policy.authorization, own.clone());
         let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
-        self.inbound.store(Some(Arc::new(Governing { policy, limits, compiled })));
+        let issuers = Issuers::new(&policy.issuers);
+        self.inbound.store(Some(Arc::new(Governing { policy, limits, compiled, issuers })));
         // After everything else: whoever sees the new generation sees the rest.
         self.generation.fetch_add(1, Release);
         self.changed.send_replace(());

@@ -25,6 +25,7 @@ use crate::denials::Denials;
 use crate::detect::ServerFirst;
 use crate::flows::{FlowLog, Flows};
 use crate::io::{Dial, Dialer, Listener, Socket};
+use crate::jwt::{self, KeyStore, TokenCache};
 use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub plaintext: Arc<Plaintext>,
     /// Who calls what, while that is asked for.
     pub flows: Arc<Flows>,
+    /// Keys of token issuers, as they were fetched.
+    pub keys: KeyStore,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -68,6 +71,7 @@ impl Shared {
             denials: Denials::default(),
             plaintext: Plaintext::new(),
             flows: Flows::new(),
+            keys: KeyStore::default(),
             config,
             mesh,
             metrics: Registry::new(),
@@ -95,6 +99,8 @@ pub struct Worker {
     pub copies: Rc<()>,
     /// Wakes what is under way when another inbound policy is in force.
     pub policy_changed: Notify,
+    /// Tokens that were verified.
+    pub tokens: RefCell<TokenCache>,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -119,6 +125,7 @@ impl Worker {
             connections: TaskTracker::new(),
             copies: Rc::default(),
             policy_changed: Notify::new(),
+            tokens: RefCell::default(),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
@@ -207,6 +214,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
             let watcher = tokio::task::spawn_local(watch_policy(Rc::clone(&worker)));
             let trusting = tokio::task::spawn_local(watch_trust(Rc::clone(&worker)));
+            let keeper = tokio::task::spawn_local(jwt::keep(Rc::clone(&worker)));
             worker.shared.closing.cancelled().await;
             worker.connections.close();
             tokio::select! {
@@ -219,6 +227,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             sweeper.abort();
             watcher.abort();
             trusting.abort();
+            keeper.abort();
         })
         .await;
 }

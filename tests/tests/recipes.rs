@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_tests::{PATIENCE, World, eventually};
+use weft_tests::{PATIENCE, World, eventually, require};
 
 /// What stands in a fence of the page.
 enum Step {
@@ -83,6 +83,19 @@ fn what_is_called_becomes_policies_as_the_page_says() {
         program: "stock.py",
         manifests: "policies.yaml",
         replicas: &["shop/stock-0"],
+    }
+    .run();
+}
+
+#[test]
+fn tokens_open_as_the_page_says() {
+    require(&["openssl"]);
+    Recipes {
+        page: "docs/jwt.md",
+        example: "examples/jwt",
+        program: "tokens.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/notes-0"],
     }
     .run();
 }

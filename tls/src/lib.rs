@@ -9,6 +9,7 @@ mod denied;
 pub mod jwt;
 mod leaf;
 mod svid;
+pub mod tokens;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};

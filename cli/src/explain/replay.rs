@@ -17,7 +17,7 @@ pub(super) struct Replayed {
     flips: Vec<Flip>,
     /// Flows of which no answer is known: there is no such pod.
     unknown: usize,
-    /// Flows that a policy with header fields is about: none are recorded, and it is taken that there were none.
+    /// Flows that a policy with header fields or tokens is about: none are recorded, and it is taken that there were none.
     without_fields: usize,
 }
 
@@ -66,7 +66,7 @@ impl Replayed {
             let count = self.without_fields;
             let _ = writeln!(
                 text,
-                "{count} flows are to pods whose policies ask for header fields, which are not recorded: judged as if there were none"
+                "{count} flows are to pods whose policies ask for header fields or tokens, which are not recorded: judged as if there were none"
             );
         }
         if self.flips.is_empty() {

@@ -9,6 +9,7 @@ use weft_core::{SpiffeId, TrustDomain};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
+use super::tokens::Borne;
 use super::{Ground, Judged, Request, Source};
 use crate::snapshot::{PodFacts, Snapshot};
 
@@ -60,7 +61,7 @@ impl Flow {
         let (method, path) = (self.method.clone()?, self.path.clone()?);
         let host = self.host.clone().filter(|host| !host.is_empty()).map(|host| ("host".to_owned(), host));
         let grpc = self.grpc.then(|| ("content-type".to_owned(), "application/grpc".to_owned()));
-        Some(Request { method, path, query: None, headers: host.into_iter().chain(grpc).collect() })
+        Some(Request { method, path, query: None, headers: host.into_iter().chain(grpc).collect(), borne: Borne::Nothing })
     }
 }
 
@@ -72,7 +73,7 @@ pub struct Ruling {
     pub reason: String,
     /// The policy that decided.
     pub policy: Option<String>,
-    /// A policy that is about the port asks for header fields, which are not recorded: it is taken that there were none.
+    /// A policy that is about the port asks for header fields or tokens, which are not recorded: it is taken that there were none.
     pub asks_fields: bool,
 }
 
@@ -136,7 +137,10 @@ impl<'a> Replay<'a> {
         let Some(Body::Inbound(wire)) = self.snapshot.inbound.get(pod).map(|entry| &entry.body) else { return false };
         let Ok(policy) = weft_core::policy::InboundPolicy::try_from(wire) else { return false };
         let about = policy.authorization.policies.iter().filter(|p| p.ports.as_ref().is_none_or(|ports| ports.contains(&port)));
-        about.flat_map(|p| &p.rules).flat_map(|rule| &rule.to).any(|to| !to.headers.is_empty())
+        about.flat_map(|p| &p.rules).any(|rule| {
+            rule.to.iter().any(|to| !to.headers.is_empty())
+                || rule.from.iter().any(|from| from.jwt.is_some() || from.not_jwt.is_some())
+        })
     }
 }
 

@@ -203,3 +203,46 @@ fn what_is_not_there_is_said() {
         assert!(no(change).contains(message), "{message}: {}", no(change));
     }
 }
+
+/// RFC 7515, appendix A.3: a key, and what it has signed.
+const SIGNED: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+
+#[test]
+fn clauses_about_tokens_are_answered_by_a_token_or_by_claims() {
+    use v1::ExplainedVerdict::{Allowed, Denied};
+    let keys = r#"jwks: '{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'"#;
+    let world = |keys: &str| {
+        let (shop, _) = SHOP.split_once("---\napiVersion: weft.dev").expect("policies");
+        format!(
+            "{shop}---\napiVersion: weft.dev/v1alpha1\nkind: JwtIssuer\nmetadata: {{name: joe, namespace: shop}}\nspec: {{issuer: joe, audiences: [shop], {keys}}}\n\
+             ---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  action: Allow\n  \
+             rules: [{{from: [{{jwt: {{issuer: joe, claims: [{{path: [\"http://example.com/is_root\"], values: [\"true\"]}}]}}}}]}}]\n"
+        )
+    };
+    let ask = |token: &'static str, claims: &'static str| {
+        let mut ask = ask("front/client", 80, Some(("GET", "/")));
+        let call = ask.call.as_mut().expect("it has one");
+        (call.token, call.claims) = (token.into(), claims.into());
+        ask
+    };
+    let (inline, remote) = (world(keys), world("jwksUri: http://keys.shop/"));
+    let root = r#"{"iss": "joe", "http://example.com/is_root": true}"#;
+    for (world, ask, verdict, reason) in [
+        (&inline, ask("", ""), Denied, "no token"),
+        (&inline, ask("", root), Allowed, ""),
+        (&inline, ask("", r#"{"iss": "joe", "aud": "bank", "http://example.com/is_root": true}"#), Denied, "another audience"),
+        (&inline, ask("", r#"{"iss": "jim", "http://example.com/is_root": true}"#), Denied, "an issuer that is not asked for"),
+        (&inline, ask(SIGNED, ""), Denied, "has expired at 2011-03-22T18:43:00Z"),
+        // It is not verified here, and for nobody.
+        (&remote, ask(SIGNED, ""), Denied, "another audience"),
+        (&remote, ask("abc", ""), Denied, "cannot be read"),
+    ] {
+        let told = only(world, &ask);
+        assert_eq!(told.verdict(), verdict, "{told:?}");
+        assert!(told.remedy.contains(reason), "{told:?}");
+    }
+    assert_eq!(only(&inline, &ask("", root)).notes, ["the token is assumed to be signed, and valid in time"]);
+    for (token, claims) in [(SIGNED, root), ("", "{}"), ("", "[]"), ("", "x")] {
+        assert!(explain(&snapshot(&inline), &"td".parse().expect("a domain"), &ask(token, claims)).is_err(), "{claims}");
+    }
+}

@@ -32,13 +32,15 @@ pub(super) struct Authorizations {
     /// What holds where neither a namespace nor a policy says anything.
     posture: Posture,
     /// The namespace of the installation: policies for the whole mesh stand there.
-    home: Namespace,
+    pub(super) home: Namespace,
     held: BTreeMap<ObjectRef, Held>,
     /// Policies that are in force, by what they are for.
     mesh: BTreeSet<ObjectRef>,
     namespaces: HashMap<Namespace, BTreeSet<ObjectRef>>,
     workloads: HashMap<Namespace, BTreeSet<ObjectRef>>,
     services: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
+    /// Policies in force that have clauses about tokens.
+    about_tokens: BTreeSet<ObjectRef>,
     targets: Targets,
 }
 
@@ -73,13 +75,17 @@ struct InForce {
     bytes: Bytes,
     /// Of an Allow for a Service: the same without its rules, for ports of which it is not known whether they were meant.
     closing: Option<Bytes>,
+    /// The issuers that its clauses about tokens name.
+    issuers: BTreeSet<Arc<str>>,
 }
 
 impl InForce {
     fn new(scope: Scope, policy: &Policy) -> Self {
         let is_closed = matches!(scope, Scope::Service(_)) && policy.action == Action::Allow;
         let closing = is_closed.then(|| policy_bytes(&Policy { rules: vec![], ..policy.clone() }));
-        Self { scope, bytes: policy_bytes(policy), closing }
+        let peers = policy.rules.iter().flat_map(|rule| &rule.from);
+        let issuers = peers.flat_map(|peer| peer.jwt.iter().chain(&peer.not_jwt)).map(|token| token.issuer.clone()).collect();
+        Self { scope, bytes: policy_bytes(policy), closing, issuers }
     }
 
     /// Refuses everything in the stead of a policy that cannot be honoured.
@@ -117,6 +123,7 @@ impl Authorizations {
             namespaces: HashMap::new(),
             workloads: HashMap::new(),
             services: HashMap::new(),
+            about_tokens: BTreeSet::new(),
             targets: Targets::default(),
         }
     }
@@ -144,6 +151,9 @@ impl Authorizations {
         };
         if let Some(in_force) = &in_force {
             self.index(&in_force.scope).insert(id.clone());
+            if !in_force.issuers.is_empty() {
+                self.about_tokens.insert(id.clone());
+            }
         }
         self.held.insert(id, Held { object, refusal, good, in_force });
     }
@@ -151,6 +161,7 @@ impl Authorizations {
     pub(super) fn remove(&mut self, id: &ObjectRef) {
         let Some(in_force) = self.held.remove(id).and_then(|held| held.in_force) else { return };
         self.index(&in_force.scope).remove(id);
+        self.about_tokens.remove(id);
         match &in_force.scope {
             Scope::Mesh => {}
             Scope::Namespace(namespace) => drop_empty(&mut self.namespaces, namespace),
@@ -190,6 +201,24 @@ impl Authorizations {
     /// Policies in force that are for a Service.
     pub(super) fn of_service(&self, service: &ObjectRef) -> impl Iterator<Item = &ObjectRef> {
         self.services.get(service).into_iter().flatten()
+    }
+
+    /// The issuers that a policy in force names.
+    pub(super) fn names(&self, id: &ObjectRef) -> impl Iterator<Item = &Arc<str>> {
+        self.held.get(id).and_then(|held| held.in_force.as_ref()).into_iter().flat_map(|it| &it.issuers)
+    }
+
+    /// The policies in force that name an issuer.
+    pub(super) fn naming(&self, issuer: &Arc<str>) -> Vec<ObjectRef> {
+        self.about_tokens.iter().filter(|id| self.names(id).any(|name| name == issuer)).cloned().collect()
+    }
+
+    /// The issuers that the policies of a pod name.
+    pub(super) fn named_by(&self, policies: &[v1::BoundPolicy]) -> BTreeSet<Arc<str>> {
+        let in_force = self.about_tokens.iter().filter_map(|id| self.held.get(id)?.in_force.as_ref());
+        // A policy is encoded once, and its bytes are shared.
+        let is_bound = |it: &&InForce| policies.iter().any(|p| p.policy.as_ptr() == it.bytes.as_ptr());
+        in_force.filter(is_bound).flat_map(|it| it.issuers.iter().cloned()).collect()
     }
 
     /// What a policy refuses or allows, and why it is so: for explanations.
@@ -337,6 +366,7 @@ impl Model {
         if let (Scope::Service(id), None) = (scope, &outcome.refused) {
             outcome.refused = self.lost_target(id);
         }
+        outcome.unresolved = self.unknown_issuers(&self.authorizations, &key.id, scope);
         Some((held.object.generation, self.attached_to(scope), outcome))
     }
 

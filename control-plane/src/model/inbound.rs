@@ -27,6 +27,7 @@ impl Model {
             zone,
             // Written where policies are bytes already: see `authorize`.
             authorization: Authorization::default(),
+            issuers: vec![],
         }
     }
 

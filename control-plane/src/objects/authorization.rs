@@ -2,6 +2,7 @@
 //! refused is to be refused, as far as is known what that is.
 
 mod rules;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -133,12 +134,12 @@ const MAX_RULES: usize = 64;
 const MAX_BYTES: usize = 64 << 10;
 
 /// What is there: `null` is somebody's mistake, and does not mean the same as to leave the field out.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
     let value = Option::<T>::deserialize(field)?;
     value.map(Some).ok_or_else(|| D::Error::custom("is null: leave it out, or give it a value"))
 }
 
-fn wrong<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, Wrong> {
+pub(super) fn wrong<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, Wrong> {
     Err((field.into(), message.into()))
 }
 

@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod jwt;
 mod mtls;
 mod traffic;
 mod trust;
@@ -173,6 +174,7 @@ impl TypeMeta {
             ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
             ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
             ("weft.dev/v1alpha1", "MtlsPolicy") => Ok(Kind::MtlsPolicy),
+            ("weft.dev/v1alpha1", "JwtIssuer") => Ok(Kind::JwtIssuer),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -238,6 +240,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::Federation => trust::federation(document)?,
         Kind::IdentityDenial => trust::denial(document)?,
         Kind::MtlsPolicy => mtls::policy(document)?,
+        Kind::JwtIssuer => jwt::issuer(document)?,
     })
 }
 

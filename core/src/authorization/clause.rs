@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::path::{self, PathDefect, grpc_call, is_below, is_instance};
 use super::policy::{Action, GrpcMatch, HostMatch, Operation, PathMatch, Peer, Principal};
 use crate::identity::SpiffeId;
+use crate::jwt::TokenFault;
 use crate::traffic::table::RequestFacts;
 
 mod fields;
@@ -52,6 +53,8 @@ pub enum Unclear {
     Host,
     /// The method is one that a clause lists, but for upper and lower case: some servers take it for that one.
     Method,
+    /// The token does not count, or it is not known whether it does.
+    Token(TokenFault),
 }
 
 /// Whether a clause holds.
@@ -60,6 +63,17 @@ pub(super) enum Held {
     Yes,
     No,
     Unclear(Unclear),
+}
+
+impl Held {
+    /// Both: what does not hold decides; of two that are unclear the first is told.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Unclear(_), _) => self,
+            (Self::Yes, other) => other,
+        }
+    }
 }
 
 /// A request, of which what is dear to work out is worked out once, and only if it is asked for. Without one, all about HTTP is unclear.
@@ -127,12 +141,15 @@ impl Peer {
         lists.contains(&false) || !service_accounts.is_empty() || !not_service_accounts.is_empty()
     }
 
-    /// Whether it holds, where `own` is the identity of the pod that is called.
-    pub(super) fn holds(&self, connection: &Connection, own: &SpiffeId) -> bool {
-        !self.is_empty() && self.failing(connection, own).next().is_none()
+    /// Whether it holds, where `own` is the identity of the pod that is called. A clause that does not hold decides, whatever else is unclear.
+    pub(super) fn holds(&self, action: Action, connection: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Held {
+        if self.is_empty() || self.failing(connection, own).next().is_some() {
+            return Held::No;
+        }
+        self.about_tokens(action, facts).fold(Held::Yes, |whole, (_, held)| whole.and(held))
     }
 
-    /// The clauses that do not hold, by name.
+    /// The clauses about the connection that do not hold, by name.
     pub(super) fn failing<'a>(&'a self, c: &'a Connection, own: &'a SpiffeId) -> impl Iterator<Item = &'static str> + 'a {
         let block = |net: &ipnet::IpNet| net.contains(&c.source);
         let clauses: [(&'static str, bool); 9] = [
@@ -195,10 +212,9 @@ impl Operation {
         }
         let mut whole = Held::Yes;
         for (_, held) in self.about_http(action, facts) {
-            match held {
-                Held::No => return Held::No,
-                Held::Unclear(_) if whole == Held::Yes => whole = held,
-                _ => {}
+            whole = whole.and(held);
+            if whole == Held::No {
+                break;
             }
         }
         whole

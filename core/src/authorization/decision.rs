@@ -9,7 +9,7 @@ mod nearest;
 mod told;
 mod words;
 
-pub(super) use nearest::nearest;
+pub(super) use nearest::{challenge, nearest};
 
 /// Whether a call may come in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,6 +33,27 @@ pub struct Decision {
     pub dry_run: Option<Box<(Verdict, Cause)>>,
     /// The ALLOW rule that came nearest to allowing it, where it was denied for want of one.
     pub nearest: Option<Nearest>,
+    /// Another token could have allowed it.
+    pub challenge: Option<Challenge>,
+}
+
+/// What a caller is told whose token was what was wanting (RFC 6750, section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Challenge {
+    /// It sent none.
+    Missing,
+    /// It sent one that does not count.
+    Invalid,
+}
+
+impl Challenge {
+    /// The value of `WWW-Authenticate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "Bearer",
+            Self::Invalid => "Bearer error=\"invalid_token\"",
+        }
+    }
 }
 
 /// Why a call is allowed or denied.
@@ -138,7 +159,7 @@ impl Cause {
         }
     }
 
-    /// A word for metrics: one of `matched`, `none-allows`, `default`, `not-http`, `path`, `host`, `method`.
+    /// A word for metrics: one of `matched`, `none-allows`, `default`, `not-http`, `path`, `host`, `method`, `token`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Matched(_) => "matched",
@@ -148,6 +169,7 @@ impl Cause {
             Self::Unclear(_, Unclear::Path(_)) => "path",
             Self::Unclear(_, Unclear::Host) => "host",
             Self::Unclear(_, Unclear::Method) => "method",
+            Self::Unclear(_, Unclear::Token(_)) => "token",
         }
     }
 }
@@ -159,6 +181,7 @@ impl Unclear {
             Self::Path(_) => "a path that can be read in one way only".to_owned(),
             Self::Host => "a request that names one host".to_owned(),
             Self::Method => "a method in upper case".to_owned(),
+            Self::Token(fault) => fault.remedy().to_owned(),
         }
     }
 }

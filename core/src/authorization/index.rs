@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::clause::{Connection, Facts, Held};
-use super::policy::{Account, Action, Authorization, Policy, Posture, PostureFrom, Rule};
+use super::policy::{Account, Action, Authorization, Operation, Peer, Policy, Posture, PostureFrom, Rule};
 use crate::identity::SpiffeId;
 
 mod bucket;
@@ -69,6 +69,8 @@ pub struct Compiled {
     nets: Vec<(bool, u8)>,
     /// Policies of a lane: whether one is for all ports, and the ports that others are for, sorted.
     lanes: [(bool, Vec<u16>); LANES],
+    /// The same of policies that have a clause about a token.
+    tokens: (bool, Vec<u16>),
 }
 
 impl Compiled {
@@ -86,6 +88,7 @@ impl Compiled {
             prefixes: Vec::new(),
             nets: Vec::new(),
             lanes: Default::default(),
+            tokens: Default::default(),
         };
         for (at, policy) in policies.iter().enumerate() {
             compiled.insert(at as u32, policy);
@@ -94,7 +97,7 @@ impl Compiled {
         compiled.prefixes.dedup();
         compiled.nets.sort_unstable();
         compiled.nets.dedup();
-        for (_, ports) in &mut compiled.lanes {
+        for (_, ports) in compiled.lanes.iter_mut().chain([&mut compiled.tokens]) {
             ports.sort_unstable();
             ports.dedup();
         }
@@ -114,14 +117,22 @@ impl Compiled {
             None => *everywhere = true,
             Some(bound) => ports.extend(bound),
         }
+        if policy.rules.iter().flat_map(|rule| &rule.from).any(Peer::needs_request) {
+            let (everywhere, ports) = &mut self.tokens;
+            match &policy.ports {
+                None => *everywhere = true,
+                Some(bound) => ports.extend(bound),
+            }
+        }
         for (nth, rule) in policy.rules.iter().enumerate() {
             for (peer, operation) in pairs(rule) {
                 let entry = Entry { policy: at, rule: nth as u32, peer, operation };
-                let operation = rule.to.get(operation as usize);
-                let whos = rule.from.get(peer as usize).map_or_else(|| vec![Who::Anyone], Who::of);
+                let (from, operation) = (rule.from.get(peer as usize), rule.to.get(operation as usize));
+                let needs_request = from.is_some_and(Peer::needs_request) || operation.is_some_and(Operation::needs_http);
+                let whos = from.map_or_else(|| vec![Who::Anyone], Who::of);
                 for port in ports_of(policy, operation) {
                     for who in &whos {
-                        self.bucket(port, who, lane).insert(entry, operation);
+                        self.bucket(port, who, lane).insert(entry, operation, needs_request);
                     }
                 }
             }
@@ -145,6 +156,12 @@ impl Compiled {
     /// Whether a policy of a lane applies to a port, whatever its rules say.
     pub(super) fn applies(&self, lane: Lane, port: u16) -> bool {
         let (everywhere, ports) = &self.lanes[lane as usize];
+        *everywhere || ports.binary_search(&port).is_ok()
+    }
+
+    /// Whether a policy that applies to a port has a clause about a token.
+    pub fn reads_tokens(&self, port: u16) -> bool {
+        let (everywhere, ports) = &self.tokens;
         *everywhere || ports.binary_search(&port).is_ok()
     }
 
@@ -230,11 +247,13 @@ impl Compiled {
     }
 
     fn holds(&self, lane: Lane, entry: Entry, connection: &Connection, facts: &Facts<'_>) -> Held {
-        let rule = self.rule(entry);
-        if entry.peer().is_some_and(|peer| !rule.from[peer].holds(connection, &self.own)) {
+        let (rule, action) = (self.rule(entry), lane.action());
+        let peer = entry.peer().map_or(Held::Yes, |peer| rule.from[peer].holds(action, connection, &self.own, facts));
+        if peer == Held::No {
             return Held::No;
         }
-        entry.operation().map_or(Held::Yes, |operation| rule.to[operation].holds(lane.action(), connection.port, facts))
+        let operation = entry.operation().map(|operation| rule.to[operation].holds(action, connection.port, facts));
+        operation.map_or(peer, |operation| peer.and(operation))
     }
 
     pub(super) fn rule(&self, entry: Entry) -> &Rule {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::clause::{Connection, Facts, Unclear};
-use super::decision::{Cause, Considered, Decision, Match, Verdict, nearest};
+use super::decision::{Cause, Considered, Decision, Match, Verdict, challenge, nearest};
 use super::index::{Compiled, Entry, Found, Lane, Selected};
 use super::policy::{Action, Posture};
 use crate::traffic::table::RequestFacts;
@@ -67,6 +67,11 @@ impl Judge {
     /// Whether requests need not be looked at: all are allowed, and there is nothing to tell.
     pub fn is_open(&self) -> bool {
         matches!(self.outcome, Outcome::Allowed) && !self.tells
+    }
+
+    /// Whether the verdict on a request may depend on a token that it bears.
+    pub fn reads_tokens(&self) -> bool {
+        self.compiled.reads_tokens(self.connection.port)
     }
 
     /// Who calls which port.
@@ -147,14 +152,18 @@ impl Judge {
         let audited = self.compiled.find_all(Lane::Audit, &self.connection, &self.selected, facts);
         let dry = [Lane::DryAllow, Lane::DryDeny].into_iter().any(|lane| self.compiled.applies(lane, self.connection.port));
         let dry_run = dry.then(|| self.told(self.rule(facts, true))).filter(|(other, _)| *other != verdict);
-        let nearest =
-            (verdict == Verdict::Denied).then(|| nearest(&cause, &self.allows(), &self.connection, &self.compiled.own, facts));
+        let (c, own) = (&self.connection, &self.compiled.own);
+        let allows = if verdict == Verdict::Denied { self.allows() } else { vec![] };
+        let nearest = (verdict == Verdict::Denied).then(|| nearest(&cause, &allows, c, own, facts));
+        let reads = verdict == Verdict::Denied && self.reads_tokens();
+        let challenge = reads.then(|| challenge(&cause, &allows, c, own, facts));
         Decision {
             verdict,
             cause,
             audited: audited.into_iter().map(|entry| self.matched(entry)).collect(),
             dry_run: dry_run.map(Box::new),
             nearest: nearest.flatten(),
+            challenge: challenge.flatten(),
         }
     }
 

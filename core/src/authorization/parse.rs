@@ -9,6 +9,7 @@ use super::path::{is_variable, normalise};
 use super::policy::{
     Account, GrpcMatch, HeaderMatch, HeaderValue, HostMatch, InvalidClause, Operation, PathMatch, Peer, Policy, Principal,
 };
+use super::token::TokenMatch;
 use crate::identity::Namespace;
 
 impl FromStr for Principal {
@@ -230,6 +231,7 @@ impl Policy {
             if rule.from.iter().any(|p| p.ip_blocks.iter().chain(&p.not_ip_blocks).any(is_mapped)) {
                 return invalid("policy", "an IPv4 network must be written as one, not mapped into IPv6");
             }
+            rule.from.iter().flat_map(|p| p.jwt.iter().chain(&p.not_jwt)).try_for_each(TokenMatch::check)?;
             if rule.to.iter().any(Operation::is_empty) {
                 return invalid("policy", "an entry of to has nothing in it: leave to out for any operation");
             }

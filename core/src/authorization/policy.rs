@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::token::TokenMatch;
 use crate::identity::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
 use crate::service::ObjectRef;
 use crate::traffic::route::RouteKind;
@@ -125,6 +126,10 @@ pub struct Peer {
     pub not_ip_blocks: Vec<IpNet>,
     /// It must be without an identity: plaintext.
     pub unauthenticated: bool,
+    /// A token that the request must bear, whoever calls.
+    pub jwt: Option<TokenMatch>,
+    /// A token that it must not bear.
+    pub not_jwt: Option<TokenMatch>,
 }
 
 /// A set of SPIFFE IDs. As text: `*`, `spiffe://TRUST_DOMAIN/*`, `spiffe://TRUST_DOMAIN/ns/shop/sa/web-*`, or an ID.
@@ -248,7 +253,7 @@ impl Operation {
 impl Rule {
     /// Whether a part of it can be judged by the facts of a request alone.
     pub fn needs_http(&self) -> bool {
-        self.to.iter().any(Operation::needs_http)
+        self.to.iter().any(Operation::needs_http) || self.from.iter().any(Peer::needs_request)
     }
 }
 
@@ -262,7 +267,7 @@ pub struct InvalidClause {
 }
 
 impl InvalidClause {
-    pub(super) fn new(what: &'static str, text: &str, why: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, text: &str, why: &'static str) -> Self {
         Self { what, text: text.chars().take(120).collect(), why }
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::policy::*;
 use super::*;
 use crate::identity::SpiffeId;
+use crate::jwt::{Bearer, Claim, Token, TokenFault};
 use crate::traffic::table::RequestFacts;
 
 mod equal;
@@ -11,6 +12,7 @@ mod order;
 mod random;
 mod size;
 mod telling;
+mod tokens;
 
 /// A request, of texts.
 #[derive(Clone, Debug, Default)]
@@ -18,11 +20,21 @@ struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
+    /// What it bears, by issuer.
+    tokens: Vec<(&'static str, Borne)>,
+}
+
+/// What a request bears of an issuer.
+#[derive(Clone, Debug)]
+enum Borne {
+    Other,
+    Valid(Token),
+    Invalid(TokenFault),
 }
 
 impl Request {
     fn get(path: &str) -> Self {
-        Self { method: "GET".into(), path: path.into(), headers: vec![("host".into(), "cart.shop:80".into())] }
+        Self { method: "GET".into(), path: path.into(), headers: vec![("host".into(), "cart.shop:80".into())], tokens: vec![] }
     }
 }
 
@@ -41,6 +53,14 @@ impl RequestFacts for Request {
     }
     fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
         self.headers.iter().for_each(|(name, value)| each(name.as_bytes(), value.as_bytes()));
+    }
+    fn token(&self, issuer: &str) -> Bearer<'_> {
+        match self.tokens.iter().find(|(i, _)| *i == issuer).map(|(_, borne)| borne) {
+            None => Bearer::Absent,
+            Some(Borne::Other) => Bearer::Other,
+            Some(Borne::Valid(token)) => Bearer::Valid(token),
+            Some(Borne::Invalid(fault)) => Bearer::Invalid(*fault),
+        }
     }
 }
 

@@ -23,6 +23,7 @@
 use std::sync::Arc;
 
 use super::route::{Match, PathMatch, Route, RouteKind, Rule};
+use crate::jwt::{Bearer, TokenFault};
 
 mod facts;
 mod grpc;
@@ -46,6 +47,11 @@ pub trait RequestFacts {
     fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8]));
     /// Gives the name, in any case, and the value of every field, in order.
     fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8]));
+    /// What it bears of an issuer's tokens. Who has not looked knows nothing, and what depends on it is refused.
+    fn token(&self, issuer: &str) -> Bearer<'_> {
+        let _ = issuer;
+        Bearer::Invalid(TokenFault::Unread)
+    }
     /// Whether it is gRPC, gRPC-Web included: the `content-type` begins with `application/grpc`.
     fn is_grpc(&self) -> bool {
         let mut grpc = false;

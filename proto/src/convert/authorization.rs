@@ -1,6 +1,7 @@
 //! Who may call a pod. A policy is encoded by itself, so that all pods that it applies to share its bytes.
 
 mod clauses;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use weft_core::authorization::policy::{PostureFrom, Rule, Target};
 use weft_core::authorization::{Action, Authorization, Policy, Posture};
+
+pub(super) use tokens::issuers_from;
+pub use tokens::{MAX_ISSUERS, issuer_bytes};
 
 use super::traffic::{each, route_kind};
 use super::{WireError, port};

@@ -201,7 +201,8 @@ async fn try_once(
         Exchange::Http2(s) => s.tls,
     };
     let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
-    let own = dressed(request, &lease, attempt);
+    let asked = guard.as_deref().map(|g| &**g).or(caller.guard());
+    let own = dressed(request, asked, &lease, attempt);
     let head = own.as_deref().unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
     let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
@@ -242,9 +243,14 @@ async fn try_once(
 }
 
 /// The head as this attempt sends it, where that is not as the request came.
-fn dressed(request: &Request<'_>, lease: &Lease, attempt: u32) -> Option<Box<RequestHead>> {
+fn dressed(request: &Request<'_>, guard: Option<&Guard>, lease: &Lease, attempt: u32) -> Option<Box<RequestHead>> {
     let Request { worker, treatment, head, .. } = *request;
     let mut own = lease.own.then(|| Box::new(own_head(worker, head)));
+    if let Some(guard) = guard
+        && let Some(bare) = guard.stripped(worker, own.as_deref().unwrap_or(head))
+    {
+        own = Some(bare);
+    }
     if attempt > 1 {
         let head = own.get_or_insert_with(|| Box::new(head.clone()));
         head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());

@@ -191,6 +191,9 @@ impl ResponseSink<'_> {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             head.fields.push(b"retry-after", seconds.max(1).to_string().as_bytes());
         }
+        if let Some(challenge) = failure.answer.as_ref().and_then(|a| a.challenge) {
+            head.fields.push(b"www-authenticate", challenge.as_bytes());
+        }
         let mut text = if grpc { String::new() } else { format!("weft: {reason}: {}\n", reason.explain()) };
         if let Some(reference) = failure.answer.as_ref().and_then(|a| a.reference) {
             let reference = Reference(reference).to_string();

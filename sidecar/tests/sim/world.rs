@@ -53,6 +53,7 @@ pub(crate) fn inbound_policy(authorization: Authorization) -> InboundPolicy {
         rates: vec![],
         zone: "".into(),
         authorization,
+        issuers: vec![],
     }
 }
 

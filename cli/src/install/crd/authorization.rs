@@ -133,11 +133,43 @@ fn peer() -> Field {
     ];
     let mut fields = fields.concat();
     fields.push(flag("unauthenticated", "Callers that prove no identity. Left out: it does not matter."));
+    fields
+        .push(token("jwt", "A token of the end user's that the request must bear. It says nothing about which workload calls."));
+    fields.push(token(
+        "notJwt",
+        "A token that the request must not bear; one that does not count is no such token, but to a Deny.",
+    ));
     object(
         "",
         "All that is given must hold, and something must be given. Identities never match a caller without one, not even those that it must not \
          be.",
         fields,
+    )
+}
+
+fn token(name: &'static str, what: &str) -> Field {
+    let value = text("", "A text; of a whole number or a boolean, as JSON writes it.").longest(2_048);
+    let audience = text("", "An audience.").longest(2_048);
+    let claim = object(
+        "",
+        "A claim: name or path, and values or present.",
+        vec![
+            text("name", "Its name; with dots, the names of objects that lie in each other.").longest(2_048),
+            list("path", 8, "The same as a list, for names that have dots in them.", text("", "A name.").longest(256))
+                .shortest(1),
+            list("values", VALUES, "It is one of these, or a list that has one of them.", value).shortest(1),
+            flag("present", "It is there, and not null."),
+        ],
+    );
+    object(
+        name,
+        what,
+        vec![
+            text("issuer", "Its issuer, as a JwtIssuer has it.").longest(2_048).required(),
+            text("subject", "Its subject. Left out: any.").longest(2_048),
+            list("audiences", VALUES, "One of them. Left out: any that the JwtIssuer takes.", audience).shortest(1),
+            list("claims", VALUES, "Each of them.", claim).shortest(1),
+        ],
     )
 }
 

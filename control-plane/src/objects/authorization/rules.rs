@@ -10,6 +10,7 @@ use weft_core::authorization::policy::{
     Account, GrpcMatch, HeaderMatch, HeaderValue, InvalidClause, Operation, PathMatch, Peer, Rule,
 };
 
+use super::tokens::TokenSpec;
 use super::{Wrong, given, wrong};
 use crate::objects::traffic::is_token;
 
@@ -58,6 +59,12 @@ struct PeerSpec {
     /// Whoever proves no identity. Default: false.
     #[serde(default)]
     unauthenticated: bool,
+    /// A token of the end user's that the request must bear.
+    #[serde(default, deserialize_with = "given")]
+    jwt: Option<TokenSpec>,
+    /// One that it must not bear.
+    #[serde(default, deserialize_with = "given")]
+    not_jwt: Option<TokenSpec>,
 }
 
 /// As [`PeerSpec`]; of `headers` each must hold.
@@ -144,7 +151,7 @@ fn entries<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
 }
 
 /// The values of a list, none where it is left out.
-fn values<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
+pub(super) fn values<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
     match list {
         None => Ok(&[]),
         Some([]) => wrong(at, "is empty: leave it out where it does not matter, or write a value"),
@@ -154,7 +161,11 @@ fn values<'a, T>(list: Option<&'a [T]>, at: &str) -> Result<&'a [T], Wrong> {
 }
 
 /// Every text of a list, as what it stands for.
-fn each<T, E: Display>(list: Option<&[String]>, at: &str, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Wrong> {
+pub(super) fn each<T, E: Display>(
+    list: Option<&[String]>,
+    at: &str,
+    read: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, Wrong> {
     let one = |(i, text): (usize, &String)| {
         if text.len() > MAX_TEXT {
             return wrong(format!("{at}[{i}]"), format!("{} bytes long; at most {MAX_TEXT} are taken", text.len()));
@@ -191,12 +202,13 @@ impl PeerSpec {
             ip_blocks: each(self.ip_blocks.as_deref(), &field("ipBlocks"), block)?,
             not_ip_blocks: each(self.not_ip_blocks.as_deref(), &field("notIpBlocks"), block)?,
             unauthenticated: self.unauthenticated,
+            jwt: self.jwt.as_ref().map(|t| t.read(&field("jwt"))).transpose()?,
+            not_jwt: self.not_jwt.as_ref().map(|t| t.read(&field("notJwt"))).transpose()?,
         };
         if peer.is_empty() {
             return wrong(at, "is empty, and would match nobody: leave `from` out for anyone, or write `principals: [\"*\"]`");
         }
-        let blocks = Peer { ip_blocks: peer.ip_blocks.clone(), not_ip_blocks: peer.not_ip_blocks.clone(), ..Peer::default() };
-        if peer.unauthenticated && (Peer { unauthenticated: true, ..blocks }) != peer {
+        if peer.unauthenticated && peer.needs_identity() {
             return wrong(field("unauthenticated"), "stands beside an identity, which excludes it: make two entries of it");
         }
         Ok(peer)

@@ -79,7 +79,8 @@ const fn has_status(kind: Kind) -> bool {
         | Kind::BackendTrafficPolicy
         | Kind::TrafficPolicy
         | Kind::AuthorizationPolicy
-        | Kind::MtlsPolicy => true,
+        | Kind::MtlsPolicy
+        | Kind::JwtIssuer => true,
     }
 }
 

@@ -59,6 +59,7 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::Federation => where_served("weft.dev", &["v1alpha1"], "federatedtrustdomains"),
         Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
         Kind::MtlsPolicy => where_served("weft.dev", &["v1alpha1"], "mtlspolicies"),
+        Kind::JwtIssuer => where_served("weft.dev", &["v1alpha1"], "jwtissuers"),
     }
 }
 
@@ -92,7 +93,7 @@ macro_rules! watched {
 watched! {
     Namespace Service Pod EndpointSlice
     HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy
-    Federation IdentityDenial
+    Federation IdentityDenial JwtIssuer
 }
 
 #[cfg(test)]

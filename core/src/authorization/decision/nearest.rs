@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Considered, Match, Nearest, words};
-use crate::authorization::clause::{Connection, Facts, Held};
+use super::{Cause, Challenge, Considered, Match, Nearest, words};
+use crate::authorization::clause::{Connection, Facts, Held, Unclear};
 use crate::authorization::policy::{Action, Operation, Peer, Policy};
+use crate::authorization::token::TokenMatch;
 use crate::identity::SpiffeId;
+use crate::jwt::Bearer;
 
 /// The ALLOW rule that came nearest, where a call was denied for want of one.
 pub(in crate::authorization) fn nearest(
@@ -25,35 +27,76 @@ pub(in crate::authorization) fn nearest(
     best.told(c, own, facts)
 }
 
+/// What a caller is told that was denied for want of a token, or of another one.
+pub(in crate::authorization) fn challenge(
+    cause: &Cause,
+    allows: &[&Arc<Policy>],
+    c: &Connection,
+    own: &SpiffeId,
+    facts: &Facts<'_>,
+) -> Option<Challenge> {
+    match cause {
+        Cause::Unclear(_, Unclear::Token(_)) => Some(Challenge::Invalid),
+        // It denies whoever has no such token.
+        Cause::Matched(m) => state(m.policy.rules[m.rule].from.get(m.peer?)?.not_jwt.as_ref()?, facts),
+        Cause::NoneAllows => {
+            let rules = allows.iter().flat_map(|policy| &policy.rules).take(LOOKED_AT);
+            let mut found = rules.filter_map(|rule| {
+                let asked = rule.to.is_empty() || rule.to.iter().any(|o| o.holds(Action::Allow, c.port, facts) == Held::Yes);
+                let peers = rule.from.iter().filter(|p| asked && p.jwt.is_some() && p.failing(c, own).next().is_none());
+                peers.take(LOOKED_AT).find_map(|p| state(p.jwt.as_ref()?, facts))
+            });
+            found.next()
+        }
+        Cause::Posture(..) | Cause::Unclear(..) => None,
+    }
+}
+
+fn state(wanted: &TokenMatch, facts: &Facts<'_>) -> Option<Challenge> {
+    match facts.request()?.token(&wanted.issuer) {
+        Bearer::Absent => Some(Challenge::Missing),
+        Bearer::Other | Bearer::Invalid(_) => Some(Challenge::Invalid),
+        Bearer::Valid(_) => None,
+    }
+}
+
 /// Peers and operations that are looked at for the nearest rule, at the most.
 const LOOKED_AT: usize = 1000;
 
-/// The rule that came nearest so far: fewest of its clauses do not hold.
+/// The rule that came nearest so far: fewest of its clauses do not hold. Of two that are as near, one that asks for nothing but another token is told: the
+/// caller is.
 #[derive(Default)]
 struct Best<'a> {
     rule: Option<(&'a Arc<Policy>, usize)>,
     /// The places of the peer and the operation that come nearest.
     parts: (Option<usize>, Option<usize>),
     failed: usize,
+    /// Nothing but a clause about a token fails.
+    by_token: bool,
     looked_at: usize,
 }
 
 impl<'a> Best<'a> {
     fn look_at(&mut self, policy: &'a Arc<Policy>, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) {
         for (at, rule) in policy.rules.iter().enumerate() {
-            // Nearer than by one clause is none that does not match.
-            if self.looked_at >= LOOKED_AT || (self.rule.is_some() && self.failed == 1) {
+            if self.looked_at >= LOOKED_AT {
                 return;
             }
             self.looked_at += rule.from.len() + rule.to.len();
-            let peers = rule.from.iter().map(|p| usize::from(p.is_empty()) + p.failing(c, own).count());
+            // Nearer than by one clause is none that does not match.
+            if self.rule.is_some() && self.failed == 1 && (self.by_token || !rule.from.iter().any(Peer::needs_request)) {
+                continue;
+            }
+            let tokens = |p: &Peer| p.about_tokens(policy.action, facts).filter(|(_, held)| *held != Held::Yes).count();
+            let peers = rule.from.iter().map(|p| usize::from(p.is_empty()) + p.failing(c, own).count() + tokens(p));
             let operations = rule.to.iter().map(|o| usize::from(o.is_empty()) + judged(o, policy.action, c, facts).count());
             let (peer, operation) = (fewest(peers), fewest(operations));
             let failed = peer.map_or(0, |(_, n)| n) + operation.map_or(0, |(_, n)| n);
-            if self.rule.is_none() || failed < self.failed {
+            let by_token = failed == 1 && peer.is_some_and(|(at, _)| tokens(&rule.from[at]) == 1);
+            if self.rule.is_none() || (failed, !by_token) < (self.failed, !self.by_token) {
                 self.rule = Some((policy, at));
                 self.parts = (peer.map(|(at, _)| at), operation.map(|(at, _)| at));
-                self.failed = failed;
+                (self.failed, self.by_token) = (failed, by_token);
             }
         }
     }
@@ -61,7 +104,7 @@ impl<'a> Best<'a> {
     fn told(&self, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Option<Nearest> {
         let (policy, at) = self.rule?;
         let rule = &policy.rules[at];
-        let from = self.parts.0.map(|at| words::failed_peer(&rule.from[at], c, own));
+        let from = self.parts.0.map(|at| words::failed_peer(&rule.from[at], policy.action, c, own, facts));
         let to = self.parts.1.map(|at| words::failed_operation(&rule.to[at], policy.action, c, facts));
         let failed = from.into_iter().chain(to).flatten().collect();
         Some(Nearest { policy: policy.clone(), rule: at, failed })
@@ -81,11 +124,14 @@ impl Considered {
             return considered;
         }
         for (at, rule) in policy.rules.iter().enumerate() {
-            let peers = if rule.from.is_empty() { vec![None] } else { places(&rule.from, |p: &Peer| p.holds(c, own)) };
+            let all: Vec<_> = if rule.from.is_empty() { vec![None] } else { (0..rule.from.len()).map(Some).collect() };
+            let held = |at: Option<usize>| at.map_or(Held::Yes, |at| rule.from[at].holds(policy.action, c, own, facts));
+            let peers = all.into_iter().map(|at| (at, held(at))).filter(|(_, held)| *held != Held::No);
             let operations: Vec<_> = if rule.to.is_empty() { vec![None] } else { (0..rule.to.len()).map(Some).collect() };
-            for peer in peers {
+            for (peer, who) in peers {
                 for operation in &operations {
-                    let held = operation.map_or(Held::Yes, |o| rule.to[o].holds(policy.action, c.port, facts));
+                    let what = operation.map_or(Held::Yes, |o| rule.to[o].holds(policy.action, c.port, facts));
+                    let held = who.and(what);
                     let here = || Match { policy: policy.clone(), rule: at, peer, operation: *operation };
                     match held {
                         Held::Yes => {
@@ -104,10 +150,6 @@ impl Considered {
         considered.nearest = best.told(c, own, facts);
         considered
     }
-}
-
-fn places<T>(list: &[T], holds: impl Fn(&T) -> bool) -> Vec<Option<usize>> {
-    list.iter().enumerate().filter(|(_, item)| holds(item)).map(|(at, _)| Some(at)).collect()
 }
 
 /// The clauses of an operation that do not hold, or cannot be judged.

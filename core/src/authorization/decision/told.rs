@@ -57,6 +57,7 @@ impl fmt::Display for Unclear {
             Self::Path(defect) => write!(f, "the path {defect}"),
             Self::Host => f.write_str("the request does not name one host"),
             Self::Method => f.write_str("the method is a listed one in another case"),
+            Self::Token(fault) => write!(f, "the token {fault}"),
         }
     }
 }

@@ -6,7 +6,9 @@ use super::nearest::judged;
 use super::{Failed, Match};
 use crate::authorization::clause::{Connection, Facts, Held, Unclear};
 use crate::authorization::policy::{Action, Operation, Peer};
+use crate::authorization::token::TokenMatch;
 use crate::identity::SpiffeId;
+use crate::jwt::Bearer;
 
 /// Values that are told of one list.
 const MOST: usize = 4;
@@ -40,6 +42,8 @@ pub(super) fn peer(p: &Peer) -> Vec<Given> {
         ("ipBlocks", list(&p.ip_blocks)),
         ("notIpBlocks", list(&p.not_ip_blocks)),
         ("unauthenticated", if p.unauthenticated { "true".to_owned() } else { String::new() }),
+        ("jwt", p.jwt.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("notJwt", p.not_jwt.as_ref().map(ToString::to_string).unwrap_or_default()),
     ])
 }
 
@@ -64,13 +68,22 @@ fn wanted(clauses: &[Given], name: &str) -> String {
 }
 
 /// What of a peer does not hold.
-pub(super) fn failed_peer(p: &Peer, c: &Connection, own: &SpiffeId) -> Vec<Failed> {
+pub(super) fn failed_peer(p: &Peer, action: Action, c: &Connection, own: &SpiffeId, facts: &Facts<'_>) -> Vec<Failed> {
     let clauses = peer(p);
     let failing = p.failing(c, own).map(|clause| {
         let found = if clause.ends_with("Blocks") { c.source.to_string() } else { c.caller_text().to_owned() };
         Failed { clause, wanted: wanted(&clauses, clause), found }
     });
-    let mut failed: Vec<_> = failing.collect();
+    let tokens = p.about_tokens(action, facts).filter(|(_, held)| *held != Held::Yes).map(|(clause, held)| {
+        let about = if clause == "jwt" { &p.jwt } else { &p.not_jwt };
+        let found = match (held, about) {
+            (Held::Unclear(why), _) => format!("unknown: {why}"),
+            (_, Some(about)) => bearer(about, facts),
+            (_, None) => String::new(),
+        };
+        Failed { clause, wanted: wanted(&clauses, clause), found }
+    });
+    let mut failed: Vec<_> = failing.chain(tokens).collect();
     if p.is_empty() {
         failed.push(Failed { clause: "from", wanted: "something".to_owned(), found: "an entry with nothing in it".to_owned() });
     }
@@ -102,6 +115,17 @@ fn found(clause: &str, c: &Connection, facts: &Facts<'_>) -> String {
         "hosts" | "notHosts" => facts.host().ok().flatten().map_or_else(|| "none".to_owned(), |h| quoted(h.as_bytes())),
         "headers" => "otherwise".to_owned(),
         _ => path(facts),
+    }
+}
+
+/// What a request bears, without anything that stands in it.
+fn bearer(about: &TokenMatch, facts: &Facts<'_>) -> String {
+    let Some(request) = facts.request() else { return String::new() };
+    match request.token(&about.issuer) {
+        Bearer::Absent => "no token".to_owned(),
+        Bearer::Other => "a token of an issuer that is not asked for".to_owned(),
+        Bearer::Valid(token) => about.lack(token).map_or_else(|| "such a token".to_owned(), |lack| format!("a token {lack}")),
+        Bearer::Invalid(fault) => format!("a token that {fault}"),
     }
 }
 

@@ -74,9 +74,8 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn insert(&mut self, entry: Entry, operation: Option<&Operation>) {
+    pub(super) fn insert(&mut self, entry: Entry, operation: Option<&Operation>, needs_request: bool) {
         push(&mut self.all, entry);
-        let needs_request = operation.is_some_and(Operation::needs_http);
         push(if needs_request { &mut self.of_request } else { &mut self.of_connection }, entry);
         let paths = operation.map_or(&[][..], |o| &o.paths);
         push(if paths.is_empty() { &mut self.anywhere } else { &mut self.somewhere }, entry);

@@ -2,6 +2,7 @@
 //! shares nothing with the evaluator but the nouns and what a path is.
 
 use super::super::path::normalise;
+use super::super::token::{ClaimMatch, TokenMatch};
 use super::*;
 
 /// What the reference says: the verdict, what kind of cause, and the first rule that decided.
@@ -77,11 +78,8 @@ fn first<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>, call: &Call<'_>) -
             for peer in places(rule.from.len()) {
                 for operation in places(rule.to.len()) {
                     let place = (policy.id.to_string(), nth, peer, operation);
-                    let held = if peer.is_some_and(|at| !peer_holds(&rule.from[at], call)) {
-                        Ok(false)
-                    } else {
-                        operation.map_or(Ok(true), |at| operation_holds(&rule.to[at], policy.action, call))
-                    };
+                    let who = peer.map_or(Ok(true), |at| peer_holds(&rule.from[at], policy.action, call));
+                    let held = and(who, operation.map_or(Ok(true), |at| operation_holds(&rule.to[at], policy.action, call)));
                     match held {
                         Ok(true) => return (Some(place), None),
                         Ok(false) => {}
@@ -100,7 +98,7 @@ fn places(n: usize) -> Vec<Option<usize>> {
     if n == 0 { vec![None] } else { (0..n).map(Some).collect() }
 }
 
-fn peer_holds(p: &Peer, call: &Call<'_>) -> bool {
+fn peer_holds(p: &Peer, action: Action, call: &Call<'_>) -> Kleene {
     let text = call.caller.map(ToString::to_string);
     let domain = format!("spiffe://{}/", call.own.trust_domain());
     let local = text.as_ref().and_then(|t| t.strip_prefix(&domain)).map(|t| t.split('/').collect::<Vec<_>>());
@@ -130,7 +128,48 @@ fn peer_holds(p: &Peer, call: &Call<'_>) -> bool {
     clause(!p.ip_blocks.is_empty(), false, is_source(&p.ip_blocks));
     clause(!p.not_ip_blocks.is_empty(), false, !is_source(&p.not_ip_blocks));
     clause(p.unauthenticated, false, text.is_none());
-    given && all
+    let mut held = Ok(all && (given || p.jwt.is_some() || p.not_jwt.is_some()));
+    if let Some(wanted) = &p.jwt {
+        held = and(held, bears(wanted, true, action, call));
+    }
+    if let Some(wanted) = &p.not_jwt {
+        held = and(held, bears(wanted, false, action, call));
+    }
+    held
+}
+
+/// Whether there is such a token, or there is none.
+fn bears(wanted: &TokenMatch, such: bool, action: Action, call: &Call<'_>) -> Kleene {
+    let Some(request) = call.request else { return Err("not-http") };
+    let token = match request.tokens.iter().find(|(issuer, _)| *issuer == &*wanted.issuer) {
+        Some((_, Borne::Invalid(_))) if action == Action::Allow => return Ok(false),
+        Some((_, Borne::Invalid(_))) => return Err("token"),
+        Some((_, Borne::Valid(token))) => Some(token),
+        Some((_, Borne::Other)) | None => None,
+    };
+    let is = token.is_some_and(|token| {
+        let subject = wanted.subject.as_ref().is_none_or(|s| token.subject.as_ref().is_some_and(|t| **t == **s));
+        let audience = wanted.audiences.is_empty() || wanted.audiences.iter().any(|a| token.audiences.contains(&(&**a).into()));
+        subject && audience && wanted.claims.iter().all(|c| claim_is(c, token))
+    });
+    Ok(is == such)
+}
+
+fn claim_is(wanted: &ClaimMatch, token: &Token) -> bool {
+    let mut claim = &token.claims;
+    for name in wanted.path.names() {
+        let Claim::Object(members) = claim else { return false };
+        let Some((_, member)) = members.iter().find(|(n, _)| **n == *name) else { return false };
+        claim = member;
+    }
+    let texts = match claim {
+        Claim::Null => return false,
+        Claim::Text(scope) if wanted.path.to_string() == "scope" => scope.split(' ').map(str::to_owned).collect(),
+        Claim::Text(text) => vec![text.to_string()],
+        Claim::List(list) => list.iter().filter_map(Claim::as_text).map(str::to_owned).collect(),
+        _ => vec![],
+    };
+    wanted.values.is_empty() || texts.iter().any(|t| wanted.values.iter().any(|v| **v == **t))
 }
 
 fn operation_holds(o: &Operation, action: Action, call: &Call<'_>) -> Kleene {

@@ -5,7 +5,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::super::token::{ClaimMatch, TokenMatch};
 use super::*;
+use crate::jwt::ClaimPath;
 
 const DOMAINS: &[&str] = &["td", "other"];
 const NAMESPACES: &[&str] = &["shop", "dev", "sh"];
@@ -66,7 +68,9 @@ fn few<T: std::fmt::Debug + Clone + 'static>(item: impl Strategy<Value = T> + 's
 fn peer() -> impl Strategy<Value = Peer> {
     let namespace = || select(NAMESPACES).prop_map(|n| n.parse().expect("a namespace"));
     let who = (few(principal()), few(principal()), few(namespace()), few(namespace()), few(account()), few(account()));
-    (who, few(net()), few(net()), prop::bool::weighted(0.1)).prop_map(|(who, ip_blocks, not_ip_blocks, unauthenticated)| {
+    let wanted = || option::weighted(0.15, token_match());
+    let rest = (few(net()), few(net()), prop::bool::weighted(0.1), wanted(), wanted());
+    (who, rest).prop_map(|(who, (ip_blocks, not_ip_blocks, unauthenticated, jwt, not_jwt))| {
         let (principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts) = who;
         Peer {
             principals,
@@ -78,8 +82,53 @@ fn peer() -> impl Strategy<Value = Peer> {
             ip_blocks,
             not_ip_blocks,
             unauthenticated,
+            jwt,
+            not_jwt,
         }
     })
+}
+
+const ISSUERS: &[&str] = &["https://a", "https://b"];
+const ROLES: &[&str] = &["admin", "guest"];
+
+fn role() -> impl Strategy<Value = &'static str> {
+    select(ROLES)
+}
+
+fn token_match() -> impl Strategy<Value = TokenMatch> {
+    let claim = (select(&["role", "realm.roles", "scope"][..]), few(role())).prop_map(|(path, values)| ClaimMatch {
+        path: ClaimPath::dotted(path).expect("a path"),
+        values: values.into_iter().map(Into::into).collect(),
+    });
+    let subject = option::weighted(0.2, select(&["anna", "otto"][..]).prop_map(Arc::from));
+    let audience = select(&["shop", "bank"][..]).prop_map(Arc::from);
+    (select(ISSUERS), subject, few(audience), few(claim)).prop_map(|(issuer, subject, audiences, claims)| TokenMatch {
+        issuer: issuer.into(),
+        subject,
+        audiences,
+        claims,
+    })
+}
+
+fn borne() -> impl Strategy<Value = Borne> {
+    let text = |t: &str| Claim::Text(t.into());
+    let claims = (option::of(role()), vec(role(), 0..3), option::of(select(&["admin guest", "guest", "x"][..])));
+    let claims = claims.prop_map(move |(role, roles, scope)| {
+        let roles = Claim::Object(vec![("roles".into(), Claim::List(roles.into_iter().map(text).collect()))]);
+        let mut members = vec![("realm".into(), roles)];
+        members.extend(role.map(|r| ("role".into(), text(r))));
+        members.extend(scope.map(|s| ("scope".into(), text(s))));
+        Claim::Object(members)
+    });
+    let audiences = vec(select(&["shop", "bank"][..]).prop_map(Box::from), 1..3);
+    let subject = option::of(select(&["anna", "otto"][..]).prop_map(Box::from));
+    let token = (claims, audiences, subject)
+        .prop_map(|(claims, audiences, subject)| Borne::Valid(Token { issuer: "".into(), subject, audiences, claims }));
+    prop_oneof![
+        4 => token,
+        1 => Just(Borne::Other),
+        2 => select(&[TokenFault::Signature, TokenFault::Expired(7), TokenFault::Several][..]).prop_map(Borne::Invalid),
+    ]
 }
 
 fn path() -> impl Strategy<Value = PathMatch> {
@@ -157,8 +206,13 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
     let field = (select(&["x-role", "x-team", "X-Role", "x_role", "X_Team"][..]), select(VALUES))
         .prop_map(|(n, v)| (n.to_owned(), v.to_owned()));
     let hosts = prop_oneof![8 => vec(select(HOSTS), 1..2), 1 => vec(select(HOSTS), 0..3)];
-    (select(&["GET", "POST", "get"][..]), select(SENT), hosts, vec(field, 0..3)).prop_map(|(method, path, hosts, mut headers)| {
+    let tokens = (option::of(borne()), option::weighted(0.2, borne())).prop_map(|(a, b)| {
+        let named = a.map(|a| (ISSUERS[0], a)).into_iter().chain(b.map(|b| (ISSUERS[1], b)));
+        named.collect::<Vec<_>>()
+    });
+    let asked = (select(&["GET", "POST", "get"][..]), select(SENT), hosts, vec(field, 0..3), tokens);
+    asked.prop_map(|(method, path, hosts, mut headers, tokens)| {
         headers.extend(hosts.into_iter().map(|h| ("host".to_owned(), h.to_owned())));
-        Request { method: method.to_owned(), path: path.to_owned(), headers }
+        Request { method: method.to_owned(), path: path.to_owned(), headers, tokens }
     })
 }

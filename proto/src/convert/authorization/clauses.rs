@@ -36,6 +36,7 @@ impl From<&Peer> for v1::AuthorizationPeer {
             ip_blocks: texts(&p.ip_blocks),
             not_ip_blocks: texts(&p.not_ip_blocks),
             unauthenticated: p.unauthenticated,
+            jwt: super::tokens::to(p),
         }
     }
 }
@@ -43,6 +44,7 @@ impl From<&Peer> for v1::AuthorizationPeer {
 impl TryFrom<&v1::AuthorizationPeer> for Peer {
     type Error = WireError;
     fn try_from(p: &v1::AuthorizationPeer) -> Result<Self, WireError> {
+        let (jwt, not_jwt) = super::tokens::from(p.jwt.as_ref())?;
         let peer = Self {
             principals: each(&p.principals)?,
             not_principals: each(&p.not_principals)?,
@@ -53,6 +55,8 @@ impl TryFrom<&v1::AuthorizationPeer> for Peer {
             ip_blocks: parsed(&p.ip_blocks, "CIDR")?,
             not_ip_blocks: parsed(&p.not_ip_blocks, "CIDR")?,
             unauthenticated: p.unauthenticated,
+            jwt,
+            not_jwt,
         };
         if peer.is_empty() { Err(WireError::Missing("what a peer must be")) } else { Ok(peer) }
     }

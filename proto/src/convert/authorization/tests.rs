@@ -4,6 +4,8 @@ use proptest::sample::select;
 use weft_core::authorization::policy::{
     Account, GrpcMatch, HeaderMatch, HeaderValue, HostMatch, Operation, PathMatch, Peer, Principal,
 };
+use weft_core::authorization::token::{ClaimMatch, TokenMatch};
+use weft_core::jwt::{Algorithm, ClaimPath, Forward, Issuer, Keys, Place};
 use weft_core::traffic::route::RouteKind;
 
 use super::*;
@@ -46,20 +48,35 @@ fn block<T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug>() -> impl
 
 fn peer() -> impl Strategy<Value = Peer> {
     let identities = (few(principal()), few(principal()), few(name()), few(name()), few(account()), few(account()));
-    (identities, block(), block(), any::<bool>()).prop_map(|(identities, ip_blocks, not_ip_blocks, unauthenticated)| {
-        let (principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts) = identities;
-        let identity = Peer {
-            principals,
-            not_principals,
-            namespaces,
-            not_namespaces,
-            service_accounts,
-            not_service_accounts,
-            ..Peer::default()
-        };
-        // Nobody has one and none.
-        let unauthenticated = unauthenticated && identity.is_empty();
-        Peer { ip_blocks, not_ip_blocks, unauthenticated, ..identity }
+    let tokens = (option::of(token()), option::of(token()));
+    (identities, block(), block(), any::<bool>(), tokens).prop_map(
+        |(identities, ip_blocks, not_ip_blocks, unauthenticated, tokens)| {
+            let (principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts) = identities;
+            let identity = Peer {
+                principals,
+                not_principals,
+                namespaces,
+                not_namespaces,
+                service_accounts,
+                not_service_accounts,
+                ..Peer::default()
+            };
+            // Nobody has one and none.
+            let unauthenticated = unauthenticated && identity.is_empty();
+            let (jwt, not_jwt) = tokens;
+            Peer { ip_blocks, not_ip_blocks, unauthenticated, jwt, not_jwt, ..identity }
+        },
+    )
+}
+
+fn token() -> impl Strategy<Value = TokenMatch> {
+    let claim = (proptest::collection::vec(word(), 1..4), few(word()))
+        .prop_map(|(path, values)| ClaimMatch { path: ClaimPath::new(&path).expect("a path"), values });
+    (word(), option::of(word()), few(word()), few(claim)).prop_map(|(issuer, subject, audiences, claims)| TokenMatch {
+        issuer,
+        subject,
+        audiences,
+        claims,
     })
 }
 
@@ -262,4 +279,43 @@ fn a_small_policy_with_a_large_index_is_refused() {
     assert!(with(1, 400, 500).is_ok());
     assert!(with(1, 400, 501).is_err());
     assert!(with(32, 256, 256).is_err());
+}
+
+#[test]
+fn issuers_survive_the_round_trip_and_what_they_cannot_be_is_refused() {
+    let issuer = |name: &str| Issuer {
+        id: "shop/id".parse().expect("a name"),
+        issuer: name.into(),
+        audiences: vec!["shop".into()],
+        keys: Keys::Remote("http://keys.shop/".into()),
+        places: vec![Place::bearer()],
+        forward: Forward::Strip,
+        clock_skew: 7,
+        algorithms: vec![Algorithm::EdDsa],
+    };
+    let inline = Issuer { keys: Keys::Inline("{}".into()), forward: Forward::Keep, ..issuer("b") };
+    let all = [issuer("a"), inline];
+    let wire: Vec<_> = all.iter().map(issuer_bytes).collect();
+    let read = issuers_from(&wire).expect("good ones");
+    assert!(read.iter().zip(&all).all(|(read, made)| **read == *made));
+    assert!(issuers_from(&[wire[0].clone(), wire[0].clone()]).is_err(), "two of one name");
+    assert!(issuers_from(&vec![wire[0].clone(); 17]).is_err() && issuers_from(&[Bytes::from_static(b"\xff")]).is_err());
+    let good = v1::JwtIssuer::from(&issuer("a"));
+    let spoilt: [fn(&mut v1::JwtIssuer); 8] = [
+        |i| i.issuer.clear(),
+        |i| i.audiences.clear(),
+        |i| i.places.clear(),
+        |i| i.keys = None,
+        |i| i.id = None,
+        |i| i.clock_skew_seconds = 301,
+        |i| i.algorithms = vec!["none".into()],
+        |i| i.places[0].header = "cookie".into(),
+    ];
+    for spoil in spoilt {
+        let mut wire = good.clone();
+        spoil(&mut wire);
+        assert!(issuers_from(&[wire.encode_to_vec().into()]).is_err(), "{wire:?}");
+    }
+    let nothing = v1::AuthorizationPeer { jwt: Some(v1::AuthorizationTokens::default()), ..Default::default() };
+    assert!(weft_core::authorization::policy::Peer::try_from(&nothing).is_err());
 }

@@ -1,0 +1,165 @@
+//! Keys that were fetched, for all workers.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire, Release},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use weft_core::jwt::TokenFault;
+use weft_tls::tokens::Jwks;
+
+use crate::identity::unix_now;
+
+/// The last good keys are gone by for this long, in seconds, while their issuer is away.
+const KEPT_SECS: i64 = 24 * 3600;
+
+/// Keys by their URL. Read without locks; one task of one worker writes.
+#[derive(Default)]
+pub struct KeyStore {
+    sets: ArcSwap<HashMap<Arc<str>, Arc<Fetched>>>,
+    /// Counts changes of keys: what was verified with others is verified anew.
+    generation: AtomicU64,
+    claimed: AtomicBool,
+}
+
+/// What is known of one URL.
+pub(super) struct Fetched {
+    set: Option<Jwks>,
+    /// The set as it came: one that is the same changes nothing.
+    text: Arc<[u8]>,
+    /// When it was fetched last; before the first time, since when it has been tried. Seconds since 1970.
+    at: i64,
+    /// Successes and failures.
+    counts: [u64; 2],
+    failing: bool,
+    /// Somebody has a token that is signed with a key that is not there.
+    missed: Arc<Notify>,
+}
+
+impl Fetched {
+    fn begun(now: i64) -> Self {
+        Self { set: None, text: Arc::new([]), at: now, counts: [0; 2], failing: false, missed: Arc::default() }
+    }
+
+    /// The same, before it is changed.
+    fn copy(&self) -> Self {
+        let Self { set, text, at, counts, failing, missed } = self;
+        Self { set: set.clone(), text: text.clone(), at: *at, counts: *counts, failing: *failing, missed: missed.clone() }
+    }
+}
+
+/// Keys that may be gone by.
+pub struct Usable(Arc<Fetched>);
+
+impl Usable {
+    pub fn set(&self) -> &Jwks {
+        self.0.set.as_ref().expect("it is made of those that have one")
+    }
+
+    /// A key was not among them: they may have been replaced.
+    pub fn miss(&self) {
+        self.0.missed.notify_one();
+    }
+}
+
+impl KeyStore {
+    /// The keys of a URL.
+    pub fn of(&self, url: &str, now: i64) -> Result<Usable, TokenFault> {
+        let sets = self.sets.load();
+        let Some(fetched) = sets.get(url) else { return Err(TokenFault::NoKeys(now)) };
+        let is_usable = fetched.set.is_some() && now.saturating_sub(fetched.at) <= KEPT_SECS;
+        if is_usable { Ok(Usable(fetched.clone())) } else { Err(TokenFault::NoKeys(fetched.at)) }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
+    /// The first who asks fetches for all.
+    pub(super) fn claim(&self) -> bool {
+        !self.claimed.swap(true, AcqRel)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<Arc<str>, Arc<Fetched>>)) {
+        let mut sets = HashMap::clone(&self.sets.load());
+        change(&mut sets);
+        self.sets.store(Arc::new(sets));
+    }
+
+    /// Begins to keep a URL's keys; what it is told by that there is a key too few.
+    pub(super) fn begin(&self, url: &Arc<str>) -> Arc<Notify> {
+        let fetched = Arc::new(Fetched::begun(unix_now()));
+        let missed = fetched.missed.clone();
+        self.change(|sets| {
+            sets.insert(url.clone(), fetched);
+        });
+        missed
+    }
+
+    pub(super) fn forget(&self, url: &str) {
+        self.change(|sets| {
+            sets.remove(url);
+        });
+        self.generation.fetch_add(1, Release);
+    }
+
+    /// Takes in what was fetched.
+    pub(super) fn put(&self, url: &Arc<str>, text: &[u8], set: Jwks) {
+        let mut is_new = true;
+        self.change(|sets| {
+            let mut fetched = sets.get(url).map_or_else(|| Fetched::begun(0), |f| f.copy());
+            is_new = *fetched.text != *text;
+            fetched.at = unix_now();
+            fetched.failing = false;
+            fetched.counts[0] += 1;
+            if is_new {
+                (fetched.set, fetched.text) = (Some(set), text.into());
+            }
+            sets.insert(url.clone(), Arc::new(fetched));
+        });
+        if is_new {
+            // After the keys: whoever sees the new generation sees them.
+            self.generation.fetch_add(1, Release);
+        }
+    }
+
+    /// Notes that it could not be fetched. Gives since when there is nothing newer, and whether it is the first failure in a row.
+    pub(super) fn fail(&self, url: &Arc<str>) -> (i64, bool) {
+        let mut told = (0, true);
+        self.change(|sets| {
+            let mut fetched = sets.get(url).map_or_else(|| Fetched::begun(unix_now()), |f| f.copy());
+            told = (fetched.at, !std::mem::replace(&mut fetched.failing, true));
+            fetched.counts[1] += 1;
+            sets.insert(url.clone(), Arc::new(fetched));
+        });
+        told
+    }
+
+    /// The Prometheus text format. Nothing where no keys are fetched.
+    pub fn render(&self, out: &mut String) {
+        let sets = self.sets.load();
+        if sets.is_empty() {
+            return;
+        }
+        let mut urls: Vec<_> = sets.iter().collect();
+        urls.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let _ = writeln!(out, "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL.");
+        let _ = writeln!(out, "# TYPE weft_jwt_key_fetches_total counter");
+        for (url, fetched) in &urls {
+            for (result, count) in ["ok", "failed"].iter().zip(fetched.counts) {
+                let _ = writeln!(out, "weft_jwt_key_fetches_total{{url={url:?},result=\"{result}\"}} {count}");
+            }
+        }
+        let _ = writeln!(out, "# HELP weft_jwt_keys_age_seconds Seconds since keys were fetched last; -1 where there are none.");
+        let _ = writeln!(out, "# TYPE weft_jwt_keys_age_seconds gauge");
+        for (url, fetched) in &urls {
+            let age = if fetched.set.is_some() { unix_now() - fetched.at } else { -1 };
+            let _ = writeln!(out, "weft_jwt_keys_age_seconds{{url={url:?}}} {age}");
+        }
+    }
+}
