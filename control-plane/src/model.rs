@@ -3,6 +3,7 @@
 mod authorization;
 mod endpoints;
 mod inbound;
+mod outbound;
 mod places;
 mod policies;
 mod routes;
@@ -36,6 +37,8 @@ pub enum Changed {
     Name(ResourceName),
     /// A pod's inbound policy, or the facts of the pod itself.
     Inbound(ObjectRef),
+    /// What a pod may call.
+    Outbound(ObjectRef),
     /// A namespace came into the mesh, or left it.
     Meshed(Namespace),
     /// What became of a route or policy.
@@ -540,6 +543,10 @@ impl Model {
         }
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
+        }
+        let outbound = self.pod(id).map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod))));
+        if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
+            changed.insert(Changed::Outbound(id.clone()));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
-use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
 use weft_core::traffic::route::InvalidPattern;
@@ -160,6 +160,19 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             zone: p.zone.as_str().into(),
             authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
+    }
+}
+
+impl From<&OutboundPolicy> for v1::OutboundPolicy {
+    fn from(p: &OutboundPolicy) -> Self {
+        Self { required_features: p.required_features.clone() }
+    }
+}
+
+impl TryFrom<&v1::OutboundPolicy> for OutboundPolicy {
+    type Error = WireError;
+    fn try_from(p: &v1::OutboundPolicy) -> Result<Self, WireError> {
+        Ok(Self { required_features: p.required_features.clone() })
     }
 }
 

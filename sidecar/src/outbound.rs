@@ -162,6 +162,9 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
 async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
+    if let Err(failure) = worker.mesh().may_call() {
+        return serve::refuse(worker, stream, Some(destination), &failure);
+    }
     match worker.open_bytes(&Destination::Plain { address: destination, dial: None }).await {
         Ok(upstream) => {
             let key = EdgeKey {

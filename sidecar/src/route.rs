@@ -278,10 +278,12 @@ impl Route {
             Self::Refuse { failure, .. } => Err(failure.clone()),
             Self::App { destination, name } => Ok(Lease::bare(worker, destination, name)),
             Self::Workload { endpoint, .. } => {
+                worker.mesh().may_call()?;
                 let chosen = Chosen { candidate: endpoint.clone(), policy: None, probe: None, place: Place::free() };
                 Ok(Lease::new(worker, chosen))
             }
             Self::Service { service, port } => {
+                worker.mesh().may_call()?;
                 let (now, own) = (worker.mesh().now(), worker.shared.config.net.pod_ips[0]);
                 let asker = Asker { tried, wish, own, now, opaque };
                 let chosen = service.view.load().pick(*port, &asker, || worker.random())?;
