@@ -206,7 +206,7 @@ async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, ca: Arc<Ca>
         let Some(batch) = batch else { return };
         report(&batch.problems, &mut reported);
         let changed = model.apply(batch.changes);
-        hub.set_problems(batch.problems.into_iter().chain(model.problems()).collect());
+        hub.set_problems(batch.problems.into_iter().chain(model.problems()).chain(model.notes()).collect());
         if !changed.is_empty() {
             tracing::debug!(generation = model.snapshot().generation, changed = changed.len(), "published");
             hub.publish(model.snapshot().clone(), &changed);

@@ -3,6 +3,7 @@
 mod authorization;
 mod endpoints;
 mod inbound;
+mod network_policy;
 mod outbound;
 mod places;
 mod policies;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_core::network_policy::PeersId;
 use weft_core::policy::MtlsMode;
 use weft_core::service::{AddressKind, ObjectRef, Reach, Workload};
 use weft_core::{Namespace, SpiffeId, TrustDomain};
@@ -24,6 +26,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use network_policy::Networks;
 use places::Places;
 use policies::Policies;
 use routes::Routes;
@@ -72,6 +75,7 @@ pub struct Model {
     routes: Routes,
     policies: Policies,
     authorizations: Authorizations,
+    networks: Networks,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -94,6 +98,7 @@ impl Model {
             routes: Routes::default(),
             policies: Policies::default(),
             authorizations: Authorizations::default(),
+            networks: Networks::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -117,6 +122,13 @@ impl Model {
     /// What of the objects cannot be honoured.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.values().flatten().cloned().collect()
+    }
+
+    /// What of network policies is not enforced, and where: no fault of theirs.
+    pub fn notes(&self) -> Vec<Problem> {
+        let mut all: Vec<Problem> = self.snapshot.networks.values().flat_map(|facts| facts.notes.iter().cloned()).collect();
+        all.sort();
+        all
     }
 
     /// What became of each route and policy.
@@ -167,8 +179,14 @@ impl Model {
         for id in &dirty.services {
             self.refresh_service(id, &mut changed);
         }
+        for id in &dirty.peers {
+            self.refresh_peers(*id, &mut changed);
+        }
         for id in &dirty.pods {
             self.refresh_pod(id, &mut changed);
+        }
+        for id in &dirty.networks {
+            self.refresh_network(id);
         }
         for ip in &dirty.addresses {
             self.refresh_address(*ip, &mut changed);
@@ -187,6 +205,7 @@ impl Model {
                 if let Some(pods) = self.pods.get(&key.id.namespace) {
                     dirty.pods.extend(pods.keys().cloned());
                 }
+                dirty.peers.extend(self.sets_by_labels_of(&key.id.namespace));
             }
             Kind::Service => {
                 dirty.services.insert(key.id.clone());
@@ -211,6 +230,12 @@ impl Model {
                 dirty.pods.insert(key.id.clone());
                 dirty.namespaces.insert(key.id.namespace.clone());
                 let Some(pod) = self.pod(&key.id) else { return };
+                dirty.peers.extend(self.sets_with(pod));
+                dirty.networks.extend(self.networks_for(pod));
+                // An address may pass from one pod to another.
+                for other in pod.addresses().iter().filter_map(|ip| self.pod_at.get(ip)).flatten().filter(|id| **id != key.id) {
+                    dirty.peers.extend(self.pod(other).map(|other| self.sets_with(other)).unwrap_or_default());
+                }
                 for ip in pod.addresses() {
                     self.mark_address(ip, dirty);
                 }
@@ -229,6 +254,11 @@ impl Model {
             Kind::AuthorizationPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
+            }
+            Kind::NetworkPolicy => {
+                dirty.networks.insert(key.id.clone());
+                dirty.peers.extend(self.named_by_network(&key.id));
+                dirty.pods.extend(self.touched_by_network(&key.id));
             }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
@@ -286,6 +316,7 @@ impl Model {
             Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
+            Kind::NetworkPolicy => self.networks.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -334,6 +365,7 @@ impl Model {
             Object::ReferenceGrant(o) => self.routes.insert_grant(o),
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
+            Object::NetworkPolicy(o) => self.networks.insert(o),
         }
     }
 
@@ -544,7 +576,12 @@ impl Model {
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
         }
-        let outbound = self.pod(id).map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod))));
+        let pod = self.pod(id);
+        let isolations = pod.map(|pod| [self.network_ingress(pod), self.network_egress(pod)]).into_iter().flatten().flatten();
+        let named: BTreeSet<PeersId> = isolations.flat_map(|i| i.sets().collect::<Vec<_>>()).collect();
+        let named = (!named.is_empty()).then(|| Arc::new(named));
+        let outbound = pod.map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod))));
+        put(&mut self.snapshot.named, id, named, |a, b| a == b);
         if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
             changed.insert(Changed::Outbound(id.clone()));
         }
@@ -581,6 +618,10 @@ struct Dirty {
     namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,
+    /// Sets of pods that network policies name.
+    peers: BTreeSet<PeersId>,
+    /// Network policies, for what is told of them.
+    networks: BTreeSet<ObjectRef>,
     addresses: BTreeSet<IpAddr>,
     /// Nodes that slices tell the zone of, with the zone that was known before.
     nodes: BTreeMap<Arc<str>, Option<Arc<str>>>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weft_core::Namespace;
 use weft_core::authorization::Action;
+use weft_core::network_policy::PeersId;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef};
 use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
@@ -14,6 +15,11 @@ use weft_proto::{ResourceName, v1};
 use crate::model::status::Statuses;
 use crate::objects::PodObject;
 use crate::objects::authorization::Scope;
+use crate::watch::Problem;
+
+mod peers;
+
+pub use peers::PeersEntry;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -200,6 +206,15 @@ pub struct AuthorizationFacts {
     pub is_last_good: bool,
 }
 
+/// A network policy, for people: sidecars have it in the policies of the pods that it is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkFacts {
+    /// Whether it isolates for ingress, and for egress.
+    pub isolates: (bool, bool),
+    /// What of it weft does not enforce, and where.
+    pub notes: Vec<Problem>,
+}
+
 /// One generation of the mesh. Cloning shares structure, so that a change costs what it touches.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -214,6 +229,11 @@ pub struct Snapshot {
     pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
     pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
+    /// Sets of pods that network policies name.
+    pub peers: imbl::HashMap<PeersId, Arc<PeersEntry>>,
+    /// Which of them the policies of each pod name, where they name any: nobody else sees them.
+    pub named: imbl::HashMap<ObjectRef, Arc<BTreeSet<PeersId>>>,
+    pub networks: imbl::HashMap<ObjectRef, Arc<NetworkFacts>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -241,6 +261,7 @@ pub enum View {
     Plain(Arc<Entry>),
     Endpoints(Arc<EndpointsEntry>),
     Routes(Arc<RoutesEntry>),
+    Peers(Arc<PeersEntry>),
     Absent,
 }
 
@@ -258,6 +279,7 @@ impl View {
             Self::Plain(e) => e.version,
             Self::Endpoints(e) => e.version,
             Self::Routes(e) => e.entry.version,
+            Self::Peers(e) => e.version,
             Self::Absent => Version::default(),
         }
     }
@@ -277,6 +299,9 @@ impl Snapshot {
             routes: imbl::HashMap::new(),
             policies: imbl::HashMap::new(),
             authorizations: imbl::HashMap::new(),
+            peers: imbl::HashMap::new(),
+            named: imbl::HashMap::new(),
+            networks: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),
@@ -288,6 +313,11 @@ impl Snapshot {
     /// Whether a pod of this service account lives under this name: only such a one may renew.
     pub fn has_pod(&self, pod: &ObjectRef, service_account: &str) -> bool {
         self.pods.get(pod).is_some_and(|p| p.service_account == service_account)
+    }
+
+    /// Whether the policies of a pod name a set of peers.
+    fn names(&self, pod: Option<&ObjectRef>, set: PeersId) -> bool {
+        pod.and_then(|p| self.named.get(p)).is_some_and(|sets| sets.contains(&set))
     }
 
     /// Where the pod runs that a sidecar is beside.
@@ -313,6 +343,10 @@ impl Snapshot {
                 View::Routes(viewer.namespace.as_ref().map_or(&r.producer, |n| r.seen_from(n)).clone())
             }),
             ResourceName::Policy(id) => plain(self.policies.get(id)),
+            ResourceName::Peers(id) => match self.peers.get(id).filter(|_| self.names(pod, *id)) {
+                Some(set) => View::Peers(set.clone()),
+                None => View::Absent,
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod failure;
 pub mod gate;
 pub mod hex;
 pub mod identity;
+pub mod network_policy;
 pub mod policy;
 pub mod protocol;
 pub mod rate;

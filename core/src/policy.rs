@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::authorization::Authorization;
 use crate::identity::SpiffeId;
+use crate::network_policy::Isolation;
 use crate::protocol::{AppProtocol, MeshProtocol};
 use crate::traffic::policy::RateLimit;
 
@@ -60,12 +61,16 @@ pub struct InboundPolicy {
     pub rates: Vec<RateLimit>,
     /// Who may call what.
     pub authorization: Authorization,
+    /// The network policies that isolate the pod for ingress; none where none does.
+    pub network: Option<Arc<Isolation>>,
 }
 
 /// Needed by a policy that has rates.
 pub const FEATURE_RATE_LIMIT: &str = "rate-limit/v1";
 /// Needed by a policy whose [`Authorization`] is not the default.
 pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
+/// Needed by a policy that has network policies.
+pub const FEATURE_NETWORK_POLICY: &str = "network-policy/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
@@ -73,13 +78,16 @@ pub const FEATURE_ROUTES: &str = "routes/v1";
 pub const FEATURE_OUTBOUND: &str = "outbound/v1";
 
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_OUTBOUND];
+pub const FEATURES: &[&str] =
+    &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_OUTBOUND, FEATURE_NETWORK_POLICY];
 
 /// What the pod's own programs may call. The default lets them call everything.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct OutboundPolicy {
     /// Features without which this policy cannot be enforced. One that this version lacks denies every call.
     pub required_features: Vec<String>,
+    /// The network policies that isolate the pod for egress; none where none does.
+    pub network: Option<Arc<Isolation>>,
 }
 
 /// Who is at the other end of an inbound connection.
@@ -186,6 +194,7 @@ mod tests {
             zone: "".into(),
             rates: vec![],
             authorization: Authorization::default(),
+            network: None,
         }
     }
 
@@ -217,7 +226,7 @@ mod tests {
     #[test]
     fn an_outbound_policy_that_needs_what_is_missing_denies() {
         assert_eq!(OutboundPolicy::default().decide(), Ok(()));
-        let policy = OutboundPolicy { required_features: vec![FEATURE_OUTBOUND.into(), "time-travel/v9".into()] };
+        let policy = OutboundPolicy { required_features: vec![FEATURE_OUTBOUND.into(), "time-travel/v9".into()], network: None };
         assert_eq!(policy.decide(), Err(Denial::FeatureMissing("time-travel/v9".into())));
     }
 

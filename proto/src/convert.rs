@@ -1,15 +1,19 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
 mod authorization;
+mod network_policy;
 mod traffic;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
-use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy};
+use weft_core::policy::{
+    FEATURE_AUTHORIZATION, FEATURE_NETWORK_POLICY, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy,
+};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
 use weft_core::traffic::route::InvalidPattern;
@@ -17,6 +21,7 @@ use weft_core::traffic::route::InvalidPattern;
 use crate::v1;
 
 pub use authorization::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to};
+pub use network_policy::{member_from, member_to};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
@@ -132,6 +137,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             rates: p.rates.iter().map(Into::into).collect(),
             zone: p.zone.to_string(),
             authorization: (p.authorization != Authorization::default()).then(|| (&p.authorization).into()),
+            network: p.network.as_deref().map(Into::into),
         }
     }
 }
@@ -147,6 +153,9 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
         if needs(FEATURE_RATE_LIMIT) && p.rates.is_empty() {
             return Err(WireError::Missing("rates"));
         }
+        if needs(FEATURE_NETWORK_POLICY) && p.network.is_none() {
+            return Err(WireError::Missing("network"));
+        }
         Ok(Self {
             mode: mode(p.mode)?,
             port_modes: p
@@ -159,20 +168,27 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
             authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            network: p.network.as_ref().map(|n| n.try_into().map(Arc::new)).transpose()?,
         })
     }
 }
 
 impl From<&OutboundPolicy> for v1::OutboundPolicy {
     fn from(p: &OutboundPolicy) -> Self {
-        Self { required_features: p.required_features.clone() }
+        Self { required_features: p.required_features.clone(), network: p.network.as_deref().map(Into::into) }
     }
 }
 
 impl TryFrom<&v1::OutboundPolicy> for OutboundPolicy {
     type Error = WireError;
     fn try_from(p: &v1::OutboundPolicy) -> Result<Self, WireError> {
-        Ok(Self { required_features: p.required_features.clone() })
+        if p.required_features.iter().any(|f| f == FEATURE_NETWORK_POLICY) && p.network.is_none() {
+            return Err(WireError::Missing("network"));
+        }
+        Ok(Self {
+            required_features: p.required_features.clone(),
+            network: p.network.as_ref().map(|n| n.try_into().map(Arc::new)).transpose()?,
+        })
     }
 }
 
@@ -339,6 +355,7 @@ mod tests {
             rates: vec![],
             zone: "".into(),
             authorization: Authorization::default(),
+            network: None,
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

@@ -11,8 +11,8 @@ mod convert;
 pub mod name;
 
 pub use convert::{
-    MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, policy_bytes, posture_to,
-    routes_from, routes_to,
+    MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, member_from, member_to,
+    policy_bytes, posture_to, routes_from, routes_to,
 };
 pub use name::ResourceName;
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use weft_core::network_policy::PeersId;
 use weft_core::service::ObjectRef;
 
 /// A resource's name.
@@ -27,12 +28,14 @@ pub enum ResourceName {
     Routes(ObjectRef),
     /// A service's traffic policy.
     Policy(ObjectRef),
+    /// Pods that network policies name.
+    Peers(PeersId),
 }
 
 /// A text that names no resource.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "resource name {0:?} is not known: use trust, mesh, inbound, outbound, address/IP, or one of service, endpoints, routes and policy with /NS/NAME"
+    "resource name {0:?} is not known: use trust, mesh, inbound, outbound, address/IP, peers/ID, or one of service, endpoints, routes and policy with /NS/NAME"
 )]
 pub struct UnknownName(String);
 
@@ -50,6 +53,7 @@ impl FromStr for ResourceName {
             Some(("endpoints", id)) => id.parse().map(Self::Endpoints).map_err(|_| bad()),
             Some(("routes", id)) => id.parse().map(Self::Routes).map_err(|_| bad()),
             Some(("policy", id)) => id.parse().map(Self::Policy).map_err(|_| bad()),
+            Some(("peers", id)) => id.parse().map(Self::Peers).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -67,6 +71,7 @@ impl fmt::Display for ResourceName {
             Self::Endpoints(id) => write!(f, "endpoints/{id}"),
             Self::Routes(id) => write!(f, "routes/{id}"),
             Self::Policy(id) => write!(f, "policy/{id}"),
+            Self::Peers(id) => write!(f, "peers/{id}"),
         }
     }
 }
@@ -88,6 +93,7 @@ mod tests {
             "endpoints/shop/web.v2",
             "routes/shop/web",
             "policy/shop/web",
+            "peers/00112233445566ff",
         ] {
             assert_eq!(name.parse::<ResourceName>().expect("known").to_string(), name);
         }

@@ -44,6 +44,7 @@ impl World {
             out,
             held: HashMap::new(),
             bases: HashMap::new(),
+            peers: HashMap::new(),
             set_hash: SetHash::default(),
             sent: 0,
             acknowledged: 0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_core::authorization::Authorization;
-use weft_core::policy::{FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_NETWORK_POLICY, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
@@ -59,17 +59,20 @@ impl Model {
         }
         let (mode, port_modes) = whole_override.map_or((whole, port_modes), |strict| (strict, vec![]));
         let (protocols, rates) = (self.declared(pod), self.rates_of(pod));
+        let network = self.network_ingress(pod);
         let required = (!rates.is_empty()).then(|| FEATURE_RATE_LIMIT.to_owned());
+        let required = required.into_iter().chain(network.iter().map(|_| FEATURE_NETWORK_POLICY.to_owned()));
         let zone = self.places.of(pod).zone;
         InboundPolicy {
             mode,
             port_modes,
             protocols,
-            required_features: required.into_iter().collect(),
+            required_features: required.collect(),
             rates,
             zone,
             // Written where policies are bytes already: see `authorize`.
             authorization: Authorization::default(),
+            network,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a pod's own programs may call.
 
+use weft_core::policy::{FEATURE_NETWORK_POLICY, OutboundPolicy};
 use weft_proto::v1;
 
 use super::Model;
@@ -7,8 +8,9 @@ use crate::objects::PodObject;
 
 impl Model {
     /// What a pod may call. Every pod has such a policy: its sidecar waits for it.
-    #[expect(clippy::unused_self, clippy::trivially_copy_pass_by_ref, reason = "what is written into it comes from objects")]
-    pub(super) fn outbound_of(&self, _pod: &PodObject) -> v1::OutboundPolicy {
-        v1::OutboundPolicy::default()
+    pub(super) fn outbound_of(&self, pod: &PodObject) -> v1::OutboundPolicy {
+        let network = self.network_egress(pod);
+        let required_features = network.iter().map(|_| FEATURE_NETWORK_POLICY.to_owned()).collect();
+        (&OutboundPolicy { required_features, network }).into()
     }
 }

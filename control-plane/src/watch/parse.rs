@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod network_policy;
 mod traffic;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use weft_core::identity::InvalidName;
 use weft_core::service::ObjectRef;
 
 use super::Problem;
+use crate::objects::network_policy::LABEL_NAMESPACE_NAME;
 use crate::objects::{
     EndpointSliceObject, Kind, LABEL_SERVICE_NAME, Labels, Metadata, NamespaceObject, Object, PodObject, PodSpec, PodStatus,
     ServiceObject, ServiceSpec, ServiceType, SliceEndpoint, SlicePort,
@@ -167,6 +169,7 @@ impl TypeMeta {
             ("v1", "List") => {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
+            ("networking.k8s.io/v1", "NetworkPolicy") => Ok(Kind::NetworkPolicy),
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
@@ -174,7 +177,7 @@ impl TypeMeta {
                     "kind",
                     format!(
                         "{version}/{kind} is not a kind that weft reads; known are v1/Namespace, v1/Service, v1/Pod, \
-                         discovery.k8s.io/v1/EndpointSlice, {known}"
+                         discovery.k8s.io/v1/EndpointSlice, networking.k8s.io/v1/NetworkPolicy, {known}"
                     ),
                 )
             }),
@@ -190,10 +193,12 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
             let mut metadata = m.metadata;
             metadata.namespace = Some(metadata.name.clone());
             let id = id(&metadata)?;
+            // As the API server has it, whatever somebody wrote.
+            metadata.labels.insert(LABEL_NAMESPACE_NAME.to_owned(), metadata.name.clone());
             Object::Namespace(Arc::new(NamespaceObject {
                 name: id.namespace.clone(),
                 id,
-                labels: ours(metadata.labels),
+                labels: metadata.labels,
                 annotations: ours(metadata.annotations),
                 terminating: metadata.deletion_timestamp.is_some(),
             }))
@@ -230,6 +235,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
         Kind::TrafficPolicy => traffic::policy(document)?,
         Kind::AuthorizationPolicy => authorization::policy(document)?,
+        Kind::NetworkPolicy => network_policy::policy(document)?,
     })
 }
 
@@ -249,7 +255,7 @@ fn slice(document: &impl Document) -> Result<EndpointSliceObject, Fault> {
     Ok(EndpointSliceObject { id, service, endpoints, ports: m.ports.unwrap_or_default() })
 }
 
-/// Labels or annotations that mean something to weft; others may be long, and change often.
+/// Annotations that mean something to weft; others may be long, and change often.
 fn ours(mut labels: Labels) -> Labels {
     labels.retain(|name, _| name.starts_with("weft.dev/"));
     labels
@@ -389,7 +395,7 @@ mod tests {
         });
         let Ok(Object::Namespace(read)) = from_json(Kind::Namespace, &namespace) else { panic!("a good one") };
         assert!(read.enabled());
-        assert_eq!(read.labels.len(), 1);
+        assert_eq!(read.labels.keys().collect::<Vec<_>>(), ["kubernetes.io/metadata.name", "other", "weft.dev/inject"]);
     }
 
     #[test]
