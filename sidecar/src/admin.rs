@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
+use weft_core::network_policy::Isolation;
 
 use crate::identity::unix_now;
 use crate::io::Dialer;
@@ -313,6 +314,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
             "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),
             "protocols": p.protocols.iter().map(|(port, p)| json!({"port": port, "protocol": format!("{p:?}")})).collect::<Vec<_>>(),
             "required_features": p.required_features,
+            "network_policies": p.network.as_deref().map(isolating),
             "authorization": {
                 "default": p.authorization.posture.to_string(),
                 "default_from": p.authorization.posture_from.to_string(),
@@ -322,10 +324,18 @@ pub fn config(shared: &Shared) -> serde_json::Value {
                 })).collect::<Vec<_>>(),
             },
         })),
-        "outbound": mesh.outbound.load().as_ref().map(|p| json!({"required_features": p.required_features})),
+        "outbound": mesh.outbound.load().as_ref().map(|p| json!({
+            "required_features": p.required_features,
+            "network_policies": p.network.as_deref().map(isolating),
+        })),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
     })
+}
+
+/// The network policies that isolate the pod one way.
+fn isolating(network: &Isolation) -> Vec<String> {
+    network.policies.iter().map(|p| p.id.to_string()).collect()
 }
 
 #[cfg(test)]

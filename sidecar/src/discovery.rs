@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::authorization::Authorization;
 use weft_core::backoff::Backoff;
+use weft_core::network_policy::{PeerSet, PeerSets, PeersId};
 use weft_core::policy::{FEATURE_OUTBOUND, FEATURES, InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
 use weft_core::traffic::{Route, TrafficPolicy};
@@ -19,12 +20,13 @@ use weft_proto::v1::discovery_client::DiscoveryClient;
 use weft_proto::v1::resource::Body;
 use weft_proto::v1::watch_request::Message as Request;
 use weft_proto::v1::watch_response::Message as Response;
-use weft_proto::{ResourceName, address_from, endpoint_from, v1};
+use weft_proto::{ResourceName, address_from, endpoint_from, member_from, member_to, v1};
 use weft_tls::TrustBundle;
 
 use crate::config::Config;
 use crate::control::{self, Trust};
 use crate::identity::{Current, Trusted, describe, random, serving};
+use crate::isolation::{self, Egress};
 use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
 use crate::service::{Facts, ServiceState, ServiceView};
 use crate::standing::Health;
@@ -80,6 +82,12 @@ pub struct Discovery {
     stale: HashSet<ObjectRef>,
     /// Services whose endpoints are coming in pieces.
     unfinished: HashSet<ObjectRef>,
+    /// The sets of pods that network policies name, whole.
+    peers: PeerSets,
+    /// Sets that are coming in pieces.
+    coming: HashMap<PeersId, PeerSet>,
+    /// Some set is another than workers see.
+    peers_changed: bool,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
     /// The control plane did not know a name that was held: an older replica. Only names that every version knows are told to it.
@@ -112,6 +120,9 @@ impl Discovery {
             states: HashMap::new(),
             stale: HashSet::new(),
             unfinished: HashSet::new(),
+            peers: PeerSets::new(),
+            coming: HashMap::new(),
+            peers_changed: false,
             kinds: HashMap::new(),
             waiting: HashMap::new(),
             plain_names: false,
@@ -346,8 +357,16 @@ impl Discovery {
     fn apply(&mut self, mut resource: v1::Resource) -> Result<(), Rejection> {
         let name: ResourceName = resource.name.parse().map_err(|e: weft_proto::name::UnknownName| e.to_string())?;
         let result = self.apply_body(&name, &mut resource);
-        // Endpoints that were rejected are no base for later changes.
-        if result.as_ref().is_err_and(|r| r == MISSING_BASE || matches!(name, ResourceName::Endpoints(_))) {
+        // What was rejected of these is no base for later changes.
+        if result
+            .as_ref()
+            .is_err_and(|r| r == MISSING_BASE || matches!(name, ResourceName::Endpoints(_) | ResourceName::Peers(_)))
+        {
+            self.held.remove(&name);
+            return result;
+        }
+        // A set that no policy names any more is dropped at both ends.
+        if matches!(name, ResourceName::Peers(_)) && resource.body.is_none() {
             self.held.remove(&name);
             return result;
         }
@@ -382,6 +401,8 @@ impl Discovery {
                     if self.mesh.inbound.load().as_ref().is_some_and(|before| before.zone != policy.zone) {
                         self.stale.extend(self.services.keys().cloned());
                     }
+                    // The sets that it names come before it.
+                    self.publish_peers();
                     self.mesh.govern(policy, &self.config.identity.spiffe_id());
                 }
                 Err(e) => {
@@ -392,7 +413,12 @@ impl Discovery {
             // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
             (ResourceName::Inbound | ResourceName::Outbound, None) if resource.version == 0 => {}
             (ResourceName::Outbound, Some(Body::Outbound(policy))) => match OutboundPolicy::try_from(policy) {
-                Ok(policy) => self.mesh.govern_outbound(policy),
+                Ok(policy) => {
+                    self.publish_peers();
+                    self.mesh.govern_outbound(policy);
+                    // Which endpoints may be called is another matter now.
+                    self.stale.extend(self.services.keys().cloned());
+                }
                 Err(e) => {
                     self.deny_outbound(&e);
                     return Err(text(&e));
@@ -453,6 +479,33 @@ impl Discovery {
                 resource.body = Some(Body::Endpoints(v1::Endpoints { endpoints: all, more }));
                 self.refresh(id, more);
             }
+            (ResourceName::Peers(id), Some(Body::Peers(wire))) => {
+                let (members, more) = (wire.members.iter().map(member_from).collect::<Result<_, _>>(), wire.more);
+                let members = members.map_err(|e| self.drop_peers(*id, &e))?;
+                self.take_peers(*id, members, more);
+            }
+            (ResourceName::Peers(id), Some(Body::PeersDelta(delta))) => {
+                let known = self.held.resources.get(name).is_some_and(|r| r.version == delta.base);
+                let base = self.coming.get(id).or_else(|| self.peers.get(id).map(|set| &**set)).filter(|_| known);
+                let Some(mut members) = base.cloned() else { return Err(MISSING_BASE.into()) };
+                let upserted = delta.upserted.iter().map(member_from).collect::<Result<Vec<_>, _>>();
+                let removed = delta.removed.iter().map(|a| address_from(a)).collect::<Result<Vec<_>, _>>();
+                let more = delta.more;
+                let (upserted, removed) = match (upserted, removed) {
+                    (Ok(upserted), Ok(removed)) => (upserted, removed),
+                    (Err(e), _) | (_, Err(e)) => return Err(self.drop_peers(*id, &e)),
+                };
+                members.retain(|address, _| !removed.contains(address));
+                members.extend(upserted);
+                // Kept whole, so that saved state stands alone.
+                let all = members.iter().map(|(a, m)| member_to(*a, m)).collect();
+                resource.body = Some(Body::Peers(v1::Peers { members: all, more }));
+                self.take_peers(*id, members, more);
+            }
+            (ResourceName::Peers(id), None) => {
+                self.coming.remove(id);
+                self.peers_changed |= self.peers.remove(id).is_some();
+            }
             (ResourceName::Endpoints(id), None) => {
                 self.unfinished.remove(id);
                 self.endpoints.remove(id);
@@ -481,13 +534,46 @@ impl Discovery {
             rates: vec![],
             zone: "".into(),
             authorization: Authorization::default(),
+            network: None,
         };
         self.mesh.govern(policy, &self.config.identity.spiffe_id());
     }
 
     /// Likewise: nothing is called until it can be read.
     fn deny_outbound(&self, why: &dyn std::fmt::Display) {
-        self.mesh.govern_outbound(OutboundPolicy { required_features: vec![format!("a policy that can be read ({why})")] });
+        self.mesh.govern_outbound(OutboundPolicy {
+            required_features: vec![format!("a policy that can be read ({why})")],
+            ..OutboundPolicy::default()
+        });
+    }
+
+    /// Takes a set of pods in, once all of it is there.
+    fn take_peers(&mut self, id: PeersId, members: PeerSet, more: bool) {
+        if more {
+            self.coming.insert(id, members);
+            return;
+        }
+        self.coming.remove(&id);
+        self.peers.insert(id, Arc::new(members));
+        self.peers_changed = true;
+    }
+
+    /// A set that cannot be read is as one that is not there: nobody is in it.
+    fn drop_peers(&mut self, id: PeersId, why: &dyn std::fmt::Display) -> Rejection {
+        self.coming.remove(&id);
+        self.peers_changed |= self.peers.remove(&id).is_some();
+        why.to_string()
+    }
+
+    /// Has workers see the sets of pods.
+    fn publish_peers(&mut self) {
+        if !std::mem::take(&mut self.peers_changed) {
+            return;
+        }
+        self.mesh.know_peers(self.peers.clone());
+        if isolation::is_isolated(&self.mesh) {
+            self.stale.extend(self.services.keys().cloned());
+        }
     }
 
     /// Gives a service's state its endpoints, once all of them are there.
@@ -514,13 +600,17 @@ impl Discovery {
         };
         let routes = self.routes.get(&service.id).map(Vec::as_slice).unwrap_or_default();
         let zone = self.mesh.inbound.load().as_ref().map(|p| p.zone.clone()).unwrap_or_default();
-        let facts = Facts { service, endpoints, routes, policy: &policy, zone: &zone };
+        let (outgoing, sets) = (self.mesh.outbound.load(), self.mesh.peers.load());
+        let network = outgoing.as_ref().and_then(|o| o.network.as_deref());
+        let egress = network.map(|network| Egress { network, sets: &sets });
+        let facts = Facts { service, endpoints, routes, policy: &policy, zone: &zone, egress };
         Some(ServiceView::new(facts, before, &self.config.net, self.mesh.now()))
     }
 
     /// Has workers see what was applied, and answers who waits.
     fn publish(&mut self) {
         let now = self.mesh.now();
+        self.publish_peers();
         self.publish_services();
         let current = self.mesh.addresses.load_full();
         let mut next = (*current).clone();
@@ -665,7 +755,7 @@ fn sorted(mut list: Vec<Endpoint>) -> Vec<Endpoint> {
 
 /// Whether every control plane knows the name.
 fn is_plain(name: &ResourceName) -> bool {
-    !matches!(name, ResourceName::Outbound)
+    !matches!(name, ResourceName::Outbound | ResourceName::Peers(_))
 }
 
 /// Whether a stream ended because the control plane does not know what was said to it.
@@ -673,7 +763,7 @@ fn knows_too_little(e: &anyhow::Error) -> bool {
     e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::InvalidArgument)
 }
 
-const MISSING_BASE: &str = "the endpoints that the change builds on are not held";
+const MISSING_BASE: &str = "what the change builds on is not held";
 
 fn subscribe(addresses: impl IntoIterator<Item = IpAddr>) -> Request {
     Request::Subscribe(v1::Subscribe { names: addresses.into_iter().map(|ip| ResourceName::Address(ip).to_string()).collect() })

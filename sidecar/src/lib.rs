@@ -13,6 +13,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod io;
+pub mod isolation;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;

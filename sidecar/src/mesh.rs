@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::authorization::Compiled;
 use weft_core::failure::{Failure, Reason};
+use weft_core::network_policy::PeerSets;
 use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
@@ -163,6 +164,8 @@ pub struct Mesh {
     pub services: ArcSwap<imbl::HashMap<ObjectRef, Arc<ServiceState>>>,
     pub inbound: ArcSwapOption<Governing>,
     pub outbound: ArcSwapOption<Outgoing>,
+    /// The sets of pods that network policies name.
+    pub peers: ArcSwap<PeerSets>,
     /// Counts policies, inbound and outbound ones: what a connection knows of one of another generation is asked anew.
     generation: AtomicU64,
     changed: watch::Sender<()>,
@@ -189,6 +192,7 @@ impl Mesh {
             services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
             outbound: ArcSwapOption::empty(),
+            peers: ArcSwap::default(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
@@ -251,6 +255,12 @@ impl Mesh {
     pub fn govern_outbound(&self, policy: OutboundPolicy) {
         let refused = policy.decide().err();
         self.outbound.store(Some(Arc::new(Outgoing { policy, refused })));
+        self.policy_changed();
+    }
+
+    /// Puts other sets of pods in force.
+    pub fn know_peers(&self, peers: PeerSets) {
+        self.peers.store(Arc::new(peers));
         self.policy_changed();
     }
 

@@ -80,8 +80,10 @@ pub struct Worker {
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
     pub copies: Rc<()>,
-    /// Wakes what is under way when another inbound policy is in force.
+    /// Wakes what is under way when another policy is in force.
     pub policy_changed: Notify,
+    /// Mesh peers that wait until a set of peers knows them.
+    pub waiting_peers: Cell<usize>,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -103,6 +105,7 @@ impl Worker {
             connections: TaskTracker::new(),
             copies: Rc::default(),
             policy_changed: Notify::new(),
+            waiting_peers: Cell::new(0),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
@@ -259,7 +262,7 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
     }
 }
 
-/// Wakes what is under way whenever the inbound policy changes.
+/// Wakes what is under way whenever a policy changes.
 async fn watch_policy(worker: Rc<Worker>) {
     let mut generations = worker.mesh().generations();
     while generations.changed().await.is_ok() {

@@ -51,6 +51,18 @@ fn policy_decides_as_the_page_says() {
     .run();
 }
 
+#[test]
+fn network_policies_hold_as_the_page_says() {
+    Recipes {
+        page: "docs/network-policy.md",
+        example: "examples/network-policy",
+        program: "orders.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/orders-0", "shop/report-0"],
+    }
+    .run();
+}
+
 impl Recipes {
     fn run(&self) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -89,7 +101,10 @@ fn in_force(world: &World, replicas: &[&str]) -> Vec<Value> {
     let of = |replica: &&str| {
         let config = world.config(replica);
         let services = config["addresses"].as_object().into_iter().flat_map(|all| all.values());
-        services.map(|service| service["traffic"].clone()).chain([config["inbound"].clone()]).collect::<Vec<_>>()
+        services
+            .map(|service| service["traffic"].clone())
+            .chain([config["inbound"].clone(), config["outbound"].clone()])
+            .collect::<Vec<_>>()
     };
     replicas.iter().flat_map(of).collect()
 }

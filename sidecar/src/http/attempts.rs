@@ -160,7 +160,7 @@ async fn try_once(
     let version = sink.version();
     let until = treatment.until();
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
-    let (guard, generation) = (Guard::own(worker, &lease, version).map(Box::new), worker.mesh().generation());
+    let (guard, generation) = (Guard::of_request(worker, &lease, version), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
             if let Some(guard) = &guard {

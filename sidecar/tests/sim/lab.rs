@@ -128,7 +128,7 @@ impl Lab {
             let endpoints: Vec<_> = (first..first + count).map(|n| endpoint(n, mesh)).collect();
             first += count;
             let policy = Arc::default();
-            let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone };
+            let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone, egress: None };
             let state = Arc::new(ServiceState::new(ServiceView::new(facts, None, &own.net, 0)));
             told.push(Told { service, endpoints, routes: vec![], policy, state });
         }
@@ -165,6 +165,7 @@ impl Lab {
             routes: &told.routes,
             policy: &told.policy,
             zone: self.zone,
+            egress: None,
         };
         let view = ServiceView::new(facts, Some(&told.state.view.load()), &self.caller.shared.config.net, self.now());
         told.state.view.store(Arc::new(view));

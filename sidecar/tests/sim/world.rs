@@ -53,6 +53,7 @@ pub(crate) fn inbound_policy(authorization: Authorization) -> InboundPolicy {
         rates: vec![],
         zone: "".into(),
         authorization,
+        network: None,
     }
 }
 
@@ -254,7 +255,7 @@ impl World {
         let endpoints: Vec<Endpoint> = plan.endpoints.iter().map(endpoint).collect();
         let callers = config(A, plan.workers, plan.options);
         let policy = Arc::default();
-        let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone: "" };
+        let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone: "", egress: None };
         let service = Arc::new(ServiceState::new(ServiceView::new(facts, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {
             let (kind, id) = plan.shown;
