@@ -209,6 +209,8 @@ pub struct AuthorizationFacts {
 /// A network policy, for people: sidecars have it in the policies of the pods that it is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkFacts {
+    /// Given by an API server alone.
+    pub uid: Option<String>,
     /// Whether it isolates for ingress, and for egress.
     pub isolates: (bool, bool),
     /// What of it weft does not enforce, and where.

@@ -190,7 +190,9 @@ impl Head {
     fn is_others(&self) -> bool {
         let (group, _) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
         match (group, self.kind.as_str()) {
-            ("", "Namespace" | "Service" | "Pod" | "List") | ("discovery.k8s.io", "EndpointSlice") | ("networking.k8s.io", "NetworkPolicy") => false,
+            ("", "Namespace" | "Service" | "Pod" | "List")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | ("networking.k8s.io", "NetworkPolicy") => false,
             (group, kind) if OURS.contains(&group) => OTHERS.contains(&kind),
             _ => true,
         }

@@ -284,7 +284,7 @@ impl Model {
                 Ok(content) => (content.ingress.is_some(), content.egress.is_some()),
                 Err(_) => (true, true),
             };
-            Arc::new(NetworkFacts { isolates, notes })
+            Arc::new(NetworkFacts { uid: policy.uid.clone(), isolates, notes })
         });
         put(&mut self.snapshot.networks, id, facts, |a, b| a == b);
     }

@@ -18,6 +18,8 @@ pub const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkPolicyObject {
     pub id: ObjectRef,
+    /// Given by an API server alone.
+    pub uid: Option<String>,
     /// Or the field that cannot be honoured, and why.
     pub content: Result<Arc<Content>, Wrong>,
 }

@@ -14,7 +14,7 @@ use super::PIECE;
 #[derive(Debug)]
 pub struct PeersEntry {
     pub version: Version,
-    pub members: PeerSet,
+    pub members: Arc<PeerSet>,
 }
 
 impl PeersEntry {
@@ -22,7 +22,7 @@ impl PeersEntry {
         let body = Body::Peers(v1::Peers { members: members.iter().map(|(a, m)| member_to(*a, m)).collect(), more: false });
         let mut bytes = Vec::new();
         body.encode(&mut bytes);
-        Arc::new(Self { version: Version::of(&bytes), members })
+        Arc::new(Self { version: Version::of(&bytes), members: Arc::new(members) })
     }
 
     /// What brings a sidecar that holds `base`, or nothing, to this version, in pieces: as endpoints are sent.

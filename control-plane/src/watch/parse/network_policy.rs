@@ -16,5 +16,5 @@ pub(super) fn policy(document: &impl Document) -> Result<Object, Fault> {
         spec.read().map_err(|(field, message)| Fault::new(format!("spec.{field}"), message))
     });
     let content = read.map(Arc::new).map_err(|fault| (fault.field, fault.message));
-    Ok(Object::NetworkPolicy(Arc::new(NetworkPolicyObject { id, content })))
+    Ok(Object::NetworkPolicy(Arc::new(NetworkPolicyObject { id, uid: head.metadata.uid, content })))
 }
