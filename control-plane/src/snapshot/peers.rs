@@ -55,3 +55,63 @@ impl PeersEntry {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::{address_from, member_from};
+
+    use super::*;
+
+    fn set(numbers: impl Iterator<Item = u16>, port: u16) -> PeerSet {
+        let member = || Member { pod: "shop/a".parse().expect("valid"), identity: None, port: Some(port) };
+        numbers.map(|i| (IpAddr::from([10, 1, i.to_be_bytes()[0], i.to_be_bytes()[1]]), member())).collect()
+    }
+
+    /// What a sidecar does with them.
+    fn apply(mut held: PeerSet, mut version: Version, pieces: Vec<(Version, Body)>) -> PeerSet {
+        let count = pieces.len();
+        for (i, (next, body)) in pieces.into_iter().enumerate() {
+            let (members, more) = match body {
+                Body::Peers(all) => {
+                    held.clear();
+                    (all.members, all.more)
+                }
+                Body::PeersDelta(delta) => {
+                    assert_eq!(delta.base, version.0);
+                    for address in &delta.removed {
+                        held.remove(&address_from(address).expect("valid"));
+                    }
+                    (delta.upserted, delta.more)
+                }
+                other => panic!("{other:?} is no set"),
+            };
+            assert!(members.len() <= PIECE && more == (i + 1 < count));
+            held.extend(members.iter().map(|m| member_from(m).expect("valid")));
+            version = next;
+        }
+        held
+    }
+
+    #[test]
+    fn pieces_lead_from_what_is_held_to_what_is() {
+        let sets = [
+            set(0..0, 1),
+            set(0..10, 1),
+            set(5..20, 1),
+            set(0..6_000, 1),
+            set(0..6_000, 2),
+            set((0..9_000).filter(|i| i % 3 != 0), 1),
+        ];
+        for before in &sets {
+            for after in &sets {
+                let (before, entry) = (PeersEntry::new(before.clone()), PeersEntry::new(after.clone()));
+                for base in [None, Some(&*before)] {
+                    let pieces = entry.pieces(base);
+                    assert_eq!(pieces.last().map(|(v, _)| *v), Some(entry.version));
+                    let held = base.map(|b| (*b.members).clone()).unwrap_or_default();
+                    assert_eq!(apply(held, before.version, pieces), *after);
+                }
+            }
+        }
+    }
+}
