@@ -251,7 +251,7 @@ async fn join(config: &Config, id: &SpiffeId, token: String) -> anyhow::Result<J
 
 async fn issue(channel: Channel, id: &SpiffeId, attestation: Attestation) -> anyhow::Result<Joined> {
     let key = PendingKey::generate()?;
-    let request = v1::IssueRequest { csr: key.request(id)?.into(), attestation: Some(attestation) };
+    let request = v1::IssueRequest { csr: key.request(id)?.into(), attestation: Some(attestation), application: false };
     let answer = CertificatesClient::new(channel).issue(request).await?.into_inner();
     let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let bundle = TrustBundle::try_from(answer.trust_bundle.as_ref().context("a bundle")?)?;
@@ -275,8 +275,11 @@ async fn rate(config: &Config, id: &SpiffeId, svids: &[Joined], plane: &Plane, t
             tokio::spawn(async move {
                 let mut client = CertificatesClient::new(channel);
                 for _ in 0..total / CONNECTIONS {
-                    let request =
-                        v1::IssueRequest { csr: csr.clone().into(), attestation: Some(Attestation::Renewal(v1::Renewal {})) };
+                    let request = v1::IssueRequest {
+                        csr: csr.clone().into(),
+                        attestation: Some(Attestation::Renewal(v1::Renewal {})),
+                        application: false,
+                    };
                     client.issue(request).await?;
                 }
                 anyhow::Ok(())

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::confine::Place;
+use crate::confine::{Identity, Place};
 use crate::console::{Console, Event, ServiceLine, Summary, WorkloadLine, millis};
 use crate::manifests::{self, ManifestDir};
 use crate::mesh_file::{Mesh, Probe};
@@ -183,6 +183,17 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
     for (name, value) in own {
         env.entry(name.to_owned()).or_insert(value);
     }
+    let dir = spec.run.join(rundir::PODS).join(index.to_string());
+    let shown = workload.workload_api.then(|| dir.join(sidecar::WORKLOAD_API));
+    if shown.is_some() {
+        let socket = spec.cover.join(sidecar::WORKLOAD_API).join(sidecar::WORKLOAD_SOCKET);
+        env.entry("SPIFFE_ENDPOINT_SOCKET".to_owned()).or_insert_with(|| format!("unix://{}", socket.display()));
+    }
+    let workload_api = workload.workload_api.then(|| match &spec.identities[replica.workload] {
+        Identity::Mapped { .. } => "network".to_owned(),
+        // The sidecar's user may not look at another user's processes.
+        Identity::User { uid, .. } => uid.to_string(),
+    });
     let place = Place {
         identity: spec.identities[replica.workload].clone(),
         workdir: workload.workdir.clone(),
@@ -201,11 +212,13 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
         v6: ipv6.then_some(replica.v6),
         meshed: workload.sidecar,
         rootless: spec.rootless,
-        dir: spec.run.join(rundir::PODS).join(index.to_string()),
+        dir,
         programs: spec.programs.clone(),
         health: workload.health.clone(),
+        workload_api,
         pod_spec: PodSpec {
             cover: spec.cover.clone(),
+            shown,
             place,
             command: workload.command.clone(),
             restart: workload.restart,

@@ -63,6 +63,8 @@ pub(crate) struct Workload {
     pub(crate) mtls: Option<MtlsMode>,
     /// Whether it is in the mesh; without a sidecar it speaks and is spoken to in plaintext.
     pub(crate) sidecar: bool,
+    /// Whether it is offered the SPIFFE Workload API.
+    pub(crate) workload_api: bool,
     pub(crate) health: Health,
     pub(crate) restart: Restart,
     /// Only as root.

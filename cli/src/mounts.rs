@@ -1,5 +1,6 @@
 //! The few mounts that a mesh needs, each in the mount namespace of the process that asks.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -26,6 +27,18 @@ pub(crate) fn private_memory(path: &Path) -> nix::Result<()> {
 pub(crate) fn cover(path: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("size=4k,mode=0555"))
+}
+
+/// The same, but that the directory `shown` is seen there, under its own name.
+pub(crate) fn cover_but(path: &Path, shown: &Path) -> std::io::Result<()> {
+    let kept = std::fs::File::open(shown)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("size=4k,mode=0555"))?;
+    let place = path.join(shown.file_name().unwrap_or_default());
+    std::fs::create_dir(&place)?;
+    bind(Path::new(&format!("/proc/self/fd/{}", kept.as_raw_fd())), &place)?;
+    mount(NONE, path, NONE, flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, Some("size=4k,mode=0555"))?;
+    Ok(())
 }
 
 /// Shows `from` at `to` as well. A symbolic link at `to` is followed.

@@ -115,6 +115,24 @@ impl Operator {
         Ok(answer.into_inner())
     }
 
+    /// Who is denied.
+    pub(crate) async fn trust_denials(&mut self) -> anyhow::Result<v1::TrustDenialsResponse> {
+        let answer = self.0.trust_denials(v1::TrustDenialsRequest {}).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Denies identities or certificates.
+    pub(crate) async fn trust_deny(&mut self, request: v1::TrustDenyRequest) -> anyhow::Result<v1::TrustDenialsResponse> {
+        let answer = self.0.trust_deny(request).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Takes entries off the control plane's own deny list.
+    pub(crate) async fn trust_permit(&mut self, subjects: Vec<String>) -> anyhow::Result<v1::TrustDenialsResponse> {
+        let answer = self.0.trust_permit(v1::TrustPermitRequest { subjects }).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
     /// What the control plane knows of the mesh.
     pub(crate) async fn status(&mut self) -> anyhow::Result<v1::StatusResponse> {
         let answer = self.0.status(v1::StatusRequest {}).await.map_err(|status| said(&status))?;

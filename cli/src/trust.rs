@@ -1,5 +1,7 @@
 //! `weft trust`: the roots that the mesh trusts, and how one follows another while everything runs.
 
+mod deny;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,6 +30,9 @@ pub(crate) enum TrustCommand {
     Finish(StepArgs),
     /// Go back to the old root; the new anchor is removed once no certificate that leads to it is served
     Abort(StepArgs),
+    /// Deny identities and certificates, and show who is denied
+    #[command(subcommand)]
+    Deny(deny::DenyCommand),
 }
 
 /// Which control plane is meant, and how it is printed.
@@ -79,6 +84,7 @@ pub(crate) fn main(command: &TrustCommand) -> anyhow::Result<ExitCode> {
             TrustCommand::Rotate(args) => (&args.status, step(Step::Rotate, args).await?),
             TrustCommand::Finish(args) => (&args.status, step(Step::Finish, args).await?),
             TrustCommand::Abort(args) => (&args.status, step(Step::Abort, args).await?),
+            TrustCommand::Deny(command) => return deny::run(command).await,
         };
         print(&match args.output {
             Format::Text => as_text(&status, duration::now()),
@@ -261,8 +267,18 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
             status.missing.iter().map(|m| vec![name(m), duration::brief(m.until.saturating_sub(now)), m.why.clone()]).collect();
         let _ = write!(text, "\nMISSING ({})\n{}", status.missing_total, table::render(&["POD", "UNTIL", "WHY"], &rows));
     }
+    for domain in &status.federated {
+        let ends = duration::brief(domain.not_after.saturating_sub(now));
+        let _ =
+            writeln!(text, "foreign domain {}: {} anchors, the first ends in {ends}", domain.trust_domain, domain.anchors.len());
+    }
+    if status.denied > 0 {
+        let _ = writeln!(text, "{} identities or certificates are denied: see `weft trust deny list`", status.denied);
+    }
     if !status.problem.is_empty() {
-        let _ = writeln!(text, "\nThe next step can't be taken, and is tried again: {}", status.problem);
+        let what =
+            if status.fixed.is_empty() { "The next step can't be taken" } else { "The CA that is given now is not in use" };
+        let _ = writeln!(text, "\n{what}, and is tried again: {}", status.problem);
     }
     if !status.fixed.is_empty() {
         let _ = writeln!(text, "\nThe root can't be rotated here: {}", status.fixed);
@@ -288,6 +304,10 @@ fn as_json(status: &TrustStatusResponse) -> Value {
         "spreadSeconds": status.spread_seconds,
         "fixed": status.fixed,
         "problem": status.problem,
+        "federated": status.federated.iter().map(|d| json!({
+            "trustDomain": d.trust_domain, "anchors": d.anchors, "notAfter": d.not_after,
+        })).collect::<Vec<_>>(),
+        "denied": status.denied,
     })
 }
 

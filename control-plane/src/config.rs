@@ -62,10 +62,15 @@ pub struct Config {
     )]
     pub mesh_ranges: Vec<IpNet>,
 
-    /// The CA's certificate chain (PEM: issuer first, root last); without it, made on first start: in the state directory, or on
+    /// The CA's certificate chain (PEM: issuer first, root last). It and the two files below may be replaced at any time. Without it, made on first start: in the state directory, or on
     /// Kubernetes in a Secret, which all replicas share
     #[arg(long, env = "WEFT_CA_CHAIN", value_name = "FILE", requires = "ca_key")]
     pub ca_chain: Option<PathBuf>,
+
+    /// The roots that sidecars are to trust (PEM, up to 16): with it the chain may end below its root, and another root can follow. Default: ca.crt
+    /// beside the chain, if it is there
+    #[arg(long, env = "WEFT_CA_BUNDLE", value_name = "FILE", requires = "ca_chain")]
+    pub ca_bundle: Option<PathBuf>,
 
     /// The issuer's private key (PEM, PKCS#8)
     #[arg(long, env = "WEFT_CA_KEY", value_name = "FILE", requires = "ca_chain")]
@@ -121,6 +126,14 @@ pub struct ClusterConfig {
     /// Name of this replica, for the Lease
     #[arg(long = "kube-replica", env = "HOSTNAME", value_name = "NAME", default_value = "weft-control-plane")]
     pub replica: String,
+}
+
+impl Config {
+    /// The files of a CA that is somebody else's; none where it is made here.
+    pub fn given_ca(&self) -> Option<crate::issue::given::Files> {
+        let (chain, key) = (self.ca_chain.clone()?, self.ca_key.clone()?);
+        Some(crate::issue::given::Files { chain, key, bundle: self.ca_bundle.clone() })
+    }
 }
 
 #[cfg(test)]

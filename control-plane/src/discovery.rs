@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::network_policy::PeersId;
-use weft_core::policy::{FEATURE_OUTBOUND, FEATURE_ROUTES};
+use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_OUTBOUND, FEATURE_ROUTES};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -23,6 +23,7 @@ use weft_proto::{ResourceName, v1};
 use weft_tls::LeafInfo;
 
 use crate::hub::{Hub, Subscription};
+use crate::issue::deny::Effective;
 use crate::issue::trust::records::{Records, Seat};
 use crate::server::{Peer, random, unix_now};
 use crate::snapshot::{EndpointsEntry, PIECE, PeersEntry, Place, View, Viewer};
@@ -42,6 +43,8 @@ pub struct DiscoveryService {
     pub hub: Arc<Hub>,
     /// Where it is noted what sidecars say that they serve and trust.
     pub records: Arc<Records>,
+    /// Who is denied: their streams end.
+    pub denials: watch::Receiver<Arc<Effective>>,
     pub heartbeat: Duration,
     /// How old a stream becomes, give or take a fifth: sidecars then connect anew, and so spread over replicas.
     pub max_age: Duration,
@@ -84,17 +87,24 @@ impl Discovery for DiscoveryService {
             fronts: HashSet::new(),
             budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
         };
-        let inbound = request.into_inner();
+        let (inbound, denied) = (request.into_inner(), denied(self.denials.clone(), info.clone()));
         let retired =
             retired(self.max_age.mul_f64(0.8 + 0.4 * fraction()), self.stopping.clone(), self.spread.mul_f64(fraction()));
         // The stream's own life bounds the task: it ends when the sidecar goes, misbehaves, or its certificate expires.
         tokio::spawn(async move {
-            if let Err(status) = session.run(inbound, &info, retired).await {
+            if let Err(status) = session.run(inbound, &info, (retired, denied)).await {
                 tracing::info!(id = %info.id, reason = status.message(), "discovery stream ended");
                 let _ = tx.try_send(Err(status));
             }
         });
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+/// Waits until an identity or its certificate is denied.
+async fn denied(mut denials: watch::Receiver<Arc<Effective>>, leaf: Arc<LeafInfo>) {
+    if denials.wait_for(|now| now.denied.has(&leaf)).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -160,9 +170,9 @@ impl Session {
         mut self,
         mut inbound: Streaming<v1::WatchRequest>,
         info: &LeafInfo,
-        retired: impl Future<Output = ()>,
+        (retired, denied): (impl Future<Output = ()>, impl Future<Output = ()>),
     ) -> Result<(), Status> {
-        tokio::pin!(retired);
+        tokio::pin!(retired, denied);
         let life = Duration::from_secs((info.not_after - unix_now()).max(0) as u64);
         let expiry = tokio::time::sleep(life);
         tokio::pin!(expiry);
@@ -174,6 +184,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate that this stream was opened with has expired: connect with the renewed one")),
+                () = &mut denied => return Err(Status::permission_denied(format!("{} is denied: see `weft trust deny list`", info.id))),
                 () = &mut retired => return Ok(()),
                 message = async { tokio::time::sleep_until(read_after).await; inbound.message().await } => match message? {
                     None => return Ok(()),
@@ -288,6 +299,7 @@ impl Session {
         }
         self.sub.status().version = hello.version.chars().take(40).collect();
         self.serves(hello.serving);
+        self.sub.status().knows_denials = hello.features.iter().any(|f| f == FEATURE_DENY_LIST);
         self.routes = hello.features.iter().any(|f| f == FEATURE_ROUTES);
         let known: Vec<_> = self.held.keys().cloned().collect();
         for name in known {

@@ -3,9 +3,12 @@
 pub mod authority;
 pub mod ca;
 pub mod csr;
+pub mod deny;
+pub mod given;
 pub mod kubernetes;
 pub mod service;
 pub mod token;
+pub mod tokens;
 pub mod trust;
 
 use std::io::Write;

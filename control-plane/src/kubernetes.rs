@@ -99,7 +99,7 @@ impl Cluster {
                 stop.run_until_cancelled(following).await;
             });
         }
-        let bundles = bundle::Bundles { client: self.client.clone(), anchors: ca.anchor_pem() };
+        let bundles = bundle::Bundles { client: self.client.clone(), ca: ca.clone() };
         tasks.spawn(bundles.run(hub.meshed(), led.clone()));
         let (totals, counts) = watch::channel(uptake::Counts::new());
         let uptake = uptake::Uptake { client: self.client.clone(), namespace, me, hub: hub.clone() };

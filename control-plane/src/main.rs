@@ -16,6 +16,7 @@ use weft_control_plane::config::Config;
 use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
+use weft_control_plane::issue::given;
 use weft_control_plane::issue::service::CertificatesService;
 use weft_control_plane::issue::trust::Trust;
 use weft_control_plane::issue::trust::living::Living;
@@ -26,6 +27,7 @@ use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, Oper
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
 use weft_control_plane::watch::{Batch, Problem};
+use weft_core::service::ObjectRef;
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
@@ -54,9 +56,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     health.is_now(Stage::Waiting("the CA"));
     let Some(ca) = stop.run_until_cancelled(source.ca(&config)).await else { return Ok(()) };
     let ca = Arc::new(ca?);
+    source.keep_denials(&config, &ca)?;
     let model = model(&config, &ca);
     let hub = Hub::new(model.snapshot().clone());
     health.follow(hub.clone());
+    health.tells_of_ca(ca.clone());
     let (proof, tokens) = source.proof(&config, &hub)?;
     let listener = server::listen(config.listen).await?;
     let address = listener.local_addr()?;
@@ -100,12 +104,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let discovery = DiscoveryService {
         hub: hub.clone(),
         records: ca.records().clone(),
+        denials: ca.denials().follow(),
         heartbeat: Duration::from_secs(config.heartbeat.into()),
         max_age: Duration::from_secs(config.stream_age.into()),
         stopping: stopping.clone(),
         spread: drain / 3,
     };
-    let certificates = CertificatesService { ca: ca.clone(), proof };
+    let models = hub.clone();
+    let has_pod = Arc::new(move |pod: &ObjectRef, sa: &str| models.snapshot().has_pod(pod, sa));
+    let certificates = CertificatesService { ca: ca.clone(), proof, has_pod };
     let mut tasks = source.write(&config, &ca, &hub, &health, &stop);
     let workloads = server::workload_server()
         .add_service(CertificatesServer::new(certificates).max_decoding_message_size(64 * 1024))
@@ -114,6 +121,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
     tokio::spawn(look(living, hub.clone()));
+    tokio::spawn(expire_denials(ca.clone()));
+    if let Some(files) = config.given_ca() {
+        tokio::spawn(given::follow(files, ca.clone()));
+    }
     let mut rotating = tokio::spawn(trust.run());
     health.is_now(Stage::Serving);
     tracing::info!(%address, anchor = %ca.anchor_hash(), trust_domain = %config.trust_domain, "ready");
@@ -149,7 +160,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 fn model(config: &Config, ca: &Ca) -> Model {
-    let trust = Entry::new(Body::Trust(ca.now().told()));
+    let trust = Entry::new(Body::Trust(ca.told()));
     let mesh = Entry::new(Body::Mesh(v1::Mesh {
         trust_domain: config.trust_domain.to_string(),
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
@@ -183,20 +194,30 @@ async fn look(living: Arc<Living>, hub: Arc<Hub>) {
     }
 }
 
+/// Has denials fall out whose time is over.
+async fn expire_denials(ca: Arc<Ca>) {
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        ca.denials().expire(server::unix_now());
+    }
+}
+
 /// The model's one writer.
 async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, ca: Arc<Ca>, hub: Arc<Hub>, complete: watch::Sender<bool>) {
     let mut reported = Vec::new();
-    let mut standing = ca.standing();
+    let (mut standing, mut denials) = (ca.standing(), ca.denials().follow());
     // It may be another since the model was made.
     standing.mark_changed();
     loop {
         let batch = tokio::select! {
             biased;
-            changed = standing.changed() => {
+            changed = async { tokio::select! { changed = standing.changed() => changed, changed = denials.changed() => changed } } => {
                 if changed.is_err() {
                     return;
                 }
-                let trust = Entry::new(Body::Trust(standing.borrow_and_update().told()));
+                standing.mark_unchanged();
+                denials.mark_unchanged();
+                let trust = Entry::new(Body::Trust(ca.told()));
                 let changed = model.trust(trust);
                 hub.publish(model.snapshot().clone(), &changed);
                 continue;
@@ -206,6 +227,8 @@ async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, ca: Arc<Ca>
         let Some(batch) = batch else { return };
         report(&batch.problems, &mut reported);
         let changed = model.apply(batch.changes);
+        // Before anybody is served: who is denied must not slip in meanwhile.
+        ca.denials().says(model.said());
         hub.set_problems(batch.problems.into_iter().chain(model.problems()).chain(model.notes()).collect());
         if !changed.is_empty() {
             tracing::debug!(generation = model.snapshot().generation, changed = changed.len(), "published");

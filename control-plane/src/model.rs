@@ -9,6 +9,7 @@ mod places;
 mod policies;
 mod routes;
 pub mod status;
+mod trusting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use weft_core::{Namespace, SpiffeId, TrustDomain};
 use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
 
+use crate::issue::deny::Said;
 use crate::objects::traffic::ParentRef;
 use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectKey, PodObject, ServiceObject};
 use crate::snapshot::{Entry, PodFacts, Snapshot};
@@ -31,6 +33,7 @@ use places::Places;
 use policies::Policies;
 use routes::Routes;
 use status::{ObjectStatus, Outcome, RouteStatus, Statuses};
+use trusting::Trusting;
 
 pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 
@@ -76,6 +79,7 @@ pub struct Model {
     policies: Policies,
     authorizations: Authorizations,
     networks: Networks,
+    trusting: Trusting,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -99,6 +103,7 @@ impl Model {
             policies: Policies::default(),
             authorizations: Authorizations::default(),
             networks: Networks::default(),
+            trusting: Trusting::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -121,7 +126,13 @@ impl Model {
 
     /// What of the objects cannot be honoured.
     pub fn problems(&self) -> Vec<Problem> {
-        self.problems.values().flatten().cloned().collect()
+        let trusting = self.trusting.said(&self.trust_domain, self.authorizations.home()).1;
+        self.problems.values().flatten().cloned().chain(trusting).collect()
+    }
+
+    /// What manifests say of foreign trust domains, and of who is denied.
+    pub fn said(&self) -> Said {
+        self.trusting.said(&self.trust_domain, self.authorizations.home()).0
     }
 
     /// What of network policies is not enforced, and where: no fault of theirs.
@@ -251,6 +262,8 @@ impl Model {
                 dirty.statuses.insert(key.clone());
                 dirty.governed.extend(self.policies.touched_by_policy(key));
             }
+            // Asked for as a whole, by `said`.
+            Kind::Federation | Kind::IdentityDenial => {}
             Kind::AuthorizationPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
@@ -317,6 +330,8 @@ impl Model {
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
             Kind::NetworkPolicy => self.networks.remove(&key.id),
+            Kind::Federation => drop(self.trusting.federations.remove(&key.id)),
+            Kind::IdentityDenial => drop(self.trusting.denials.remove(&key.id)),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -366,6 +381,8 @@ impl Model {
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
             Object::NetworkPolicy(o) => self.networks.insert(o),
+            Object::Federation(o) => drop(self.trusting.federations.insert(o.id.clone(), o)),
+            Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
         }
     }
 

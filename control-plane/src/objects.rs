@@ -4,6 +4,7 @@
 pub mod authorization;
 pub mod network_policy;
 pub mod traffic;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use weft_core::{Name, Namespace};
 use authorization::AuthorizationObject;
 use network_policy::NetworkPolicyObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
+use trust::{DenialObject, FederationObject};
 
 /// An object of a kind that the mesh reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,6 +34,8 @@ pub enum Object {
     TrafficPolicy(Arc<PolicyObject>),
     AuthorizationPolicy(Arc<AuthorizationObject>),
     NetworkPolicy(Arc<NetworkPolicyObject>),
+    Federation(Arc<FederationObject>),
+    IdentityDenial(Arc<DenialObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -56,6 +60,9 @@ pub enum Kind {
     TrafficPolicy,
     AuthorizationPolicy,
     NetworkPolicy,
+    /// `FederatedTrustDomain`.
+    Federation,
+    IdentityDenial,
 }
 
 impl Kind {
@@ -75,6 +82,8 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::Federation => "FederatedTrustDomain",
+            Self::IdentityDenial => "IdentityDenial",
         }
     }
 
@@ -98,7 +107,7 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::Federation | Self::IdentityDenial => "weft.dev/v1alpha1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
@@ -126,6 +135,8 @@ impl Object {
             Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
             Self::NetworkPolicy(o) => (Kind::NetworkPolicy, &o.id),
+            Self::Federation(o) => (Kind::Federation, &o.id),
+            Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

@@ -13,6 +13,7 @@ use weft_proto::v1::operator_server::Operator;
 use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
+use crate::issue::deny::DenyError;
 use crate::issue::token::Tokens;
 use crate::issue::trust::{Trust, TrustError};
 use crate::server::unix_now;
@@ -81,7 +82,7 @@ impl Operator for OperatorService {
             anchors: self.ca.now().bundle.hashes(self.ca.domain()).collect(),
             generation: snapshot.generation,
             sidecars: self.hub.statuses(),
-            problems: self.hub.problems().iter().map(problem).collect(),
+            problems: self.hub.problems().iter().chain(&self.ca_problem()).map(problem).collect(),
             services: snapshot.services.len() as u32,
             workloads: snapshot.inbound.len() as u32,
             mtls: self.mtls.to_string(),
@@ -91,6 +92,24 @@ impl Operator for OperatorService {
 
     async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
         Ok(Response::new(self.trust.status()))
+    }
+
+    async fn trust_denials(&self, _: Request<v1::TrustDenialsRequest>) -> Result<Response<v1::TrustDenialsResponse>, Status> {
+        Ok(Response::new(self.denials()))
+    }
+
+    async fn trust_deny(&self, request: Request<v1::TrustDenyRequest>) -> Result<Response<v1::TrustDenialsResponse>, Status> {
+        let r = request.into_inner();
+        self.ca.denials().deny(&r.subjects, &r.reason, r.until, unix_now()).map_err(|e| undone(&e))?;
+        tracing::info!(subjects = ?r.subjects, until = r.until, "denied");
+        Ok(Response::new(self.denials()))
+    }
+
+    async fn trust_permit(&self, request: Request<v1::TrustPermitRequest>) -> Result<Response<v1::TrustDenialsResponse>, Status> {
+        let r = request.into_inner();
+        self.ca.denials().permit(&r.subjects).map_err(|e| undone(&e))?;
+        tracing::info!(subjects = ?r.subjects, "no longer denied");
+        Ok(Response::new(self.denials()))
     }
 
     async fn trust_rotate(&self, request: Request<v1::TrustRotateRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
@@ -106,6 +125,36 @@ impl Operator for OperatorService {
     async fn trust_abort(&self, request: Request<v1::TrustAbortRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
         self.trust.abort(&request.into_inner().give_up).map_err(|e| refused(&e))?;
         Ok(Response::new(self.trust.status()))
+    }
+}
+
+impl OperatorService {
+    /// Why the CA that is given now is not in use.
+    fn ca_problem(&self) -> Option<crate::watch::Problem> {
+        let message = self.ca.problem();
+        (!message.is_empty()).then(|| crate::watch::Problem { place: "CA".into(), field: String::new(), message })
+    }
+
+    fn denials(&self) -> v1::TrustDenialsResponse {
+        let effective = self.ca.denials().now();
+        let entries = effective.entries.iter().map(|entry| v1::DeniedEntry {
+            subject: entry.subject.to_string(),
+            reason: entry.term.reason.clone(),
+            until: entry.term.expires.unwrap_or_default(),
+            source: entry.source.as_ref().map(ToString::to_string).unwrap_or_default(),
+        });
+        let unaware = self.hub.statuses().into_iter().filter(|s| !s.knows_denials).map(|s| format!("{}/{}", s.namespace, s.pod));
+        v1::TrustDenialsResponse { entries: entries.collect(), unaware: unaware.take(1_000).collect() }
+    }
+}
+
+fn undone(e: &DenyError) -> Status {
+    match e {
+        DenyError::Subject { .. } | DenyError::Reason | DenyError::Past(_) | DenyError::Many(_) => {
+            Status::invalid_argument(e.to_string())
+        }
+        DenyError::NotThere(_) => Status::not_found(e.to_string()),
+        DenyError::NotKept | DenyError::Io { .. } | DenyError::Damaged { .. } => Status::failed_precondition(e.to_string()),
     }
 }
 

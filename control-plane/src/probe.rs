@@ -18,6 +18,8 @@ use weft_core::admission::Limits;
 
 use crate::accept::{self, Gate, Incoming as Accepted};
 use crate::hub::Hub;
+use crate::issue::ca::Ca;
+use crate::server::unix_now;
 
 /// Connections at once, so that a flood of them costs nothing else.
 const MAX_CONNECTIONS: usize = 64;
@@ -36,6 +38,7 @@ pub enum Stage {
 pub struct Health {
     stage: ArcSwap<Stage>,
     hub: OnceLock<Arc<Hub>>,
+    ca: OnceLock<Arc<Ca>>,
     /// Whether it holds the Lease.
     pub leading: AtomicBool,
     /// Pods without the sidecar that they should have.
@@ -48,6 +51,7 @@ impl Health {
         Arc::new(Self {
             stage: ArcSwap::from_pointee(Stage::Waiting("its start")),
             hub: OnceLock::new(),
+            ca: OnceLock::new(),
             leading: AtomicBool::new(false),
             strays: AtomicUsize::new(0),
             gates: ArcSwap::default(),
@@ -61,6 +65,11 @@ impl Health {
     /// Has problems and counts told as well, once there is something that has them.
     pub fn follow(&self, hub: Arc<Hub>) {
         let _ = self.hub.set(hub);
+    }
+
+    /// Has the CA told of.
+    pub fn tells_of_ca(&self, ca: Arc<Ca>) {
+        let _ = self.ca.set(ca);
     }
 
     /// Has the connections of one more port told.
@@ -96,7 +105,8 @@ impl Health {
             ("problems", "Problems that stand; `weft status` names them.", hub.map_or(0, |h| h.problems().len())),
         ];
         let gauges: String = table
-            .iter()
+            .into_iter()
+            .chain(self.ca.get().map(|ca| of_ca(ca)).into_iter().flatten())
             .map(|(name, help, value)| {
                 let name = format!("weft_control_plane_{name}");
                 format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
@@ -104,6 +114,27 @@ impl Health {
             .collect();
         gauges + &accept::metrics(&self.gates.load())
     }
+}
+
+/// What is told of the CA.
+fn of_ca(ca: &Ca) -> [(&'static str, &'static str, usize); 4] {
+    let standing = ca.now();
+    let seconds = |at: i64| usize::try_from(at - unix_now()).unwrap_or_default();
+    let issuer = usize::try_from(standing.authority.remaining().as_secs()).unwrap_or(usize::MAX);
+    [
+        ("issuer_expiry_seconds", "Seconds until the certificate ends that others are signed with.", issuer),
+        (
+            "anchor_expiry_seconds",
+            "Seconds until the root ends under which certificates are issued.",
+            seconds(standing.authority.anchor_ends()),
+        ),
+        (
+            "ca_refused",
+            "Whether the CA that is given now is not in use; `weft status` says why.",
+            usize::from(!ca.problem().is_empty()),
+        ),
+        ("identities_denied", "Identities and certificates that are denied.", ca.denials().now().entries.len()),
+    ]
 }
 
 /// Binds, then serves until the process ends. Gives the address, in case the port was left open.

@@ -173,14 +173,14 @@ fn peer_of(tls: &TlsStream<TcpStream>) -> Peer {
 
 fn tls_config(ca: &Ca) -> anyhow::Result<rustls::ServerConfig> {
     let provider = weft_tls::provider();
-    let verifier = Arc::new(ClientVerifier::optional(provider.clone(), ca.now().bundle.clone()));
+    let verifier = Arc::new(ClientVerifier::optional(provider.clone(), ca.checked_by()));
     Ok(weft_tls::server_config(&provider, verifier, &ca.own_svid()?, &[b"h2"]))
 }
 
 /// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone, and when the issuer
 /// was renewed or the root is rotated: by other anchors others are checked, too.
 async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
-    let mut standing = ca.standing();
+    let (mut standing, mut denials) = (ca.standing(), ca.denials().follow());
     loop {
         // A certificate ends with its issuer at the latest.
         let left = standing.borrow_and_update().authority.remaining();
@@ -188,6 +188,7 @@ async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
         tokio::select! {
             () = tokio::time::sleep(renewal_delay(life, random())) => {}
             changed = standing.changed() => if changed.is_err() { return },
+            changed = denials.changed() => if changed.is_err() { return },
         }
         match tls_config(&ca) {
             Ok(fresh) => config.store(Arc::new(fresh)),

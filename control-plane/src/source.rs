@@ -9,7 +9,6 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_core::service::ObjectRef;
 
 use crate::config::{Config, SourceConfig};
 use crate::hub::Hub;
@@ -38,10 +37,22 @@ impl Source {
     /// The CA: given as files, or where this source keeps one.
     pub async fn ca(&self, config: &Config) -> anyhow::Result<Ca> {
         let domain = config.trust_domain.clone();
-        match (&config.ca_chain, &config.ca_key, self) {
-            (Some(chain), Some(key), _) => Ok(Ca::open(domain, &ca::Source::Given { chain, key })?),
-            (_, _, Self::Directory(_)) => Ok(Ca::open(domain, &ca::Source::Kept(&config.state.join("ca")))?),
-            (_, _, Self::Cluster(cluster)) => cluster.ca(config).await,
+        match (config.given_ca(), self) {
+            (Some(files), _) => Ok(Ca::open(domain, &ca::Source::Given(&files))?),
+            (None, Self::Directory(_)) => Ok(Ca::open(domain, &ca::Source::Kept(&config.state.join("ca")))?),
+            (None, Self::Cluster(cluster)) => cluster.ca(config).await,
+        }
+    }
+
+    /// Has what operators deny kept in the state directory, where there is one that lasts: a cluster keeps it as objects.
+    pub fn keep_denials(&self, config: &Config, ca: &Ca) -> anyhow::Result<()> {
+        match self {
+            Self::Directory(_) => {
+                crate::issue::private_dir(&config.state)
+                    .with_context(|| format!("the state directory {}", config.state.display()))?;
+                Ok(ca.denials().keep_in(&config.state.join("denied.json"))?)
+            }
+            Self::Cluster(_) => Ok(()),
         }
     }
 
@@ -50,9 +61,8 @@ impl Source {
         match self {
             Self::Directory(_) => {
                 let tokens = Tokens::open(&config.state.join("tokens")).context("the state directory's tokens")?;
-                let (tokens, hub) = (Arc::new(tokens), hub.clone());
-                let has_pod = Arc::new(move |pod: &ObjectRef, sa: &str| hub.snapshot().has_pod(pod, sa));
-                Ok((Proof::Joining { tokens: tokens.clone(), has_pod }, Some(tokens)))
+                let tokens = Arc::new(tokens);
+                Ok((Proof::Joining { tokens: tokens.clone() }, Some(tokens)))
             }
             Self::Cluster(cluster) => Ok((Proof::Kubernetes(cluster.pod_tokens(config, hub)), None)),
         }

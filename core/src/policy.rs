@@ -74,12 +74,21 @@ pub const FEATURE_NETWORK_POLICY: &str = "network-policy/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
+/// The feature of refusing identities and certificates that a trust bundle denies.
+pub const FEATURE_DENY_LIST: &str = "deny-list/v1";
 /// Had by a sidecar that asks an [`OutboundPolicy`] before it connects: it waits for one before it is ready.
 pub const FEATURE_OUTBOUND: &str = "outbound/v1";
 
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] =
-    &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_OUTBOUND, FEATURE_NETWORK_POLICY];
+pub const FEATURES: &[&str] = &[
+    "mtls-mode/v1",
+    FEATURE_RATE_LIMIT,
+    FEATURE_AUTHORIZATION,
+    FEATURE_ROUTES,
+    FEATURE_OUTBOUND,
+    FEATURE_NETWORK_POLICY,
+    FEATURE_DENY_LIST,
+];
 
 /// What the pod's own programs may call. The default lets them call everything.
 #[derive(Clone, PartialEq, Debug, Default)]

@@ -9,7 +9,7 @@ use weft_core::wellknown::{SIDECAR_CONTAINER, SIDECAR_PORTS, SIDECAR_UID};
 
 use crate::error::{InjectError, excerpt};
 use crate::manifest::{Container, Object, Pod, flag_in, list_in, malformed, object_in, text_in, whole_number_in};
-use crate::names::{REDIRECT_CONTAINER, VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE};
+use crate::names::{REDIRECT_CONTAINER, VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE, VOLUME_WORKLOAD_API};
 use crate::options::NamespaceFacts;
 
 /// The one capability that our own init container adds.
@@ -146,7 +146,7 @@ pub(crate) fn names_are_free(pod: &Pod<'_>) -> Result<(), InjectError> {
     }
     for (index, volume) in pod.volumes.unwrap_or_default().iter().enumerate() {
         let volume_name = volume.get("name").and_then(Value::as_str);
-        for name in [VOLUME_TOKEN, VOLUME_STATE, VOLUME_TRUST_BUNDLE] {
+        for name in [VOLUME_TOKEN, VOLUME_STATE, VOLUME_TRUST_BUNDLE, VOLUME_WORKLOAD_API] {
             if volume_name == Some(name) {
                 return Err(InjectError::NameTaken { at: format!("a volume (spec.volumes[{index}])"), name });
             }

@@ -49,9 +49,11 @@ pub const ANNOTATION_IDLE_TIMEOUT: &str = "weft.dev/idle-timeout";
 pub const ANNOTATION_DRAIN_GRACE: &str = "weft.dev/drain-grace";
 /// Option: how long what is under way may then take to end; 20s by default.
 pub const ANNOTATION_DRAIN_TIMEOUT: &str = "weft.dev/drain-timeout";
+/// Option: `enabled` offers the pod's containers the SPIFFE Workload API; `disabled` by default.
+pub const ANNOTATION_WORKLOAD_API: &str = "weft.dev/workload-api";
 
 /// The options of a pod, which a namespace may set for all of its pods.
-pub const POD_OPTIONS: [&str; 14] = [
+pub const POD_OPTIONS: [&str; 15] = [
     ANNOTATION_SKIP_INBOUND_PORTS,
     ANNOTATION_SKIP_OUTBOUND_PORTS,
     ANNOTATION_SKIP_SUBNETS,
@@ -66,6 +68,7 @@ pub const POD_OPTIONS: [&str; 14] = [
     ANNOTATION_IDLE_TIMEOUT,
     ANNOTATION_DRAIN_GRACE,
     ANNOTATION_DRAIN_TIMEOUT,
+    ANNOTATION_WORKLOAD_API,
 ];
 
 /// Annotation on a namespace: what its pods may not ask for, joined by commas: `skip-inbound-ports`,
@@ -84,6 +87,8 @@ pub const VOLUME_TOKEN: &str = "weft-token";
 pub const VOLUME_STATE: &str = "weft-state";
 /// The volume with the anchors by which the sidecar first knows the control plane.
 pub const VOLUME_TRUST_BUNDLE: &str = "weft-trust-bundle";
+/// The volume with the socket of the Workload API, which the sidecar shares with the pod's other containers, and they with nobody.
+pub const VOLUME_WORKLOAD_API: &str = "weft-workload-api";
 
 /// The audience of the sidecar's token; a token for any other is worth nothing to the control plane.
 pub const TOKEN_AUDIENCE: &str = "weft";
@@ -97,6 +102,10 @@ pub const MOUNT_TOKEN: &str = "/run/weft/token";
 pub const MOUNT_STATE: &str = "/run/weft/state";
 /// Where [`VOLUME_TRUST_BUNDLE`] is mounted in the sidecar.
 pub const MOUNT_TRUST_BUNDLE: &str = "/run/weft/trust-bundle";
+/// Where [`VOLUME_WORKLOAD_API`] is mounted, in every container.
+pub const MOUNT_WORKLOAD_API: &str = "/run/weft/workload-api";
+/// The variable by which SPIFFE's libraries find the Workload API (SPIFFE Workload Endpoint, section 4).
+pub const ENV_SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// The sidecar's variable with the checks that it makes for the kubelet: an object of `CONTAINER/PROBE` to
 /// `{"check": "tcp"|"http"|"grpc", "port": …, "timeout_secs": …, …}`.

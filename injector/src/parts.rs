@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use weft_core::wellknown::{PORT_ADMIN, SIDECAR_CONTAINER, SIDECAR_UID};
 
+use crate::error::InjectError;
 use crate::guard::NET_ADMIN;
+use crate::manifest::{Container, list_in};
 use crate::names::{
-    FILE_ANCHORS, FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, REDIRECT_CONTAINER, TOKEN_AUDIENCE, VERIFY_ARGUMENTS,
-    VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE,
+    ENV_SPIFFE_ENDPOINT_SOCKET, FILE_ANCHORS, FILE_TOKEN, MOUNT_STATE, MOUNT_TOKEN, MOUNT_TRUST_BUNDLE, MOUNT_WORKLOAD_API,
+    REDIRECT_CONTAINER, TOKEN_AUDIENCE, VERIFY_ARGUMENTS, VERIFY_CONTAINER, VOLUME_STATE, VOLUME_TOKEN, VOLUME_TRUST_BUNDLE,
+    VOLUME_WORKLOAD_API,
 };
 use crate::options::InjectorOptions;
+use crate::patch::PatchOp;
 use crate::probes::literal;
 use crate::settings::{Settings, Share, Skips};
 
@@ -103,6 +107,14 @@ fn joined<T: ToString>(entries: &BTreeSet<T>) -> String {
 /// ready; as an ordinary container it can only say whether it is. `probes` is its variable with the checks that it
 /// makes for the kubelet.
 pub(crate) fn sidecar_container(options: &InjectorOptions, settings: &Settings, probes: Option<Value>) -> Value {
+    let mut mounts = vec![
+        json!({ "name": VOLUME_TOKEN, "mountPath": MOUNT_TOKEN, "readOnly": true }),
+        json!({ "name": VOLUME_STATE, "mountPath": MOUNT_STATE }),
+        json!({ "name": VOLUME_TRUST_BUNDLE, "mountPath": MOUNT_TRUST_BUNDLE, "readOnly": true }),
+    ];
+    if settings.workload_api {
+        mounts.push(json!({ "name": VOLUME_WORKLOAD_API, "mountPath": MOUNT_WORKLOAD_API }));
+    }
     let mut container = json!({
         "name": SIDECAR_CONTAINER,
         "image": options.sidecar_image,
@@ -121,11 +133,7 @@ pub(crate) fn sidecar_container(options: &InjectorOptions, settings: &Settings, 
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            { "name": VOLUME_TOKEN, "mountPath": MOUNT_TOKEN, "readOnly": true },
-            { "name": VOLUME_STATE, "mountPath": MOUNT_STATE },
-            { "name": VOLUME_TRUST_BUNDLE, "mountPath": MOUNT_TRUST_BUNDLE, "readOnly": true },
-        ],
+        "volumeMounts": mounts,
     });
     let ready = json!({ "path": "/ready", "port": PORT_ADMIN });
     if options.native_sidecar {
@@ -156,6 +164,11 @@ fn environment(options: &InjectorOptions, settings: &Settings, probes: Option<Va
         is("WEFT_STATE", format!("{MOUNT_STATE}/kept")),
         is("WEFT_ADMIN_SOCKET", format!("{MOUNT_STATE}/admin.sock")),
     ];
+    if settings.workload_api {
+        variables.push(is("WEFT_WORKLOAD_API", workload_socket()));
+        // Containers do not see each other's processes: what tells the pod's own is that they have the volume.
+        variables.push(is("WEFT_WORKLOAD_API_CALLERS", "volume".to_owned()));
+    }
     variables.extend(settings.environment.iter().map(|(name, value)| is(name, literal(value))));
     variables.extend(probes);
     variables
@@ -178,15 +191,44 @@ fn resources(settings: &Settings) -> Value {
     json!({ "requests": requests, "limits": limits })
 }
 
-/// The volumes, all of them for the sidecar alone.
-pub(crate) fn volumes(options: &InjectorOptions) -> Vec<Value> {
+fn workload_socket() -> String {
+    format!("{MOUNT_WORKLOAD_API}/socket")
+}
+
+/// What a container of the pod's own gets, so that SPIFFE's libraries find the Workload API. One that has the variable or the place already keeps
+/// what it has.
+pub(crate) fn offer_workload_api(container: &Container<'_>) -> Result<Vec<PatchOp>, InjectError> {
+    let mut ops = Vec::new();
+    let mut add = |key: &str, known: &str, mark: &str, value: Value| {
+        let list = list_in(container.object, &container.at, key)?;
+        let pointer = format!("{}/{key}", container.pointer);
+        match list {
+            Some(list) if list.iter().any(|entry| entry.get(known).and_then(Value::as_str) == Some(mark)) => {}
+            Some(_) => ops.push(PatchOp::add(format!("{pointer}/-"), value)),
+            None => ops.push(PatchOp::add(pointer, Value::Array(vec![value]))),
+        }
+        Ok::<_, InjectError>(())
+    };
+    let mount = json!({ "name": VOLUME_WORKLOAD_API, "mountPath": MOUNT_WORKLOAD_API, "readOnly": true });
+    add("volumeMounts", "mountPath", MOUNT_WORKLOAD_API, mount)?;
+    let variable = json!({ "name": ENV_SPIFFE_ENDPOINT_SOCKET, "value": format!("unix://{}", workload_socket()) });
+    add("env", "name", ENV_SPIFFE_ENDPOINT_SOCKET, variable)?;
+    Ok(ops)
+}
+
+/// The volumes; all but that of the Workload API are the sidecar's alone.
+pub(crate) fn volumes(options: &InjectorOptions, settings: &Settings) -> Vec<Value> {
     let token = json!({ "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME_SECS, "path": FILE_TOKEN });
-    vec![
+    let mut volumes = vec![
         json!({ "name": VOLUME_TOKEN, "projected": { "sources": [{ "serviceAccountToken": token }] } }),
         json!({ "name": VOLUME_STATE, "emptyDir": { "medium": "Memory", "sizeLimit": STATE_SIZE } }),
         json!({
             "name": VOLUME_TRUST_BUNDLE,
             "configMap": { "name": options.trust_bundle, "items": [{ "key": FILE_ANCHORS, "path": FILE_ANCHORS }] },
         }),
-    ]
+    ];
+    if settings.workload_api {
+        volumes.push(json!({ "name": VOLUME_WORKLOAD_API, "emptyDir": { "medium": "Memory", "sizeLimit": "64Ki" } }));
+    }
+    volumes
 }

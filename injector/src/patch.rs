@@ -206,8 +206,13 @@ fn operations(
     list.push(sidecar);
 
     let mut ops = probes.ops;
+    if settings.workload_api {
+        for container in &pod.containers {
+            ops.extend(parts::offer_workload_api(container)?);
+        }
+    }
     ops.extend(annotate(pod, &annotations));
-    append(&mut ops, "/spec/volumes", pod.volumes.is_some(), parts::volumes(options));
+    append(&mut ops, "/spec/volumes", pod.volumes.is_some(), parts::volumes(options, settings));
     prepend(&mut ops, "/spec/initContainers", pod.init_containers.is_some(), init);
     prepend(&mut ops, "/spec/containers", true, ordinary);
     Ok(ops)

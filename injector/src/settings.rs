@@ -12,6 +12,7 @@ use crate::names::{
     ANNOTATION_CONNECT_TIMEOUT, ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_DRAIN_GRACE, ANNOTATION_DRAIN_TIMEOUT,
     ANNOTATION_IDLE_TIMEOUT, ANNOTATION_LOG, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST, ANNOTATION_REWRITE_PROBES,
     ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS, ANNOTATION_WORKERS,
+    ANNOTATION_WORKLOAD_API,
 };
 use crate::options::{Bypass, NamespaceFacts};
 use crate::quantity::Quantity;
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) cpu: Share,
     pub(crate) memory: Share,
     pub(crate) skips: Skips,
+    /// Whether the containers are offered the Workload API.
+    pub(crate) workload_api: bool,
     /// The sidecar's variables for what it is told directly.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
@@ -115,6 +118,18 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// An option that reads `enabled` or `disabled`; it is disabled where nobody says so.
+fn enabled(asked: &Asked<'_>, name: &'static str) -> Result<bool, InjectError> {
+    match asked.option(name)? {
+        None => Ok(false),
+        Some(said) => match said.text.trim() {
+            "enabled" => Ok(true),
+            "disabled" => Ok(false),
+            _ => Err(said.wrong("it should read \"enabled\" or \"disabled\"")),
+        },
+    }
+}
+
 impl Settings {
     pub(crate) fn parse(asked: &Asked<'_>) -> Result<Self, InjectError> {
         let mut environment = Vec::new();
@@ -134,6 +149,7 @@ impl Settings {
                 DEFAULT_MEMORY_REQUEST,
                 Some(DEFAULT_MEMORY_LIMIT),
             )?,
+            workload_api: enabled(asked, ANNOTATION_WORKLOAD_API)?,
             skips: Skips {
                 inbound_ports: list(asked, ANNOTATION_SKIP_INBOUND_PORTS, port)?,
                 outbound_ports: list(asked, ANNOTATION_SKIP_OUTBOUND_PORTS, port)?,

@@ -7,6 +7,12 @@ pub mod v1 {
     tonic::include_proto!("weft.v1");
 }
 
+/// The SPIFFE Workload API, generated from `spiffe/workload.proto`.
+#[allow(missing_docs, clippy::pedantic, clippy::large_enum_variant, reason = "generated")]
+pub mod spiffe {
+    tonic::include_proto!("_");
+}
+
 mod convert;
 pub mod name;
 

@@ -228,6 +228,16 @@ fn metrics(shared: &Shared) -> String {
             identity.as_ref().map_or(0, |i| i.svid.info().not_after) as f64,
         ),
         (
+            "weft_certificate_anchor_not_after_seconds",
+            "When the anchor ends that the certificate in use leads to, in seconds since the Unix epoch; 0 without one.",
+            identity.as_ref().map_or(0, |i| i.anchor_ends) as f64,
+        ),
+        (
+            "weft_identities_denied",
+            "Identities and certificates that are refused though anchors vouch for them.",
+            identity.as_ref().map_or(0, |i| i.bundle.denied().len()) as f64,
+        ),
+        (
             "weft_certificate_renewal_failing_since_seconds",
             "Since when renewal has failed, in seconds since the Unix epoch; 0 where it does not.",
             shared.mesh.renewal_failing_since.load(std::sync::atomic::Ordering::Relaxed) as f64,
@@ -309,6 +319,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
         "anchors": identity.as_ref().map(|i| i.bundle.domains()
             .map(|(domain, anchors)| (domain.to_string(), json!(anchors.iter().map(|a| weft_tls::anchor_hash(a)).collect::<Vec<_>>())))
             .collect::<serde_json::Map<_, _>>()),
+        "denied": identity.as_ref().map(|i| i.bundle.denied().len()),
         "inbound": mesh.inbound.load().as_ref().map(|p| json!({
             "mode": p.mode.to_string(),
             "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),

@@ -20,6 +20,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     #[command(flatten)]
     pub admin: AdminConfig,
+    #[command(flatten)]
+    pub workload: WorkloadConfig,
 
     /// Worker threads; 0 follows the cgroup's CPU quota, at most one per core
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 0)]
@@ -178,6 +180,18 @@ pub struct AdminConfig {
     /// Checks of the application that the admin port makes at /probe/NAME, for who may not ask the application itself
     #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "{}")]
     pub probes: crate::probe::Checks,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct WorkloadConfig {
+    /// Unix socket for the pod's own application: the SPIFFE Workload API; none without it
+    #[arg(long, env = "WEFT_WORKLOAD_API", value_name = "PATH")]
+    pub workload_api: Option<PathBuf>,
+
+    /// Who is answered there: `network` (processes in the sidecar's network namespace that it can look at), user ids joined by commas, or
+    /// `volume` (whoever reaches the socket, where it is in a volume of the pod's own)
+    #[arg(long, env = "WEFT_WORKLOAD_API_CALLERS", value_name = "WHO", default_value = "network")]
+    pub workload_api_callers: crate::workload::callers::Callers,
 }
 
 /// Reads `250ms`, `2s`, `5m` or `1h`.

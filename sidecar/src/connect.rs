@@ -17,7 +17,7 @@ use weft_core::SpiffeId;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::policy::Tcp;
-use weft_tls::{ServerVerifier, VerifyError, verify_error};
+use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
@@ -309,11 +309,29 @@ impl Worker {
         let stream = stream.connect_tls(config, name).await.map_err(|e| tls_failure(&e, address))?;
         self.metrics.handshake();
         // Without this the peer would read our first byte as something else.
-        match stream.tls_facts().and_then(|f| f.alpn) {
+        let facts = stream.tls_facts();
+        if let Some(leaf) = facts.as_ref().and_then(|f| LeafInfo::read(f.peer.as_ref()?).ok())
+            && !self.rests_on(&leaf, &stream)
+        {
+            let detail = format!("{address}: {} was denied meanwhile", leaf.id);
+            return Err(Failure::upstream(Reason::UpstreamDenied, Retryable::Unprocessed).detail(detail));
+        }
+        match facts.and_then(|f| f.alpn) {
             Some(alpn) if alpn == protocol.alpn() => Ok(stream),
             other => Err(Failure::upstream(Reason::UpstreamTls, Retryable::Unprocessed)
                 .detail(format!("{address} does not speak {protocol}: it chose {other:?}"))),
         }
+    }
+
+    /// Notes that a connection rests on a peer's certificate; false, and the connection is to be reset, where that is believed no more.
+    pub fn rests_on(&self, peer: &LeafInfo, stream: &Stream) -> bool {
+        let own = self.mesh().identity.load();
+        if own.as_ref().is_none_or(|own| own.bundle.gave_up(peer)) {
+            stream.reset();
+            return false;
+        }
+        self.links.add(peer.clone(), stream.socket());
+        true
     }
 
     fn client_config(&self, identity: &SpiffeId, protocol: MeshProtocol) -> Result<Arc<rustls::ClientConfig>, Failure> {
@@ -347,8 +365,11 @@ fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
 
 fn tls_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     let verify = as_tls_error(e).and_then(verify_error);
-    let reason =
-        if matches!(verify, Some(VerifyError::Identity { .. })) { Reason::UpstreamIdentity } else { Reason::UpstreamTls };
+    let reason = match verify {
+        Some(VerifyError::Identity { .. }) => Reason::UpstreamIdentity,
+        Some(VerifyError::Denied { .. }) => Reason::UpstreamDenied,
+        _ => Reason::UpstreamTls,
+    };
     let text = verify.map_or_else(|| e.to_string(), ToString::to_string);
     Failure::upstream(reason, Retryable::Unprocessed).detail(format!("{address}: {text}"))
 }

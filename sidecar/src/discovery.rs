@@ -380,6 +380,7 @@ impl Discovery {
         match (name, resource.body.as_ref()) {
             (ResourceName::Trust, Some(Body::Trust(wire))) => {
                 let bundle = TrustBundle::try_from(wire).map_err(|e| text(&e))?;
+                self.mesh.handing.hear_keys(wire);
                 self.trust.send_replace(Some(Trusted { bundle: Arc::new(bundle), issuing: wire.issuing.clone() }));
             }
             (ResourceName::Mesh, Some(Body::Mesh(mesh))) => {

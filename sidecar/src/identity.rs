@@ -45,6 +45,9 @@ pub struct Keeper {
     asked: Asked,
     /// The next certificate is asked for with the join token, though there is one.
     rejoin: bool,
+    /// When the application's first certificate is asked for, and how long after a failure.
+    hand_at: Instant,
+    hand_again: Backoff,
 }
 
 /// A renewal that the control plane asked for, because it issues under another anchor now.
@@ -86,7 +89,18 @@ pub fn unix_now() -> i64 {
 impl Keeper {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, Current) {
         let (current, watched) = watch::channel(None);
-        (Self { config, mesh, current, generation: 0, key: None, asked: Asked::default(), rejoin: false }, watched)
+        let keeper = Self {
+            config,
+            mesh,
+            current,
+            generation: 0,
+            key: None,
+            asked: Asked::default(),
+            rejoin: false,
+            hand_at: Instant::now(),
+            hand_again: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+        };
+        (keeper, watched)
     }
 
     /// Puts a certificate and bundle to use.
@@ -95,7 +109,7 @@ impl Keeper {
         let identity = Arc::new(Identity::new(self.generation, svid, bundle));
         let info = identity.svid.info();
         tracing::info!(id = %info.id, serial = %info.serial, not_after = info.not_after, anchor = %identity.anchor, "certificate in use");
-        self.mesh.identity.store(Some(identity.clone()));
+        self.mesh.adopt(identity.clone());
         self.current.send_replace(Some(identity));
     }
 
@@ -114,6 +128,8 @@ impl Keeper {
                 (_, Some(_)) => backoff.next_wait(random()),
                 (Some(identity), None) => self.until_renewal(&identity.svid),
             };
+            let mesh = self.mesh.clone();
+            let lacks = self.current.borrow().is_some() && mesh.handing.svid.borrow().is_none();
             tokio::select! {
                 biased;
                 changed = trust.changed() => {
@@ -124,13 +140,19 @@ impl Keeper {
                     self.take_over(told);
                     continue;
                 }
+                () = async {
+                    mesh.handing.asked().await;
+                    tokio::time::sleep_until(self.hand_at).await;
+                }, if lacks => {
+                    self.hand().await;
+                    continue;
+                }
                 () = sleep_by_wall_clock(wait) => {}
             }
-            match self.issue().await {
+            match self.renew().await {
                 Ok((svid, bundle)) => {
                     failing_since = None;
                     backoff.reset();
-                    self.key = None;
                     self.asked.due = None;
                     self.rejoin = false;
                     self.mesh.renewal_failing_since.store(0, Relaxed);
@@ -184,7 +206,48 @@ impl Keeper {
         }
     }
 
-    async fn issue(&mut self) -> anyhow::Result<(Svid, Arc<TrustBundle>)> {
+    /// A new certificate for the sidecar, and, before that, one for the application if it has ever asked: whoever serves a certificate that was issued
+    /// later has none left that was issued before, the application's included, and so says the record of what was issued.
+    async fn renew(&mut self) -> anyhow::Result<(Svid, Arc<TrustBundle>)> {
+        let application = if self.mesh.handing.is_asked() && self.current.borrow().is_some() {
+            let key = PendingKey::generate()?;
+            Some(self.issue(&key, true).await.context("the application's certificate")?.0)
+        } else {
+            None
+        };
+        // A lost answer is asked for again with the same key, which a join token allows; a new issue has a new key.
+        let key = match self.key.take() {
+            Some(key) => key,
+            None => PendingKey::generate()?,
+        };
+        let issued = self.issue(&key, false).await;
+        if issued.is_err() {
+            self.key = Some(key);
+        } else if let Some(svid) = application {
+            self.mesh.handing.svid.send_replace(Some(svid));
+        }
+        issued
+    }
+
+    /// The application has asked for the first time.
+    async fn hand(&mut self) {
+        let issued = match PendingKey::generate() {
+            Ok(key) => self.issue(&key, true).await,
+            Err(e) => Err(e.into()),
+        };
+        match issued {
+            Ok((svid, _)) => {
+                tracing::info!(serial = %svid.info().serial, "the application has a certificate of its own");
+                self.mesh.handing.svid.send_replace(Some(svid));
+            }
+            Err(e) => {
+                tracing::warn!("no certificate for the application yet: {e:#}");
+                self.hand_at = Instant::now() + self.hand_again.next_wait(random());
+            }
+        }
+    }
+
+    async fn issue(&mut self, key: &PendingKey, application: bool) -> anyhow::Result<(Svid, Arc<TrustBundle>)> {
         let id = SpiffeId::new(
             self.config.identity.trust_domain.clone(),
             self.config.identity.identity.namespace.clone(),
@@ -207,12 +270,7 @@ impl Keeper {
             };
             (control::connect(&self.config, Trust::Pinned(anchor)).await?, Attestation::JoinToken(token))
         };
-        // A lost answer is asked for again with the same key, which a join token allows; a new issue has a new key.
-        if self.key.is_none() {
-            self.key = Some(PendingKey::generate()?);
-        }
-        let key = self.key.as_ref().context("made just above")?;
-        let request = v1::IssueRequest { csr: key.request(&id)?.into(), attestation: Some(attestation) };
+        let request = v1::IssueRequest { csr: key.request(&id)?.into(), attestation: Some(attestation), application };
         let mut client = CertificatesClient::new(channel);
         let answer = tokio::time::timeout(Duration::from_secs(10), client.issue(request))
             .await

@@ -11,7 +11,7 @@ use weft_core::failure::{Failure, Reason};
 use weft_core::policy::Caller;
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
-use weft_tls::{LeafInfo, verify_error};
+use weft_tls::{LeafInfo, VerifyError, verify_error};
 
 use crate::authorize::{Guard, while_allowed};
 use crate::connect::Destination;
@@ -102,7 +102,8 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
         Some(Ok(Err(e))) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
             tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
-            return worker.metrics.refused(Reason::UpstreamTls);
+            let is_denied = matches!(as_tls_error(&e).and_then(verify_error), Some(VerifyError::Denied { .. }));
+            return worker.metrics.refused(if is_denied { Reason::Denied } else { Reason::UpstreamTls });
         }
         Some(Err(_)) => {
             tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
@@ -115,6 +116,10 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let (Some(protocol), Some(leaf)) = (protocol, leaf) else {
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::ProtocolMismatch));
     };
+    if !worker.rests_on(&leaf, &stream) {
+        tracing::info!(%client, id = %leaf.id, "mesh peer refused: it was denied meanwhile");
+        return worker.metrics.refused(Reason::Denied);
+    }
     // A connection ends by the earlier of the two certificates.
     let until = leaf.not_after.min(identity.svid.info().not_after);
     let life = Duration::from_secs((until - unix_now()).max(0) as u64);

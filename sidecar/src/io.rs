@@ -119,6 +119,14 @@ impl Socket {
         }
     }
 
+    /// Ends it both ways at once, while others use it: they see the end of it, and the peer a reset.
+    pub fn cut(&self) {
+        match self {
+            Self::Tcp(s) => s.cut(),
+            Self::Memory(s) => s.cut(),
+        }
+    }
+
     /// The address at the other end.
     pub fn peer(&self) -> SocketAddr {
         match self {

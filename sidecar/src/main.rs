@@ -16,7 +16,7 @@ use weft_sidecar::identity::{Current, Keeper, random};
 use weft_sidecar::mesh::Mesh;
 use weft_sidecar::saved::Store;
 use weft_sidecar::worker::{Listeners, Shared, Worker};
-use weft_sidecar::{admin, worker};
+use weft_sidecar::{admin, worker, workload};
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
@@ -60,6 +60,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         tokio::spawn(save(store, mesh.clone(), identity.clone(), to_save));
     }
+    workload::serve(&config, &mesh, &identity)?;
     let keeping = tokio::spawn(keeper.run(trust));
     let discovering = tokio::spawn(discovery.run(identity, lookups, saver));
     tokio::spawn(tell_when_ready(mesh));

@@ -28,6 +28,7 @@ use crate::authorize;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
 use crate::standing::Health;
+use crate::workload::Handing;
 
 /// The certificate in use, the bundle, and what follows from them.
 pub struct Identity {
@@ -36,6 +37,8 @@ pub struct Identity {
     pub svid: Svid,
     /// SHA-256 of the anchor that the certificate leads to; empty where the bundle has none such.
     pub anchor: String,
+    /// When that anchor ends, in seconds since the Unix epoch; 0 where there is none.
+    pub anchor_ends: i64,
     pub bundle: Arc<TrustBundle>,
     pub provider: Arc<CryptoProvider>,
     /// For mesh peers that come in.
@@ -49,7 +52,9 @@ impl Identity {
         let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
         let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
         let anchor = bundle.vouching(svid.chain(), UnixTime::now()).unwrap_or_default();
-        Self { generation, svid, anchor, bundle, provider, server }
+        let anchors = bundle.facts(svid.info().id.trust_domain());
+        let anchor_ends = anchors.into_iter().find(|(hash, _)| *hash == anchor).map_or(0, |(_, ends)| ends);
+        Self { generation, svid, anchor, anchor_ends, bundle, provider, server }
     }
 }
 
@@ -171,12 +176,15 @@ pub struct Mesh {
     changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
     pub identity: ArcSwapOption<Identity>,
+    identity_changed: watch::Sender<()>,
     /// Since when the certificate could not be renewed, in seconds since the Unix epoch; 0 where it can.
     pub renewal_failing_since: AtomicI64,
     /// The generation of the identity that is on disk; the greatest number where nothing is kept there.
     pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
+    /// What the application is given.
+    pub handing: Handing,
     lookups: mpsc::Sender<Lookup>,
     started: Instant,
 }
@@ -197,9 +205,11 @@ impl Mesh {
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
             identity: ArcSwapOption::empty(),
+            identity_changed: watch::Sender::new(()),
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
+            handing: Handing::default(),
             lookups,
             started: Instant::now(),
         };
@@ -286,6 +296,17 @@ impl Mesh {
     /// Tells of every new generation.
     pub fn generations(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Puts certificate and anchors to use.
+    pub fn adopt(&self, identity: Arc<Identity>) {
+        self.identity.store(Some(identity));
+        self.identity_changed.send_replace(());
+    }
+
+    /// Tells of every change of the anchors, and of who is denied.
+    pub fn bundles(&self) -> watch::Receiver<()> {
+        self.identity_changed.subscribe()
     }
 
     /// What an address stands for. No answer is an error inside the mesh ranges (Invariant 1), and "unknown" outside.

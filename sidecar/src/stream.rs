@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::pool::Buffers;
 
 /// The two ends of a byte stream are read and written through `&self`: one future may read while another writes.
 pub struct Stream {
-    socket: Socket,
+    socket: Rc<Socket>,
     /// Bytes that were read before it was known what they are, and are to be read again.
     early: RefCell<Bytes>,
     tls: Option<Box<RefCell<Tls>>>,
@@ -46,7 +46,7 @@ pub struct TlsFacts {
 impl Stream {
     /// A stream in the clear.
     pub fn plain(socket: Socket, buffers: Buffers) -> Self {
-        Self { socket, early: RefCell::default(), tls: None, buffers, ended: Cell::new(false) }
+        Self { socket: Rc::new(socket), early: RefCell::default(), tls: None, buffers, ended: Cell::new(false) }
     }
 
     /// Puts bytes back that were read already.
@@ -290,6 +290,11 @@ impl Stream {
     /// Has the peer see a reset, never a clean end.
     pub fn reset(&self) {
         self.socket.reset_on_drop();
+    }
+
+    /// Its socket, for whoever may have to cut it.
+    pub fn socket(&self) -> Weak<Socket> {
+        Rc::downgrade(&self.socket)
     }
 
     /// The address at the other end.

@@ -24,6 +24,7 @@ use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
 use crate::io::{Dial, Dialer, Listener, Socket};
+use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
 use crate::pool::Buffers;
@@ -76,6 +77,8 @@ pub struct Worker {
     pub buffers: Buffers,
     pub pools: Pools,
     pub metrics: WorkerMetrics,
+    /// Connections that rest on a peer's certificate.
+    pub links: Links,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -101,6 +104,7 @@ impl Worker {
             buffers: Buffers::default(),
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone()),
+            links: Links::default(),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),
@@ -193,6 +197,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             }
             let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
             let watcher = tokio::task::spawn_local(watch_policy(Rc::clone(&worker)));
+            let trusting = tokio::task::spawn_local(watch_trust(Rc::clone(&worker)));
             worker.shared.closing.cancelled().await;
             worker.connections.close();
             tokio::select! {
@@ -204,6 +209,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             }
             sweeper.abort();
             watcher.abort();
+            trusting.abort();
         })
         .await;
 }
@@ -267,6 +273,19 @@ async fn watch_policy(worker: Rc<Worker>) {
     let mut generations = worker.mesh().generations();
     while generations.changed().await.is_ok() {
         worker.policy_changed.notify_waiters();
+    }
+}
+
+/// Cuts what is open with whoever is believed no more, as soon as that is known.
+async fn watch_trust(worker: Rc<Worker>) {
+    let mut bundles = worker.mesh().bundles();
+    loop {
+        if let Some(identity) = &*worker.mesh().identity.load() {
+            worker.links.cut(&identity.bundle);
+        }
+        if bundles.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -180,7 +180,7 @@ pub async fn issue(
     attestation: Option<Attestation>,
 ) -> Result<v1::IssueResponse, Status> {
     let csr = key.request(id).expect("a request").into();
-    let request = v1::IssueRequest { csr, attestation };
+    let request = v1::IssueRequest { csr, attestation, application: false };
     CertificatesClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
 }
 

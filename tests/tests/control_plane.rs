@@ -74,7 +74,7 @@ async fn a_join_token_is_good_for_one_key_of_one_pod_for_a_while() {
     assert_eq!(nothing.code(), Code::InvalidArgument, "no attestation: {nothing}");
     let nonsense = refused(&channel, &other, &web, token("weft1.nonsense")).await;
     assert_eq!(nonsense.code(), Code::InvalidArgument, "no token: {nonsense}");
-    let garbage = v1::IssueRequest { csr: b"garbage".to_vec().into(), attestation: token(&second) };
+    let garbage = v1::IssueRequest { csr: b"garbage".to_vec().into(), attestation: token(&second), application: false };
     let garbage = CertificatesClient::new(channel.clone()).issue(garbage).await.expect_err("it should be refused");
     assert_eq!(garbage.code(), Code::InvalidArgument, "no request: {garbage}");
     let unproved = refused(&channel, &other, &web, Some(RENEWAL)).await;

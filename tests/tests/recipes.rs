@@ -63,6 +63,18 @@ fn network_policies_hold_as_the_page_says() {
     .run();
 }
 
+#[test]
+fn identities_are_believed_as_the_page_says() {
+    Recipes {
+        page: "docs/identity.md",
+        example: "examples/policy",
+        program: "orders.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/orders-0", "shop/orders-1"],
+    }
+    .run();
+}
+
 impl Recipes {
     fn run(&self) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -101,10 +113,8 @@ fn in_force(world: &World, replicas: &[&str]) -> Vec<Value> {
     let of = |replica: &&str| {
         let config = world.config(replica);
         let services = config["addresses"].as_object().into_iter().flat_map(|all| all.values());
-        services
-            .map(|service| service["traffic"].clone())
-            .chain([config["inbound"].clone(), config["outbound"].clone()])
-            .collect::<Vec<_>>()
+        let more = ["inbound", "outbound", "anchors", "denied"].map(|field| config[field].clone());
+        services.map(|service| service["traffic"].clone()).chain(more).collect::<Vec<_>>()
     };
     replicas.iter().flat_map(of).collect()
 }

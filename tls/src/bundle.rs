@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls::server::danger::ClientCertVerifier as _;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::KeyUsage;
 use weft_core::TrustDomain;
 use weft_proto::v1;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::leaf::LeafInfo;
-use crate::verify::ClientVerifier;
+use crate::denied::Denied;
+use crate::leaf::{LeafError, LeafInfo};
+use crate::verify::{VerifyError, verify_chain};
 
 /// Why a bundle cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -30,10 +32,11 @@ pub enum BundleError {
     Empty(TrustDomain),
 }
 
-/// Each trust domain's anchors.
+/// Each trust domain's anchors, and who is refused all the same.
 #[derive(Clone, Debug, Default)]
 pub struct TrustBundle {
     domains: BTreeMap<TrustDomain, Vec<(TrustAnchor<'static>, CertificateDer<'static>)>>,
+    denied: Arc<Denied>,
 }
 
 impl TrustBundle {
@@ -44,7 +47,29 @@ impl TrustBundle {
         Ok(bundle)
     }
 
-    fn insert(&mut self, domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<(), BundleError> {
+    /// The same, with some refused.
+    #[must_use]
+    pub fn denying(mut self, denied: Arc<Denied>) -> Self {
+        self.denied = denied;
+        self
+    }
+
+    /// Who is refused though anchors vouch for it.
+    pub fn denied(&self) -> &Denied {
+        &self.denied
+    }
+
+    /// Whether a certificate that was believed is believed no more: its domain is gone, or it is denied.
+    pub fn gave_up(&self, leaf: &LeafInfo) -> bool {
+        !self.domains.contains_key(leaf.id.trust_domain()) || self.denied.has(leaf)
+    }
+
+    /// Adds a trust domain, or replaces its anchors.
+    ///
+    /// # Errors
+    ///
+    /// Where there are no anchors, or one is no certificate.
+    pub fn insert(&mut self, domain: TrustDomain, anchors: Vec<CertificateDer<'static>>) -> Result<(), BundleError> {
         if anchors.is_empty() {
             return Err(BundleError::Empty(domain));
         }
@@ -69,17 +94,30 @@ impl TrustBundle {
         self.domains.get(domain).into_iter().flatten().map(|(_, der)| anchor_hash(der))
     }
 
+    /// Each anchor of one domain: its SHA-256, hexadecimal, and when it ends, in seconds since the Unix epoch (0 where that cannot be read).
+    pub fn facts(&self, domain: &TrustDomain) -> Vec<(String, i64)> {
+        let ends =
+            |der: &CertificateDer<'_>| X509Certificate::from_der(der).map_or(0, |(_, c)| c.validity().not_after.timestamp());
+        self.domains.get(domain).into_iter().flatten().map(|(_, der)| (anchor_hash(der), ends(der))).collect()
+    }
+
     /// The anchor that a chain leads to: its SHA-256, hexadecimal. `None` where no anchor of the leaf's own domain vouches for the chain at
     /// `now`. Where several do, the first of the bundle is named.
     pub fn vouching(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
-        let (leaf, between) = chain.split_first()?;
+        let leaf = chain.first()?;
         let domain = LeafInfo::read(leaf).ok()?.id.trust_domain().clone();
-        let vouches = |der: &CertificateDer<'static>| {
-            let alone = Self::new(domain.clone(), vec![der.clone()]).ok()?;
-            let verifier = ClientVerifier::mandatory(crate::provider(), Arc::new(alone));
-            verifier.verify_client_cert(leaf, between, now).ok()
-        };
+        let vouches = |der: &CertificateDer<'static>| Self::new(domain.clone(), vec![der.clone()]).ok()?.check(chain, now).ok();
         self.domains.get(&domain)?.iter().find(|(_, der)| vouches(der).is_some()).map(|(_, der)| anchor_hash(der))
+    }
+
+    /// Checks a chain (leaf first) as a peer's would be, for a client: path, times, usage and names.
+    ///
+    /// # Errors
+    ///
+    /// Where it would be refused.
+    pub fn check(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<LeafInfo, VerifyError> {
+        let (leaf, between) = chain.split_first().ok_or(LeafError::Malformed)?;
+        verify_chain(&crate::provider(), self, leaf, between, now, KeyUsage::client_auth())
     }
 
     /// The domains, with their anchors as certificates.
@@ -91,7 +129,7 @@ impl TrustBundle {
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
         // The parsed form follows from the certificates.
-        self.domains().eq(other.domains())
+        self.domains().eq(other.domains()) && self.denied == other.denied
     }
 }
 
@@ -103,9 +141,11 @@ impl From<&TrustBundle> for v1::TrustBundle {
                 .map(|(domain, anchors)| v1::TrustDomainAnchors {
                     trust_domain: domain.to_string(),
                     anchors: anchors.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
+                    ..v1::TrustDomainAnchors::default()
                 })
                 .collect(),
             issuing: None,
+            denied: (!bundle.denied.is_empty()).then(|| (&*bundle.denied).into()),
         }
     }
 }
@@ -117,6 +157,9 @@ impl TryFrom<&v1::TrustBundle> for TrustBundle {
         for d in &wire.domains {
             let anchors = d.anchors.iter().map(|a| CertificateDer::from(a.to_vec())).collect();
             bundle.insert(d.trust_domain.parse()?, anchors)?;
+        }
+        if let Some(denied) = &wire.denied {
+            bundle.denied = Arc::new(denied.try_into()?);
         }
         Ok(bundle)
     }

@@ -5,11 +5,14 @@
 #![warn(missing_docs)]
 
 mod bundle;
+mod denied;
+pub mod jwt;
 mod leaf;
 mod svid;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
+pub use denied::{Denied, InvalidSerial, serial};
 pub use leaf::{LeafError, LeafInfo};
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};

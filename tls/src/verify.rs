@@ -35,6 +35,9 @@ pub enum VerifyError {
         /// What the path builder says.
         why: String,
     },
+    /// The chain has more certificates than are looked at.
+    #[error("the peer shows {0} certificates beside its own; at most {MAX_CHAIN} are looked at")]
+    Long(usize),
     /// The leaf is outside its validity by this clock.
     #[error(
         "the certificate of {id} is valid from {not_before} to {not_after} (Unix seconds), and this machine's clock says {now}: \
@@ -50,6 +53,17 @@ pub enum VerifyError {
         /// This machine's clock.
         now: i64,
     },
+    /// A verified peer that is on the deny list.
+    #[error("the peer is {id} with the certificate {serial}, and it is denied: see `weft trust deny list`")]
+    Denied {
+        /// Who it is.
+        id: SpiffeId,
+        /// Its certificate's serial number, hexadecimal.
+        serial: String,
+    },
+    /// A verified peer under an identity that no workload has.
+    #[error("{0} is reserved for a control plane, which calls no workload")]
+    Reserved(SpiffeId),
     /// A verified peer that is not the one that was expected.
     #[error("the peer proved to be {actual}, and {} was expected", Expected(.expected))]
     Identity {
@@ -97,8 +111,11 @@ pub fn verify_error(e: &rustls::Error) -> Option<&VerifyError> {
     }
 }
 
+/// Certificates beside the leaf that are looked at. The path builder has budgets of its own; this is the first of them, and the cheapest.
+const MAX_CHAIN: usize = 16;
+
 /// Checks chain, validity and usage of a leaf against the anchors of its own trust domain.
-fn verify_chain(
+pub(crate) fn verify_chain(
     provider: &CryptoProvider,
     bundle: &TrustBundle,
     leaf: &CertificateDer<'_>,
@@ -106,6 +123,9 @@ fn verify_chain(
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<LeafInfo, VerifyError> {
+    if intermediates.len() > MAX_CHAIN {
+        return Err(VerifyError::Long(intermediates.len()));
+    }
     let info = LeafInfo::read(leaf)?;
     let anchors: Vec<_> = bundle.anchors(info.id.trust_domain()).cloned().collect();
     if anchors.is_empty() {
@@ -130,6 +150,9 @@ fn verify_chain(
         None,
     )
     .map_err(|e| VerifyError::Chain { id: info.id.clone(), why: e.to_string() })?;
+    if bundle.denied().has(&info) {
+        return Err(VerifyError::Denied { id: info.id, serial: info.serial });
+    }
     Ok(info)
 }
 
@@ -233,7 +256,11 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_chain(&self.provider, &self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        let info = verify_chain(&self.provider, &self.bundle, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        // At a control plane a replica may come as a client of another.
+        if self.mandatory && info.id.is_control_plane() {
+            return Err(VerifyError::Reserved(info.id).into());
+        }
         Ok(ClientCertVerified::assertion())
     }
 

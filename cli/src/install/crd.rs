@@ -9,6 +9,7 @@ use super::object::Part;
 mod authorization;
 mod schema;
 mod traffic;
+mod trust;
 
 /// The group of weft's kinds.
 pub(crate) const GROUP: &str = "weft.dev";
@@ -18,7 +19,7 @@ pub(super) const SECTION: &str = "crds";
 /// All of them. A server that does not evaluate rules in CEL gets them without: it would refuse what it does not know, and the
 /// control plane checks the same and tells in the status.
 pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
-    let mut all = vec![authorization::definition(), traffic::definition()];
+    let mut all = vec![authorization::definition(), traffic::definition(), trust::federation(), trust::denial()];
     if kube < KubeVersion::CRD_RULES {
         for definition in &mut all {
             schema::without_rules(&mut definition["spec"]);

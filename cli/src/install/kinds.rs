@@ -35,9 +35,11 @@ pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
 /// The kinds that weft itself defines; what is of one of them is its users'.
-pub(crate) const DEFINED: [Kind; 2] = [
+pub(crate) const DEFINED: [Kind; 4] = [
     namespaced("weft.dev/v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),
     namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies"),
+    namespaced("weft.dev/v1alpha1", "FederatedTrustDomain", "federatedtrustdomains"),
+    namespaced("weft.dev/v1alpha1", "IdentityDenial", "identitydenials"),
 ];
 
 /// Every kind, in the order in which objects are applied: what others refer to comes first, and the webhook last.

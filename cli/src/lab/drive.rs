@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -287,6 +287,12 @@ async fn lay_out(lab: &Lab, index: usize) -> anyhow::Result<()> {
     let spec = &lab.replicas[index];
     for dir in [spec.dir.clone(), spec.dir.join(sidecar::STATE)] {
         DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        give_to_sidecar(lab, &dir)?;
+    }
+    if spec.workload_api.is_some() {
+        let dir = spec.dir.join(sidecar::WORKLOAD_API);
+        let made = fs::create_dir(&dir).and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)));
+        made.with_context(|| format!("{} cannot be made", dir.display()))?;
         give_to_sidecar(lab, &dir)?;
     }
     if spec.meshed { write_token(lab, index).await } else { Ok(()) }

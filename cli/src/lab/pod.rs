@@ -117,8 +117,11 @@ pub(crate) fn main() -> anyhow::Result<ExitCode> {
 
 /// Makes the namespaces what they are for; says whether `/proc` is its own.
 fn settle(spec: &PodSpec) -> Result<bool, Failure> {
-    mounts::cover(&spec.cover)
-        .map_err(|e| Failure::new("the mesh's private directory could not be hidden from the workload", e))?;
+    let covered = match &spec.shown {
+        Some(shown) => mounts::cover_but(&spec.cover, shown),
+        None => mounts::cover(&spec.cover).map_err(Into::into),
+    };
+    covered.map_err(|e| Failure::new("the mesh's private directory could not be hidden from the workload", e))?;
     Ok(mounts::fresh_proc().is_ok())
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct ReplicaSpec {
     pub(crate) dir: PathBuf,
     pub(crate) programs: Programs,
     pub(crate) health: Health,
+    /// Who is answered by the Workload API, as the sidecar takes it; none where it is not offered.
+    pub(crate) workload_api: Option<String>,
     pub(crate) pod_spec: PodSpec,
 }
 
@@ -59,6 +61,8 @@ impl ReplicaSpec {
 #[derive(Serialize, Deserialize, Debug, Clone)]
 pub(crate) struct PodSpec {
     pub(crate) cover: PathBuf,
+    /// A directory below `cover` that the workload sees all the same, by its name alone and as it stands.
+    pub(crate) shown: Option<PathBuf>,
     pub(crate) place: Place,
     pub(crate) command: Vec<String>,
     pub(crate) restart: Restart,

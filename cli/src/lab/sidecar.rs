@@ -29,6 +29,10 @@ pub(super) const STATE: &str = "state";
 /// See [`STATE`].
 pub(super) const TOKEN: &str = "token";
 const SOCKET: &str = "admin.sock";
+/// In the replica's private directory: what the workload sees of the sidecar.
+pub(crate) const WORKLOAD_API: &str = "workload-api";
+/// In there.
+pub(crate) const WORKLOAD_SOCKET: &str = "socket";
 
 /// How long a sidecar may take to get its certificate and its first policy.
 const START: Duration = Duration::from_secs(30);
@@ -81,6 +85,11 @@ impl Sidecar {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        if let Some(callers) = &spec.workload_api {
+            command
+                .arg(format!("--workload-api={WORKLOAD_API}/{WORKLOAD_SOCKET}"))
+                .arg(format!("--workload-api-callers={callers}"));
+        }
         if spec.rootless {
             command.arg(format!("--mark={SIDECAR_MARK}"));
         } else {

@@ -180,6 +180,9 @@ impl Checker<'_> {
         if !sidecar && mtls.is_some() {
             self.wrong(at, "mtls", "has no effect on a workload without a sidecar: remove it, or `sidecar: false`");
         }
+        if !sidecar && raw.workload_api {
+            self.wrong(at, "workloadApi", "is offered by the sidecar: remove it, or `sidecar: false`");
+        }
         let ports = self.ports(at, &raw.ports, sidecar);
         let health = self.health(at, raw.health, &ports);
         if raw.labels.as_ref().is_some_and(Pairs::is_empty) {
@@ -201,6 +204,7 @@ impl Checker<'_> {
             labels,
             mtls,
             sidecar,
+            workload_api: raw.workload_api,
             health,
             restart: raw.restart.unwrap_or(Restart::Always),
             user: raw.user,

@@ -51,6 +51,8 @@ pub(super) struct RawWorkload {
     pub(super) labels: Option<Pairs>,
     pub(super) mtls: Option<Mode>,
     pub(super) sidecar: Option<bool>,
+    #[serde(default)]
+    pub(super) workload_api: bool,
     pub(super) health: Option<RawHealth>,
     pub(super) restart: Option<Restart>,
     pub(super) user: Option<String>,

@@ -1,6 +1,7 @@
 //! A root with the issuer below it: what leaves are signed with, and how a new one is made.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
@@ -10,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use weft_core::{TrustDomain, wellknown};
+use weft_tls::jwt::{KeyError, SigningKey};
 use zeroize::Zeroizing;
 
 use super::ca::CaError;
@@ -20,6 +22,8 @@ pub struct Pem {
     pub place: String,
     pub chain: String,
     pub key: Zeroizing<String>,
+    /// The roots that are to be trusted. With them, the chain may end below its root. None: the chain ends with the one root.
+    pub anchors: Option<String>,
 }
 
 impl Pem {
@@ -31,9 +35,12 @@ impl Pem {
     pub fn load(chain: &Path, key: &Path) -> Result<Self, CaError> {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|why| CaError::Io { path: path.to_owned(), why });
         let place = format!("{} with {}", chain.display(), key.display());
-        Ok(Self { place, chain: read(chain)?, key: Zeroizing::new(read(key)?) })
+        Ok(Self { place, chain: read(chain)?, key: Zeroizing::new(read(key)?), anchors: None })
     }
 }
+
+/// Certificates that a chain may have: a handshake carries them, and its peer checks each.
+const MAX_CHAIN: usize = 8;
 
 /// What leaves are signed with.
 pub struct Authority {
@@ -55,10 +62,23 @@ impl Authority {
     ///
     /// Where it is no CA with its key.
     pub fn read(pem: &Pem) -> Result<Self, CaError> {
+        let root = last_certificate(&pem.chain);
+        let root = root.ok_or_else(|| CaError::Pem { place: pem.place.clone(), why: "it holds no certificate".into() })?;
+        Self::under(pem, root)
+    }
+
+    /// The same, under a root that the chain need not name. Whether the chain leads there is not checked.
+    pub(super) fn under(pem: &Pem, anchor_pem: String) -> Result<Self, CaError> {
         let bad = |why: String| CaError::Pem { place: pem.place.clone(), why };
-        let chain: Vec<_> =
+        let mut chain: Vec<_> =
             CertificateDer::pem_slice_iter(pem.chain.as_bytes()).collect::<Result<_, _>>().map_err(|e| bad(e.to_string()))?;
-        let Some(root) = chain.last() else { return Err(bad("it holds no certificate".into())) };
+        if chain.is_empty() || chain.len() > MAX_CHAIN {
+            return Err(bad(format!("it holds {} certificates where 1 to {MAX_CHAIN} are read", chain.len())));
+        }
+        let root = CertificateDer::from_pem_slice(anchor_pem.as_bytes()).map_err(|e| bad(e.to_string()))?;
+        if chain.last() != Some(&root) {
+            chain.push(root.clone());
+        }
         let key = KeyPair::from_pem(&pem.key).map_err(|e| bad(e.to_string()))?;
         let first = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| bad(e.to_string()))?.1;
         if first.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
@@ -68,10 +88,9 @@ impl Authority {
             return Err(bad("the first certificate is not a CA".into()));
         }
         let ends = first.validity().not_after.to_datetime();
-        let anchor_ends = x509_parser::parse_x509_certificate(root).map_err(|e| bad(e.to_string()))?.1.validity().not_after;
+        let anchor_ends = x509_parser::parse_x509_certificate(&root).map_err(|e| bad(e.to_string()))?.1.validity().not_after;
         let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
-        let anchor_pem = last_certificate(&pem.chain).ok_or_else(|| bad("it holds no certificate".into()))?;
-        let (anchor, anchor_ends) = (weft_tls::anchor_hash(root), anchor_ends.timestamp());
+        let (anchor, anchor_ends) = (weft_tls::anchor_hash(&root), anchor_ends.timestamp());
         Ok(Self { issuer, ends, chain, crossed: vec![], anchor, anchor_pem, anchor_ends })
     }
 
@@ -102,6 +121,17 @@ impl Authority {
         &self.anchor_pem
     }
 
+    /// What JWT-SVIDs of `domain` are signed with: it follows from the issuer's key.
+    ///
+    /// # Errors
+    ///
+    /// Where no key can be derived.
+    pub fn token_key(&self, domain: &TrustDomain) -> Result<Arc<SigningKey>, CaError> {
+        let issuer = Zeroizing::new(self.issuer.key().serialize_der());
+        let bad = |e: KeyError| CaError::Pem { place: "the issuer's key".into(), why: e.to_string() };
+        SigningKey::derive(&issuer, domain).map(Arc::new).map_err(bad)
+    }
+
     /// When the root ends, in seconds since the Unix epoch.
     pub fn anchor_ends(&self) -> i64 {
         self.anchor_ends
@@ -118,9 +148,17 @@ pub struct Made {
 
 /// The last certificate of a PEM text, and nothing else that may stand beside it, such as a key.
 pub(super) fn last_certificate(pem: &str) -> Option<String> {
+    certificates(pem).last()
+}
+
+/// Each certificate of a PEM text, as text.
+pub(super) fn certificates(pem: &str) -> impl DoubleEndedIterator<Item = String> {
     const END: &str = "-----END CERTIFICATE-----";
-    let from = &pem[pem.rfind("-----BEGIN CERTIFICATE-----")?..];
-    Some(from[..from.find(END)? + END.len()].to_owned() + "\n")
+    let each = pem.match_indices("-----BEGIN CERTIFICATE-----").filter_map(|(at, _)| {
+        let from = &pem[at..];
+        Some(from[..from.find(END)? + END.len()].to_owned() + "\n")
+    });
+    each.collect::<Vec<_>>().into_iter()
 }
 
 fn params(name: &DistinguishedName, path: u8, days: i64) -> CertificateParams {

@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SanType,
 };
-use rustls::server::danger::ClientCertVerifier as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 use weft_core::service::ObjectRef;
 use weft_core::{SpiffeId, TrustDomain, wellknown};
 use weft_proto::v1;
-use weft_tls::{ClientVerifier, LeafInfo, PendingKey, Svid, TrustBundle};
+use weft_tls::{LeafInfo, PendingKey, Svid, TrustBundle};
 
 use super::authority::serial;
 pub use super::authority::{Authority, Made, Pem, make};
+use super::deny::Denials;
+use super::given;
+use super::tokens::TokenKeys;
 use super::trust::keep::Keep;
 use super::trust::records::Records;
 
@@ -41,12 +43,21 @@ pub enum CaError {
     Bundle(#[from] weft_tls::BundleError),
 }
 
+/// Who of a pod a certificate is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The sidecar: it names the pod, so that policy is told and renewal granted on its word.
+    Sidecar,
+    /// The application: it names the identity alone.
+    Application,
+}
+
 /// Where the CA's keys come from.
 pub enum Source<'a> {
     /// Made on first start in this directory, and kept.
     Kept(&'a Path),
     /// Given: the issuer's certificate followed by its chain up to the root, and its key.
-    Given { chain: &'a Path, key: &'a Path },
+    Given(&'a given::Files),
     /// Given as text.
     Text(&'a Pem),
 }
@@ -60,6 +71,9 @@ pub struct Ca {
     /// Held to read from the choice of an authority until what it signed is recorded, so that whoever changes the authority knows all of it then.
     signing: RwLock<()>,
     keep: Option<Mutex<Keep>>,
+    /// Why what was given last is not in use; empty where it is.
+    problem: Mutex<String>,
+    denials: Denials,
 }
 
 /// What holds now: all of it changes at once.
@@ -68,61 +82,93 @@ pub struct Standing {
     pub authority: Arc<Authority>,
     /// The anchors by which leaves are checked.
     pub bundle: Arc<TrustBundle>,
+    /// The same as text, for those who have no bundle yet.
+    pub anchors_pem: String,
     /// What sidecars are told while the root is rotated.
     pub issuing: Option<v1::Issuing>,
-}
-
-impl Standing {
-    /// One authority, and its root alone as anchor.
-    fn alone(domain: &TrustDomain, authority: Arc<Authority>) -> Result<Self, CaError> {
-        let bundle = Arc::new(TrustBundle::new(domain.clone(), vec![authority.root().clone()])?);
-        Ok(Self { authority, bundle, issuing: None })
-    }
-
-    /// The bundle as sidecars are told it.
-    pub fn told(&self) -> v1::TrustBundle {
-        v1::TrustBundle { issuing: self.issuing.clone(), ..(&*self.bundle).into() }
-    }
+    /// What JWT-SVIDs are signed with, and checked by.
+    pub tokens: TokenKeys,
 }
 
 impl Ca {
     pub fn open(domain: TrustDomain, source: &Source<'_>) -> Result<Self, CaError> {
-        let (authority, records) = match source {
+        let standing = match source {
             Source::Kept(dir) => {
                 let (keep, records) = Keep::open(dir, &domain)?;
                 let standing = keep.standing(&domain)?;
                 let standing = watch::Sender::new(Arc::new(standing));
-                return Ok(Self { domain, standing, records, signing: RwLock::default(), keep: Some(Mutex::new(keep)) });
+                let keep = Some(Mutex::new(keep));
+                return Ok(Self {
+                    domain,
+                    standing,
+                    records,
+                    signing: RwLock::default(),
+                    keep,
+                    problem: Mutex::default(),
+                    denials: Denials::default(),
+                });
             }
-            Source::Given { chain, key } => (Authority::read(&Pem::load(chain, key)?)?, Records::new()),
-            Source::Text(pem) => (Authority::read(pem)?, Records::new()),
+            Source::Given(files) => given::standing(&domain, &files.load()?)?,
+            Source::Text(pem) => given::standing(&domain, pem)?,
         };
-        let standing = watch::Sender::new(Arc::new(Standing::alone(&domain, Arc::new(authority))?));
-        Ok(Self { domain, standing, records, signing: RwLock::default(), keep: None })
+        let (standing, records) = (watch::Sender::new(Arc::new(standing)), Records::new());
+        Ok(Self {
+            domain,
+            standing,
+            records,
+            signing: RwLock::default(),
+            keep: None,
+            problem: Mutex::default(),
+            denials: Denials::default(),
+        })
     }
 
-    /// Takes over the issuer of a CA that has the same root; false if it is the one in use.
+    /// Takes over what is given now, issuer and anchors; false if it is what is in use.
     ///
     /// # Errors
     ///
-    /// Where it cannot be used or has another root, or where what it signs would not be believed. Then nothing changes.
+    /// Where it cannot be used, what it signs would not be believed by those who have the anchors that are in force, or it lacks an anchor to
+    /// which certificates lead that are served. Then nothing changes.
     pub fn renew(&self, pem: &Pem) -> Result<bool, CaError> {
         let bad = |why: String| CaError::Renewal { place: pem.place.clone(), why };
-        let renewed = Standing::alone(&self.domain, Arc::new(Authority::read(pem)?))?;
         let now = self.now();
-        if renewed.authority.anchor() != now.authority.anchor() {
-            return Err(bad("it has another root, which nobody in the mesh trusts yet".into()));
-        }
-        if renewed.authority.chain == now.authority.chain {
+        let mut renewed = given::standing(&self.domain, pem).map_err(|e| bad(e.to_string()))?;
+        renewed.tokens = renewed.tokens.after(&now.tokens, OffsetDateTime::now_utc().unix_timestamp());
+        if renewed.authority.chain == now.authority.chain && renewed.bundle == now.bundle {
             return Ok(false);
         }
-        let svid = own_svid(&self.domain, &renewed.authority)?;
-        let verifier = ClientVerifier::optional(weft_tls::provider(), now.bundle.clone());
-        let (leaf, between) = svid.chain().split_first().ok_or_else(|| bad("it signs nothing".into()))?;
-        let believed = verifier.verify_client_cert(leaf, between, UnixTime::now());
-        believed.map_err(|e| bad(format!("what it signs would not be believed: {e}")))?;
+        if !given::is_believed(&self.domain, &renewed.authority, &now.bundle)? {
+            return Err(bad(
+                "it leads to another root, which nobody in the mesh trusts yet: put that root beside the old one first".into(),
+            ));
+        }
+        let gone: Vec<_> =
+            now.bundle.hashes(&self.domain).filter(|old| !renewed.bundle.hashes(&self.domain).any(|a| a == *old)).collect();
+        let at = OffsetDateTime::now_utc().unix_timestamp();
+        let served = self
+            .records
+            .read(|ledger| ledger.holders().values().filter(|h| h.may_serve(at, |a| gone.iter().any(|g| g == a))).count());
+        if served > 0 {
+            return Err(bad(format!(
+                "it lacks a root to which the certificates of {served} sidecars may lead: they renew, and then it is taken over"
+            )));
+        }
         self.standing.send_replace(Arc::new(renewed));
+        drop(self.signing.write().unwrap_or_else(PoisonError::into_inner));
         Ok(true)
+    }
+
+    /// Notes why what is given now is not in use, or that it is; true where that is news.
+    pub fn note_problem(&self, problem: String) -> bool {
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != problem;
+        *known = problem;
+        is_news
+    }
+
+    /// Why what is given now is not in use; empty where it is.
+    pub fn problem(&self) -> String {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What holds, now and whenever it is another.
@@ -133,6 +179,33 @@ impl Ca {
     /// What holds now.
     pub fn now(&self) -> Arc<Standing> {
         self.standing.borrow().clone()
+    }
+
+    /// Who is denied, and which foreign domains are believed.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// By what those are checked who call the control plane: those of its own trust domain that are not denied.
+    pub fn checked_by(&self) -> Arc<TrustBundle> {
+        let own = (*self.now().bundle).clone();
+        Arc::new(own.denying(self.denials.now().denied.clone()))
+    }
+
+    /// The bundle as sidecars are told it.
+    pub fn told(&self) -> v1::TrustBundle {
+        let (standing, effective) = (self.now(), self.denials.now());
+        let mut bundle = (*standing.bundle).clone().denying(effective.denied.clone());
+        for (domain, anchors) in effective.foreign.iter().filter(|(domain, _)| **domain != self.domain) {
+            if let Err(e) = bundle.insert(domain.clone(), anchors.clone()) {
+                tracing::error!("a foreign domain that was read before can't be used: {e}");
+            }
+        }
+        let mut told = v1::TrustBundle { issuing: standing.issuing.clone(), ..(&bundle).into() };
+        if let Some(own) = told.domains.iter_mut().find(|d| d.trust_domain == self.domain.as_str()) {
+            own.jwks = standing.tokens.published().into();
+        }
+        told
     }
 
     /// Who holds what.
@@ -163,9 +236,9 @@ impl Ca {
         self.now().authority.anchor().to_owned()
     }
 
-    /// The anchor as text, for those who have no bundle yet.
+    /// The anchors as text, for those who have no bundle yet.
     pub fn anchor_pem(&self) -> String {
-        self.now().authority.anchor_pem().to_owned()
+        self.now().anchors_pem.clone()
     }
 
     /// Signs a leaf for `id` over a public key that was proved to be the requester's; leaf first, then the
@@ -179,10 +252,12 @@ impl Ca {
         id: &SpiffeId,
         pod: &ObjectRef,
         key: &impl PublicKeyData,
+        whose: Whose,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let _signing = self.signing.read().unwrap_or_else(PoisonError::into_inner);
         let authority = self.now().authority.clone();
-        let chain = sign(&authority, id, Some(pod), key)?;
+        let named = matches!(whose, Whose::Sidecar).then_some(pod);
+        let chain = sign(&authority, id, named, key)?;
         let leaf = LeafInfo::read(&chain[0])
             .map_err(|e| CaError::Pem { place: "what was signed just now".into(), why: e.to_string() })?;
         self.records.issued(pod, authority.anchor(), &leaf, OffsetDateTime::now_utc().unix_timestamp());
@@ -200,7 +275,7 @@ impl Ca {
     }
 }
 
-fn own_svid(domain: &TrustDomain, authority: &Authority) -> Result<Svid, CaError> {
+pub(super) fn own_svid(domain: &TrustDomain, authority: &Authority) -> Result<Svid, CaError> {
     let key = PendingKey::generate()?;
     let id = SpiffeId::control_plane(domain.clone());
     let request = super::csr::check(&key.request(&id)?)

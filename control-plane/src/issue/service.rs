@@ -9,8 +9,9 @@ use weft_core::service::ObjectRef;
 use weft_proto::v1;
 use weft_proto::v1::certificates_server::Certificates;
 use weft_proto::v1::issue_request::Attestation;
+use weft_tls::jwt;
 
-use super::ca::Ca;
+use super::ca::{Ca, Whose};
 use super::csr;
 use super::kubernetes::PodTokens;
 use super::token::{TokenError, Tokens};
@@ -22,7 +23,7 @@ pub type HasPod = Arc<dyn Fn(&ObjectRef, &str) -> bool + Send + Sync>;
 /// How workloads prove who they are: one way for each source of objects, never both.
 pub enum Proof {
     /// Without a cluster: a join token first, then the SVID in use.
-    Joining { tokens: Arc<Tokens>, has_pod: HasPod },
+    Joining { tokens: Arc<Tokens> },
     /// In a cluster: a pod's service-account token, each time.
     Kubernetes(PodTokens),
 }
@@ -30,6 +31,7 @@ pub enum Proof {
 pub struct CertificatesService {
     pub ca: Arc<Ca>,
     pub proof: Proof,
+    pub has_pod: HasPod,
 }
 
 #[tonic::async_trait]
@@ -41,13 +43,12 @@ impl Certificates for CertificatesService {
         let Some(attestation) = message.attestation else {
             return Err(Status::invalid_argument("the request carries no attestation that this version knows"));
         };
+        let peer = caller.as_ref().map_or(Peer::Anonymous, |c| c.peer.clone());
         let (id, pod) = match (&self.proof, attestation) {
-            (Proof::Joining { tokens, .. }, Attestation::JoinToken(token)) => {
+            (Proof::Joining { tokens }, Attestation::JoinToken(token)) => {
                 self.join(tokens, &token, csr.public_key.der_bytes())?
             }
-            (Proof::Joining { has_pod, .. }, Attestation::Renewal(v1::Renewal {})) => {
-                renew(has_pod, &caller.map_or(Peer::Anonymous, |c| c.peer))?
-            }
+            (Proof::Joining { .. }, Attestation::Renewal(v1::Renewal {})) => self.standing(&peer)?,
             (Proof::Kubernetes(pods), Attestation::KubernetesToken(token)) => {
                 let from = caller.ok_or_else(|| Status::unauthenticated("the call came over no network"))?.address;
                 pods.attest(&token, from)
@@ -69,15 +70,33 @@ impl Certificates for CertificatesService {
             tracing::warn!(asked = %csr.id, attested = %id, %pod, "a workload asked for an identity that is not its own");
             return Err(Status::permission_denied(format!("the request asks for {}, and the attestation is for {id}", csr.id)));
         }
-        let chain = self.ca.issue(&id, &pod, &csr.public_key).map_err(|e| {
+        self.not_denied(&id, &pod, &peer)?;
+        let whose = if message.application { Whose::Application } else { Whose::Sidecar };
+        let chain = self.ca.issue(&id, &pod, &csr.public_key, whose).map_err(|e| {
             tracing::error!(error = %e, "signing failed");
             Status::internal("the certificate could not be signed; the control plane's log says why")
         })?;
-        tracing::info!(%id, %pod, "certificate issued");
+        tracing::info!(%id, %pod, ?whose, "certificate issued");
         Ok(Response::new(v1::IssueResponse {
             chain: chain.into_iter().map(|der| der.as_ref().to_vec().into()).collect(),
-            trust_bundle: Some(self.ca.now().told()),
+            trust_bundle: Some(self.ca.told()),
         }))
+    }
+
+    async fn issue_jwt(&self, request: Request<v1::IssueJwtRequest>) -> Result<Response<v1::IssueJwtResponse>, Status> {
+        let peer = Peer::of(&request);
+        let (id, pod) = self.standing(&peer)?;
+        self.not_denied(&id, &pod, &peer)?;
+        let audience = request.into_inner().audience;
+        jwt::check_audiences(&audience).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let now = unix_now();
+        let standing = self.ca.now();
+        let (token, expires) = standing.tokens.signing(now).sign(&id, &audience, now).map_err(|e| {
+            tracing::error!(error = %e, "signing failed");
+            Status::internal("the token could not be signed; the control plane's log says why")
+        })?;
+        tracing::info!(%id, %pod, audiences = audience.len(), "JWT-SVID issued");
+        Ok(Response::new(v1::IssueJwtResponse { token, expires }))
     }
 }
 
@@ -107,27 +126,37 @@ impl CertificatesService {
         }
         Ok(id)
     }
-}
 
-/// Renewal by SVID: the pod that was attested first must still be in the model, under the same service account.
-fn renew(has_pod: &HasPod, peer: &Peer) -> Result<(SpiffeId, ObjectRef), Status> {
-    let Peer::Workload(info) = peer else {
-        return Err(Status::unauthenticated("renewal needs the current SVID as the connection's client certificate"));
-    };
-    // The handshake checked it; the connection may be older than that.
-    if info.not_after + weft_core::wellknown::CLOCK_SKEW_SECS < unix_now() {
-        return Err(Status::unauthenticated(
-            "the SVID that this connection was opened with has expired: join again with a token",
-        ));
+    /// The connection may be older than the denial.
+    fn not_denied(&self, id: &SpiffeId, pod: &ObjectRef, peer: &Peer) -> Result<(), Status> {
+        let denied = self.ca.denials().now().denied.clone();
+        if denied.has_identity(id) || matches!(peer, Peer::Workload(leaf) if denied.has(leaf)) {
+            tracing::warn!(%id, %pod, "a workload that is denied asked for a certificate");
+            return Err(Status::permission_denied(format!("{id} is denied: see `weft trust deny list`")));
+        }
+        Ok(())
     }
-    let Some(pod) = info.pod.clone() else {
-        return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
-    };
-    if !has_pod(&pod, info.id.service_account().as_str()) {
-        return Err(Status::permission_denied(format!(
-            "pod {pod} with service account {} is not in the mesh any more, so its certificate is not renewed",
-            info.id.service_account()
-        )));
+
+    /// Who asks by the SVID of the connection: the pod that was attested first must still be in the model, under the same service account.
+    fn standing(&self, peer: &Peer) -> Result<(SpiffeId, ObjectRef), Status> {
+        let Peer::Workload(info) = peer else {
+            return Err(Status::unauthenticated("this needs the current SVID as the connection's client certificate"));
+        };
+        // The handshake checked it; the connection may be older than that.
+        if info.not_after + weft_core::wellknown::CLOCK_SKEW_SECS < unix_now() {
+            return Err(Status::unauthenticated(
+                "the SVID that this connection was opened with has expired: join again with a token",
+            ));
+        }
+        let Some(pod) = info.pod.clone() else {
+            return Err(Status::unauthenticated("the current SVID names no attested pod: join again with a token"));
+        };
+        if !(self.has_pod)(&pod, info.id.service_account().as_str()) {
+            return Err(Status::permission_denied(format!(
+                "pod {pod} with service account {} is not in the mesh any more, so nothing is issued to it",
+                info.id.service_account()
+            )));
+        }
+        Ok((info.id.clone(), pod))
     }
-    Ok((info.id.clone(), pod))
 }

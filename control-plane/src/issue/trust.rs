@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
+use weft_tls::TrustBundle;
 
 use super::ca::{Ca, CaError};
 use crate::server::unix_now;
@@ -47,8 +48,8 @@ pub enum TrustError {
     Ca(#[from] CaError),
 }
 
-const FIXED: &str = "the CA is not this control plane's own to replace: it was given with --ca-chain, or is a Secret that replicas share. The root can be \
-     rotated where the control plane runs over a directory (--dir) and keeps the CA in its --state";
+const FIXED: &str = "the CA is not this control plane's own to replace: it was given with --ca-chain, or is a Secret that replicas share. Whoever \
+     runs the CA rotates its root by way of the roots that it gives: docs/identity.md says how";
 
 /// Rotates the root of a CA.
 pub struct Trust {
@@ -169,11 +170,26 @@ impl Trust {
     pub fn status(&self) -> v1::TrustStatusResponse {
         let now = unix_now();
         let standing = self.ca.now();
-        let (state, authorities, fixed) = match self.ca.keep() {
-            Some(keep) => (keep.state().clone(), keep.authorities().cloned().collect(), ""),
-            None => (State::settled(standing.authority.anchor().to_owned()), vec![standing.authority.clone()], FIXED),
+        let (state, fixed) = match self.ca.keep() {
+            Some(keep) => (keep.state().clone(), ""),
+            None => (State::settled(standing.authority.anchor().to_owned()), FIXED),
         };
-        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let anchors = standing.bundle.facts(self.ca.domain());
+        let effective = self.ca.denials().now();
+        let denied = effective.entries.len() as u32;
+        let federated = effective.foreign.iter().map(|(domain, anchors)| {
+            let facts = TrustBundle::new(domain.clone(), anchors.clone()).map(|b| b.facts(domain)).unwrap_or_default();
+            v1::FederatedDomain {
+                trust_domain: domain.to_string(),
+                not_after: facts.iter().map(|(_, ends)| *ends).min().unwrap_or_default(),
+                anchors: facts.into_iter().map(|(hash, _)| hash).collect(),
+            }
+        });
+        let federated: Vec<_> = federated.collect();
+        let problem = match self.ca.problem() {
+            given if !given.is_empty() => given,
+            _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
         self.with_evidence(|evidence| {
             let mut missing = state.missing(evidence);
             let missing_total = missing.len() as u32;
@@ -190,14 +206,14 @@ impl Trust {
             v1::TrustStatusResponse {
                 phase: phase(next.map(|n| n.phase)).into(),
                 phase_since: next.map_or(0, |n| n.since),
-                anchors: authorities
-                    .iter()
-                    .map(|a| v1::TrustAnchorStatus {
-                        hash: a.anchor().to_owned(),
-                        not_after: a.anchor_ends(),
-                        issuing: a.anchor() == state.issuing(),
-                        served_by: served_by(a.anchor()),
-                        new: next.is_some_and(|n| n.anchor == a.anchor()),
+                anchors: anchors
+                    .into_iter()
+                    .map(|(anchor, not_after)| v1::TrustAnchorStatus {
+                        not_after,
+                        issuing: anchor == *state.issuing(),
+                        served_by: served_by(&anchor),
+                        new: next.is_some_and(|n| n.anchor == anchor),
+                        hash: anchor,
                     })
                     .collect(),
                 holders: evidence.holders().count() as u32,
@@ -223,6 +239,8 @@ impl Trust {
                 spread_seconds: next.map_or(0, |n| n.spread_seconds),
                 fixed: fixed.to_owned(),
                 problem,
+                federated,
+                denied,
             }
         })
     }

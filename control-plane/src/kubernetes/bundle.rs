@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use weft_core::Namespace;
 
 use super::{MANAGED_BY, MANAGER, within};
+use crate::issue::ca::Ca;
 
 /// The `ConfigMap`'s name.
 pub const NAME: &str = "weft-trust-bundle";
@@ -35,16 +36,18 @@ struct Found {
 /// Puts the anchors where they belong, and removes them where they do not.
 pub struct Bundles {
     pub client: Client,
-    /// The anchors, in PEM.
-    pub anchors: String,
+    /// Whose anchors they are.
+    pub ca: Arc<Ca>,
 }
 
 impl Bundles {
     /// Runs until `leading` is dropped.
     pub async fn run(self, mut meshed: watch::Receiver<Arc<BTreeSet<Namespace>>>, mut leading: watch::Receiver<bool>) {
         let mut due = Instant::now();
+        let mut standing = self.ca.standing();
         loop {
             tokio::select! {
+                changed = standing.changed() => if changed.is_err() { return },
                 changed = leading.changed() => if changed.is_err() { return },
                 changed = meshed.changed() => if changed.is_err() { return },
                 () = sleep_until(due) => {}
@@ -67,7 +70,8 @@ impl Bundles {
         let everywhere = Api::<ConfigMap>::all(self.client.clone());
         let named = ListParams::default().fields(&format!("metadata.name={NAME}"));
         let list = within(everywhere.list(&named)).await?;
-        let found = list.into_iter().filter_map(|c| self.found(c)).collect();
+        let anchors = self.ca.anchor_pem();
+        let found = list.into_iter().filter_map(|c| found(c, &anchors)).collect();
         let (write, remove) = plan(wanted, &found);
         let mut problems = Vec::new();
         for (namespace, write) in write.into_iter().map(|n| (n, true)).chain(remove.into_iter().map(|n| (n, false))) {
@@ -77,7 +81,7 @@ impl Bundles {
             let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace.as_str());
             let outcome = if write {
                 let patch = PatchParams::apply(MANAGER).force();
-                within(api.patch(NAME, &patch, &Patch::Apply(self.config_map(&namespace)))).await.map(drop)
+                within(api.patch(NAME, &patch, &Patch::Apply(config_map(&namespace, &anchors)))).await.map(drop)
             } else {
                 within(api.delete(NAME, &DeleteParams::default())).await.map(drop)
             };
@@ -88,21 +92,21 @@ impl Bundles {
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
+}
 
-    fn found(&self, map: ConfigMap) -> Option<(Namespace, Found)> {
-        let ours = map.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == MANAGER);
-        let current = map.data.as_ref().and_then(|d| d.get(FILE)) == Some(&self.anchors);
-        Some((map.metadata.namespace?.parse().ok()?, Found { current: ours && current, ours }))
-    }
+fn found(map: ConfigMap, anchors: &str) -> Option<(Namespace, Found)> {
+    let ours = map.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == MANAGER);
+    let current = map.data.as_ref().and_then(|d| d.get(FILE)).is_some_and(|text| text == anchors);
+    Some((map.metadata.namespace?.parse().ok()?, Found { current: ours && current, ours }))
+}
 
-    fn config_map(&self, namespace: &Namespace) -> serde_json::Value {
-        json!({
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": { "name": NAME, "namespace": namespace.as_str(), "labels": { MANAGED_BY: MANAGER } },
-            "data": { FILE: self.anchors },
-        })
-    }
+fn config_map(namespace: &Namespace, anchors: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": NAME, "namespace": namespace.as_str(), "labels": { MANAGED_BY: MANAGER } },
+        "data": { FILE: anchors },
+    })
 }
 
 /// Where to write, and where to remove.

@@ -2,7 +2,7 @@
 //! one issuing key without a leader.
 //!
 //! Its keys are those of a `kubernetes.io/tls` Secret as cert-manager writes it, too: `tls.crt` (the issuer, then what stands
-//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the root). The key of a root that is made here goes into a Secret of
+//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the roots that are trusted, one or several). The key of a root that is made here goes into a Secret of
 //! its own, which weft may make and never read.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{MANAGED_BY, MANAGER, within, won};
 use crate::issue::ca::{Ca, Made, Pem, Source, make};
+use crate::issue::given;
 use crate::server::random;
 
 const NEEDS: &str =
@@ -63,7 +64,7 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
     }
 }
 
-/// Looks at the Secret again and again: an issuer that was renewed under the same root, as cert-manager does, is taken over while it
+/// Looks at the Secret again and again: an issuer that was renewed, as cert-manager does, and other roots in `ca.crt` are taken over while it
 /// serves. What cannot be taken over is told once.
 pub async fn follow(client: Client, namespace: String, name: String, ca: Arc<Ca>) {
     let api = Api::<Secret>::namespaced(client, &namespace);
@@ -81,14 +82,18 @@ pub async fn follow(client: Client, namespace: String, name: String, ca: Arc<Ca>
             }
         };
         let version = secret.metadata.resource_version.clone();
-        if seen == version {
+        // What could not be taken over may be another time: certificates have ended meanwhile.
+        if seen == version && ca.problem().is_empty() {
             continue;
         }
         seen = version;
-        match pem(&place, secret).and_then(|pem| Ok(ca.renew(&pem)?)) {
-            Ok(true) => tracing::info!(secret = place, "the CA's issuer was renewed, and is in use"),
-            Ok(false) => {}
-            Err(e) => tracing::warn!("{e}"),
+        match pem(&place, secret) {
+            Ok(pem) => given::settle(&ca, ca.renew(&pem), true, &pem.place),
+            Err(e) => {
+                if ca.note_problem(e.to_string()) {
+                    tracing::warn!("{e}; what was read before stays in use");
+                }
+            }
         }
     }
 }
@@ -100,15 +105,8 @@ fn pem(place: &str, secret: Secret) -> Result<Pem, SecretError> {
         let text = bytes.and_then(|b| String::from_utf8(b).ok()).filter(|t| !t.is_empty());
         text.ok_or_else(|| SecretError::Lacks { place: place.to_owned(), key })
     };
-    let (mut chain, root, key) = (text("tls.crt")?, text("ca.crt")?, Zeroizing::new(text("tls.key")?));
-    // A root that issues by itself stands in both.
-    if !chain.trim_end().ends_with(root.trim()) {
-        if !chain.ends_with('\n') {
-            chain.push('\n');
-        }
-        chain.push_str(&root);
-    }
-    Ok(Pem { place: format!("Secret {place}"), chain, key })
+    let (chain, roots, key) = (text("tls.crt")?, text("ca.crt")?, Zeroizing::new(text("tls.key")?));
+    Ok(Pem { place: format!("Secret {place}"), chain, key, anchors: Some(roots) })
 }
 
 fn secret(name: &str, made: &Made) -> Secret {

@@ -102,6 +102,11 @@ fn told(why: &Unhonoured) -> String {
 }
 
 impl Authorizations {
+    /// The namespace of the installation.
+    pub(super) fn home(&self) -> &Namespace {
+        &self.home
+    }
+
     pub(super) fn new(posture: Posture, home: Namespace) -> Self {
         Self {
             posture,

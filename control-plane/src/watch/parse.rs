@@ -3,6 +3,7 @@
 mod authorization;
 mod network_policy;
 mod traffic;
+mod trust;
 
 use std::sync::Arc;
 
@@ -171,6 +172,8 @@ impl TypeMeta {
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => Ok(Kind::NetworkPolicy),
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
+            ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
+            ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -236,6 +239,8 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::TrafficPolicy => traffic::policy(document)?,
         Kind::AuthorizationPolicy => authorization::policy(document)?,
         Kind::NetworkPolicy => network_policy::policy(document)?,
+        Kind::Federation => trust::federation(document)?,
+        Kind::IdentityDenial => trust::denial(document)?,
     })
 }
 

@@ -65,6 +65,26 @@ fn what_is_there_is_added_to_and_what_is_absent_is_made() {
 }
 
 #[test]
+fn the_workload_api_is_offered_to_every_container_where_it_is_asked_for() {
+    let mut pod = ordinary_pod();
+    pod["metadata"]["annotations"]["weft.dev/workload-api"] = json!("enabled");
+    pod["spec"]["containers"][0]["env"] = json!([{ "name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///its/own" }]);
+    let pod = injected(&pod, &mesh());
+    let socket = json!({ "name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///run/weft/workload-api/socket" });
+    let mount = json!({ "name": "weft-workload-api", "mountPath": "/run/weft/workload-api", "readOnly": true });
+    let has = |container: &Value, key: &str, entry: &Value| container[key].as_array().is_some_and(|list| list.contains(entry));
+    let (migrate, app) = (container(&pod, "migrate"), container(&pod, "app"));
+    assert!(has(migrate, "env", &socket) && has(migrate, "volumeMounts", &mount), "{migrate:#}");
+    assert!(!has(app, "env", &socket) && has(app, "volumeMounts", &mount), "what a container has is left alone: {app:#}");
+    let sidecar = container(&pod, "weft-sidecar");
+    assert!(has(sidecar, "volumeMounts", &json!({ "name": "weft-workload-api", "mountPath": "/run/weft/workload-api" })));
+    assert!(has(sidecar, "env", &json!({ "name": "WEFT_WORKLOAD_API_CALLERS", "value": "volume" })));
+    assert!(!has(container(&pod, "weft-init"), "volumeMounts", &mount));
+    assert_eq!(names(&pod["spec"]["volumes"]).last(), Some(&"weft-workload-api"));
+    assert_eq!(skip_reason("shop", &pod), "already-injected", "what was injected is taken for genuine");
+}
+
+#[test]
 fn without_native_sidecars_it_is_the_first_ordinary_container() {
     let pod = injected(&ordinary_pod(), &mesh_with(false));
     assert_eq!(names(&pod["spec"]["initContainers"]), ["weft-init", "migrate"]);

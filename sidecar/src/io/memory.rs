@@ -312,6 +312,11 @@ impl MemorySocket {
         self.0.write.borrow_mut().finish(End::Fin);
     }
 
+    pub(super) fn cut(&self) {
+        self.0.read.borrow_mut().finish(End::Reset);
+        self.0.write.borrow_mut().finish(End::Reset);
+    }
+
     pub(super) fn reset_on_drop(&self) {
         self.0.reset_on_drop.set(true);
     }

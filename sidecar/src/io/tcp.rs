@@ -83,6 +83,12 @@ impl TcpSocket {
         let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(Duration::ZERO));
     }
 
+    pub(super) fn cut(&self) {
+        self.reset_on_drop();
+        // It may have ended already.
+        let _ = SockRef::from(&*self.stream.borrow()).shutdown(std::net::Shutdown::Both);
+    }
+
     pub(super) fn original_destination(&self) -> Option<SocketAddr> {
         let stream = self.stream.borrow();
         let socket = SockRef::from(&*stream);

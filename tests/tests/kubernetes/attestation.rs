@@ -49,7 +49,7 @@ pub(crate) fn present(mesh: &Mesh<'_>, pod: &str, token: &str, host: &str) -> (S
     let id: SpiffeId = mesh.shop.identity("client").parse().expect("an identity is made of names");
     let csr = PendingKey::generate().expect("a key").request(&id).expect("a request").into();
     let attestation = Some(Attestation::KubernetesToken(token.trim().to_owned()));
-    let message = v1::IssueRequest { csr, attestation }.encode_to_vec();
+    let message = v1::IssueRequest { csr, attestation, application: false }.encode_to_vec();
     // Before a message, whether it is compressed, and its length (gRPC, `PROTOCOL-HTTP2.md`).
     let length = u32::try_from(message.len()).expect("a request is short").to_be_bytes();
     let call = [[0_u8].as_slice(), &length, &message].concat();

@@ -30,7 +30,7 @@ fn keys_are_made_once_kept_private_and_used_again() {
 fn the_anchor_is_told_without_the_key_that_stands_beside_it() {
     let made = make(&"cluster.local".parse().expect("valid"), "").expect("made");
     let together = format!("{}{}", *made.chain, *made.issuer_key);
-    let pem = Pem { place: "here".into(), chain: together, key: made.issuer_key.clone() };
+    let pem = Pem { place: "here".into(), chain: together, key: made.issuer_key.clone(), anchors: None };
     let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Text(&pem)).expect("good");
     assert!(!ca.anchor_pem().contains("PRIVATE"));
     assert!(made.chain.ends_with(&ca.anchor_pem()), "the root is last");
@@ -46,14 +46,15 @@ fn renewed(made: &Made, root_key: &str) -> Pem {
     params.not_after = OffsetDateTime::now_utc() + Duration::hours(1);
     let key = KeyPair::generate().expect("a key");
     let issuer = params.signed_by(&key, &by).expect("signed");
-    Pem { place: "there".into(), chain: issuer.pem() + &root, key: Zeroizing::new(key.serialize_pem()) }
+    Pem { place: "there".into(), chain: issuer.pem() + &root, key: Zeroizing::new(key.serialize_pem()), anchors: None }
 }
 
 #[test]
 fn an_issuer_is_renewed_under_its_root_and_under_no_other() {
     let domain: TrustDomain = "cluster.local".parse().expect("valid");
     let made = make(&domain, "").expect("made");
-    let pem = |made: &Made| Pem { place: "there".into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+    let pem =
+        |made: &Made| Pem { place: "there".into(), chain: made.chain.to_string(), key: made.issuer_key.clone(), anchors: None };
     let ca = Ca::open(domain.clone(), &Source::Text(&pem(&made))).expect("good");
     let mut issuing = ca.standing();
     let before = ca.own_svid().expect("signed").chain()[1].clone();
@@ -84,7 +85,7 @@ fn a_key_of_another_certificate_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let domain: TrustDomain = "cluster.local".parse().expect("valid");
     Ca::open(domain.clone(), &Source::Kept(dir.path())).expect("made");
-    let chain = dir.path().join("chain.pem");
-    let e = Ca::open(domain, &Source::Given { chain: &chain, key: &dir.path().join("root.key") }).err().expect("refused");
+    let files = given::Files { chain: dir.path().join("chain.pem"), key: dir.path().join("root.key"), bundle: None };
+    let e = Ca::open(domain, &Source::Given(&files)).err().expect("refused");
     assert!(e.to_string().contains("not that of the first certificate"), "{e}");
 }

@@ -26,6 +26,7 @@ use weft_tls::TrustBundle;
 
 use super::super::authority::{self, Authority, Made, Pem};
 use super::super::ca::{CaError, Standing};
+use super::super::tokens::TokenKeys;
 use super::super::{private_dir, write_private};
 use super::records::Records;
 use super::rotation::State;
@@ -114,7 +115,11 @@ impl Keep {
             .next
             .as_ref()
             .map(|next| v1::Issuing { anchor: authority.anchor().to_owned(), spread_seconds: next.spread_seconds });
-        Ok(Standing { authority, bundle: Arc::new(bundle), issuing })
+        let others = self.authorities().filter(|a| a.anchor() != authority.anchor());
+        let others = others.map(|a| a.token_key(domain)).collect::<Result<_, _>>()?;
+        let tokens = TokenKeys::new(authority.token_key(domain)?, others);
+        let anchors_pem = self.authorities().map(|a| a.anchor_pem()).collect();
+        Ok(Standing { authority, bundle: Arc::new(bundle), anchors_pem, issuing, tokens })
     }
 
     /// Makes a root that is to follow, and gives its hash. Until a state that names it is committed, it is nothing.
@@ -127,7 +132,7 @@ impl Keep {
         aws_lc_rs::rand::fill(&mut tag).expect("the system's random number generator works");
         let made = authority::make(domain, &hex(&tag))?;
         let place = "the root that was made just now";
-        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone(), anchors: None };
         let anchor = Authority::read(&new)?.anchor().to_owned();
         let home = self.dir.join(name(&anchor));
         private_dir(&home).map_err(io(&home))?;

@@ -2,7 +2,7 @@ use weft_core::SpiffeId;
 use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_tls::{LeafInfo, PendingKey};
 
-use super::super::ca::Source;
+use super::super::ca::{Source, Whose};
 use super::super::csr;
 use super::records::Seat;
 use super::*;
@@ -46,7 +46,7 @@ impl World {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("valid");
         let key = PendingKey::generate().expect("a key");
         let request = csr::check(&key.request(&id).expect("a request")).expect("good");
-        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key).expect("issued");
+        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued");
         LeafInfo::read(&chain[0]).expect("a leaf")
     }
 
@@ -170,7 +170,12 @@ fn a_directory_of_an_earlier_version_has_a_gap_as_long_as_a_certificate_lives() 
 #[test]
 fn a_ca_that_is_given_is_not_ours_to_replace() {
     let made = super::super::ca::make(&"cluster.local".parse().expect("valid"), "").expect("made");
-    let pem = super::super::ca::Pem { place: "here".into(), chain: made.chain.to_string(), key: made.issuer_key.clone() };
+    let pem = super::super::ca::Pem {
+        place: "here".into(),
+        chain: made.chain.to_string(),
+        key: made.issuer_key.clone(),
+        anchors: None,
+    };
     let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Text(&pem)).expect("good");
     let trust = Trust::new(Arc::new(ca), Arc::new(|_| true));
     assert!(trust.rotate(&[]).expect_err("refused").to_string().contains("--ca-chain"));

@@ -70,6 +70,8 @@ impl<'de, T: Watched> Deserialize<'de> for Lean<T> {
 const fn has_status(kind: Kind) -> bool {
     match kind {
         Kind::Namespace | Kind::Service | Kind::Pod | Kind::EndpointSlice | Kind::ReferenceGrant | Kind::NetworkPolicy => false,
+        // What cannot be honoured of them is in `weft status`.
+        Kind::Federation | Kind::IdentityDenial => false,
         Kind::HttpRoute
         | Kind::GrpcRoute
         | Kind::TlsRoute

@@ -57,6 +57,8 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::TrafficPolicy => where_served("weft.dev", &["v1alpha1"], "trafficpolicies"),
         Kind::NetworkPolicy => needed("networking.k8s.io", "networkpolicies"),
         Kind::AuthorizationPolicy => where_served("weft.dev", &["v1alpha1"], "authorizationpolicies"),
+        Kind::Federation => where_served("weft.dev", &["v1alpha1"], "federatedtrustdomains"),
+        Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
     }
 }
 
@@ -90,6 +92,7 @@ macro_rules! watched {
 watched! {
     Namespace Service Pod EndpointSlice
     HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy NetworkPolicy
+    Federation IdentityDenial
 }
 
 #[cfg(test)]

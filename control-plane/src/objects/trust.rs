@@ -1,0 +1,177 @@
+//! `FederatedTrustDomain` and `IdentityDenial` (`weft.dev/v1alpha1`): whose identities are believed, and whose are not.
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::Deserialize;
+use weft_core::service::ObjectRef;
+use weft_core::{SpiffeId, TrustDomain};
+use weft_tls::{TrustBundle, serial};
+
+use super::Moment;
+
+/// Anchors of one foreign domain.
+const MAX_ANCHORS: usize = 16;
+/// The longest bundle, in bytes.
+const MAX_BUNDLE: usize = 64 * 1024;
+/// Entries of one denial.
+const MAX_ENTRIES: usize = 10_000;
+/// Characters of a reason.
+pub const MAX_REASON: usize = 300;
+
+/// A foreign trust domain whose identities are believed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FederationObject {
+    pub id: ObjectRef,
+    pub domain: TrustDomain,
+    /// 1 to 16.
+    pub anchors: Vec<CertificateDer<'static>>,
+}
+
+/// Identities and certificates that are refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DenialObject {
+    pub id: ObjectRef,
+    pub identities: Vec<SpiffeId>,
+    /// As [`weft_tls::serial`] gives them.
+    pub serials: Vec<String>,
+    pub reason: String,
+    /// Seconds since the Unix epoch; none: for ever.
+    pub expires: Option<i64>,
+}
+
+/// What is wrong: a field of `spec`, and why.
+pub type Wrong = (String, String);
+
+/// `spec` of a `FederatedTrustDomain`. A field that is not known is an error.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FederationSpec {
+    trust_domain: String,
+    /// PEM.
+    bundle: String,
+}
+
+/// `spec` of an `IdentityDenial`. A field that is not known is an error.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DenialSpec {
+    #[serde(default)]
+    identities: Vec<String>,
+    #[serde(default)]
+    serials: Vec<String>,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    expires: Option<Moment>,
+}
+
+fn wrong(field: impl Into<String>, why: impl ToString) -> Wrong {
+    (field.into(), why.to_string())
+}
+
+impl FederationSpec {
+    /// # Errors
+    ///
+    /// Where the name is none, or the bundle holds no certificates, too many, or something that cannot be an anchor.
+    pub fn read(self, id: ObjectRef) -> Result<FederationObject, Wrong> {
+        let domain: TrustDomain = self.trust_domain.parse().map_err(|e| wrong("trustDomain", e))?;
+        if self.bundle.len() > MAX_BUNDLE {
+            return Err(wrong("bundle", format!("{} bytes; at most {MAX_BUNDLE} are read", self.bundle.len())));
+        }
+        let anchors = CertificateDer::pem_slice_iter(self.bundle.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let anchors = anchors.map_err(|e| wrong("bundle", format!("it is no PEM: {e}")))?;
+        if anchors.is_empty() || anchors.len() > MAX_ANCHORS {
+            return Err(wrong("bundle", format!("it holds {} certificates where 1 to {MAX_ANCHORS} are read", anchors.len())));
+        }
+        TrustBundle::new(domain.clone(), anchors.clone()).map_err(|e| wrong("bundle", e))?;
+        Ok(FederationObject { id, domain, anchors })
+    }
+}
+
+impl DenialSpec {
+    /// # Errors
+    ///
+    /// Where an entry is neither identity nor serial number, an identity is a control plane's, or there are none or too many.
+    pub fn read(self, id: ObjectRef) -> Result<DenialObject, Wrong> {
+        let count = self.identities.len() + self.serials.len();
+        if count == 0 || count > MAX_ENTRIES {
+            return Err(wrong(
+                "identities",
+                format!("{count} identities and serials; 1 to {MAX_ENTRIES} are read in one object"),
+            ));
+        }
+        if self.reason.chars().count() > MAX_REASON {
+            return Err(wrong("reason", format!("it is longer than {MAX_REASON} characters")));
+        }
+        let identities = self
+            .identities
+            .iter()
+            .enumerate()
+            .map(|(i, text)| deniable(text).map_err(|why| wrong(format!("identities[{i}]"), why)));
+        let serials =
+            self.serials.iter().enumerate().map(|(i, text)| serial(text).map_err(|e| wrong(format!("serials[{i}]"), e)));
+        Ok(DenialObject {
+            id,
+            identities: identities.collect::<Result<_, _>>()?,
+            serials: serials.collect::<Result<_, _>>()?,
+            reason: self.reason,
+            expires: self.expires.map(|m| m.0),
+        })
+    }
+}
+
+/// An identity that may be denied: without the control plane's, sidecars would hear of nothing any more, the end of the denial included.
+///
+/// # Errors
+///
+/// Where it is none.
+pub fn deniable(text: &str) -> Result<SpiffeId, String> {
+    let id: SpiffeId = text.parse().map_err(|e: weft_core::identity::InvalidName| e.to_string())?;
+    if id.is_control_plane() {
+        return Err(format!("{id} is a control plane's: without it no sidecar would hear of anything any more"));
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> ObjectRef {
+        "weft-system/x".parse().expect("valid")
+    }
+
+    #[test]
+    fn what_cannot_be_a_denial_says_where_by_table() {
+        let good = r#"{"identities": ["spiffe://cluster.local/ns/shop/sa/web"], "serials": ["00:AB"], "expires": "2026-01-31T12:00:00Z"}"#;
+        let read = serde_json::from_str::<DenialSpec>(good).expect("good").read(id()).expect("good");
+        assert_eq!((read.serials[0].as_str(), read.expires), ("ab", Some(1_769_860_800)));
+        for (spec, field) in [
+            ("{}", "identities"),
+            (r#"{"identities": ["web"]}"#, "identities[0]"),
+            (r#"{"identities": ["spiffe://cluster.local/ns/weft-system/sa/weft-control-plane"]}"#, "identities[0]"),
+            (r#"{"serials": ["1", "x"]}"#, "serials[1]"),
+        ] {
+            let (at, why) = serde_json::from_str::<DenialSpec>(spec).expect("it has the shape").read(id()).expect_err(spec);
+            assert_eq!(at, field, "{why}");
+        }
+        assert!(serde_json::from_str::<DenialSpec>(r#"{"identitys": []}"#).is_err(), "a misspelt field would deny nobody");
+    }
+
+    #[test]
+    fn what_cannot_be_a_foreign_domain_says_where_by_table() {
+        let spec = |domain: &str, bundle: &str| FederationSpec { trust_domain: domain.into(), bundle: bundle.into() };
+        let made = crate::issue::ca::make(&"east.example".parse().expect("valid"), "").expect("made");
+        assert_eq!(spec("east.example", &made.chain).read(id()).expect("good").anchors.len(), 2);
+        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (given, field) in [
+            (spec("East", &made.chain), "trustDomain"),
+            (spec("east.example", ""), "bundle"),
+            (spec("east.example", junk), "bundle"),
+            (spec("east.example", &made.chain.repeat(9)), "bundle"),
+            (spec("east.example", &"x".repeat(MAX_BUNDLE + 1)), "bundle"),
+        ] {
+            assert_eq!(given.read(id()).expect_err(field).0, field);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Connections that rest on a peer's certificate: cut when it is believed no more.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use weft_tls::{LeafInfo, TrustBundle};
+
+use crate::io::Socket;
+
+/// One worker's connections over mutual TLS, both ways.
+#[derive(Default)]
+pub struct Links {
+    open: RefCell<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    links: Vec<Link>,
+    /// When there are more, those that have ended are looked for.
+    most: usize,
+}
+
+struct Link {
+    peer: LeafInfo,
+    socket: Weak<Socket>,
+}
+
+/// Fewer than these are not looked through.
+const FEW: usize = 64;
+
+impl Links {
+    /// Notes a connection whose handshake is done.
+    pub fn add(&self, peer: LeafInfo, socket: Weak<Socket>) {
+        let mut open = self.open.borrow_mut();
+        // As many are looked at as were added since: each addition costs the same.
+        if open.links.len() >= open.most.max(FEW) {
+            open.links.retain(|link| link.socket.strong_count() > 0);
+            open.most = open.links.len() * 2;
+        }
+        open.links.push(Link { peer, socket });
+    }
+
+    /// Cuts the connections of whoever is believed no more; how many those were.
+    pub fn cut(&self, bundle: &TrustBundle) -> usize {
+        let mut cut: Vec<(LeafInfo, Rc<Socket>)> = Vec::new();
+        self.open.borrow_mut().links.retain(|link| {
+            let Some(socket) = link.socket.upgrade() else { return false };
+            let goes = bundle.gave_up(&link.peer);
+            if goes {
+                cut.push((link.peer.clone(), socket));
+            }
+            !goes
+        });
+        for (peer, socket) in &cut {
+            tracing::info!(peer = %peer.id, serial = %peer.serial, address = %socket.peer(), "connection cut: the peer is denied, or its domain is trusted no more");
+            socket.cut();
+        }
+        cut.len()
+    }
+}
