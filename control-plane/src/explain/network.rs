@@ -91,7 +91,7 @@ fn considered(id: &ObjectRef, way: &str, pod: &ObjectRef, (applies, matches): (b
         policy: id.to_string(),
         action: way.to_owned(),
         dry_run: false,
-        target: format!("the pods of namespace {} that its podSelector picks, as a NetworkPolicy", pod.namespace),
+        target: format!("pods of namespace {} (NetworkPolicy)", pod.namespace),
         applies,
         matches,
         why,
