@@ -17,14 +17,14 @@ use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
-use weft_core::network_policy::Isolation;
+use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 
 use crate::identity::unix_now;
 use crate::io::Dialer;
@@ -345,8 +345,31 @@ pub fn config(shared: &Shared) -> serde_json::Value {
 }
 
 /// The network policies that isolate the pod one way.
-fn isolating(network: &Isolation) -> Vec<String> {
-    network.policies.iter().map(|p| p.id.to_string()).collect()
+fn isolating(network: &Isolation) -> Vec<Value> {
+    let peer = |term: &PeerTerm| match term {
+        PeerTerm::Anywhere => "anywhere".to_owned(),
+        PeerTerm::Set(id) => format!("peers/{id}"),
+        PeerTerm::Block { cidr, except } if except.is_empty() => cidr.to_string(),
+        PeerTerm::Block { cidr, except } => {
+            let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+            format!("{cidr} except {}", except.join(", "))
+        }
+    };
+    let port = |term: &PortTerm| match term {
+        PortTerm::All => "all".to_owned(),
+        PortTerm::Range(first, last) if first == last => first.to_string(),
+        PortTerm::Range(first, last) => format!("{first}-{last}"),
+        PortTerm::Named(id) => format!("named in peers/{id}"),
+    };
+    let rule = |rule: &Rule| {
+        json!({
+            "rule": rule.place,
+            "peers": rule.peers.iter().map(peer).collect::<Vec<_>>(),
+            "ports": rule.ports.iter().map(port).collect::<Vec<_>>(),
+        })
+    };
+    let policy = |p: &Arc<Policy>| json!({"policy": p.id.to_string(), "rules": p.rules.iter().map(rule).collect::<Vec<_>>()});
+    network.policies.iter().map(policy).collect()
 }
 
 #[cfg(test)]
