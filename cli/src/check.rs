@@ -1,21 +1,47 @@
 //! `weft check`: what is wrong with an installation, or with a cluster that is to get one, and how to mend it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use weft_core::Namespace;
+
+use crate::fleet::Fleet;
 use crate::output::Format;
+use crate::rundir::Which;
+use crate::{duration, strict_ready};
 
 mod judge;
 
 /// What `weft check` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+With --strict-ready, a mesh on this machine is asked where one runs and no --context is given; else the cluster, by kubectl exec. Exit status then: 0 where \
+nobody would be refused, 1 where somebody would, or not all is known.
+
+Examples:
+  weft check
+  weft check --pre
+  weft check --strict-ready shop
+  weft check --strict-ready shop --within 24h -o json")]
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client has something to check"))]
 pub(crate) struct CheckArgs {
     /// Check whether weft can be installed
     #[arg(long)]
     pre: bool,
+
+    /// List who still calls the pods of a namespace in plaintext, and would be refused if it became strict
+    #[arg(long, value_name = "NS", conflicts_with = "pre")]
+    strict_ready: Option<Namespace>,
+
+    /// With --strict-ready: leave out callers that were seen last before that [default: none, since the start of each sidecar]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "strict_ready")]
+    within: Option<Duration>,
+
+    #[command(flatten)]
+    which: Which,
 
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig [default: its current one]")]
     context: Option<String>,
@@ -23,6 +49,17 @@ pub(crate) struct CheckArgs {
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
     output: Format,
+}
+
+/// Looks at what is asked for.
+pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    match &args.strict_ready {
+        Some(namespace) => {
+            let fleet = Fleet::find(&args.which, args.context.as_deref())?;
+            strict_ready::main(&fleet, namespace, args.within, args.output)
+        }
+        None => main(args),
+    }
 }
 
 /// One thing that was looked at.

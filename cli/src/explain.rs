@@ -13,11 +13,13 @@ use weft_proto::v1;
 
 use crate::operator::{self, Meant};
 use crate::output::{Format, print};
-use crate::rundir;
+use crate::{record, rundir};
 use offline::{Caller, Offline};
+use replay::Replayed;
 use told::{PairFlip, Told};
 
 mod offline;
+mod replay;
 mod told;
 
 /// What `weft explain` is told.
@@ -38,6 +40,7 @@ Examples:
   weft explain --from front/client --to shop/db:5432 -f manifests/ -f policies.yaml
   weft explain --from front/client --to shop/web:80 --path /admin --what-if new-policy.yaml
   weft explain --what-if new-policy.yaml
+  weft explain --what-if new-policy.yaml --flows flows.jsonl
   weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
 pub(crate) struct ExplainArgs {
     /// Who calls, by its service account
@@ -79,6 +82,10 @@ pub(crate) struct ExplainArgs {
     /// Answer as if these manifests stood as well, each in the place of one with its name
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     what_if: Vec<PathBuf>,
+
+    /// With --what-if: tell which of these calls, as weft record has written them, would get another answer
+    #[arg(long, value_name = "FLOWS", requires = "what_if", conflicts_with_all = ["from", "from_pod", "unauthenticated", "to", "method", "path", "host", "headers"])]
+    flows: Vec<PathBuf>,
 
     /// With -f: the mesh's own mTLS mode, where no file says so [default: permissive]
     #[arg(long, value_name = "MODE", requires = "files")]
@@ -128,6 +135,14 @@ pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 
 /// What is printed, and whether that is what one wishes to read.
 fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
+    if !args.flows.is_empty() {
+        let told = replayed(args)?;
+        let text = match args.output {
+            Format::Text => told.shown(),
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
+        };
+        return Ok((text, told.is_same()));
+    }
     let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
     if has_caller && args.to.is_some() {
         let told = answer(args)?;
@@ -154,6 +169,18 @@ fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
     let from = from.or(args.unauthenticated.then_some(Caller::Nobody));
     let before = offline(args)?;
     before.flips(&before.clone().with(&args.what_if)?, from.as_ref(), args.to.as_ref())
+}
+
+/// What recorded calls would be answered, and whether all would be as before.
+fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
+    let mut flows = Vec::new();
+    for file in &args.flows {
+        let (header, mut found) = record::read(file)?;
+        record::tell(&header);
+        flows.append(&mut found);
+    }
+    let before = offline(args)?;
+    Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?)
 }
 
 /// The manifests that are asked.

@@ -16,6 +16,7 @@ mod endpoints;
 mod exec;
 mod explain;
 mod fds;
+mod fleet;
 mod http;
 mod init;
 mod inject;
@@ -28,9 +29,12 @@ mod operator;
 mod output;
 mod plan;
 mod preflight;
+mod record;
 mod rundir;
 mod sidecar;
 mod status;
+mod strict_ready;
+mod suggest;
 mod table;
 mod token;
 mod trust;
@@ -66,6 +70,10 @@ enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Tell why a call was denied, by the reference that its caller got
     Why(why::WhyArgs),
+    /// Record who calls what, for a while, to replay it or to suggest policies from it
+    Record(record::RecordArgs),
+    /// Write the least policies that allow what was recorded
+    Suggest(suggest::SuggestArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
     /// Join tokens, for sidecars on machines without a cluster
@@ -117,6 +125,8 @@ fn main() -> ExitCode {
         Command::Endpoints(args) => endpoints::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Why(args) => why::main(&args),
+        Command::Record(args) => record::main(&args),
+        Command::Suggest(args) => suggest::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),
@@ -124,7 +134,7 @@ fn main() -> ExitCode {
         Command::Install(args) => install::main(&args),
         Command::Upgrade(args) => install::upgrade(&args),
         Command::Uninstall(args) => install::uninstall::main(&args),
-        Command::Check(args) => check::main(&args),
+        Command::Check(args) => check::run(&args),
         Command::Inject(args) => inject::main(&args),
         Command::Validate(args) => validate::main(&args),
         Command::Probe(args) => preflight::probe(&args),

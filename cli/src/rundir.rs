@@ -45,6 +45,11 @@ pub(crate) struct Which {
 }
 
 impl Which {
+    /// Whether one was named, so that no other is meant.
+    pub(crate) fn is_named(&self) -> bool {
+        self.mesh.is_some() || self.run_dir.is_some()
+    }
+
     /// The run directory of the mesh that is meant; it is running.
     pub(crate) fn find(&self) -> anyhow::Result<PathBuf> {
         find(self.mesh.as_deref(), self.run_dir.as_deref())

@@ -19,7 +19,7 @@ pub(crate) struct SidecarArgs {
     #[arg(value_name = "NS/REPLICA")]
     target: String,
 
-    /// What to ask for: /config, /edges, /denials, /metrics or /ready
+    /// What to ask for: /config, /edges, /denials, /plaintext, /flows, /metrics or /ready
     #[arg(default_value = "/config")]
     path: String,
 
@@ -32,6 +32,8 @@ pub(crate) struct SidecarArgs {
 pub(crate) struct GetArgs {
     socket: PathBuf,
     path: String,
+    #[arg(default_value = "GET")]
+    method: String,
 }
 
 pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
@@ -67,8 +69,24 @@ pub(crate) fn ask_each(run: &Path, path: &str) -> anyhow::Result<Vec<(String, an
     Ok(meshed.map(|(index, l)| (l.name(), ask_one(run, index, &l.name(), path))).collect())
 }
 
+/// Asks those whose namespace is wanted, whatever each of them answers; `method` is GET or POST.
+pub(crate) fn tell_each(
+    run: &Path,
+    method: &str,
+    path: &str,
+    is_wanted: impl Fn(&str) -> bool,
+) -> anyhow::Result<Vec<(String, anyhow::Result<String>)>> {
+    let all = door::list(run)?;
+    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed && is_wanted(&l.namespace));
+    Ok(meshed.map(|(index, l)| (l.name(), tell_one(run, index, &l.name(), method, path))).collect())
+}
+
 /// `index` is the replica's place in the list of all.
 fn ask_one(run: &Path, index: usize, target: &str, path: &str) -> anyhow::Result<String> {
+    tell_one(run, index, target, "GET", path)
+}
+
+fn tell_one(run: &Path, index: usize, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
     let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
     let me = std::env::current_exe().context("this program cannot find itself")?;
     let output = Command::new(&me)
@@ -80,6 +98,7 @@ fn ask_one(run: &Path, index: usize, target: &str, path: &str) -> anyhow::Result
         .arg("__get")
         .arg(&socket)
         .arg(path)
+        .arg(method)
         .stdin(Stdio::null())
         .output()?;
     if !output.status.success() {
@@ -89,14 +108,14 @@ fn ask_one(run: &Path, index: usize, target: &str, path: &str) -> anyhow::Result
     String::from_utf8(output.stdout).context("the answer is not text")
 }
 
-/// Inside the lab: one GET, its body to standard output.
+/// Inside the lab: one question, the answer's body to standard output.
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let mut stream = UnixStream::connect(&args.socket).with_context(|| format!("{} does not answer", args.socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {} HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n\r\n", args.path)?;
+    write!(stream, "{} {} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", args.method, args.path)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("it does not answer in time")?;
-    let body = body(&answer).with_context(|| format!("GET {}", args.path))?;
+    let body = body(&answer).with_context(|| format!("{} {}", args.method, args.path))?;
     std::io::stdout().write_all(body)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -151,8 +151,8 @@ struct Session {
     set_hash: SetHash,
     sent: u64,
     acknowledged: u64,
-    /// Policies of services that were sent and are not acknowledged yet, with the update that they were in.
-    unconfirmed: VecDeque<(u64, ObjectRef, Version)>,
+    /// Policies, of services and the sidecar's own, that were sent and are not acknowledged yet, with the update that they were in.
+    unconfirmed: VecDeque<(u64, ResourceName, Version)>,
     heartbeat: Duration,
     /// Where the pod ran when endpoints were looked at last: it decides which of them are seen.
     place: Place,
@@ -320,9 +320,7 @@ impl Session {
             if !self.sub.add(name.clone()) {
                 self.sub.mark(name.clone());
             }
-            if let ResourceName::Policy(id) = name {
-                self.sub.applied(id, Version(h.version));
-            }
+            self.applied(name, Version(h.version));
         }
         for name in [ResourceName::Trust, ResourceName::Mesh, ResourceName::Inbound] {
             self.sub.add(name);
@@ -351,11 +349,20 @@ impl Session {
         while let Some((nonce, _, _)) = self.unconfirmed.front()
             && *nonce <= self.acknowledged
         {
-            let Some((_, id, version)) = self.unconfirmed.pop_front() else { return };
-            let name = ResourceName::Policy(id.clone()).to_string();
-            if !rejected.iter().any(|r| r.name == name && r.version == version.0) {
-                self.sub.applied(id, version);
+            let Some((_, name, version)) = self.unconfirmed.pop_front() else { return };
+            let text = name.to_string();
+            if !rejected.iter().any(|r| r.name == text && r.version == version.0) {
+                self.applied(name, version);
             }
+        }
+    }
+
+    /// The sidecar has this version of a policy in force.
+    fn applied(&self, name: ResourceName, version: Version) {
+        match name {
+            ResourceName::Policy(id) => self.sub.applied(id, version),
+            ResourceName::Inbound => self.sub.applied_inbound(version),
+            _ => {}
         }
     }
 
@@ -459,8 +466,9 @@ impl Session {
 
     async fn update(&mut self, resources: Vec<v1::Resource>) -> Result<(), Status> {
         self.sent += 1;
-        let policies = resources.iter().filter_map(|r| Some((r.name.strip_prefix("policy/")?.parse().ok()?, Version(r.version))));
-        self.unconfirmed.extend(policies.map(|(id, version)| (self.sent, id, version)));
+        let names = resources.iter().filter_map(|r| Some((r.name.parse().ok()?, Version(r.version))));
+        let policies = names.filter(|(name, _)| matches!(name, ResourceName::Policy(_) | ResourceName::Inbound));
+        self.unconfirmed.extend(policies.map(|(name, version)| (self.sent, name, version)));
         self.sub.status().unacknowledged = (self.sent - self.acknowledged) as u32;
         self.send(v1::watch_response::Message::Update(v1::Update { nonce: self.sent, resources })).await
     }

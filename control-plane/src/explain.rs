@@ -1,6 +1,7 @@
 //! Whether a call would be let in, and why: what the sidecars of the called service are told, judged by the code that they judge by. It reads a snapshot and
 //! nothing else, so that it says the same of manifests as of a mesh.
 
+pub mod flows;
 mod network;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
 use crate::objects::authorization::Scope;
+use crate::snapshot::modes::SetBy;
 use crate::snapshot::{AuthorizationFacts, PodFacts, Snapshot};
 
 /// Why there is no answer.
@@ -216,8 +218,12 @@ impl Ground<'_> {
     /// What one endpoint says, without its name.
     fn answer(&self, endpoint: &Endpoint, port: u16, judged: &mut Judged) -> v1::Explanation {
         use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
+        let modes = endpoint.workload.as_ref().filter(|_| matches!(endpoint.reach, Reach::Mesh(_)));
+        let modes = modes.and_then(|pod| self.snapshot.modes.get(pod));
         let plain = |verdict: v1::ExplainedVerdict, reason: String| v1::Explanation {
             port: port.into(),
+            mtls: modes.map(|m| m.told(port)).unwrap_or_default(),
+            mtls_is_default: modes.is_some_and(|m| *m.of(port).1 == SetBy::Default),
             verdict: verdict.into(),
             reason,
             ..Default::default()

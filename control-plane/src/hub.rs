@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use weft_core::Namespace;
 use weft_core::service::ObjectRef;
+use weft_core::version::Version;
 use weft_proto::{ResourceName, v1};
 
 use crate::model::Changed;
@@ -33,6 +34,8 @@ struct Streams {
     by_name: HashMap<ResourceName, HashSet<u64>>,
     by_pod: HashMap<ObjectRef, HashSet<u64>>,
     applied: counts::Applied,
+    /// The version of its own inbound policy that each stream has said to have in force.
+    applied_inbound: HashMap<u64, Version>,
 }
 
 /// What the hub and one stream's task share.
@@ -238,6 +241,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut streams = lock(&self.hub.streams);
         streams.all.remove(&self.stream.id);
+        streams.applied_inbound.remove(&self.stream.id);
         for name in &self.names {
             leave(&mut streams, name, self.stream.id);
         }

@@ -16,4 +16,5 @@ pub mod probe;
 pub mod server;
 pub mod snapshot;
 pub mod source;
+pub mod suggest;
 pub mod watch;

@@ -1,8 +1,9 @@
 //! Objects to snapshot. One writer applies changes; what a change touches is computed anew, the rest is shared.
 
 mod authorization;
-mod endpoints;
+pub(crate) mod endpoints;
 mod inbound;
+mod modes;
 mod network_policy;
 mod outbound;
 mod places;
@@ -28,6 +29,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use modes::MtlsPolicies;
 use network_policy::Networks;
 use places::Places;
 use policies::Policies;
@@ -35,6 +37,7 @@ use routes::Routes;
 use status::{ObjectStatus, Outcome, RouteStatus, Statuses};
 use trusting::Trusting;
 
+pub use endpoints::target_port;
 pub use routes::{ANNOTATION_ANY_METHOD, ANNOTATION_ATTEMPTS, ANNOTATION_GRPC_CODES};
 
 /// What of the snapshot is another now.
@@ -80,6 +83,7 @@ pub struct Model {
     authorizations: Authorizations,
     networks: Networks,
     trusting: Trusting,
+    modes: MtlsPolicies,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -104,6 +108,7 @@ impl Model {
             authorizations: Authorizations::default(),
             networks: Networks::default(),
             trusting: Trusting::default(),
+            modes: MtlsPolicies::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -161,10 +166,12 @@ impl Model {
                     let last = self.routes.in_force(&key);
                     let last_good =
                         (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
+                    let last_modes = (key.kind == Kind::MtlsPolicy).then(|| self.modes.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
                         Object::Route(route) => self.routes.insert(route, last),
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
+                        Object::MtlsPolicy(policy) => self.modes.insert(policy, last_modes),
                         other => self.insert(other),
                     }
                     self.note_target(&key);
@@ -198,6 +205,10 @@ impl Model {
         }
         for id in &dirty.networks {
             self.refresh_network(id);
+        }
+        // Known only once the pods are.
+        for key in self.take_overruled() {
+            self.refresh_status(&key, &mut changed);
         }
         for ip in &dirty.addresses {
             self.refresh_address(*ip, &mut changed);
@@ -273,6 +284,10 @@ impl Model {
                 dirty.peers.extend(self.named_by_network(&key.id));
                 dirty.pods.extend(self.touched_by_network(&key.id));
             }
+            Kind::MtlsPolicy => {
+                dirty.statuses.insert(key.clone());
+                dirty.pods.extend(self.touched_by_modes(&key.id));
+            }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
                     self.places.note(slice, &mut dirty.nodes);
@@ -332,6 +347,7 @@ impl Model {
             Kind::NetworkPolicy => self.networks.remove(&key.id),
             Kind::Federation => drop(self.trusting.federations.remove(&key.id)),
             Kind::IdentityDenial => drop(self.trusting.denials.remove(&key.id)),
+            Kind::MtlsPolicy => self.modes.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -383,6 +399,7 @@ impl Model {
             Object::NetworkPolicy(o) => self.networks.insert(o),
             Object::Federation(o) => drop(self.trusting.federations.insert(o.id.clone(), o)),
             Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
+            Object::MtlsPolicy(o) => self.modes.insert(o, None),
         }
     }
 
@@ -508,6 +525,10 @@ impl Model {
             let entry = self.authorization_entry(key);
             return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
+        if key.kind == Kind::MtlsPolicy {
+            let entry = self.modes_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
+        }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
         for (i, target) in object.targets.iter().enumerate() {
@@ -577,15 +598,24 @@ impl Model {
     fn refresh_pod(&mut self, id: &ObjectRef, changed: &mut BTreeSet<Changed>) {
         let key = ObjectKey { kind: Kind::Pod, id: id.clone() };
         self.problems.remove(&key);
+        let (mut modes, mut overruled) = (None, BTreeMap::new());
         let entry = self.pod(id).cloned().map(|pod| {
             let mut problems = Vec::new();
-            let mut policy = (&self.inbound_of(&pod, &mut problems)).into();
+            let found = self.modes_of(&pod, &mut problems);
+            overruled = found.1;
+            let mut policy = (&self.inbound_of(&pod, &found.0)).into();
+            modes = Some(Arc::new(found.0));
             self.authorize(&pod, &mut policy, &mut problems);
             if !problems.is_empty() {
                 self.problems.insert(key, problems);
             }
             Entry::new(Body::Inbound(policy))
         });
+        self.note_overruled(id, overruled);
+        // For explanations, which are asked, not pushed.
+        put(&mut self.snapshot.modes, id, modes, |a, b| a == b);
+        let governed = self.pod(id).map(|pod| self.governing(pod)).filter(|all| !all.is_empty()).map(Arc::new);
+        put(&mut self.snapshot.governed, id, governed, |a, b| a == b);
         let facts = self.pod(id).filter(|p| !p.ended()).map(|p| Arc::new(PodFacts::of(p, self.places.of(p))));
         if put(&mut self.snapshot.pods, id, facts, |a, b| a == b) {
             changed.insert(Changed::Inbound(id.clone()));
@@ -602,6 +632,13 @@ impl Model {
         if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
             changed.insert(Changed::Outbound(id.clone()));
         }
+    }
+
+    /// The policies that a pod's inbound policy is made of.
+    fn governing(&self, pod: &PodObject) -> Vec<ObjectKey> {
+        let key = |kind| move |id: &ObjectRef| ObjectKey { kind, id: id.clone() };
+        let authorizing = self.authorizing(pod).into_iter().map(key(Kind::AuthorizationPolicy));
+        authorizing.chain(self.modes.ids_of(pod).map(key(Kind::MtlsPolicy))).collect()
     }
 
     fn refresh_address(&mut self, ip: IpAddr, changed: &mut BTreeSet<Changed>) {

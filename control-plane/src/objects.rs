@@ -2,6 +2,7 @@
 //! here is ignored, so that real manifests pass unchanged.
 
 pub mod authorization;
+pub mod mtls;
 pub mod network_policy;
 pub mod traffic;
 pub mod trust;
@@ -17,6 +18,7 @@ use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
+use mtls::MtlsObject;
 use network_policy::NetworkPolicyObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 use trust::{DenialObject, FederationObject};
@@ -36,6 +38,7 @@ pub enum Object {
     NetworkPolicy(Arc<NetworkPolicyObject>),
     Federation(Arc<FederationObject>),
     IdentityDenial(Arc<DenialObject>),
+    MtlsPolicy(Arc<MtlsObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -63,6 +66,7 @@ pub enum Kind {
     /// `FederatedTrustDomain`.
     Federation,
     IdentityDenial,
+    MtlsPolicy,
 }
 
 impl Kind {
@@ -84,6 +88,7 @@ impl Kind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Federation => "FederatedTrustDomain",
             Self::IdentityDenial => "IdentityDenial",
+            Self::MtlsPolicy => "MtlsPolicy",
         }
     }
 
@@ -107,7 +112,9 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::Federation | Self::IdentityDenial => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::MtlsPolicy | Self::Federation | Self::IdentityDenial => {
+                "weft.dev/v1alpha1"
+            }
             Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
@@ -137,6 +144,7 @@ impl Object {
             Self::NetworkPolicy(o) => (Kind::NetworkPolicy, &o.id),
             Self::Federation(o) => (Kind::Federation, &o.id),
             Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
+            Self::MtlsPolicy(o) => (Kind::MtlsPolicy, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

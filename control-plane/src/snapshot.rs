@@ -1,5 +1,8 @@
 //! The mesh as sidecars may see it: immutable, encoded once, shared by every stream.
 
+pub mod modes;
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,11 +16,10 @@ use weft_proto::v1::resource::Body;
 use weft_proto::{ResourceName, v1};
 
 use crate::model::status::Statuses;
-use crate::objects::PodObject;
 use crate::objects::authorization::Scope;
+use crate::objects::{ObjectKey, PodObject};
 use crate::watch::Problem;
-
-mod peers;
+use modes::PodModes;
 
 pub use peers::PeersEntry;
 
@@ -236,6 +238,10 @@ pub struct Snapshot {
     /// Which of them the policies of each pod name, where they name any: nobody else sees them.
     pub named: imbl::HashMap<ObjectRef, Arc<BTreeSet<PeersId>>>,
     pub networks: imbl::HashMap<ObjectRef, Arc<NetworkFacts>>,
+    /// By pod: its mTLS modes, and who set them.
+    pub modes: imbl::HashMap<ObjectRef, Arc<PodModes>>,
+    /// By pod: the policies that its inbound policy is made of; none where there are none.
+    pub governed: imbl::HashMap<ObjectRef, Arc<Vec<ObjectKey>>>,
     /// What became of each route and policy.
     pub statuses: Statuses,
     /// Names that DNS answers for.
@@ -304,6 +310,8 @@ impl Snapshot {
             peers: imbl::HashMap::new(),
             named: imbl::HashMap::new(),
             networks: imbl::HashMap::new(),
+            modes: imbl::HashMap::new(),
+            governed: imbl::HashMap::new(),
             statuses: Statuses::new(),
             dns: imbl::HashMap::new(),
             pods: imbl::HashMap::new(),

@@ -1,6 +1,6 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges`, `/denials`, `/denials/REF` and `/drain`.
+//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -26,6 +26,7 @@ use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 
+use crate::flows::MAX_TIME;
 use crate::identity::unix_now;
 use crate::io::Dialer;
 use crate::mesh::Target;
@@ -204,15 +205,55 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
                 }
             }
         }
+        (&Method::GET, "/plaintext", true) => {
+            reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.plaintext.report())))
+        }
+        (&Method::GET, "/flows", true) => reply(StatusCode::OK, "application/json", format!("{}\n", flows(shared))),
+        (&Method::POST, "/record", true) => record(shared, request.uri().query()),
+        (_, "/record", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST /record?seconds=N"),
         (&Method::POST, "/drain", true) => {
             drain.cancel();
             plain(StatusCode::ACCEPTED, "draining")
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics, /probe, /config, /edges, /denials and POST /drain")
+            let known =
+                "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, POST /record and POST /drain";
+            plain(StatusCode::NOT_FOUND, &format!("there are {known}"))
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),
+    }
+}
+
+/// What was recorded, and of whose sidecar.
+fn flows(shared: &Shared) -> serde_json::Value {
+    let identity = shared.mesh.identity.load();
+    let info = identity.as_ref().map(|i| i.svid.info());
+    let mut told = json!(shared.flows.report());
+    told["pod"] = json!(info.and_then(|i| i.pod.as_ref()).map(ToString::to_string));
+    told["identity"] = json!(info.map(|i| i.id.to_string()));
+    told
+}
+
+/// Has calls recorded for so many seconds, or, with 0, no longer.
+fn record(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
+    let seconds = query.and_then(|q| q.strip_prefix("seconds=")).and_then(|n| n.parse::<u64>().ok());
+    let most = MAX_TIME.as_secs();
+    match seconds {
+        Some(0) => {
+            shared.flows.stop();
+            plain(StatusCode::OK, "nothing is recorded any more")
+        }
+        Some(seconds) if seconds <= most => {
+            let (flows, time) = (shared.flows.clone(), Duration::from_secs(seconds));
+            flows.record_for(time);
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                flows.expire();
+            });
+            plain(StatusCode::OK, &format!("calls are recorded for {seconds} s"))
+        }
+        _ => plain(StatusCode::BAD_REQUEST, &format!("say for how long: POST /record?seconds=N, with N from 0 to {most}")),
     }
 }
 

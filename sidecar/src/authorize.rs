@@ -15,6 +15,7 @@ use weft_core::service::ObjectRef;
 use weft_core::traffic::table::RequestFacts;
 
 use crate::denials::Call;
+use crate::flows;
 use crate::http::RequestHead;
 use crate::isolation::{self, Called};
 use crate::route::Lease;
@@ -88,7 +89,7 @@ impl Guard {
 
     /// Whether a request may come in. Where it must be looked at closely, its target is put into the form that goes on.
     pub fn request(&self, worker: &Worker, head: &mut RequestHead) -> Result<(), Failure> {
-        match self.standing(worker) {
+        let verdict = match self.standing(worker) {
             Standing::Open => Ok(()),
             Standing::Judged(judge) => {
                 head.to_origin_form()?;
@@ -96,17 +97,68 @@ impl Guard {
             }
             Standing::Refused(failure) => Err(failure),
             Standing::Isolated(denied) => Err(self.isolated(worker, &denied, Some(head))),
-        }
+        };
+        self.recorded(worker, Some(head), verdict)
     }
 
     /// Whether a request may come in, in the form that it has.
     pub fn request_as_is(&self, worker: &Worker, head: &RequestHead) -> Result<(), Failure> {
-        self.asked(worker, Some(head), true)
+        self.recorded(worker, Some(head), self.asked(worker, Some(head), true))
     }
 
     /// Whether bytes that are not HTTP may come in.
     pub fn bytes(&self, worker: &Worker) -> Result<(), Failure> {
-        self.asked(worker, None, true)
+        self.recorded(worker, None, self.asked(worker, None, true))
+    }
+
+    /// The same of a caller that has said nothing yet: what it is when it speaks is a call of its own, so that only a refusal is one now.
+    pub fn silence(&self, worker: &Worker) -> Result<(), Failure> {
+        let verdict = self.asked(worker, None, true);
+        if verdict.is_err() { self.recorded(worker, None, verdict) } else { verdict }
+    }
+
+    /// It turned out to be bytes that are not HTTP, and was let in.
+    pub fn spoke_bytes(&self, worker: &Worker) {
+        let _ = self.recorded(worker, None, Ok(()));
+    }
+
+    /// Counts a call with its verdict, where that is asked for.
+    fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
+        if worker.flows.is_on() && self.called.is_none() {
+            self.record(worker, head, verdict.as_ref().err().map(|failure| failure.reason));
+        }
+        verdict
+    }
+
+    #[cold]
+    fn record(&self, worker: &Worker, head: Option<&RequestHead>, refused: Option<Reason>) {
+        let caller = self.identity().map(ToString::to_string);
+        let mut host = Vec::new();
+        if let Some(head) = head {
+            head.header_values("host", &mut |value| host = value.to_vec());
+        }
+        worker.flows.note(&flows::Call {
+            caller: caller.as_deref(),
+            source: self.source.to_canonical(),
+            port: self.port,
+            protocol: self.protocol(head),
+            request: head.map(|head| flows::Request {
+                method: &head.method,
+                path: RequestHead::path(head),
+                host: &host,
+                grpc: RequestFacts::is_grpc(head),
+            }),
+            refused,
+        });
+    }
+
+    fn protocol(&self, head: Option<&RequestHead>) -> &'static str {
+        match (&self.caller, head) {
+            (_, None) => "tcp",
+            (Caller::Mesh(_, protocol), _) => http_name(*protocol),
+            (Caller::Plaintext, Some(head)) if head.authority.is_some() => "http/2",
+            (Caller::Plaintext, Some(_)) => "http/1.1",
+        }
     }
 
     fn asked(&self, worker: &Worker, head: Option<&RequestHead>, first: bool) -> Result<(), Failure> {
@@ -213,16 +265,6 @@ impl Guard {
             request: head.map(|h| (&h.method[..], RequestHead::path(h))),
         };
         isolation::tell_incoming(worker, &call, denied)
-    }
-
-    /// What the call speaks, for people.
-    fn protocol(&self, head: Option<&RequestHead>) -> &'static str {
-        match (&self.caller, head) {
-            (_, None) => "tcp",
-            (Caller::Mesh(_, protocol), _) => http_name(*protocol),
-            (Caller::Plaintext, Some(head)) if head.authority.is_some() => "http/2",
-            (Caller::Plaintext, Some(_)) => "http/1.1",
-        }
     }
 
     fn identity(&self) -> Option<&SpiffeId> {

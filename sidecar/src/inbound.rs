@@ -8,7 +8,7 @@ use std::time::Duration;
 use weft_core::SpiffeId;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
-use weft_core::policy::Caller;
+use weft_core::policy::{Caller, MtlsMode};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, VerifyError, verify_error};
@@ -149,6 +149,7 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
 
 async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {
     let guard = Guard::new(destination.port(), Caller::Plaintext, stream.peer().ip());
+    note(worker, &stream, destination.port());
     match first.what {
         Detection::Http1 | Detection::Http2 => {
             let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""), guard);
@@ -165,6 +166,13 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
             bytes(worker, &stream, destination, &guard, None).await;
         }
     }
+}
+
+/// Counts a caller that speaks plaintext.
+fn note(worker: &Worker, stream: &Stream, port: u16) {
+    let policy = worker.mesh().inbound.load();
+    let let_in = policy.as_ref().is_some_and(|policy| policy.mode_of(port).0 == MtlsMode::Permissive);
+    worker.plaintext.note(stream.peer().ip(), port, let_in);
 }
 
 /// Opaque bytes to the application, if the policy lets them. `proved` is the caller's identity.
@@ -218,7 +226,8 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     };
     let (guard, generation) = (Guard::new(port, Caller::Plaintext, stream.peer().ip()), worker.mesh().generation());
     let needs_request = guard.waits_for_request(worker);
-    if !needs_request && let Err(failure) = guard.bytes(worker) {
+    if !needs_request && let Err(failure) = guard.silence(worker) {
+        note(worker, &stream, port);
         return serve::refuse(worker, &stream, Some(destination), &failure);
     }
     if needs_request || policy.protocol_of(port).is_http() {
@@ -233,12 +242,15 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     match while_allowed(worker, (&guard, generation), [&stream, &upstream], race).await.flatten() {
         Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
         Some(Spoke::Client(Ok(first))) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
+        // What it is, and who, is known only now.
         Some(Spoke::Client(Ok(first))) => {
             drop((upstream, lease));
             return Box::pin(classified(worker, stream, first, destination)).await;
         }
         Some(Spoke::Client(Err(_))) | None => return,
     }
+    note(worker, &stream, port);
+    guard.spoke_bytes(worker);
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
     Box::pin(serve::opaque(worker, &stream, &upstream, key, None, Some((&guard, generation)))).await;
 }

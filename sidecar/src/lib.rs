@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod ask;
 pub mod authorize;
 pub mod config;
 pub mod connect;
@@ -9,6 +10,7 @@ pub mod control;
 pub mod denials;
 pub mod detect;
 pub mod discovery;
+pub mod flows;
 pub mod http;
 pub mod identity;
 pub mod inbound;
@@ -19,6 +21,7 @@ pub mod links;
 pub mod mesh;
 pub mod metrics;
 pub mod outbound;
+pub mod plaintext;
 pub mod pool;
 pub mod probe;
 pub mod rates;

@@ -1,4 +1,4 @@
-//! `weft-sidecar`: trace → config → bind → workers → identity and discovery → wait for a signal → bounded drain.
+//! `weft-sidecar ask`: see `ask.rs`. `weft-sidecar`: trace → config → bind → workers → identity and discovery → wait for a signal → bounded drain.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -16,9 +16,13 @@ use weft_sidecar::identity::{Current, Keeper, random};
 use weft_sidecar::mesh::Mesh;
 use weft_sidecar::saved::Store;
 use weft_sidecar::worker::{Listeners, Shared, Worker};
-use weft_sidecar::{admin, worker, workload};
+use weft_sidecar::{admin, ask, worker, workload};
 
 fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("ask", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return ask::main(rest);
+    }
     let config = Config::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)

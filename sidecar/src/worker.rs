@@ -23,10 +23,12 @@ use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
+use crate::flows::{FlowLog, Flows};
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
+use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
 use crate::{inbound, limits, outbound};
 
@@ -45,6 +47,10 @@ pub struct Shared {
     pub budget: Budget,
     /// Calls that authorization denied.
     pub denials: Denials,
+    /// Who still calls in plaintext.
+    pub plaintext: Arc<Plaintext>,
+    /// Who calls what, while that is asked for.
+    pub flows: Arc<Flows>,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -60,6 +66,8 @@ impl Shared {
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
             denials: Denials::default(),
+            plaintext: Plaintext::new(),
+            flows: Flows::new(),
             config,
             mesh,
             metrics: Registry::new(),
@@ -79,6 +87,8 @@ pub struct Worker {
     pub metrics: WorkerMetrics,
     /// Connections that rest on a peer's certificate.
     pub links: Links,
+    pub plaintext: Seen,
+    pub flows: FlowLog,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -105,6 +115,8 @@ impl Worker {
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone()),
             links: Links::default(),
+            plaintext: Seen::new(shared.plaintext.clone()),
+            flows: FlowLog::new(shared.flows.clone()),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),
@@ -298,6 +310,7 @@ async fn sweep(worker: Rc<Worker>) {
         // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
         worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5);
         worker.server_first.borrow_mut().sweep();
+        worker.flows.sweep();
     }
 }
 

@@ -62,8 +62,12 @@ impl Offline {
         Ok(explain(&self.snapshot()?, &self.trust_domain, question)?)
     }
 
+    pub(super) fn domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// What the control plane makes of it.
-    fn snapshot(&self) -> anyhow::Result<Snapshot> {
+    pub(super) fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let trust = Entry::new(Body::Trust(v1::TrustBundle::default()));
         let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
         let mut model = Model::new(self.trust_domain.clone(), self.mtls, trust, mesh)

@@ -39,6 +39,11 @@ struct Answer {
     would_allow: Option<String>,
     notes: Vec<String>,
     considered: Vec<Considered>,
+    /// The mTLS mode at that port, and who set it; none where there is no sidecar.
+    mtls: Option<String>,
+    /// Nobody but the mesh's default set it.
+    #[serde(skip)]
+    mtls_is_default: bool,
 }
 
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
@@ -118,6 +123,8 @@ impl Told {
             would_allow: some(&a.remedy),
             notes: a.notes.clone(),
             considered: a.considered.iter().map(considered).collect(),
+            mtls: some(&a.mtls),
+            mtls_is_default: a.mtls_is_default,
         };
         Self {
             question: asked(question),
@@ -181,6 +188,9 @@ impl Answer {
         let _ = writeln!(text, "\n{verdict} at port {port} of {pods}\n  {}", self.reason);
         if let Some(would_allow) = &self.would_allow {
             let _ = writeln!(text, "  what would allow it: {would_allow}");
+        }
+        if let (Some(mtls), false) = (&self.mtls, self.mtls_is_default) {
+            let _ = writeln!(text, "  mTLS: {mtls}");
         }
         for note in &self.notes {
             let _ = writeln!(text, "  {note}");

@@ -35,8 +35,9 @@ pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
 /// The kinds that weft itself defines; what is of one of them is its users'.
-pub(crate) const DEFINED: [Kind; 4] = [
+pub(crate) const DEFINED: [Kind; 5] = [
     namespaced("weft.dev/v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),
+    namespaced("weft.dev/v1alpha1", "MtlsPolicy", "mtlspolicies"),
     namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies"),
     namespaced("weft.dev/v1alpha1", "FederatedTrustDomain", "federatedtrustdomains"),
     namespaced("weft.dev/v1alpha1", "IdentityDenial", "identitydenials"),

@@ -213,3 +213,45 @@ async fn a_stream_that_is_resumed_gets_what_it_lacks() {
     // The trust bundle and the facts of the mesh were not among what is held.
     assert_eq!(names, ["mesh", "trust", "routes/shop/web"].map(str::to_owned).into());
 }
+
+#[tokio::test]
+async fn a_policy_for_pods_counts_those_that_have_acknowledged_it() {
+    let pod =
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: caller, namespace: shop}\nspec: {containers: [{name: weft-sidecar}]}\n";
+    let policy = |kind: &str, generation: u32, spec: &str| {
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a, namespace: shop, generation: {generation}}}\nspec: {spec}\n"
+        )
+    };
+    let elsewhere =
+        "---\napiVersion: weft.dev/v1alpha1\nkind: MtlsPolicy\nmetadata: {name: a, namespace: away}\nspec: {mode: strict}\n";
+    let deny = |generation| policy("AuthorizationPolicy", generation, "{action: Deny, rules: [{to: [{ports: [1]}]}]}");
+    let mut world = World::new("shop", FEATURES, &(pod.to_owned() + elsewhere + &deny(1)));
+    let counted = |world: &World, kind, id: &str| {
+        let key = crate::objects::ObjectKey { kind, id: id.parse().expect("a name") };
+        let count = world.hub.policy_counts(100)[&key];
+        (count.version, count.subscribed, count.applied)
+    };
+    let authorization = crate::objects::Kind::AuthorizationPolicy;
+    let modes = crate::objects::Kind::MtlsPolicy;
+    world.sent().await;
+    assert_eq!(counted(&world, authorization, "shop/a"), (1, 1, 0), "it is sent, and nothing was said of it");
+    let nonce = world.session.sent;
+    world.hear(Message::Ack(v1::Ack { nonce, ..Default::default() }));
+    assert_eq!(counted(&world, authorization, "shop/a"), (1, 1, 1));
+    assert_eq!(counted(&world, modes, "away/a"), (0, 0, 0), "it is for others");
+
+    world.apply(&policy("MtlsPolicy", 7, "{mode: strict}"));
+    world.sent().await;
+    assert_eq!(counted(&world, modes, "shop/a"), (7, 1, 0));
+    let sent = world.hub.snapshot().inbound[&"shop/caller".parse::<ObjectRef>().expect("a name")].version;
+    let rejected = vec![v1::Rejected { name: "inbound".into(), version: sent.0, reason: "no".into() }];
+    let nonce = world.session.sent;
+    world.hear(Message::Ack(v1::Ack { nonce, rejected, ..Default::default() }));
+    assert_eq!(counted(&world, modes, "shop/a"), (7, 1, 0), "what was rejected is not in force");
+    world.apply(&policy("MtlsPolicy", 8, "{mode: permissive}"));
+    world.sent().await;
+    let nonce = world.session.sent;
+    world.hear(Message::Ack(v1::Ack { nonce, ..Default::default() }));
+    assert_eq!(counted(&world, modes, "shop/a"), (8, 1, 1));
+}

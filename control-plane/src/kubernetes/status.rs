@@ -142,9 +142,9 @@ impl Statusing {
         *outcomes = new;
         let new = self.counts.borrow_and_update().clone();
         if new != *counts {
-            let is_other = |id: &ObjectRef| new.get(id) != counts.get(id);
-            for key in self.statuses.keys(Kind::TrafficPolicy) {
-                if outcomes.get(&key).and_then(|o| service(o)).is_some_and(|id| is_other(&id)) {
+            let is_other = |key: &ObjectKey| new.get(key) != counts.get(key);
+            for key in COUNTED.into_iter().flat_map(|kind| self.statuses.keys(kind)) {
+                if outcomes.get(&key).and_then(|o| counted(&key, o)).is_some_and(|of| is_other(&of)) {
                     self.statuses.mark(&key);
                 }
             }
@@ -197,8 +197,8 @@ impl Statusing {
     fn wanted(&self, key: &ObjectKey) -> Option<Wanted> {
         let outcome = self.outcomes.borrow().get(key).cloned()?;
         let mut more = Map::new();
-        if key.kind == Kind::TrafficPolicy {
-            let count = service(&outcome).and_then(|id| self.counts.borrow().get(&id).copied());
+        if COUNTED.contains(&key.kind) {
+            let count = counted(key, &outcome).and_then(|of| self.counts.borrow().get(&of).copied());
             let sidecars = count.filter(|_| is_in_force(&outcome)).map(|count| {
                 json!({ "subscribed": count.subscribed, "applied": count.applied, "observedGeneration": outcome.generation })
             });
@@ -238,6 +238,17 @@ impl Statusing {
             Err(_) => End::Trouble(format!("the API server did not answer in {} s", CALL.as_secs()), None),
             Ok(outcome) => ended(outcome.map(drop)),
         }
+    }
+}
+
+/// Kinds of which it is told how many sidecars have them in force.
+const COUNTED: [Kind; 3] = [Kind::TrafficPolicy, Kind::AuthorizationPolicy, Kind::MtlsPolicy];
+
+/// What a policy is counted by: the service that it is for, or itself.
+fn counted(key: &ObjectKey, outcome: &ObjectStatus) -> Option<ObjectKey> {
+    match key.kind {
+        Kind::TrafficPolicy => service(outcome).map(|id| ObjectKey { kind: Kind::Service, id }),
+        _ => Some(key.clone()),
     }
 }
 
@@ -294,7 +305,7 @@ fn entry(status: &RouteStatus) -> Entry {
 /// The patch that makes a status what it should be; none where it is so already.
 fn patch(standing: &Standing, wanted: Option<Wanted>, key: &ObjectKey, now: &str) -> Option<Value> {
     let list = match key.kind {
-        Kind::BackendTrafficPolicy | Kind::TrafficPolicy | Kind::AuthorizationPolicy => List::Ancestors,
+        Kind::BackendTrafficPolicy | Kind::TrafficPolicy | Kind::AuthorizationPolicy | Kind::MtlsPolicy => List::Ancestors,
         _ => List::Parents,
     };
     let (entries, more) = wanted.map_or_else(Default::default, |w| (w.entries, w.more));

@@ -1,7 +1,7 @@
-//! How many sidecars have which service's policy in force, over all replicas: each knows its own streams alone.
+//! How many sidecars have which policy in force, over all replicas: each knows its own streams alone.
 //!
 //! Every replica keeps one key of one `ConfigMap` with its own counts, and the holder of the Lease sums them up. Nothing is written or
-//! read while there is no `TrafficPolicy`.
+//! read while there is no such policy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{MANAGED_BY, MANAGER, within};
 use crate::hub::Hub;
 pub use crate::hub::counts::{Count, Counts};
+use crate::objects::{Kind, ObjectKey};
 
 /// The `ConfigMap`'s name.
 pub const NAME: &str = "weft-uptake";
@@ -35,7 +36,7 @@ const MAX_SERVICES: usize = 2_000;
 struct Told {
     /// Another one each time, so that it is seen that the replica lives.
     beat: u64,
-    /// By `NAMESPACE/NAME`.
+    /// By service, as `NAMESPACE/NAME`, and by policy, as `KIND NAMESPACE/NAME`.
     counts: BTreeMap<String, Count>,
 }
 
@@ -63,7 +64,7 @@ impl Uptake {
                 continue;
             }
             let now = Instant::now();
-            let own: BTreeMap<String, Count> = counts.iter().map(|(id, count)| (id.to_string(), *count)).collect();
+            let own: BTreeMap<String, Count> = counts.iter().map(|(key, count)| (named(key), *count)).collect();
             let mut outcome = Ok(());
             if own != told.counts || told_at.is_none_or(|at| now.duration_since(at) >= BEAT) {
                 told = Told { beat: told.beat + 1, counts: own };
@@ -128,6 +129,11 @@ impl Uptake {
     }
 }
 
+/// What a count is told by: a service by its name alone.
+fn named(key: &ObjectKey) -> String {
+    if key.kind == Kind::Service { key.id.to_string() } else { key.to_string() }
+}
+
 /// Since when each replica's text has not changed, by this replica's own clock.
 #[derive(Default)]
 struct Seen(HashMap<String, (String, Instant)>);
@@ -152,8 +158,8 @@ impl Seen {
 /// One replica's own counts, and what the others tell of the same services. Who means another version has not applied this one.
 fn summed<'a>(mut counts: Counts, others: impl Iterator<Item = &'a str>) -> Counts {
     for told in others.filter_map(|text| serde_json::from_str::<Told>(text).ok()) {
-        for (id, count) in &mut counts {
-            let Some(theirs) = told.counts.get(&id.to_string()) else { continue };
+        for (key, count) in &mut counts {
+            let Some(theirs) = told.counts.get(&named(key)) else { continue };
             count.subscribed = count.subscribed.saturating_add(theirs.subscribed);
             if theirs.version == count.version {
                 count.applied = count.applied.saturating_add(theirs.applied);
@@ -166,10 +172,9 @@ fn summed<'a>(mut counts: Counts, others: impl Iterator<Item = &'a str>) -> Coun
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_core::service::ObjectRef;
 
-    fn id(text: &str) -> ObjectRef {
-        text.parse().expect("valid")
+    fn id(text: &str) -> ObjectKey {
+        ObjectKey { kind: Kind::Service, id: text.parse().expect("valid") }
     }
 
     fn told(beat: u64, version: u64, subscribed: u32, applied: u32) -> String {

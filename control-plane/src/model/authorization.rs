@@ -18,6 +18,7 @@ use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, CONTROL_PLANE_NAMESPACE};
 use weft_proto::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to, v1};
 
 use super::Model;
+use super::modes::MtlsPolicies;
 use super::status::{Outcome, Refusal};
 use crate::objects::authorization::{AuthorizationObject, Content, Scope, Unhonoured};
 use crate::objects::traffic::ParentRef;
@@ -221,6 +222,7 @@ impl Model {
     /// What a mesh has by default, and in which namespace policies for the whole of it stand.
     #[must_use]
     pub fn with_authorization(mut self, posture: Posture, home: Namespace) -> Self {
+        self.modes = MtlsPolicies::new(home.clone());
         self.authorizations = Authorizations::new(posture, home);
         self
     }
@@ -263,6 +265,18 @@ impl Model {
         }
         inbound.required_features.push(FEATURE_AUTHORIZATION.to_owned());
         inbound.authorization = Some(v1::Authorization { policies, ..posture_to(posture, &from) });
+    }
+
+    /// The policies that a pod has, each once.
+    pub(super) fn authorizing(&self, pod: &PodObject) -> BTreeSet<&ObjectRef> {
+        let (all, namespace) = (&self.authorizations, &pod.id.namespace);
+        let selects_it = |id: &&ObjectRef| {
+            let in_force = all.held.get(id).and_then(|held| held.in_force.as_ref());
+            in_force.is_some_and(|it| matches!(&it.scope, Scope::Workloads(_, labels) if selects(labels, pod)))
+        };
+        let own = all.namespaces.get(namespace).into_iter().flatten();
+        let selecting = all.workloads.get(namespace).into_iter().flatten().filter(selects_it);
+        all.mesh.iter().chain(own).chain(selecting).chain(self.targeting(pod)).collect()
     }
 
     fn policies_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> Vec<v1::BoundPolicy> {
@@ -326,7 +340,7 @@ impl Model {
         Some((held.object.generation, self.attached_to(scope), outcome))
     }
 
-    fn attached_to(&self, scope: &Scope) -> ParentRef {
+    pub(super) fn attached_to(&self, scope: &Scope) -> ParentRef {
         let core = |kind: &str, namespace: Option<&Namespace>, name: String| ParentRef {
             group: Some(String::new()),
             kind: Some(kind.into()),

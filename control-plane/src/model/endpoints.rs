@@ -210,11 +210,11 @@ fn list<'a>(all: impl Iterator<Item = &'a Candidate>, from: SeenFrom<'_>) -> Vec
     seen
 }
 
-pub(super) fn tcp_ports(service: &ServiceObject) -> impl Iterator<Item = &ServicePortSpec> {
+pub(crate) fn tcp_ports(service: &ServiceObject) -> impl Iterator<Item = &ServicePortSpec> {
     service.spec.ports.iter().filter(|p| p.protocol == Transport::Tcp)
 }
 
-pub(super) fn target_port(port: &ServicePortSpec, pod: &PodObject) -> Option<u16> {
+pub fn target_port(port: &ServicePortSpec, pod: &PodObject) -> Option<u16> {
     match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(n)) => Some(*n),

@@ -233,7 +233,7 @@ impl Model {
                     (Some(why), Some(before), None) => Some((why.clone(), before.generation)),
                     _ => None,
                 };
-                outcomes.insert((key.clone(), i), Outcome { refused, unresolved: vec![], fallen_back });
+                outcomes.insert((key.clone(), i), Outcome { refused, fallen_back, ..Outcome::default() });
             }
             if let (Some(route), false) = (&held.in_force, ports.is_empty()) {
                 let candidate = Candidate { key: key.clone(), route: route.clone(), ports };

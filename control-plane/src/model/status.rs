@@ -9,7 +9,7 @@ use crate::watch::Problem;
 /// A condition, without the time of its last transition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid` or `Overruled`.
     pub type_: &'static str,
     pub status: bool,
     pub reason: &'static str,
@@ -68,6 +68,7 @@ impl Refusal {
 pub(super) const ACCEPTED: &str = "Accepted";
 pub(super) const RESOLVED: &str = "ResolvedRefs";
 pub(super) const PARTIALLY_INVALID: &str = "PartiallyInvalid";
+pub(super) const OVERRULED: &str = "Overruled";
 
 /// What the conditions of one entry say, before they are conditions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -78,6 +79,8 @@ pub(super) struct Outcome {
     pub unresolved: Vec<Refusal>,
     /// Why the version before it is in force, and that version's generation.
     pub fallen_back: Option<(Refusal, i64)>,
+    /// Where another object holds in its stead.
+    pub overruled: Option<Refusal>,
 }
 
 impl Outcome {
@@ -108,6 +111,9 @@ impl Outcome {
             let message = format!("Fall Back: the version before it stays in force, for {}", why.text());
             all.push(condition(PARTIALLY_INVALID, true, "UnsupportedValue", message, generation));
         }
+        if let (Some(why), None) = (&self.overruled, &self.refused) {
+            all.push(condition(OVERRULED, true, why.reason, why.message.clone(), seen));
+        }
         all
     }
 
@@ -116,6 +122,6 @@ impl Outcome {
             let message = format!("{}; the version before it stays in force", why.message);
             Problem { message, ..why.problem(key) }
         });
-        self.refused.iter().chain(&self.unresolved).map(|r| r.problem(key)).chain(fallen)
+        self.refused.iter().chain(&self.unresolved).chain(&self.overruled).map(|r| r.problem(key)).chain(fallen)
     }
 }

@@ -205,7 +205,8 @@ fn scope(target: Option<&TargetSpec>, selector: Option<&SelectorSpec>, id: &Obje
         ("" | "weft.dev", "Mesh", Some(_)) => wrong("targetRef.name", "a mesh has no name: leave it out"),
         (_, "HTTPRoute" | "GRPCRoute", _) => wrong(
             "targetRef.kind",
-            "a route cannot be the target of an AuthorizationPolicy yet: name the route's Service, and its hosts and paths in the rules",
+            "a route cannot be the target of an AuthorizationPolicy: callers route, and may rewrite, a request before it comes in, so that whoever is called cannot tell \
+             by which route it came; name the route's Service, or that of its backend, and its hosts and paths in the rules",
         ),
         (group, kind, _) => {
             let short = |text: &str| text.chars().take(60).collect::<String>();

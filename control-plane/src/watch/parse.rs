@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod mtls;
 mod network_policy;
 mod traffic;
 mod trust;
@@ -174,6 +175,7 @@ impl TypeMeta {
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
             ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
             ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
+            ("weft.dev/v1alpha1", "MtlsPolicy") => Ok(Kind::MtlsPolicy),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -241,6 +243,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::NetworkPolicy => network_policy::policy(document)?,
         Kind::Federation => trust::federation(document)?,
         Kind::IdentityDenial => trust::denial(document)?,
+        Kind::MtlsPolicy => mtls::policy(document)?,
     })
 }
 

@@ -155,7 +155,7 @@ pub(super) fn is_variable(segment: &[u8]) -> bool {
 }
 
 /// Service and method of a gRPC call's normalised path, at the last slash.
-pub(super) fn grpc_call(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub fn grpc_call(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let path = path.strip_prefix(b"/")?;
     let slash = path.iter().rposition(|byte| *byte == b'/')?;
     Some((&path[..slash], &path[slash + 1..])).filter(|(service, method)| !service.is_empty() && !method.is_empty())

@@ -19,6 +19,8 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
         (CONTROL_PLANE, "get", "secrets/weft-ca", HOME),
         (CONTROL_PLANE, "watch", "authorizationpolicies.weft.dev", shop),
         (CONTROL_PLANE, "patch", "authorizationpolicies.weft.dev/status", shop),
+        (CONTROL_PLANE, "watch", "mtlspolicies.weft.dev", shop),
+        (CONTROL_PLANE, "patch", "mtlspolicies.weft.dev/status", shop),
         (CONTROL_PLANE, "watch", "trafficpolicies.weft.dev", shop),
         (CONTROL_PLANE, "patch", "trafficpolicies.weft.dev/status", shop),
         (CONTROL_PLANE, "patch", "configmaps/weft-uptake", HOME),

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::schema::{DNS_LABEL, Field, TOKEN, ancestors, any_text, flag, list, number, object, properties, text, word};
+use super::schema::{DNS_LABEL, Field, TOKEN, ancestors, any_text, flag, list, number, object, properties, sidecars, text, word};
 use super::{Names, column, namespaced};
 
 /// Values of one list.
@@ -22,6 +22,8 @@ pub(super) fn definition() -> Value {
         column("Name", "string", ".status.ancestors[*].ancestorRef.name", "What it is attached to"),
         column("Dry-Run", "boolean", ".spec.dryRun", "Whether it is only told of"),
         column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        column("Sidecars", "integer", ".status.sidecars.subscribed", "How many sidecars it is for"),
+        column("Applied", "integer", ".status.sidecars.applied", "How many of them have it in force"),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
     let schema = properties(
@@ -32,7 +34,7 @@ pub(super) fn definition() -> Value {
             any_text("kind", "The name of this kind."),
             Field::metadata(),
             spec().required(),
-            object("status", "What became of it.", vec![ancestors()]),
+            object("status", "What became of it.", vec![ancestors(), sidecars()]),
         ],
     );
     namespaced(&names, &columns, &schema)

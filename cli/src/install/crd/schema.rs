@@ -175,6 +175,19 @@ pub(super) fn ancestors() -> Field {
     list("ancestors", 16, "What became of it, for each thing that it is attached to.", ancestor)
 }
 
+/// How many of the pods that a policy is for have it in force, as the control plane writes it.
+pub(super) fn sidecars() -> Field {
+    object(
+        "sidecars",
+        "How far it has come. Counted by all replicas of the control plane, and a few seconds old.",
+        vec![
+            number("subscribed", 0, i64::from(i32::MAX), "Sidecars of the pods that it is for."),
+            number("applied", 0, i64::from(i32::MAX), "Those of them that have the latest one in force."),
+            number("observedGeneration", 0, GENERATIONS, "The generation of the policy that they were counted for."),
+        ],
+    )
+}
+
 /// Takes the rules out, for a server that does not know them.
 pub(super) fn without_rules(schema: &mut Value) {
     match schema {

@@ -94,6 +94,7 @@ fn the_schema_has_what_the_control_plane_reads() {
         ("TrafficPolicy", include_str!("traffic/examples.yaml")),
         ("AuthorizationPolicy", include_str!("authorization/examples.yaml")),
         ("IdentityDenial", include_str!("trust/denials.yaml")),
+        ("MtlsPolicy", include_str!("mtls/examples.yaml")),
     ] {
         let objects =
             weft_control_plane::watch::parse::parse("examples.yaml", text).unwrap_or_else(|problem| panic!("{problem}"));
@@ -101,6 +102,9 @@ fn the_schema_has_what_the_control_plane_reads() {
         assert_eq!(objects.len(), values.len());
         for object in objects {
             if let Object::AuthorizationPolicy(policy) = &object {
+                assert!(policy.content.is_ok(), "{:?}", policy.content);
+            }
+            if let Object::MtlsPolicy(policy) = &object {
                 assert!(policy.content.is_ok(), "{:?}", policy.content);
             }
         }

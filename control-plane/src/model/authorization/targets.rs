@@ -77,6 +77,13 @@ impl Model {
         target.into_iter().flat_map(|s| self.selected(s)).map(|pod| pod.id.clone()).collect()
     }
 
+    /// A pod's policies for Services.
+    pub(super) fn targeting(&self, pod: &PodObject) -> impl Iterator<Item = &ObjectRef> {
+        let all = &self.authorizations;
+        let services = all.targets.of(&pod.id.namespace).filter(|s| !pod.ended() && s.spec.selects(&pod.labels));
+        services.flat_map(|service| all.services.get(&service.id).into_iter().flatten())
+    }
+
     /// Adds a pod's policies for Services, by service and name.
     pub(super) fn add_targeted(&self, pod: &PodObject, found: &mut Vec<v1::BoundPolicy>, problems: &mut Vec<Problem>) {
         let all = &self.authorizations;

@@ -59,6 +59,7 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::AuthorizationPolicy => where_served("weft.dev", &["v1alpha1"], "authorizationpolicies"),
         Kind::Federation => where_served("weft.dev", &["v1alpha1"], "federatedtrustdomains"),
         Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
+        Kind::MtlsPolicy => where_served("weft.dev", &["v1alpha1"], "mtlspolicies"),
     }
 }
 
@@ -91,7 +92,7 @@ macro_rules! watched {
 
 watched! {
     Namespace Service Pod EndpointSlice
-    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy NetworkPolicy
+    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy NetworkPolicy
     Federation IdentityDenial
 }
 

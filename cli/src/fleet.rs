@@ -1,0 +1,123 @@
+//! The sidecars of a mesh, and its pods and Services: of one that runs on this machine, or, by way of `kubectl`, of a cluster.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, anyhow, bail};
+use serde_json::Value;
+use weft_control_plane::objects::{Kind, Object};
+use weft_control_plane::watch::parse::{from_json, parse_each};
+use weft_core::Namespace;
+use weft_core::wellknown::SIDECAR_CONTAINER;
+
+use crate::rundir::{self, Which};
+use crate::{sidecar, validate};
+
+/// Where sidecars are asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Fleet {
+    /// The run directory of `weft up`.
+    Run(PathBuf),
+    /// A cluster, by a context of the kubeconfig or its current one.
+    Cluster(Option<String>),
+}
+
+/// What one sidecar answered, under its pod's NAMESPACE/NAME.
+pub(crate) type Answer = (String, anyhow::Result<String>);
+
+impl Fleet {
+    /// The cluster, where a context is named or no mesh runs on this machine.
+    pub(crate) fn find(which: &Which, context: Option<&str>) -> anyhow::Result<Self> {
+        if let Some(context) = context {
+            return Ok(Self::Cluster(Some(context.to_owned())));
+        }
+        match which.find() {
+            Ok(run) => Ok(Self::Run(run)),
+            Err(why) if which.is_named() => Err(why),
+            Err(why) => match kubectl(None, &["version", "--client", "-o", "json"]) {
+                Ok(_) => Ok(Self::Cluster(None)),
+                Err(other) => bail!("{why:#}; and a cluster cannot be asked: {other:#}"),
+            },
+        }
+    }
+
+    /// Asks every sidecar, or those of one namespace.
+    pub(crate) fn ask(&self, namespace: Option<&Namespace>, method: &str, path: &str) -> anyhow::Result<Vec<Answer>> {
+        match self {
+            Self::Run(run) => sidecar::tell_each(run, method, path, |at| namespace.is_none_or(|n| at == n.as_str())),
+            Self::Cluster(context) => {
+                let context = context.as_deref();
+                let pods = listed(context, "pods", namespace)?;
+                let asked = pods.iter().filter(|pod| has_sidecar(pod)).map(|pod| {
+                    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+                    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+                    let words =
+                        ["exec", "-n", namespace, name, "-c", SIDECAR_CONTAINER, "--", "weft-sidecar", "ask", method, path];
+                    (format!("{namespace}/{name}"), kubectl(context, &words))
+                });
+                Ok(asked.collect())
+            }
+        }
+    }
+
+    /// Every pod and Service that can be read.
+    pub(crate) fn objects(&self) -> anyhow::Result<Vec<Object>> {
+        match self {
+            Self::Run(run) => {
+                let read = validate::read(&[run.join(rundir::MANIFESTS)], true)?;
+                let parts = read.files.iter().flat_map(|(file, text)| parse_each(file, text));
+                Ok(parts.filter_map(|part| part.object.ok()).collect())
+            }
+            Self::Cluster(context) => {
+                let mut all = Vec::new();
+                for (kind, plural) in [(Kind::Pod, "pods"), (Kind::Service, "services")] {
+                    let listed = listed(context.as_deref(), plural, None)?;
+                    all.extend(listed.iter().filter_map(|value| from_json(kind, value).ok()));
+                }
+                Ok(all)
+            }
+        }
+    }
+}
+
+/// Whether a pod has a sidecar that can be asked: its container, or its init container that stays.
+fn has_sidecar(pod: &Value) -> bool {
+    let of = |list: &str| pod["spec"][list].as_array().into_iter().flatten();
+    let has = of("containers").chain(of("initContainers")).any(|c| c["name"] == SIDECAR_CONTAINER);
+    has && pod["status"]["phase"] == "Running"
+}
+
+fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Value>> {
+    let place = namespace.map_or_else(|| vec!["-A"], |n| vec!["-n", n.as_str()]);
+    let text = kubectl(context, &[&["get", plural, "-o", "json"], &place[..]].concat())?;
+    let mut list: Value = serde_json::from_str(&text).context("kubectl prints what is not JSON")?;
+    match list["items"].take() {
+        Value::Array(items) => Ok(items),
+        _ => Err(anyhow!("kubectl get {plural} prints no list")),
+    }
+}
+
+fn kubectl(context: Option<&str>, words: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new("kubectl");
+    command.args(context.map(|context| format!("--context={context}"))).arg("--request-timeout=30s").args(words);
+    let output =
+        command.stdin(Stdio::null()).output().context("kubectl cannot be run: install it, or name a mesh on this machine")?;
+    if !output.status.success() {
+        bail!("kubectl {}: {}", words.first().unwrap_or(&""), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout).context("kubectl prints what is not text")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_sidecar_is_asked_where_its_pod_runs() {
+        let pod = |list: &str, phase: &str| json!({"spec": {list: [{"name": SIDECAR_CONTAINER}]}, "status": {"phase": phase}});
+        assert!(has_sidecar(&pod("containers", "Running")) && has_sidecar(&pod("initContainers", "Running")));
+        assert!(!has_sidecar(&pod("containers", "Pending")) && !has_sidecar(&json!({"status": {"phase": "Running"}})));
+    }
+}

@@ -1,0 +1,77 @@
+//! `weft-sidecar ask [POST] PATH`: one question to the sidecar that runs in the same container, on its admin socket. So a command that is started beside it
+//! (`kubectl exec`) needs no other program there.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "weft-sidecar ask [POST] PATH, where WEFT_ADMIN_SOCKET names the socket";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks by the words of a command line, and writes the body of a good answer to standard output.
+pub fn main(words: &[String]) -> anyhow::Result<()> {
+    let (method, path) = match words {
+        [path] => ("GET", path),
+        [method, path] if method == "GET" || method == "POST" => (method.as_str(), path),
+        _ => bail!(USAGE),
+    };
+    if !path.starts_with('/') || path.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control()) {
+        bail!("{path:?} is no path: {USAGE}");
+    }
+    let socket = std::env::var_os("WEFT_ADMIN_SOCKET").context(USAGE)?;
+    let body = ask(Path::new(&socket), method, path)?;
+    std::io::stdout().write_all(&body)?;
+    Ok(())
+}
+
+fn ask(socket: &Path, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("{} does not answer", socket.display()))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("it does not answer in time")?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("the answer is not HTTP")?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let body = answer.split_off(end + 4);
+    let status = head.lines().next().and_then(|line| line.split_once(' ')).map_or("", |(_, status)| status);
+    if !status.starts_with("200") {
+        bail!("{method} {path}: it answers {}: {}", status.trim(), String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_asked_is_asked() {
+        for words in [&[][..], &["PUT", "/x"], &["x"], &["/a b"], &["/a\r\nx: y"], &["GET", "/a", "b"]] {
+            let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+            assert!(main(&words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_a_good_answer_is_given() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let server = std::thread::spawn(move || {
+            for answer in ["HTTP/1.1 200 OK\r\n\r\n{}\n", "HTTP/1.1 404 Not Found\r\n\r\nnone\n"] {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut asked = [0; 16];
+                stream.read_exact(&mut asked).expect("a question");
+                assert_eq!(&asked, b"GET /x HTTP/1.1\r");
+                stream.write_all(answer.as_bytes()).expect("it listens");
+            }
+        });
+        assert_eq!(ask(&socket, "GET", "/x").expect("good"), b"{}\n");
+        assert!(ask(&socket, "GET", "/x").expect_err("not good").to_string().contains("404"));
+        server.join().expect("it ends");
+    }
+}
