@@ -87,6 +87,8 @@ reasons! {
     NotReady "not-ready" 503 14 "The sidecar has no certificate or no policy yet.",
     NotRedirected "not-redirected" 403 7 "The connection was not redirected: the sidecar is nobody else's proxy.",
     ForbiddenDestination "forbidden-destination" 403 7 "The destination is not one that this sidecar may dial.",
+    EgressDenied "egress-denied" 403 7 "The destination is outside of the mesh, and nothing allows it.",
+    NameUnresolved "name-unresolved" 502 14 "The host's name leads to no address that may be dialled.",
     DownstreamGone "downstream-gone" 499 1 "The caller went away.",
     Internal "internal" 500 13 "A fault in weft itself.",
 }

@@ -70,7 +70,7 @@ pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES];
+pub const FEATURES: &[&str] = &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, crate::egress::FEATURE_EGRESS];
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]

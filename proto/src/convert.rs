@@ -1,6 +1,7 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
 mod authorization;
+mod egress;
 mod traffic;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use weft_core::traffic::route::InvalidPattern;
 use crate::v1;
 
 pub use authorization::{MAX_POLICIES, MAX_POLICY_BYTES, bound, policy_bytes, posture_to};
+pub use egress::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, egress_to, external_bytes};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.

@@ -11,8 +11,8 @@ mod convert;
 pub mod name;
 
 pub use convert::{
-    MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, policy_bytes, posture_to,
-    routes_from, routes_to,
+    MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, egress_to,
+    endpoint_from, external_bytes, policy_bytes, posture_to, routes_from, routes_to,
 };
 pub use name::ResourceName;
 
