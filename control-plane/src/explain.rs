@@ -301,6 +301,8 @@ fn others(snapshot: &Snapshot, to: &ObjectRef, pod: &ObjectRef, had: &[v1::Consi
         Scope::Mesh => true,
         Scope::Namespace(n) | Scope::Workloads(n, _) => *n == pod.namespace,
         Scope::Service(service) => service == to || id.namespace == pod.namespace,
+        // What pods ask of others is another question.
+        Scope::External(_) => false,
     };
     let mut all: Vec<(&ObjectRef, &Arc<AuthorizationFacts>)> = snapshot.authorizations.iter().collect();
     all.retain(|(id, facts)| near(id, facts) && !had.iter().any(|c| c.policy == id.to_string()));

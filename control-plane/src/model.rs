@@ -2,6 +2,7 @@
 
 mod authorization;
 mod endpoints;
+mod external;
 mod inbound;
 mod places;
 mod policies;
@@ -23,6 +24,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use external::Externals;
 use places::Places;
 use policies::Policies;
 use routes::Routes;
@@ -69,6 +71,7 @@ pub struct Model {
     routes: Routes,
     policies: Policies,
     authorizations: Authorizations,
+    externals: Externals,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -91,6 +94,7 @@ impl Model {
             routes: Routes::default(),
             policies: Policies::default(),
             authorizations: Authorizations::default(),
+            externals: Externals::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -135,10 +139,12 @@ impl Model {
                     let last = self.routes.in_force(&key);
                     let last_good =
                         (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
+                    let last_external = (key.kind == Kind::ExternalService).then(|| self.externals.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
                         Object::Route(route) => self.routes.insert(route, last),
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
+                        Object::ExternalService(external) => self.externals.insert(external, last_external),
                         other => self.insert(other),
                     }
                     self.note_target(&key);
@@ -163,6 +169,9 @@ impl Model {
         self.refresh_traffic(&mut dirty, &mut changed);
         for id in &dirty.services {
             self.refresh_service(id, &mut changed);
+        }
+        for id in &dirty.externals {
+            self.refresh_external(id);
         }
         for id in &dirty.pods {
             self.refresh_pod(id, &mut changed);
@@ -226,6 +235,17 @@ impl Model {
             Kind::AuthorizationPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
+                if let Some(external) = self.authorizations.external_of(&key.id) {
+                    dirty.externals.insert(external.clone());
+                    dirty.statuses.insert(ObjectKey { kind: Kind::ExternalService, id: external.clone() });
+                }
+            }
+            Kind::ExternalService => {
+                dirty.statuses.insert(key.clone());
+                let policies = self.authorizations.for_external(&key.id).cloned();
+                dirty.statuses.extend(policies.map(|id| ObjectKey { kind: Kind::AuthorizationPolicy, id }));
+                dirty.externals.insert(key.id.clone());
+                dirty.pods.extend(self.viewers(&key.id));
             }
             Kind::EndpointSlice => {
                 if let Some(slice) = self.slices.get(&key.id.namespace).and_then(|s| s.get(&key.id)) {
@@ -283,6 +303,7 @@ impl Model {
             Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
+            Kind::ExternalService => self.externals.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -331,6 +352,7 @@ impl Model {
             Object::ReferenceGrant(o) => self.routes.insert_grant(o),
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
+            Object::ExternalService(o) => self.externals.insert(o, None),
         }
     }
 
@@ -456,6 +478,10 @@ impl Model {
             let entry = self.authorization_entry(key);
             return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
+        if key.kind == Kind::ExternalService {
+            let entry = self.external_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
+        }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
         for (i, target) in object.targets.iter().enumerate() {
@@ -573,6 +599,8 @@ struct Dirty {
     statuses: BTreeSet<ObjectKey>,
     namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
+    /// External services that are to be encoded anew.
+    externals: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,
     addresses: BTreeSet<IpAddr>,
     /// Nodes that slices tell the zone of, with the zone that was known before.

@@ -2,6 +2,7 @@
 //! here is ignored, so that real manifests pass unchanged.
 
 pub mod authorization;
+pub mod external;
 pub mod traffic;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
+use external::ExternalObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 
 /// An object of a kind that the mesh reads.
@@ -29,6 +31,7 @@ pub enum Object {
     BackendTrafficPolicy(Arc<PolicyObject>),
     TrafficPolicy(Arc<PolicyObject>),
     AuthorizationPolicy(Arc<AuthorizationObject>),
+    ExternalService(Arc<ExternalObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -52,6 +55,7 @@ pub enum Kind {
     BackendTrafficPolicy,
     TrafficPolicy,
     AuthorizationPolicy,
+    ExternalService,
 }
 
 impl Kind {
@@ -70,6 +74,7 @@ impl Kind {
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::ExternalService => "ExternalService",
         }
     }
 
@@ -93,7 +98,7 @@ impl Kind {
             Self::TlsRoute | Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
-            Self::TrafficPolicy | Self::AuthorizationPolicy => "weft.dev/v1alpha1",
+            Self::TrafficPolicy | Self::AuthorizationPolicy | Self::ExternalService => "weft.dev/v1alpha1",
         }
     }
 }
@@ -119,6 +124,7 @@ impl Object {
             Self::BackendTrafficPolicy(o) => (Kind::BackendTrafficPolicy, &o.id),
             Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
+            Self::ExternalService(o) => (Kind::ExternalService, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod external;
 mod traffic;
 
 use std::sync::Arc;
@@ -168,6 +169,7 @@ impl TypeMeta {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
+            ("weft.dev/v1alpha1", "ExternalService") => Ok(Kind::ExternalService),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -230,6 +232,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
         Kind::TrafficPolicy => traffic::policy(document)?,
         Kind::AuthorizationPolicy => authorization::policy(document)?,
+        Kind::ExternalService => external::service(document)?,
     })
 }
 

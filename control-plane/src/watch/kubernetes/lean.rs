@@ -76,7 +76,8 @@ const fn has_status(kind: Kind) -> bool {
         | Kind::TcpRoute
         | Kind::BackendTrafficPolicy
         | Kind::TrafficPolicy
-        | Kind::AuthorizationPolicy => true,
+        | Kind::AuthorizationPolicy
+        | Kind::ExternalService => true,
     }
 }
 

@@ -56,6 +56,7 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::BackendTrafficPolicy => where_served(GATEWAY_EXPERIMENTS, &["v1alpha1"], "xbackendtrafficpolicies"),
         Kind::TrafficPolicy => where_served("weft.dev", &["v1alpha1"], "trafficpolicies"),
         Kind::AuthorizationPolicy => where_served("weft.dev", &["v1alpha1"], "authorizationpolicies"),
+        Kind::ExternalService => where_served("weft.dev", &["v1alpha1"], "externalservices"),
     }
 }
 
@@ -88,7 +89,7 @@ macro_rules! watched {
 
 watched! {
     Namespace Service Pod EndpointSlice
-    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy
+    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy ExternalService
 }
 
 #[cfg(test)]
