@@ -6,11 +6,13 @@
 
 mod bundle;
 mod leaf;
+mod outside;
 mod svid;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use leaf::{LeafError, LeafInfo};
+pub use outside::{OutsideError, anchors, outside_config};
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};
 
