@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use weft_core::policy::FEATURE_ROUTES;
+use weft_core::policy::{FEATURE_OUTBOUND, FEATURE_ROUTES};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -307,6 +307,9 @@ impl Session {
         for name in [ResourceName::Trust, ResourceName::Mesh, ResourceName::Inbound] {
             self.sub.add(name);
         }
+        if hello.features.iter().any(|f| f == FEATURE_OUTBOUND) {
+            self.sub.add(ResourceName::Outbound);
+        }
         Ok(())
     }
 
@@ -376,7 +379,11 @@ impl Session {
             }
             let pieces = match &view {
                 // A pod that the model does not have yet has no policy yet: its sidecar waits.
-                View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
+                View::Absent
+                    if matches!(name, ResourceName::Inbound | ResourceName::Outbound) && !self.held.contains_key(&name) =>
+                {
+                    continue;
+                }
                 // The service says whether it has any.
                 View::Absent
                     if matches!(name, ResourceName::Routes(_) | ResourceName::Policy(_)) && !self.held.contains_key(&name) =>
@@ -427,6 +434,7 @@ fn weight(body: &Body) -> usize {
         Body::Routes(routes) => routes.encoded_len() / ENDPOINT_BYTES,
         Body::Policy(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         Body::Inbound(policy) => policy.encoded_len() / ENDPOINT_BYTES,
+        Body::Outbound(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         _ => 0,
     }
 }

@@ -153,6 +153,7 @@ fn model(config: &Config, ca: &Ca) -> Model {
     let mesh = Entry::new(Body::Mesh(v1::Mesh {
         trust_domain: config.trust_domain.to_string(),
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
+        features: vec![weft_core::policy::FEATURE_OUTBOUND.to_owned()],
     }));
     Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
         .with_authorization(config.default_policy, config.cluster.namespace.clone())

@@ -4,6 +4,7 @@ mod authorization;
 mod endpoints;
 mod external;
 mod inbound;
+mod outbound;
 mod places;
 mod policies;
 mod routes;
@@ -38,6 +39,8 @@ pub enum Changed {
     Name(ResourceName),
     /// A pod's inbound policy, or the facts of the pod itself.
     Inbound(ObjectRef),
+    /// What a pod may call.
+    Outbound(ObjectRef),
     /// A namespace came into the mesh, or left it.
     Meshed(Namespace),
     /// What became of a route or policy.
@@ -566,6 +569,14 @@ impl Model {
         }
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
+        }
+        let mut problems = Vec::new();
+        let outbound = self.pod(id).map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod, &mut problems))));
+        if !problems.is_empty() {
+            self.problems.entry(ObjectKey { kind: Kind::Pod, id: id.clone() }).or_default().extend(problems);
+        }
+        if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
+            changed.insert(Changed::Outbound(id.clone()));
         }
     }
 

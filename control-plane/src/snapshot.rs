@@ -207,6 +207,7 @@ pub struct Snapshot {
     pub trust: Arc<Entry>,
     pub mesh: Arc<Entry>,
     pub inbound: imbl::HashMap<ObjectRef, Arc<Entry>>,
+    pub outbound: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub addresses: imbl::HashMap<IpAddr, Arc<Entry>>,
     pub services: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub endpoints: imbl::HashMap<ObjectRef, Arc<ServiceEndpoints>>,
@@ -269,6 +270,7 @@ impl Snapshot {
             trust,
             mesh,
             inbound: imbl::HashMap::new(),
+            outbound: imbl::HashMap::new(),
             addresses: imbl::HashMap::new(),
             services: imbl::HashMap::new(),
             endpoints: imbl::HashMap::new(),
@@ -301,6 +303,7 @@ impl Snapshot {
             ResourceName::Trust => View::Plain(self.trust.clone()),
             ResourceName::Mesh => View::Plain(self.mesh.clone()),
             ResourceName::Inbound => plain(pod.and_then(|p| self.inbound.get(p))),
+            ResourceName::Outbound => plain(pod.and_then(|p| self.outbound.get(p))),
             ResourceName::Address(ip) => View::Plain(self.addresses.get(ip).unwrap_or(&self.unknown).clone()),
             ResourceName::Service(id) => plain(self.services.get(id)),
             ResourceName::Endpoints(id) => {

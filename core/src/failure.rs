@@ -74,7 +74,7 @@ reasons! {
     UpstreamConnectRefused "upstream-connect-refused" 503 14 "The endpoint refused the connection.",
     UpstreamConnectTimeout "upstream-connect-timeout" 504 14 "The endpoint did not accept the connection in time.",
     UpstreamUnreachable "upstream-unreachable" 503 14 "There is no route to the endpoint.",
-    UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint's sidecar failed.",
+    UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint failed.",
     UpstreamIdentity "upstream-identity" 502 14 "The endpoint proved another identity than discovery gave for it.",
     UpstreamReset "upstream-reset" 502 14 "The endpoint ended the connection before its answer was complete.",
     UpstreamProtocol "upstream-protocol" 502 14 "The endpoint's answer is not valid HTTP, or is ambiguous about where it ends.",

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
+use weft_core::egress::{Egress, FEATURE_EGRESS};
 use weft_core::identity::InvalidName;
-use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
 use weft_core::traffic::route::InvalidPattern;
@@ -161,6 +162,27 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             rates: p.rates.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             zone: p.zone.as_str().into(),
             authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl From<&OutboundPolicy> for v1::OutboundPolicy {
+    fn from(p: &OutboundPolicy) -> Self {
+        let is_plain = p.egress == Egress::default();
+        Self { required_features: p.required_features.clone(), egress: (!is_plain).then(|| (&p.egress).into()) }
+    }
+}
+
+impl TryFrom<&v1::OutboundPolicy> for OutboundPolicy {
+    type Error = WireError;
+    fn try_from(p: &v1::OutboundPolicy) -> Result<Self, WireError> {
+        // As above: an older version that kept it left out what it did not know.
+        if p.required_features.iter().any(|f| f == FEATURE_EGRESS) && p.egress.is_none() {
+            return Err(WireError::Missing("egress"));
+        }
+        Ok(Self {
+            required_features: p.required_features.clone(),
+            egress: p.egress.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -15,6 +15,8 @@ pub enum ResourceName {
     Mesh,
     /// The sidecar's own inbound policy.
     Inbound,
+    /// What the sidecar's own pod may call.
+    Outbound,
     /// What an address stands for.
     Address(IpAddr),
     /// A service.
@@ -30,7 +32,7 @@ pub enum ResourceName {
 /// A text that names no resource.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "resource name {0:?} is not known: use trust, mesh, inbound, address/IP, or one of service, endpoints, routes and policy with /NS/NAME"
+    "resource name {0:?} is not known: use trust, mesh, inbound, outbound, address/IP, or one of service, endpoints, routes and policy with /NS/NAME"
 )]
 pub struct UnknownName(String);
 
@@ -42,6 +44,7 @@ impl FromStr for ResourceName {
             None if s == "trust" => Ok(Self::Trust),
             None if s == "mesh" => Ok(Self::Mesh),
             None if s == "inbound" => Ok(Self::Inbound),
+            None if s == "outbound" => Ok(Self::Outbound),
             Some(("address", ip)) => ip.parse().map(Self::Address).map_err(|_| bad()),
             Some(("service", id)) => id.parse().map(Self::Service).map_err(|_| bad()),
             Some(("endpoints", id)) => id.parse().map(Self::Endpoints).map_err(|_| bad()),
@@ -58,6 +61,7 @@ impl fmt::Display for ResourceName {
             Self::Trust => f.write_str("trust"),
             Self::Mesh => f.write_str("mesh"),
             Self::Inbound => f.write_str("inbound"),
+            Self::Outbound => f.write_str("outbound"),
             Self::Address(ip) => write!(f, "address/{ip}"),
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Endpoints(id) => write!(f, "endpoints/{id}"),
@@ -77,6 +81,7 @@ mod tests {
             "trust",
             "mesh",
             "inbound",
+            "outbound",
             "address/10.0.0.1",
             "address/fd47::1",
             "service/shop/web",

@@ -233,7 +233,7 @@ fn metrics(shared: &Shared) -> String {
         ),
         ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
         ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
-        ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
+        ("weft_ready", "Whether certificate, bundle and the first policies are there.", flag(shared.mesh.is_ready())),
         (
             "weft_discovery_connected",
             "Whether the discovery stream is up.",
@@ -322,6 +322,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
                 })).collect::<Vec<_>>(),
             },
         })),
+        "outbound": mesh.outbound.load().as_ref().map(|p| json!({"required_features": p.required_features})),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
     })

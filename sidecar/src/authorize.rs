@@ -13,6 +13,7 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::table::RequestFacts;
 
 use crate::denials::Call;
+use crate::egress::Aim;
 use crate::http::RequestHead;
 use crate::route::Lease;
 use crate::stream::Stream;
@@ -23,6 +24,8 @@ pub struct Guard {
     caller: Caller,
     source: IpAddr,
     port: u16,
+    /// It is the pod that calls, outside of the mesh: the outbound policy is asked.
+    aim: Option<Box<Aim>>,
     standing: RefCell<Option<(u64, Standing)>>,
 }
 
@@ -40,7 +43,15 @@ enum Standing {
 impl Guard {
     /// Somebody calls the pod's own `port` from `source`.
     pub fn new(port: u16, caller: Caller, source: IpAddr) -> Self {
-        Self { caller, source, port, standing: RefCell::default() }
+        Self { caller, source, port, aim: None, standing: RefCell::default() }
+    }
+
+    /// The pod calls `port` of something outside of the mesh.
+    pub fn outside(worker: &Worker, port: u16, aim: Aim, protocol: MeshProtocol) -> Self {
+        let identity = worker.mesh().identity.load();
+        let caller = identity.as_ref().map_or(Caller::Plaintext, |i| Caller::Mesh(i.svid.info().id.clone(), protocol));
+        let source = worker.shared.config.net.pod_ips[0];
+        Self { aim: Some(Box::new(aim)), ..Self::new(port, caller, source) }
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
@@ -124,12 +135,23 @@ impl Guard {
 
     fn stand(&self, worker: &Worker) -> Standing {
         let mesh = worker.mesh();
+        if let Some(aim) = &self.aim {
+            return match aim.compiled(mesh, self.port) {
+                Err(failure) => Standing::Refused(failure),
+                Ok(None) => Standing::Open,
+                Ok(Some(compiled)) => self.stand_by(compiled),
+            };
+        }
         let Some(policy) = mesh.inbound.load_full() else { return Standing::Refused(Failure::mesh(Reason::NotReady)) };
         if let Err(denial) = policy.decide(self.port, &self.caller) {
             return Standing::Refused(denied(&denial));
         }
         let Some(compiled) = &policy.compiled else { return Standing::Open };
-        let judge = self.judge(Arc::clone(compiled));
+        self.stand_by(Arc::clone(compiled))
+    }
+
+    fn stand_by(&self, compiled: Arc<Compiled>) -> Standing {
+        let judge = self.judge(compiled);
         if judge.is_open() { Standing::Open } else { Standing::Judged(Rc::new(judge)) }
     }
 
@@ -156,8 +178,10 @@ impl Guard {
     /// Writes down what is to be told, and makes a failure of a denial.
     fn tell(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, decision: &Decision) -> Result<(), Failure> {
         let connection = judge.connection();
+        let to = self.aim.as_ref().map(|aim| aim.to_string());
         let call = Call {
             peer: connection.caller_text(),
+            to: to.as_deref(),
             source: connection.source,
             port: connection.port,
             protocol: match (&self.caller, head) {

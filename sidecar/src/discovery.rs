@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::authorization::Authorization;
 use weft_core::backoff::Backoff;
-use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
+use weft_core::policy::{FEATURE_OUTBOUND, FEATURES, InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
 use weft_core::traffic::{Route, TrafficPolicy};
 use weft_core::version::{SetHash, Version};
@@ -82,6 +82,8 @@ pub struct Discovery {
     unfinished: HashSet<ObjectRef>,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
+    /// The control plane did not know a name that was held: an older replica. Only names that every version knows are told to it.
+    plain_names: bool,
 }
 
 /// What the control plane has of a service: it is not dialled before this is held, too.
@@ -97,6 +99,7 @@ type Rejection = String;
 impl Discovery {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, watch::Receiver<Option<Trusted>>) {
         let (trust, watched) = watch::channel(None);
+        mesh.is_of(config.identity.spiffe_id());
         let discovery = Self {
             config,
             mesh,
@@ -112,6 +115,7 @@ impl Discovery {
             unfinished: HashSet::new(),
             kinds: HashMap::new(),
             waiting: HashMap::new(),
+            plain_names: false,
         };
         (discovery, watched)
     }
@@ -153,6 +157,8 @@ impl Discovery {
             };
             let began = Instant::now();
             let ended = self.stream(&current, &mut identity, &mut lookups, &saver).await;
+            // The next one may be told of everything again: replicas differ while they are upgraded.
+            self.plain_names = !self.plain_names && ended.as_ref().is_err_and(knows_too_little);
             self.mesh.connected.store(false, Relaxed);
             match ended {
                 Ok(()) => backoff.reset(),
@@ -203,7 +209,7 @@ impl Discovery {
         let mut updates = client
             .watch(tokio_stream::wrappers::ReceiverStream::new(rx))
             .await
-            .map_err(|s| anyhow::anyhow!("the control plane refused: {}", describe(&s)))?
+            .map_err(|s| anyhow::Error::new(s.clone()).context(format!("the control plane refused: {}", describe(&s))))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
         let began = Instant::now();
@@ -231,7 +237,7 @@ impl Discovery {
                     send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&in_use)) }))?;
                 }
                 message = updates.message() => {
-                    let Some(message) = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))? else {
+                    let Some(message) = message.map_err(|s| anyhow::Error::new(s.clone()).context(format!("stream broken: {}", describe(&s))))? else {
                         // It sends its sidecars to another replica, now and then, or when it stops; the next stream begins with
                         // what is held.
                         anyhow::ensure!(began.elapsed() > AT_ONCE, "the control plane ended the stream at once");
@@ -252,7 +258,7 @@ impl Discovery {
                         Some(Response::Heartbeat(beat)) => {
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
                             deadline.as_mut().reset(Instant::now() + silence);
-                            doubts = if beat.set_hash == self.held.set_hash.0 { 0 } else { doubts + 1 };
+                            doubts = if beat.set_hash == self.set_hash() { 0 } else { doubts + 1 };
                             // An unsubscription may be on its way: only the second time it is a difference.
                             if doubts >= 2 {
                                 tracing::warn!("held state differs from the control plane's: asking anew");
@@ -298,9 +304,25 @@ impl Discovery {
         Request::Hello(v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             features: FEATURES.iter().map(ToString::to_string).collect(),
-            held: self.held.resources.iter().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
+            held: self.told().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
             serving: Some(self.serving(current)),
         })
+    }
+
+    /// What is held, as far as the control plane can know the names.
+    fn told(&self) -> impl Iterator<Item = (&ResourceName, &Arc<v1::Resource>)> {
+        self.held.resources.iter().filter(|(name, _)| !self.plain_names || is_plain(name))
+    }
+
+    /// The hash that the control plane must have of what it was told, and told.
+    fn set_hash(&self) -> u64 {
+        let mut hash = self.held.set_hash;
+        if self.plain_names {
+            for (name, resource) in self.held.resources.iter().filter(|(name, _)| !is_plain(name)) {
+                hash.remove(&name.to_string(), Version(resource.version));
+            }
+        }
+        hash.0
     }
 
     fn serving(&self, identity: &Identity) -> v1::ServedCertificate {
@@ -350,6 +372,10 @@ impl Discovery {
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e: ipnet::AddrParseError| text(&e))?;
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
+                // A control plane that knows of no outbound policies sends none: nothing is waited for, and one from before stays in force.
+                if !mesh.features.iter().any(|f| f == FEATURE_OUTBOUND) && self.mesh.outbound.load().is_none() {
+                    self.mesh.govern_outbound(OutboundPolicy::default());
+                }
             }
             (ResourceName::Inbound, Some(Body::Inbound(policy))) => match InboundPolicy::try_from(policy) {
                 Ok(policy) => {
@@ -365,7 +391,14 @@ impl Discovery {
                 }
             },
             // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
-            (ResourceName::Inbound, None) if resource.version == 0 => {}
+            (ResourceName::Inbound | ResourceName::Outbound, None) if resource.version == 0 => {}
+            (ResourceName::Outbound, Some(Body::Outbound(policy))) => match OutboundPolicy::try_from(policy) {
+                Ok(policy) => self.mesh.govern_outbound(policy),
+                Err(e) => {
+                    self.deny_outbound(&e);
+                    return Err(text(&e));
+                }
+            },
             (ResourceName::Address(ip), Some(Body::Address(address))) => {
                 let kind = AddressKind::try_from(address).map_err(|e| text(&e))?;
                 self.kinds.insert(*ip, kind);
@@ -430,6 +463,9 @@ impl Discovery {
                 if *name == ResourceName::Inbound {
                     self.deny(&reason);
                 }
+                if *name == ResourceName::Outbound {
+                    self.deny_outbound(&reason);
+                }
                 return Err(reason.into());
             }
         }
@@ -448,6 +484,14 @@ impl Discovery {
             authorization: Authorization::default(),
         };
         self.mesh.govern(policy, &self.config.identity.spiffe_id());
+    }
+
+    /// Likewise: nothing is called until it can be read.
+    fn deny_outbound(&self, why: &dyn std::fmt::Display) {
+        self.mesh.govern_outbound(OutboundPolicy {
+            required_features: vec![format!("a policy that can be read ({why})")],
+            ..OutboundPolicy::default()
+        });
     }
 
     /// Gives a service's state its endpoints, once all of them are there.
@@ -621,6 +665,16 @@ impl Discovery {
 fn sorted(mut list: Vec<Endpoint>) -> Vec<Endpoint> {
     list.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
     list
+}
+
+/// Whether every control plane knows the name.
+fn is_plain(name: &ResourceName) -> bool {
+    !matches!(name, ResourceName::Outbound)
+}
+
+/// Whether a stream ended because the control plane does not know what was said to it.
+fn knows_too_little(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::InvalidArgument)
 }
 
 const MISSING_BASE: &str = "the endpoints that the change builds on are not held";

@@ -95,7 +95,8 @@ impl Resolver {
             return known;
         }
         let Ok(_place) = self.waiting.try_acquire() else { return Err(ResolveError::Overloaded) };
-        let (v4, v6) = tokio::join!(self.ask(name, message::A, self.families.v4), self.ask(name, message::AAAA, self.families.v6));
+        let (v4, v6) =
+            tokio::join!(self.ask(name, message::A, self.families.v4), self.ask(name, message::AAAA, self.families.v6));
         let (addresses, ttl) = match (v4, v6) {
             (Err(why), Err(_)) => (Err(ResolveError::Failed { name: name.into(), why: why.into() }), NEGATIVE),
             (v4, v6) => {

@@ -1,11 +1,11 @@
 //! What the sidecar knows of the mesh: written by the control thread, read by workers without locks.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,13 +16,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::authorization::Compiled;
+use weft_core::egress::{Egress, Table};
 use weft_core::failure::{Failure, Reason};
-use weft_core::policy::InboundPolicy;
+use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
+use crate::authorize;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
 use crate::standing::Health;
@@ -141,13 +143,32 @@ impl std::ops::Deref for Governing {
     }
 }
 
+/// An outbound policy that is in force, with what was made of it: all of it changes at once.
+pub struct Outgoing {
+    policy: OutboundPolicy,
+    /// Why every call is refused; none where calls are looked at one by one.
+    pub refused: Option<Denial>,
+    /// Where the pod may go outside of the mesh; none where everything is open.
+    pub egress: Option<Arc<Table>>,
+}
+
+impl std::ops::Deref for Outgoing {
+    type Target = OutboundPolicy;
+    fn deref(&self) -> &OutboundPolicy {
+        &self.policy
+    }
+}
+
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
     /// Every service that is known: those that are dialled, and the backends of their routes.
     pub services: ArcSwap<imbl::HashMap<ObjectRef, Arc<ServiceState>>>,
     pub inbound: ArcSwapOption<Governing>,
-    /// Counts inbound policies: what a connection knows of one of another generation is asked anew.
+    pub outbound: ArcSwapOption<Outgoing>,
+    /// The identity that the sidecar is to have.
+    own: OnceLock<SpiffeId>,
+    /// Counts policies, inbound and outbound ones: what a connection knows of one of another generation is asked anew.
     generation: AtomicU64,
     changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
@@ -172,6 +193,8 @@ impl Mesh {
             addresses: ArcSwap::default(),
             services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
+            outbound: ArcSwapOption::empty(),
+            own: OnceLock::new(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
@@ -190,9 +213,9 @@ impl Mesh {
         self.started.elapsed().as_nanos() as u64
     }
 
-    /// Certificate, bundle and first inbound policy are there: no fail-open window before that.
+    /// Certificate, bundle and the first policies are there: no fail-open window before that.
     pub fn is_ready(&self) -> bool {
-        self.identity.load().is_some() && self.inbound.load().is_some()
+        self.identity.load().is_some() && self.inbound.load().is_some() && self.outbound.load().is_some()
     }
 
     /// What keeps it from being ready.
@@ -203,6 +226,9 @@ impl Mesh {
         }
         if self.inbound.load().is_none() {
             missing.push("first inbound policy");
+        }
+        if self.outbound.load().is_none() {
+            missing.push("first outbound policy");
         }
         missing
     }
@@ -224,12 +250,47 @@ impl Mesh {
         let compiled = Compiled::new(&policy.authorization, own.clone());
         let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
         self.inbound.store(Some(Arc::new(Governing { policy, limits, compiled })));
-        // After everything else: whoever sees the new generation sees the rest.
+        self.policy_changed();
+    }
+
+    /// Puts an outbound policy in force.
+    pub fn govern_outbound(&self, policy: OutboundPolicy) {
+        let refused = policy.decide().err();
+        let (refused, egress) = match self.own.get() {
+            _ if policy.egress == Egress::default() => (refused, None),
+            Some(own) => (refused, Some(Arc::new(Table::new(&policy.egress, own)))),
+            // Nobody has said whose policies these are.
+            None => (refused.or_else(|| Some(Denial::FeatureMissing("an identity of the pod's own".to_owned()))), None),
+        };
+        self.outbound.store(Some(Arc::new(Outgoing { policy, refused, egress })));
+        self.policy_changed();
+    }
+
+    /// Says whose mesh this is, once: outbound policies are about this identity.
+    pub fn is_of(&self, own: SpiffeId) {
+        let _ = self.own.set(own);
+    }
+
+    /// Where the pod may go outside of the mesh; none where nothing is asked.
+    pub fn egress(&self) -> Option<Arc<Table>> {
+        self.outbound.load().as_ref()?.egress.clone()
+    }
+
+    /// Whether the pod may call anything at all: not before its first outbound policy, nor where that cannot be enforced.
+    pub fn may_call(&self) -> Result<(), Failure> {
+        match self.outbound.load().as_ref() {
+            None => Err(Failure::mesh(Reason::NotReady).detail("there is no outbound policy yet")),
+            Some(outgoing) => outgoing.refused.as_ref().map_or(Ok(()), |denial| Err(authorize::denied(denial))),
+        }
+    }
+
+    /// After everything else: whoever sees the new generation sees the rest.
+    fn policy_changed(&self) {
         self.generation.fetch_add(1, Release);
         self.changed.send_replace(());
     }
 
-    /// The generation of the inbound policy in force.
+    /// The generation of the policies in force.
     pub fn generation(&self) -> u64 {
         self.generation.load(Acquire)
     }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_core::breaker::{self, Event, Probe};
-use weft_core::failure::{Failure, Side};
+use weft_core::failure::{Failure, Reason, Side};
 use weft_core::retry::Ending;
 use weft_core::traffic::TrafficPolicy;
 
+use crate::authorize::Guard;
 use crate::config::NetConfig;
 use crate::connect::Destination;
+use crate::egress::Way;
 use crate::mesh::{Target, WorkloadState};
 pub use crate::service::choice::Wish;
 use crate::service::choice::{Asker, Chosen};
@@ -32,6 +34,10 @@ pub enum Route {
     Workload { workload: Arc<WorkloadState>, endpoint: Arc<Candidate> },
     /// In, to the pod's own application.
     App { destination: Arc<Destination>, name: Arc<str> },
+    /// Out of the mesh: each request says where.
+    Unknown { name: Arc<str> },
+    /// Out of the mesh, to this.
+    Outside(Rc<Way>),
     /// Nowhere: every request gets this answer.
     Refuse { failure: Failure, name: Arc<str> },
 }
@@ -198,7 +204,8 @@ impl Route {
         match self {
             Self::Service { service, .. } => &service.name,
             Self::Workload { workload, .. } => &workload.name,
-            Self::App { name, .. } | Self::Refuse { name, .. } => name,
+            Self::App { name, .. } | Self::Refuse { name, .. } | Self::Unknown { name } => name,
+            Self::Outside(way) => &way.name,
         }
     }
 
@@ -208,7 +215,8 @@ impl Route {
             Self::Service { service, .. } => format!("{}.{}", service.id.name, service.id.namespace),
             Self::Workload { endpoint, .. } => endpoint.destination.address().to_string(),
             Self::App { destination, .. } => destination.address().to_string(),
-            Self::Refuse { name, .. } => name.to_string(),
+            Self::Refuse { name, .. } | Self::Unknown { name } => name.to_string(),
+            Self::Outside(way) => way.aim.clone(),
         }
     }
 
@@ -233,6 +241,14 @@ impl Route {
         }
     }
 
+    /// Out of the mesh: who is asked whether a request may go there.
+    pub fn guard(&self) -> Option<&Guard> {
+        match self {
+            Self::Outside(way) => Some(&way.guard),
+            _ => None,
+        }
+    }
+
     /// How many attempts make sense at the most.
     pub fn may_retry_elsewhere(&self) -> bool {
         matches!(self, Self::Service { .. })
@@ -244,7 +260,8 @@ impl Route {
             Self::Service { port, .. } => *port,
             Self::Workload { endpoint, .. } => endpoint.destination.address().port(),
             Self::App { destination, .. } => destination.address().port(),
-            Self::Refuse { .. } => 0,
+            Self::Outside(way) => way.destination.address().port(),
+            Self::Refuse { .. } | Self::Unknown { .. } => 0,
         }
     }
 
@@ -277,11 +294,17 @@ impl Route {
         match self {
             Self::Refuse { failure, .. } => Err(failure.clone()),
             Self::App { destination, name } => Ok(Lease::bare(worker, destination, name)),
+            Self::Outside(way) => Ok(Lease::bare(worker, &way.destination, &way.name)),
+            Self::Unknown { .. } => {
+                Err(Failure::mesh(Reason::Internal).detail("a request was sent before it was known where to"))
+            }
             Self::Workload { endpoint, .. } => {
+                worker.mesh().may_call()?;
                 let chosen = Chosen { candidate: endpoint.clone(), policy: None, probe: None, place: Place::free() };
                 Ok(Lease::new(worker, chosen))
             }
             Self::Service { service, port } => {
+                worker.mesh().may_call()?;
                 let (now, own) = (worker.mesh().now(), worker.shared.config.net.pod_ips[0]);
                 let asker = Asker { tried, wish, own, now, opaque };
                 let chosen = service.view.load().pick(*port, &asker, || worker.random())?;

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
+use crate::dns::Resolver;
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub budget: Budget,
     /// Calls that authorization denied.
     pub denials: Denials,
+    /// Names outside of the mesh.
+    pub resolver: Resolver,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -59,6 +62,7 @@ impl Shared {
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
             denials: Denials::default(),
+            resolver: Resolver::new(config.net.resolv_conf.clone(), config.net.mark, &config.net.pod_ips),
             config,
             mesh,
             metrics: Registry::new(),

@@ -79,7 +79,7 @@ fn service_at(body: &Body) -> Option<ObjectRef> {
 /// What a service is used with comes before it; what is large comes last.
 fn rank(name: &ResourceName) -> (u8, ResourceName) {
     let rank = match name {
-        ResourceName::Trust | ResourceName::Mesh | ResourceName::Inbound => 0,
+        ResourceName::Trust | ResourceName::Mesh | ResourceName::Inbound | ResourceName::Outbound => 0,
         ResourceName::Address(_) => 1,
         ResourceName::Policy(_) => 2,
         ResourceName::Routes(_) => 3,

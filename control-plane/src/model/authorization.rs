@@ -367,10 +367,9 @@ impl Model {
             Scope::Mesh => ParentRef { group: Some("weft.dev".into()), ..core("Mesh", None, self.trust_domain.to_string()) },
             Scope::Namespace(namespace) | Scope::Workloads(namespace, _) => core("Namespace", None, namespace.to_string()),
             Scope::Service(id) => core("Service", Some(&id.namespace), id.name.to_string()),
-            Scope::External(id) => ParentRef {
-                group: Some("weft.dev".into()),
-                ..core("ExternalService", Some(&id.namespace), id.name.to_string())
-            },
+            Scope::External(id) => {
+                ParentRef { group: Some("weft.dev".into()), ..core("ExternalService", Some(&id.namespace), id.name.to_string()) }
+            }
         }
     }
 }

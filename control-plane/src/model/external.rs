@@ -160,7 +160,10 @@ impl Model {
             let refusal = |message: String| Refusal::new("Invalid", field.clone(), message);
             match &held.good {
                 Some(good) => outcome.fallen_back = Some((refusal(message.clone()), good.generation)),
-                None => outcome.refused = Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides"))),
+                None => {
+                    outcome.refused =
+                        Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")))
+                }
             }
         }
         let policies = self.authorizations.of_external(&key.id);

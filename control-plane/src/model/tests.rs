@@ -320,6 +320,7 @@ proptest! {
         fresh.apply(state.into_values().map(Change::Upsert).collect());
         let everything = |s: &Snapshot| {
             let mut all: Vec<(String, String)> = Vec::new();
+            all.extend(s.outbound.iter().map(|(k, v)| (format!("outbound {k}"), v.version.to_string())));
             all.extend(s.inbound.iter().map(|(k, v)| (format!("inbound {k}"), v.version.to_string())));
             all.extend(s.addresses.iter().map(|(k, v)| (format!("address {k}"), v.version.to_string())));
             all.extend(s.services.iter().map(|(k, v)| (format!("service {k}"), v.version.to_string())));

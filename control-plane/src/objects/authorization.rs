@@ -221,7 +221,11 @@ fn scope(target: Option<&TargetSpec>, selector: Option<&SelectorSpec>, id: &Obje
         ),
         (group, kind, _) => {
             let short = |text: &str| text.chars().take(60).collect::<String>();
-            let message = format!("{:?} of group {:?} is no target: use Service, ExternalService, Namespace or Mesh", short(kind), short(group));
+            let message = format!(
+                "{:?} of group {:?} is no target: use Service, ExternalService, Namespace or Mesh",
+                short(kind),
+                short(group)
+            );
             wrong("targetRef.kind", message)
         }
     }

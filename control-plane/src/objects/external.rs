@@ -140,7 +140,8 @@ impl ExternalSpec {
         let mut seen = BTreeSet::new();
         let each = self.hosts.iter().enumerate().map(|(i, text)| {
             let field = format!("hosts[{i}]");
-            let host: HostMatch = text.parse().map_err(|e: weft_core::authorization::policy::InvalidClause| (field.clone(), e.to_string()))?;
+            let host: HostMatch =
+                text.parse().map_err(|e: weft_core::authorization::policy::InvalidClause| (field.clone(), e.to_string()))?;
             if !seen.insert(host.to_string()) {
                 return wrong(field, format!("{host} stands twice"));
             }
@@ -149,8 +150,12 @@ impl ExternalSpec {
             };
             match (Host::read(name), &host, resolution) {
                 (None, ..) => wrong(field, "its last label is a number, which some take for an address: write an address whole"),
-                (Some(Host::Address(_)), HostMatch::Suffix(_), _) => wrong(field, "'*.' stands before a name, not before an address"),
-                (Some(Host::Address(ip)), _, Resolution::Static(all)) if all.iter().any(|e| e.address.to_canonical() == ip) => Ok(host),
+                (Some(Host::Address(_)), HostMatch::Suffix(_), _) => {
+                    wrong(field, "'*.' stands before a name, not before an address")
+                }
+                (Some(Host::Address(ip)), _, Resolution::Static(all)) if all.iter().any(|e| e.address.to_canonical() == ip) => {
+                    Ok(host)
+                }
                 (Some(Host::Address(_)), ..) => {
                     wrong(field, "an address is a host only where it stands in endpoints, with resolution static")
                 }
@@ -184,7 +189,10 @@ impl ExternalSpec {
                 ProtocolSpec::Tcp => ExternalProtocol::Tcp,
             };
             if originates && !protocol.is_http() {
-                let message = format!("TLS is opened for http and http2; a port of {} goes into an ExternalService of its own", protocol.as_str());
+                let message = format!(
+                    "TLS is opened for http and http2; a port of {} goes into an ExternalService of its own",
+                    protocol.as_str()
+                );
                 return wrong(field("protocol"), message);
             }
             let usual = if originates && p.port == 80 { 443 } else { p.port };
@@ -222,14 +230,20 @@ impl ExternalSpec {
         if self.resolution == ResolutionSpec::Dns {
             return match self.endpoints.is_empty() {
                 true => Ok(Resolution::Dns),
-                false => wrong("endpoints", "stand here, and resolution is dns, which asks the resolver: write static, or leave them out"),
+                false => wrong(
+                    "endpoints",
+                    "stand here, and resolution is dns, which asks the resolver: write static, or leave them out",
+                ),
             };
         }
         counted("endpoints", self.endpoints.len(), MAX_ENDPOINTS)?;
         let each = self.endpoints.iter().enumerate().map(|(i, e)| {
             let field = |name: &str| format!("endpoints[{i}].{name}");
             let Ok(address) = e.address.parse::<IpAddr>() else {
-                return wrong(field("address"), format!("{:?} is not an IP address", e.address.chars().take(60).collect::<String>()));
+                return wrong(
+                    field("address"),
+                    format!("{:?} is not an IP address", e.address.chars().take(60).collect::<String>()),
+                );
             };
             if let Some(why @ (Forbidden::Loopback | Forbidden::NoHost)) = forbidden(address, &[], Some(&[])) {
                 return wrong(field("address"), format!("it is {why}"));

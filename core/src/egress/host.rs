@@ -26,8 +26,8 @@ impl Host {
         let is_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
         let is_label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(is_byte);
         let last = name.rsplit('.').next().unwrap_or(name);
-        let is_number =
-            last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(|n| n.bytes().all(|b| b.is_ascii_hexdigit()));
+        let is_number = last.bytes().all(|b| b.is_ascii_digit())
+            || last.strip_prefix("0x").is_some_and(|n| n.bytes().all(|b| b.is_ascii_hexdigit()));
         (name.len() <= 253 && name.split('.').all(is_label) && !is_number).then(|| Self::Name(name.into()))
     }
 

@@ -141,7 +141,8 @@ impl Table {
             let listed = &self.all[*place as usize];
             Some((listed, *listed.external.port(port).filter(|at| is_bytes(at))?))
         });
-        let named = || names.iter().filter_map(|host| self.find(host, port)).find(|(listed, at)| is_bytes(at) && listed.is_resolved());
+        let named =
+            || names.iter().filter_map(|host| self.find(host, port)).find(|(listed, at)| is_bytes(at) && listed.is_resolved());
         fixed.or_else(named)
     }
 

@@ -136,7 +136,11 @@ fn names_lead_neither_into_the_pod_nor_into_the_mesh() {
     ] {
         assert_eq!(forbidden(ip.parse().expect("an address"), &own, Some(&mesh)), want, "{ip}");
     }
-    assert_eq!(forbidden("93.184.216.34".parse().expect("an address"), &own, None), Some(Forbidden::Mesh), "before the ranges are known");
+    assert_eq!(
+        forbidden("93.184.216.34".parse().expect("an address"), &own, None),
+        Some(Forbidden::Mesh),
+        "before the ranges are known"
+    );
 }
 
 fn label() -> impl Strategy<Value = String> {
@@ -150,11 +154,13 @@ fn name(labels: std::ops::Range<usize>) -> impl Strategy<Value = String> {
 /// One external service after another, by the words of the order.
 fn naive(all: &[External], host: &str) -> Option<String> {
     let says = |e: &External| {
-        e.hosts.iter().filter_map(|h| match h {
-            HostMatch::Exact(name) => (**name == *host).then_some(usize::MAX),
-            HostMatch::Suffix(s) => host.ends_with(&format!(".{s}")).then(|| s.split('.').count()),
-        })
-        .max()
+        e.hosts
+            .iter()
+            .filter_map(|h| match h {
+                HostMatch::Exact(name) => (**name == *host).then_some(usize::MAX),
+                HostMatch::Suffix(s) => host.ends_with(&format!(".{s}")).then(|| s.split('.').count()),
+            })
+            .max()
     };
     let matching = all.iter().filter_map(|e| Some((e, says(e)?)));
     matching.min_by_key(|(e, most)| (!e.is_mesh_wide, std::cmp::Reverse(*most), e.id.clone())).map(|(e, _)| e.id.to_string())

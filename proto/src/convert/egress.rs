@@ -5,9 +5,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{
-    Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, Origination, Resolution,
-};
+use weft_core::egress::{Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, Origination, Resolution};
 
 use super::traffic::each;
 use super::{WireError, address_bytes, address_from, port};
@@ -96,10 +94,10 @@ impl TryFrom<&v1::Egress> for Egress {
 
 impl From<&External> for v1::ExternalService {
     fn from(x: &External) -> Self {
-        let endpoints = x.endpoints().iter().map(|e| v1::ExternalEndpoint {
-            address: address_bytes(e.address).into(),
-            port: e.port.map_or(0, u32::from),
-        });
+        let endpoints = x
+            .endpoints()
+            .iter()
+            .map(|e| v1::ExternalEndpoint { address: address_bytes(e.address).into(), port: e.port.map_or(0, u32::from) });
         Self {
             id: Some((&x.id).into()),
             mesh_wide: x.is_mesh_wide,
@@ -153,7 +151,11 @@ impl TryFrom<&v1::ExternalService> for External {
             origination: x.origination.as_ref().map(|o| Origination { sni: text(&o.sni), ca: text(&o.ca) }),
             resolution: if endpoints.is_empty() { Resolution::Dns } else { Resolution::Static(endpoints) },
             // Left out, it could be one that was dropped on the way.
-            authorization: x.authorization.as_ref().ok_or(WireError::Missing("authorization of an external service"))?.try_into()?,
+            authorization: x
+                .authorization
+                .as_ref()
+                .ok_or(WireError::Missing("authorization of an external service"))?
+                .try_into()?,
         })
     }
 }
@@ -171,7 +173,10 @@ mod tests {
             hosts: vec!["pay.example.com".parse().expect("a host"), "*.example.org".parse().expect("a host")],
             ports: vec![ExternalPort { port: 80, target: 443, protocol: ExternalProtocol::Http }],
             origination: Some(Origination { sni: Some("front.example.com".into()), ca: None }),
-            resolution: Resolution::Static(vec![Endpoint { address: "203.0.113.1".parse().expect("an address"), port: Some(8443) }]),
+            resolution: Resolution::Static(vec![Endpoint {
+                address: "203.0.113.1".parse().expect("an address"),
+                port: Some(8443),
+            }]),
             authorization: Authorization::default(),
         }
     }

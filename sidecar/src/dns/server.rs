@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const MAX_DATAGRAM: usize = 65_507;
 
 /// The sockets, bound before anything is announced as ready.
-pub struct Sockets {
+struct Sockets {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
 }
@@ -56,7 +56,10 @@ impl Sockets {
 
 /// Answers on a thread of its own, so that a flood of questions costs connections nothing, until the process ends.
 pub fn serve(shared: &Arc<Shared>) -> io::Result<()> {
-    let Some(port) = shared.config.net.dns_port.filter(|port| *port != 0) else { return Ok(()) };
+    let port = shared.config.net.dns_port;
+    if port == 0 {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sockets = {
         let _guard = runtime.enter();
@@ -147,7 +150,6 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -
         tokio::time::timeout(IDLE, stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())).await??;
     }
 }
-
 
 /// Whether the server that a program has chosen is asked, and not one of the pod's own: where unknown destinations are refused, no other is.
 fn may_be_asked(shared: &Shared, to: SocketAddr) -> bool {

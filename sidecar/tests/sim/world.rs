@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use weft_certs::{Authority, LeafKind, LeafSpec};
 use weft_core::authorization::Authorization;
-use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::policy::{InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, Reach, Service, ServicePort};
 use weft_sidecar::config::Config;
@@ -162,6 +162,7 @@ impl Sidecar {
         let (mesh, lookups) = Mesh::new();
         mesh.identity.store(Some(Arc::new(identity)));
         mesh.govern(inbound_policy(Authorization::default()), &config.identity.spiffe_id());
+        mesh.govern_outbound(OutboundPolicy::default());
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
         let shared = Arc::new(Shared::new(config, mesh));

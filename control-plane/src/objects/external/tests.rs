@@ -50,12 +50,28 @@ fn what_cannot_be_honoured_names_its_field() {
         (format!("{{hosts: [a.b], {ports}, tls: {{mode: originate}}}}"), "spec.ports[0].protocol", "http and http2"),
         (format!("{{hosts: [a.b], {ports}, tls: {{sni: c.d}}}}"), "spec.tls.sni", "originate"),
         (format!("{{hosts: [a.b], {ports}, tls: {{caFile: /etc/ca.pem}}}}"), "spec.tls.caFile", "unknown field"),
-        ("{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, sni: 10.0.0.1}}".into(), "spec.tls.sni", "name"),
-        ("{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, caCertificates: nothing}}".into(), "spec.tls.caCertificates", "certificate"),
+        (
+            "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, sni: 10.0.0.1}}".into(),
+            "spec.tls.sni",
+            "name",
+        ),
+        (
+            "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, caCertificates: nothing}}".into(),
+            "spec.tls.caCertificates",
+            "certificate",
+        ),
         (format!("{{hosts: [a.b], {ports}, endpoints: [{{address: 1.2.3.4}}]}}"), "spec.endpoints", "static"),
         (format!("{{hosts: [a.b], {ports}, resolution: static}}"), "spec.endpoints", "empty"),
-        (format!("{{hosts: [a.b], {ports}, resolution: static, endpoints: [{{address: host}}]}}"), "spec.endpoints[0].address", "IP address"),
-        (format!("{{hosts: [a.b], {ports}, resolution: static, endpoints: [{{address: 127.0.0.1}}]}}"), "spec.endpoints[0].address", "loopback"),
+        (
+            format!("{{hosts: [a.b], {ports}, resolution: static, endpoints: [{{address: host}}]}}"),
+            "spec.endpoints[0].address",
+            "IP address",
+        ),
+        (
+            format!("{{hosts: [a.b], {ports}, resolution: static, endpoints: [{{address: 127.0.0.1}}]}}"),
+            "spec.endpoints[0].address",
+            "loopback",
+        ),
         (format!("{{hosts: [a.b], {ports}, resolution: srv}}"), "spec.resolution", "srv"),
         (format!("{{hosts: [a.b], {ports}, location: outside}}"), "spec.location", "unknown field"),
     ] {
