@@ -96,7 +96,11 @@ fn shown(replica: &str, record: &Value) -> String {
     lines.extend(text("clause").filter(|clause| !clause.is_empty()).map(|clause| ("matched by", clause)));
     let caller = text("peer").unwrap_or_default();
     lines.push(("caller", text("source").map_or(caller.clone(), |source| format!("{caller} from {source}"))));
-    lines.push(("called", format!("port {} of {replica}", text("port").unwrap_or_default())));
+    let port = text("port").unwrap_or_default();
+    lines.push(match text("to") {
+        Some(host) => ("called", format!("port {port} of {host}, outside of the mesh, by {replica}")),
+        None => ("called", format!("port {port} of {replica}")),
+    });
     lines.extend((!request.is_empty()).then_some(("request", request)));
     lines.extend(text("protocol").map(|protocol| ("protocol", protocol)));
     lines.extend(record["at"].as_i64().and_then(when).map(|time| ("at", time)));

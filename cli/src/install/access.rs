@@ -63,8 +63,8 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule(GATEWAY, &["httproutes/status", "grpcroutes/status", "tlsroutes/status", "tcproutes/status"], PATCH),
             rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies"], FOLLOW),
             rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies/status"], PATCH),
-            rule(crd::GROUP, &["authorizationpolicies", "trafficpolicies"], FOLLOW),
-            rule(crd::GROUP, &["authorizationpolicies/status", "trafficpolicies/status"], PATCH),
+            rule(crd::GROUP, &["authorizationpolicies", "externalservices", "trafficpolicies"], FOLLOW),
+            rule(crd::GROUP, &["authorizationpolicies/status", "externalservices/status", "trafficpolicies/status"], PATCH),
             // Listed by its name, and created by server-side apply, where the name is known too.
             named("", &["configmaps"], TRUST_BUNDLE, &["create", "delete", "list", "patch"]),
         ],

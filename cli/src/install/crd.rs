@@ -7,6 +7,7 @@ use super::KubeVersion;
 use super::object::Part;
 
 mod authorization;
+mod external;
 mod schema;
 mod traffic;
 
@@ -18,7 +19,7 @@ pub(super) const SECTION: &str = "crds";
 /// All of them. A server that does not evaluate rules in CEL gets them without: it would refuse what it does not know, and the
 /// control plane checks the same and tells in the status.
 pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
-    let mut all = vec![authorization::definition(), traffic::definition()];
+    let mut all = vec![authorization::definition(), external::definition(), traffic::definition()];
     if kube < KubeVersion::CRD_RULES {
         for definition in &mut all {
             schema::without_rules(&mut definition["spec"]);

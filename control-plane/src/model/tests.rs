@@ -12,6 +12,7 @@ use crate::watch::parse;
 
 mod authorization;
 mod endpoints;
+mod external;
 mod traffic;
 
 fn model() -> Model {
