@@ -37,7 +37,7 @@ fn world() -> Model {
 }
 
 fn egress(m: &Model, pod: &str) -> Egress {
-    let entry = m.snapshot().outbound.get(&pod.parse().expect("a name")).expect("every pod has one");
+    let entry = m.snapshot().outbound.get(&pod.parse::<ObjectRef>().expect("a name")).expect("every pod has one");
     let Body::Outbound(wire) = &entry.body else { panic!("{entry:?}") };
     let policy = OutboundPolicy::try_from(wire).expect("it can be read");
     assert_eq!(policy.required_features.iter().any(|f| f == FEATURE_EGRESS), policy.egress != Egress::default(), "{policy:?}");
