@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_core::authorization::Compiled;
 use weft_core::authorization::policy::PostureFrom;
@@ -21,7 +22,7 @@ use crate::detect::{FirstBytes, Hearing, NoBytes, first_bytes};
 use crate::http::RequestHead;
 use crate::mesh::{Mesh, Target};
 use crate::metrics::{Direction, EdgeKey};
-use crate::outbound::{answer_refusal, http, pass_through};
+use crate::outbound::{http, pass_through};
 use crate::route::Route;
 use crate::serve;
 use crate::stream::Stream;
@@ -173,9 +174,17 @@ async fn unlisted(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, 
     serve::refuse(worker, &stream, Some(destination), &failure);
 }
 
+/// Who speaks HTTP is told why; who has not said so much by then is reset.
+const SPEAKS_WITHIN: Duration = Duration::from_secs(1);
+
 async fn refused(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, failure: Failure) {
-    let route = Route::Refuse { failure, name: unknown() };
-    answer_refusal(worker, stream, destination, route).await;
+    let hearing = Hearing { patience: SPEAKS_WITHIN, opaque: false };
+    match first_bytes(&stream, Some(SPEAKS_WITHIN), hearing).await {
+        Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
+            http(worker, stream, first, Route::Refuse { failure, name: unknown() }, destination).await;
+        }
+        _ => serve::refuse(worker, &stream, Some(destination), &failure),
+    }
 }
 
 /// Bytes to an external service, for as long as its policies let them.

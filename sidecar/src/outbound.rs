@@ -185,7 +185,7 @@ pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: Soc
 }
 
 /// Tells an HTTP client why; anything else is reset.
-pub async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
+async fn answer_refusal(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, route: Route) {
     let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
     match first_bytes(&stream, Some(QUIET), hearing).await {
         Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {

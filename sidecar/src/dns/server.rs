@@ -109,7 +109,7 @@ async fn over_udp(shared: Arc<Shared>, udp: Rc<UdpSocket>, waiting: Rc<Semaphore
         tokio::task::spawn_local(async move {
             let Ok(_place) = waiting.try_acquire() else { return };
             let answer = shared.resolver.upstream().over_udp(&query).await;
-            let answer = told(&shared, &query, answer);
+            let answer = told(&shared, &query, answer, true);
             let answer = answer.filter(|a| a.len() <= MAX_DATAGRAM).or_else(|| message::truncated(&query));
             if let Some(answer) = answer {
                 let _ = udp.send_to(&answer, from).await;
@@ -144,8 +144,11 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -
         if !message::is_query(&query) {
             return Ok(());
         }
-        let answer = shared.resolver.upstream().over_tcp(&query, meant.filter(|to| may_be_asked(shared, *to))).await;
-        let Some(answer) = told(shared, &query, answer) else { return Ok(()) };
+        let chosen = meant.filter(|to| may_be_asked(shared, *to));
+        let answer = shared.resolver.upstream().over_tcp(&query, chosen).await;
+        // What somebody else says of a host is passed on, and not believed.
+        let is_believed = chosen.is_none_or(|to| shared.resolver.is_server(to.ip()));
+        let Some(answer) = told(shared, &query, answer, is_believed) else { return Ok(()) };
         let Ok(length) = u16::try_from(answer.len()) else { return Ok(()) };
         tokio::time::timeout(IDLE, stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())).await??;
     }
@@ -158,10 +161,12 @@ fn may_be_asked(shared: &Shared, to: SocketAddr) -> bool {
 }
 
 /// What the program is told; what it says of hosts that external services name is remembered.
-fn told(shared: &Shared, query: &[u8], answered: io::Result<Vec<u8>>) -> Option<Vec<u8>> {
+fn told(shared: &Shared, query: &[u8], answered: io::Result<Vec<u8>>, is_believed: bool) -> Option<Vec<u8>> {
     match answered {
         Ok(found) => {
-            learn(shared, query, &found);
+            if is_believed {
+                learn(shared, query, &found);
+            }
             Some(found)
         }
         Err(e) => {

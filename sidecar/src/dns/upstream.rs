@@ -21,8 +21,8 @@ use crate::io::Dialer;
 const TRY: Duration = Duration::from_millis(1500);
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// The largest answer over UDP that is read.
-const MAX_UDP: usize = 65_535;
+/// The largest answer over UDP that is read, in bytes: no client says that it takes more (RFC 6891, section 6.2.5).
+const MAX_UDP: usize = 8192;
 
 /// The name servers, and how they are reached.
 pub(super) struct Upstream {
@@ -80,7 +80,7 @@ impl Upstream {
         let mut buffer = vec![0; MAX_UDP];
         loop {
             let n = socket.recv(&mut buffer).await?;
-            if message::answers(&asked, &buffer[..n]) {
+            if message::answers(&asked, &buffer[..n]) && n < MAX_UDP {
                 return Ok(restored(query, &buffer[..n]));
             }
         }

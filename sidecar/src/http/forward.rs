@@ -141,8 +141,8 @@ pub fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
 /// Whether the connection that a request came on goes on after it was refused so. What is shed would cost more than what is served,
 /// if its caller had to connect anew each time.
 fn goes_on(reason: Reason) -> bool {
-    use Reason::{Denied, EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
-    matches!(reason, Denied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
+    use Reason::{Denied, EgressDenied, EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
+    matches!(reason, Denied | EgressDenied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
 }
 
 /// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.
