@@ -58,8 +58,9 @@ spec:
   rules: [{from: [{serviceAccounts: [web]}], to: [{methods: [GET]}]}]
 "#;
 
-/// Two servers outside that say which of them they are.
+/// Two servers outside that say which of them they are. The lab may have one user alone.
 const NGINX: &str = r"
+user root;
 daemon off;
 master_process off;
 pid @DIR@/nginx.pid;
@@ -182,7 +183,9 @@ fn hosts(world: &World) {
     assert_eq!(world.curl(WEB, &["http://a.b.wild.example/"]), format!("{GOOD} http a.b.wild.example\n"));
     assert_eq!(world.status(WEB, "http://wild.example/"), "403 egress-denied", "a wildcard is not what it is below");
     assert_eq!(world.status(WEB, "http://plain.example:8080/"), "403 egress-denied", "another port");
-    assert_eq!(world.status(WEB, "http://rebind.example/"), "502 name-unresolved", "a name that leads into the mesh");
+    let said = "%{http_code} %header{weft-error}";
+    let rebound = ["-o", "/dev/null", "-w", said, "-H", "Host: rebind.example", &format!("http://{EVIL}/")];
+    assert_eq!(world.curl(WEB, &rebound), "502 name-unresolved", "a name that leads into the mesh");
 }
 
 /// What was dialled does not matter where a host is named.
