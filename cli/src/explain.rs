@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use weft_core::authorization::Posture;
+use weft_core::egress::{EgressDefault, Host};
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::{Namespace, ServiceAccount};
@@ -59,8 +60,12 @@ pub(crate) struct ExplainArgs {
     unauthenticated: bool,
 
     /// What is called: a Service, and the port that callers dial
-    #[arg(long, value_name = "NS/SERVICE:PORT", value_parser = service, required_unless_present = "what_if")]
+    #[arg(long, value_name = "NS/SERVICE:PORT", value_parser = service, required_unless_present_any = ["what_if", "to_host"])]
     to: Option<(ObjectRef, u16)>,
+
+    /// A host outside of the mesh that is called, and its port
+    #[arg(long, value_name = "HOST:PORT", value_parser = outside, conflicts_with_all = ["to", "unauthenticated", "what_if"])]
+    to_host: Option<(String, u16)>,
 
     /// Method of the request [default: GET]
     #[arg(long, value_name = "METHOD")]
@@ -106,6 +111,10 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "POLICY", requires = "files")]
     default_policy: Option<Posture>,
 
+    /// With -f: what becomes of destinations that no ExternalService names, where no file says so [default: allow]
+    #[arg(long, value_name = "DEFAULT", requires = "files")]
+    egress: Option<EgressDefault>,
+
     #[command(flatten)]
     meant: Meant,
 
@@ -124,6 +133,13 @@ fn service(text: &str) -> Result<(ObjectRef, u16), String> {
     let (id, port) = text.rsplit_once(':').ok_or("write it as NAMESPACE/SERVICE:PORT")?;
     let port = port.parse().ok().filter(|port| *port != 0).ok_or("the port is not a number from 1 to 65535")?;
     Ok((id.parse().map_err(|e: weft_core::identity::InvalidName| e.to_string())?, port))
+}
+
+fn outside(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("write it as HOST:PORT")?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or("the port is not a number from 1 to 65535")?;
+    let host = Host::read(host).ok_or("the host is neither a name nor an address; IPv6 stands in brackets")?;
+    Ok((host.to_string(), port))
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -155,7 +171,7 @@ fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
         return Ok((text, told.is_same()));
     }
     let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
-    if has_caller && args.to.is_some() {
+    if has_caller && (args.to.is_some() || args.to_host.is_some()) {
         let told = answer(args)?;
         let text = match args.output {
             Format::Text => told.shown(),
@@ -197,7 +213,7 @@ fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
 /// The manifests that are asked.
 fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
     let offline = if args.files.is_empty() { of_mesh(&args.meant.which.find()?)? } else { Offline::of(&args.files)? };
-    Ok(offline.with_defaults(args.mtls, args.default_policy))
+    Ok(offline.with_defaults(args.mtls, args.default_policy).with_egress(args.egress))
 }
 
 fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
@@ -221,8 +237,10 @@ fn of_mesh(run: &Path) -> anyhow::Result<Offline> {
     if status.mtls.is_empty() || status.default_policy.is_empty() {
         bail!("the control plane does not say what the mesh has by default: it is of an older version");
     }
+    // One of an older version lets everything out.
+    let egress = if status.egress.is_empty() { EgressDefault::Allow } else { status.egress.parse()? };
     let offline = Offline::of(&[run.join(rundir::MANIFESTS)])?;
-    Ok(offline.of_mesh(status.trust_domain.parse()?, status.mtls.parse()?, status.default_policy.parse()?))
+    Ok(offline.of_mesh(status.trust_domain.parse()?, status.mtls.parse()?, status.default_policy.parse()?, egress))
 }
 
 fn has_call(args: &ExplainArgs) -> bool {
@@ -243,7 +261,8 @@ fn question(args: &ExplainArgs) -> anyhow::Result<v1::ExplainRequest> {
         from_pod: args.from_pod.as_ref().map(Into::into),
         unauthenticated: args.unauthenticated,
         to: args.to.as_ref().map(|(id, _)| id.into()),
-        port: args.to.as_ref().map_or(0, |(_, port)| (*port).into()),
+        port: args.to.as_ref().map(|(_, port)| *port).or(args.to_host.as_ref().map(|(_, port)| *port)).map_or(0, Into::into),
+        to_host: args.to_host.as_ref().map(|(host, _)| host.clone()).unwrap_or_default(),
         call: has_call(args).then(|| v1::ExplainedCall {
             method: text(&args.method),
             path: text(&args.path),

@@ -212,6 +212,7 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
         v6: ipv6.then_some(replica.v6),
         meshed: workload.sidecar,
         rootless: spec.rootless,
+        dns_capture: mesh.dns_capture,
         dir,
         programs: spec.programs.clone(),
         health: workload.health.clone(),

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use weft_core::Namespace;
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
-use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, ANNOTATION_MTLS, SIDECAR_CONTAINER};
+use weft_core::wellknown::{ANNOTATION_DEFAULT_POLICY, ANNOTATION_EGRESS, ANNOTATION_MTLS, SIDECAR_CONTAINER};
 
 use crate::mesh_file::{Mesh, NamespaceDefaults, Service, TargetPort, Workload};
 use crate::plan::{Plan, Replica};
@@ -30,6 +31,7 @@ pub(crate) fn fixed(mesh: &Mesh, plan: &Plan) -> Vec<Manifest> {
 fn namespace(name: &Namespace, own: NamespaceDefaults) -> Manifest {
     let mut annotations = annotations(own.mtls);
     put(&mut annotations, ANNOTATION_DEFAULT_POLICY, own.default_policy.map(Posture::as_str));
+    put(&mut annotations, ANNOTATION_EGRESS, own.egress.map(EgressDefault::as_str));
     let object = json!({
         "apiVersion": "v1",
         "kind": "Namespace",

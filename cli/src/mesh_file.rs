@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::{Name, Namespace, ServiceAccount};
 
@@ -31,6 +32,10 @@ pub(crate) struct Mesh {
     pub(crate) mtls: MtlsMode,
     /// Who may call a workload where nothing else says so.
     pub(crate) default_policy: Posture,
+    /// What becomes of destinations outside of the mesh that nothing names.
+    pub(crate) egress: EgressDefault,
+    /// Sidecars answer the questions that workloads ask of DNS.
+    pub(crate) dns_capture: bool,
     /// Every namespace that something is in.
     pub(crate) namespaces: BTreeMap<Namespace, NamespaceDefaults>,
     pub(crate) workloads: Vec<Workload>,
@@ -44,6 +49,7 @@ pub(crate) struct Mesh {
 pub(crate) struct NamespaceDefaults {
     pub(crate) mtls: Option<MtlsMode>,
     pub(crate) default_policy: Option<Posture>,
+    pub(crate) egress: Option<EgressDefault>,
 }
 
 /// A program, and how often and as whom it runs.

@@ -52,6 +52,9 @@ fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64) -> String {
         "\ncontrol plane {} for {}: {} services, {} workloads, generation {}",
         status.version, status.trust_domain, status.services, status.workloads, status.generation
     );
+    if !status.egress.is_empty() {
+        let _ = writeln!(text, "by default: mTLS {}, callers {}, egress {}", status.mtls, status.default_policy, status.egress);
+    }
     let unready =
         listed.iter().filter(|l| !l.ready && !l.why.is_empty()).map(|l| format!("{}/{}: {}", l.namespace, l.pod, l.why));
     let rejected = status
@@ -149,6 +152,9 @@ fn as_json(listed: &[Listed], status: &v1::StatusResponse) -> Value {
         "anchors": status.anchors,
         "generation": status.generation,
         "services": status.services,
+        "mtls": status.mtls,
+        "defaultPolicy": status.default_policy,
+        "egress": status.egress,
         "workloads": workloads,
         "problems": status.problems.iter().map(told).collect::<Vec<_>>(),
     })

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use weft_control_plane::watch::{directory, parse};
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 
 use crate::lab::extras;
@@ -53,7 +54,7 @@ pub(crate) type File = (String, String);
 pub(crate) struct Read {
     pub(crate) files: Vec<File>,
     /// What the mesh has by default, where one of the files is a mesh's.
-    pub(crate) defaults: Option<(MtlsMode, Posture)>,
+    pub(crate) defaults: Option<(MtlsMode, Posture, EgressDefault)>,
 }
 
 /// Whether a document that cannot be read is of a kind that weft has nothing to do with.
@@ -108,7 +109,13 @@ pub(crate) fn read(named: &[PathBuf], pods: bool) -> anyhow::Result<Read> {
 }
 
 /// What `weft up` would make of its file, and the manifests that it names; gives what the mesh has by default.
-fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str, pods: bool) -> anyhow::Result<(MtlsMode, Posture)> {
+fn mesh(
+    files: &mut Vec<File>,
+    path: &Path,
+    name: &str,
+    text: &str,
+    pods: bool,
+) -> anyhow::Result<(MtlsMode, Posture, EgressDefault)> {
     let whole = path.canonicalize().with_context(|| format!("{name} can't be read"))?;
     let dir = whole.parent().context("the file is in no directory")?;
     let mesh = Mesh::read(name, dir, text).map_err(|problems| {
@@ -128,7 +135,7 @@ fn mesh(files: &mut Vec<File>, path: &Path, name: &str, text: &str, pods: bool) 
             files.push(file(&shown)?);
         }
     }
-    Ok((mesh.mtls, mesh.default_policy))
+    Ok((mesh.mtls, mesh.default_policy, mesh.egress))
 }
 
 fn file(path: &Path) -> anyhow::Result<File> {

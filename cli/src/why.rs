@@ -95,7 +95,12 @@ fn shown(replica: &str, record: &Value) -> String {
     lines.extend(text("policy").map(|policy| ("policy", of_policy(policy))));
     lines.extend(text("clause").filter(|clause| !clause.is_empty()).map(|clause| ("matched by", clause)));
     let caller = text("peer").unwrap_or_default();
+    let port = text("port").unwrap_or_default();
     match text("called") {
+        _ if let Some(host) = text("to") => {
+            lines.push(("caller", text("source").map_or(caller.clone(), |source| format!("{caller} from {source}"))));
+            lines.push(("called", format!("port {port} of {host}, outside of the mesh, by {replica}")));
+        }
         // It was refused where it came from.
         Some(called) => {
             lines.push(("caller", replica.to_owned()));
@@ -103,7 +108,7 @@ fn shown(replica: &str, record: &Value) -> String {
         }
         None => {
             lines.push(("caller", text("source").map_or(caller.clone(), |source| format!("{caller} from {source}"))));
-            lines.push(("called", format!("port {} of {replica}", text("port").unwrap_or_default())));
+            lines.push(("called", format!("port {port} of {replica}")));
         }
     }
     lines.extend((!request.is_empty()).then_some(("request", request)));

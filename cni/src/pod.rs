@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use weft_core::wellknown::SIDECAR_CONTAINER;
+use weft_core::wellknown::{PORT_DNS, SIDECAR_CONTAINER};
 use weft_injector::{ANNOTATION_REDIRECT, REDIRECT_CONTAINER, VERIFY_ARGUMENTS, VERIFY_CONTAINER};
 use weft_redirect::{PortRange, RedirectConfig};
 
@@ -80,7 +80,12 @@ fn redirect(words: &[&str]) -> Result<RedirectConfig, String> {
             "--skip-inbound-ports" => config.skip_inbound_ports = ports(list)?,
             "--skip-outbound-ports" => config.skip_outbound_ports = ports(list)?,
             "--skip-subnets" => config.skip_subnets = subnets(list)?,
-            _ => return Err(format!("{flag:?} is none of --skip-inbound-ports, --skip-outbound-ports and --skip-subnets")),
+            "--dns-port" if *list == PORT_DNS.to_string() => config.dns_port = Some(PORT_DNS),
+            "--dns-port" => return Err(format!("{list:?} is not the sidecar's port for DNS, which is {PORT_DNS}")),
+            _ => {
+                let known = "--skip-inbound-ports, --skip-outbound-ports, --skip-subnets and --dns-port";
+                return Err(format!("{flag:?} is none of {known}"));
+            }
         }
     }
     Ok(config)
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(config.skip_outbound_ports, ports("3306").expect("ports"));
         assert_eq!(config.skip_subnets, subnets("10.96.0.0/12,fd00::/8").expect("subnets"));
         assert_eq!(config.exempt, RedirectConfig::default().exempt);
+        let Decision::Redirect(config) = decide(&meshed("--dns-port 4753"), Some("7")) else { panic!("it is in the mesh") };
+        assert_eq!(config.dns_port, Some(4753));
     }
 
     #[test]
@@ -179,6 +186,7 @@ mod tests {
             ("--skip-inbound-ports 0", "65535"),
             ("--skip-subnets 10.0.0.0/99", "10.0.0.0/99"),
             ("--backend nft --skip-subnets 10.0.0.0/8", "--backend"),
+            ("--dns-port 53", "4753"),
         ] {
             refused(&meshed(words), part);
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 use ipnet::IpNet;
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::{Namespace, TrustDomain};
 
@@ -51,6 +52,10 @@ pub struct Config {
     /// deny
     #[arg(long, env = "WEFT_DEFAULT_POLICY", value_name = "POLICY", default_value = "allow")]
     pub default_policy: Posture,
+
+    /// What becomes of destinations outside of the mesh that no `ExternalService` names, where a namespace does not say so: allow or deny
+    #[arg(long, env = "WEFT_EGRESS", value_name = "DEFAULT", default_value = "allow")]
+    pub egress: EgressDefault,
 
     /// CIDRs inside which a sidecar never dials an address in plaintext that discovery does not answer for
     #[arg(

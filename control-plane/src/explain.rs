@@ -1,6 +1,7 @@
 //! Whether a call would be let in, and why: what the sidecars of the called service are told, judged by the code that they judge by. It reads a snapshot and
 //! nothing else, so that it says the same of manifests as of a mesh.
 
+mod egress;
 pub mod flows;
 mod network;
 mod tokens;
@@ -42,6 +43,9 @@ fn question(why: impl Into<String>) -> Unexplained {
 
 /// Answers a question. Each distinct answer comes once, with the pods that give it.
 pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainRequest) -> Result<v1::ExplainResponse, Unexplained> {
+    if !ask.to_host.is_empty() {
+        return egress::explain(snapshot, domain, ask);
+    }
     let to: ObjectRef = required(ask.to.as_ref(), "the Service that is called")?;
     let port = u16::try_from(ask.port).ok().filter(|p| *p != 0).ok_or_else(|| question("the port is not from 1 to 65535"))?;
     let caller = caller(snapshot, domain, ask)?;
@@ -55,7 +59,7 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
             "Service {to} has no pod at port {port} ({pods} at any): name a port that it has, and see that its selector picks pods"
         )));
     }
-    let request = ask.call.as_ref().map(|call| Request::new(call, &to)).transpose()?;
+    let request = ask.call.as_ref().map(|call| Request::new(call, &format!("{}.{}", to.name, to.namespace))).transpose()?;
     let ground =
         Ground { snapshot, to: &to, caller: caller.as_ref(), pod: pod.as_ref(), source: &source, request: request.as_ref() };
     let mut judged = Judged::default();
@@ -336,6 +340,8 @@ fn others(snapshot: &Snapshot, to: &ObjectRef, pod: &ObjectRef, had: &[v1::Consi
         Scope::Mesh => true,
         Scope::Namespace(n) | Scope::Workloads(n, _) => *n == pod.namespace,
         Scope::Service(service) => service == to || id.namespace == pod.namespace,
+        // What pods ask of others is another question.
+        Scope::External(_) => false,
     };
     let mut all: Vec<(&ObjectRef, &Arc<AuthorizationFacts>)> = snapshot.authorizations.iter().collect();
     all.retain(|(id, facts)| near(id, facts) && !had.iter().any(|c| c.policy == id.to_string()));
@@ -374,7 +380,7 @@ struct Request {
 }
 
 impl Request {
-    fn new(call: &v1::ExplainedCall, to: &ObjectRef) -> Result<Self, Unexplained> {
+    fn new(call: &v1::ExplainedCall, host: &str) -> Result<Self, Unexplained> {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
         let target = or(&call.path, "/");
         let (path, query) = match target.split_once('?') {
@@ -384,7 +390,7 @@ impl Request {
         let mut headers: Vec<(String, String)> =
             call.headers.iter().map(|h| (h.name.to_ascii_lowercase(), h.value.clone())).collect();
         if !headers.iter().any(|(name, _)| name == "host") {
-            headers.push(("host".into(), or(&call.host, &format!("{}.{}", to.name, to.namespace))));
+            headers.push(("host".into(), or(&call.host, host)));
         }
         Ok(Self { method: or(&call.method, "GET"), path, query, headers, borne: Borne::of(call)? })
     }

@@ -76,6 +76,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             trust: trust.clone(),
             mtls: config.mtls,
             default_policy: config.default_policy,
+            egress: config.egress,
         }))
         .serve_with_incoming(socket);
     let mut operators = tokio::spawn(operators);
@@ -168,6 +169,7 @@ fn model(config: &Config, ca: &Ca) -> Model {
     }));
     Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
         .with_authorization(config.default_policy, config.cluster.namespace.clone())
+        .with_egress(config.egress)
 }
 
 /// Ends when this replica is to accept no more. In thirds: first the cluster learns that it goes, then streams end one after

@@ -2,6 +2,7 @@
 
 mod authorization;
 pub(crate) mod endpoints;
+mod external;
 mod inbound;
 mod issuers;
 mod modes;
@@ -30,6 +31,7 @@ use crate::objects::{EndpointSliceObject, Kind, NamespaceObject, Object, ObjectK
 use crate::snapshot::{Entry, PodFacts, Snapshot};
 use crate::watch::{Change, Problem};
 use authorization::Authorizations;
+use external::Externals;
 use issuers::Issuers;
 use modes::MtlsPolicies;
 use network_policy::Networks;
@@ -87,6 +89,7 @@ pub struct Model {
     trusting: Trusting,
     modes: MtlsPolicies,
     issuers: Issuers,
+    externals: Externals,
     /// How many pods of each namespace are in the mesh, or ask to be.
     in_mesh: HashMap<Namespace, usize>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
@@ -113,6 +116,7 @@ impl Model {
             trusting: Trusting::default(),
             modes: MtlsPolicies::default(),
             issuers: Issuers::default(),
+            externals: Externals::default(),
             in_mesh: HashMap::new(),
             problems: BTreeMap::new(),
             snapshot: Snapshot::new(trust, mesh),
@@ -172,12 +176,14 @@ impl Model {
                         (key.kind == Kind::AuthorizationPolicy).then(|| self.authorizations.last_good(&key.id)).flatten();
                     let last_modes = (key.kind == Kind::MtlsPolicy).then(|| self.modes.last_good(&key.id)).flatten();
                     let last_issuer = (key.kind == Kind::JwtIssuer).then(|| self.issuers.last_good(&key.id)).flatten();
+                    let last_external = (key.kind == Kind::ExternalService).then(|| self.externals.last_good(&key.id)).flatten();
                     self.forget(&key);
                     match object {
                         Object::JwtIssuer(issuer) => self.issuers.insert(issuer, last_issuer),
                         Object::Route(route) => self.routes.insert(route, last),
                         Object::AuthorizationPolicy(policy) => self.authorizations.insert(policy, last_good),
                         Object::MtlsPolicy(policy) => self.modes.insert(policy, last_modes),
+                        Object::ExternalService(external) => self.externals.insert(external, last_external),
                         other => self.insert(other),
                     }
                     self.note_target(&key);
@@ -205,6 +211,9 @@ impl Model {
         }
         for id in &dirty.peers {
             self.refresh_peers(*id, &mut changed);
+        }
+        for id in &dirty.externals {
+            self.refresh_external(id);
         }
         for id in &dirty.pods {
             self.refresh_pod(id, &mut changed);
@@ -284,6 +293,17 @@ impl Model {
             Kind::AuthorizationPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
+                if let Some(external) = self.authorizations.external_of(&key.id) {
+                    dirty.externals.insert(external.clone());
+                    dirty.statuses.insert(ObjectKey { kind: Kind::ExternalService, id: external.clone() });
+                }
+            }
+            Kind::ExternalService => {
+                dirty.statuses.insert(key.clone());
+                let policies = self.authorizations.for_external(&key.id).cloned();
+                dirty.statuses.extend(policies.map(|id| ObjectKey { kind: Kind::AuthorizationPolicy, id }));
+                dirty.externals.insert(key.id.clone());
+                dirty.pods.extend(self.viewers(&key.id));
             }
             Kind::NetworkPolicy => {
                 dirty.networks.insert(key.id.clone());
@@ -360,6 +380,7 @@ impl Model {
             Kind::IdentityDenial => drop(self.trusting.denials.remove(&key.id)),
             Kind::MtlsPolicy => self.modes.remove(&key.id),
             Kind::JwtIssuer => self.issuers.remove(&key.id),
+            Kind::ExternalService => self.externals.remove(&key.id),
             Kind::EndpointSlice => {
                 if let Some(old) = remove(&mut self.slices, &key.id) {
                     self.places.forget_slice(&old);
@@ -413,6 +434,7 @@ impl Model {
             Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
             Object::MtlsPolicy(o) => self.modes.insert(o, None),
             Object::JwtIssuer(o) => self.issuers.insert(o, None),
+            Object::ExternalService(o) => self.externals.insert(o, None),
         }
     }
 
@@ -546,6 +568,10 @@ impl Model {
             let entry = self.issuer_entry(key);
             return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
         }
+        if key.kind == Kind::ExternalService {
+            let entry = self.external_entry(key);
+            return entry.map_or((0, vec![]), |(generation, parent, outcome)| (generation, vec![(parent, outcome)]));
+        }
         let Some(object) = self.policies.object(key) else { return (0, vec![]) };
         let mut all = Vec::new();
         for (i, target) in object.targets.iter().enumerate() {
@@ -645,7 +671,11 @@ impl Model {
         let isolations = pod.map(|pod| [self.network_ingress(pod), self.network_egress(pod)]).into_iter().flatten().flatten();
         let named: BTreeSet<PeersId> = isolations.flat_map(|i| i.sets().collect::<Vec<_>>()).collect();
         let named = (!named.is_empty()).then(|| Arc::new(named));
-        let outbound = pod.map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod))));
+        let mut problems = Vec::new();
+        let outbound = pod.map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod, &mut problems))));
+        if !problems.is_empty() {
+            self.problems.entry(ObjectKey { kind: Kind::Pod, id: id.clone() }).or_default().extend(problems);
+        }
         put(&mut self.snapshot.named, id, named, |a, b| a == b);
         if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
             changed.insert(Changed::Outbound(id.clone()));
@@ -689,6 +719,8 @@ struct Dirty {
     statuses: BTreeSet<ObjectKey>,
     namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
+    /// External services that are to be encoded anew.
+    externals: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,
     /// Sets of pods that network policies name.
     peers: BTreeSet<PeersId>,

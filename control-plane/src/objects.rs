@@ -2,6 +2,7 @@
 //! here is ignored, so that real manifests pass unchanged.
 
 pub mod authorization;
+pub mod external;
 pub mod jwt;
 pub mod mtls;
 pub mod network_policy;
@@ -19,6 +20,7 @@ use weft_core::traffic::route::RouteKind;
 use weft_core::{Name, Namespace};
 
 use authorization::AuthorizationObject;
+use external::ExternalObject;
 use jwt::IssuerObject;
 use mtls::MtlsObject;
 use network_policy::NetworkPolicyObject;
@@ -42,6 +44,7 @@ pub enum Object {
     IdentityDenial(Arc<DenialObject>),
     MtlsPolicy(Arc<MtlsObject>),
     JwtIssuer(Arc<IssuerObject>),
+    ExternalService(Arc<ExternalObject>),
 }
 
 /// What identifies an object. Cluster-scoped kinds stand in their own namespace field.
@@ -71,6 +74,7 @@ pub enum Kind {
     IdentityDenial,
     MtlsPolicy,
     JwtIssuer,
+    ExternalService,
 }
 
 impl Kind {
@@ -94,6 +98,7 @@ impl Kind {
             Self::IdentityDenial => "IdentityDenial",
             Self::MtlsPolicy => "MtlsPolicy",
             Self::JwtIssuer => "JwtIssuer",
+            Self::ExternalService => "ExternalService",
         }
     }
 
@@ -121,6 +126,7 @@ impl Kind {
             | Self::AuthorizationPolicy
             | Self::MtlsPolicy
             | Self::JwtIssuer
+            | Self::ExternalService
             | Self::Federation
             | Self::IdentityDenial => "weft.dev/v1alpha1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
@@ -154,6 +160,7 @@ impl Object {
             Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
             Self::MtlsPolicy(o) => (Kind::MtlsPolicy, &o.id),
             Self::JwtIssuer(o) => (Kind::JwtIssuer, &o.id),
+            Self::ExternalService(o) => (Kind::ExternalService, &o.id),
         };
         ObjectKey { kind, id: id.clone() }
     }

@@ -27,6 +27,7 @@ pub struct OperatorService {
     /// What the mesh has by default.
     pub mtls: MtlsMode,
     pub default_policy: Posture,
+    pub egress: weft_core::egress::EgressDefault,
 }
 
 const DEFAULT_TTL: u32 = 600;
@@ -87,6 +88,7 @@ impl Operator for OperatorService {
             workloads: snapshot.inbound.len() as u32,
             mtls: self.mtls.to_string(),
             default_policy: self.default_policy.to_string(),
+            egress: self.egress.to_string(),
         }))
     }
 

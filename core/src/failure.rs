@@ -75,7 +75,7 @@ reasons! {
     UpstreamConnectRefused "upstream-connect-refused" 503 14 "The endpoint refused the connection.",
     UpstreamConnectTimeout "upstream-connect-timeout" 504 14 "The endpoint did not accept the connection in time.",
     UpstreamUnreachable "upstream-unreachable" 503 14 "There is no route to the endpoint.",
-    UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint's sidecar failed.",
+    UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint failed.",
     UpstreamDenied "upstream-denied" 502 14 "The endpoint's identity or certificate is on the mesh's deny list.",
     UpstreamIdentity "upstream-identity" 502 14 "The endpoint proved another identity than discovery gave for it.",
     UpstreamReset "upstream-reset" 502 14 "The endpoint ended the connection before its answer was complete.",
@@ -89,6 +89,8 @@ reasons! {
     NotReady "not-ready" 503 14 "The sidecar has no certificate or no policy yet.",
     NotRedirected "not-redirected" 403 7 "The connection was not redirected: the sidecar is nobody else's proxy.",
     ForbiddenDestination "forbidden-destination" 403 7 "The destination is not one that this sidecar may dial.",
+    EgressDenied "egress-denied" 403 7 "The destination is outside of the mesh, and nothing allows it.",
+    NameUnresolved "name-unresolved" 502 14 "The host's name leads to no address that may be dialled.",
     DownstreamGone "downstream-gone" 499 1 "The caller went away.",
     Internal "internal" 500 13 "A fault in weft itself.",
 }

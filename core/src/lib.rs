@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod detect;
+pub mod egress;
 pub mod failure;
 pub mod gate;
 pub mod hex;

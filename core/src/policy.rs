@@ -94,6 +94,7 @@ pub const FEATURES: &[&str] = &[
     FEATURE_NETWORK_POLICY,
     FEATURE_DENY_LIST,
     FEATURE_JWT,
+    crate::egress::FEATURE_EGRESS,
 ];
 
 /// What the pod's own programs may call. The default lets them call everything.
@@ -103,6 +104,8 @@ pub struct OutboundPolicy {
     pub required_features: Vec<String>,
     /// The network policies that isolate the pod for egress; none where none does.
     pub network: Option<Arc<Isolation>>,
+    /// Where the pod may go outside of the mesh.
+    pub egress: crate::egress::Egress,
 }
 
 /// Who is at the other end of an inbound connection.
@@ -242,7 +245,10 @@ mod tests {
     #[test]
     fn an_outbound_policy_that_needs_what_is_missing_denies() {
         assert_eq!(OutboundPolicy::default().decide(), Ok(()));
-        let policy = OutboundPolicy { required_features: vec![FEATURE_OUTBOUND.into(), "time-travel/v9".into()], network: None };
+        let policy = OutboundPolicy {
+            required_features: vec![FEATURE_OUTBOUND.into(), "time-travel/v9".into()],
+            ..OutboundPolicy::default()
+        };
         assert_eq!(policy.decide(), Err(Denial::FeatureMissing("time-travel/v9".into())));
     }
 

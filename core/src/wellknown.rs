@@ -4,7 +4,7 @@
 pub const PORT_INBOUND: u16 = 4743;
 /// Where the sidecar takes in redirected connections that its own pod opens.
 pub const PORT_OUTBOUND: u16 = 4740;
-/// Where the sidecar will answer DNS (reserved; nothing listens yet).
+/// Where the sidecar answers DNS, for a redirect that captures it.
 pub const PORT_DNS: u16 = 4753;
 /// Tap and control (reserved; nothing listens yet).
 pub const PORT_CONTROL: u16 = 4790;
@@ -33,6 +33,8 @@ pub const ANNOTATION_MTLS: &str = "weft.dev/mtls";
 pub const ANNOTATION_MTLS_PORTS: &str = "weft.dev/mtls-ports";
 /// Annotation on a namespace: who may call its pods where no policy says so; a posture of [`crate::authorization`].
 pub const ANNOTATION_DEFAULT_POLICY: &str = "weft.dev/default-policy";
+/// Annotation on a namespace: what becomes of destinations that nobody knows; a word of [`crate::egress::EgressDefault`].
+pub const ANNOTATION_EGRESS: &str = "weft.dev/egress";
 /// Annotation on a namespace: words joined by commas, each a way round the mesh that its pods' annotations may not take.
 pub const ANNOTATION_FORBID: &str = "weft.dev/forbid";
 /// The words of [`ANNOTATION_FORBID`] that keep a pod from being more permissive than its namespace.

@@ -27,6 +27,8 @@ pub const ANNOTATION_SKIP_INBOUND_PORTS: &str = "weft.dev/skip-inbound-ports";
 pub const ANNOTATION_SKIP_OUTBOUND_PORTS: &str = "weft.dev/skip-outbound-ports";
 /// Option: subnets, joined by commas, to which the pod connects without the sidecar; none by default.
 pub const ANNOTATION_SKIP_SUBNETS: &str = "weft.dev/skip-subnets";
+/// Option: `enabled` sends what the pod asks of DNS to the sidecar; `disabled` by default.
+pub const ANNOTATION_DNS_CAPTURE: &str = "weft.dev/dns-capture";
 /// Option: `false` leaves the probes as they are, for pods whose policy lets the kubelet in; `true` by default.
 pub const ANNOTATION_REWRITE_PROBES: &str = "weft.dev/rewrite-probes";
 /// Option: how much CPU the sidecar asks for, as a Kubernetes quantity; 10m by default.
@@ -53,10 +55,11 @@ pub const ANNOTATION_DRAIN_TIMEOUT: &str = "weft.dev/drain-timeout";
 pub const ANNOTATION_WORKLOAD_API: &str = "weft.dev/workload-api";
 
 /// The options of a pod, which a namespace may set for all of its pods.
-pub const POD_OPTIONS: [&str; 15] = [
+pub const POD_OPTIONS: [&str; 16] = [
     ANNOTATION_SKIP_INBOUND_PORTS,
     ANNOTATION_SKIP_OUTBOUND_PORTS,
     ANNOTATION_SKIP_SUBNETS,
+    ANNOTATION_DNS_CAPTURE,
     ANNOTATION_REWRITE_PROBES,
     ANNOTATION_CPU_REQUEST,
     ANNOTATION_CPU_LIMIT,

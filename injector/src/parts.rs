@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
-use weft_core::wellknown::{PORT_ADMIN, SIDECAR_CONTAINER, SIDECAR_UID};
+use weft_core::wellknown::{PORT_ADMIN, PORT_DNS, SIDECAR_CONTAINER, SIDECAR_UID};
 
 use crate::error::InjectError;
 use crate::guard::NET_ADMIN;
@@ -95,6 +95,9 @@ pub(crate) fn redirect_arguments(skips: &Skips) -> Vec<String> {
         if !list.is_empty() {
             arguments.extend([flag.to_owned(), list]);
         }
+    }
+    if skips.dns_capture {
+        arguments.extend(["--dns-port".to_owned(), PORT_DNS.to_string()]);
     }
     arguments
 }

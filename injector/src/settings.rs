@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_core::Namespace;
-use weft_core::wellknown::{ANNOTATION_MTLS, ANNOTATION_MTLS_PORTS};
+use weft_core::wellknown::{ANNOTATION_MTLS, ANNOTATION_MTLS_PORTS, PORT_DNS};
 
 use crate::error::{InjectError, excerpt};
 use crate::manifest::Metadata;
 use crate::names::{
-    ANNOTATION_CONNECT_TIMEOUT, ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_DRAIN_GRACE, ANNOTATION_DRAIN_TIMEOUT,
-    ANNOTATION_IDLE_TIMEOUT, ANNOTATION_LOG, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST, ANNOTATION_REWRITE_PROBES,
-    ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS, ANNOTATION_WORKERS,
-    ANNOTATION_WORKLOAD_API,
+    ANNOTATION_CONNECT_TIMEOUT, ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_DNS_CAPTURE, ANNOTATION_DRAIN_GRACE,
+    ANNOTATION_DRAIN_TIMEOUT, ANNOTATION_IDLE_TIMEOUT, ANNOTATION_LOG, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST,
+    ANNOTATION_REWRITE_PROBES, ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS,
+    ANNOTATION_WORKERS, ANNOTATION_WORKLOAD_API,
 };
 use crate::options::{Bypass, NamespaceFacts};
 use crate::quantity::Quantity;
@@ -56,6 +56,8 @@ pub(crate) struct Skips {
     pub(crate) inbound_ports: BTreeSet<u16>,
     pub(crate) outbound_ports: BTreeSet<u16>,
     pub(crate) subnets: BTreeSet<String>,
+    /// What is asked of DNS is caught as well.
+    pub(crate) dns_capture: bool,
 }
 
 /// Where options are looked up: among the pod's annotations, then among its namespace's.
@@ -105,6 +107,18 @@ impl<'a> Asked<'a> {
         Ok(())
     }
 
+    /// Whether what the pod asks of DNS goes to the sidecar.
+    fn captures_dns(&self) -> Result<bool, InjectError> {
+        match self.option(ANNOTATION_DNS_CAPTURE)? {
+            None => Ok(false),
+            Some(said) => match said.text.trim() {
+                "enabled" => Ok(true),
+                "disabled" => Ok(false),
+                _ => Err(said.wrong("it should read \"enabled\" or \"disabled\"")),
+            },
+        }
+    }
+
     /// Whether the probes are to be rewritten.
     pub(crate) fn rewrites_probes(&self) -> Result<bool, InjectError> {
         match self.option(ANNOTATION_REWRITE_PROBES)? {
@@ -140,6 +154,10 @@ impl Settings {
                 environment.push((variable, text.to_owned()));
             }
         }
+        let dns_capture = asked.captures_dns()?;
+        if dns_capture {
+            environment.push(("WEFT_DNS_PORT", PORT_DNS.to_string()));
+        }
         Ok(Self {
             cpu: Share::parse(asked, ANNOTATION_CPU_REQUEST, ANNOTATION_CPU_LIMIT, DEFAULT_CPU_REQUEST, None)?,
             memory: Share::parse(
@@ -154,6 +172,7 @@ impl Settings {
                 inbound_ports: list(asked, ANNOTATION_SKIP_INBOUND_PORTS, port)?,
                 outbound_ports: list(asked, ANNOTATION_SKIP_OUTBOUND_PORTS, port)?,
                 subnets: list(asked, ANNOTATION_SKIP_SUBNETS, subnet)?,
+                dns_capture,
             },
             environment,
         })

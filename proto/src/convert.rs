@@ -1,6 +1,7 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
 mod authorization;
+mod egress;
 mod network_policy;
 mod traffic;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
+use weft_core::egress::{Egress, FEATURE_EGRESS};
 use weft_core::identity::InvalidName;
 use weft_core::policy::{
     FEATURE_AUTHORIZATION, FEATURE_NETWORK_POLICY, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy,
@@ -21,6 +23,7 @@ use weft_core::traffic::route::InvalidPattern;
 use crate::v1;
 
 pub use authorization::{MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, bound, issuer_bytes, policy_bytes, posture_to};
+pub use egress::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, egress_to, external_bytes};
 pub use network_policy::{member_from, member_to};
 pub use traffic::{routes_from, routes_to};
 
@@ -177,19 +180,30 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
 
 impl From<&OutboundPolicy> for v1::OutboundPolicy {
     fn from(p: &OutboundPolicy) -> Self {
-        Self { required_features: p.required_features.clone(), network: p.network.as_deref().map(Into::into) }
+        let is_plain = p.egress == Egress::default();
+        Self {
+            required_features: p.required_features.clone(),
+            network: p.network.as_deref().map(Into::into),
+            egress: (!is_plain).then(|| (&p.egress).into()),
+        }
     }
 }
 
 impl TryFrom<&v1::OutboundPolicy> for OutboundPolicy {
     type Error = WireError;
     fn try_from(p: &v1::OutboundPolicy) -> Result<Self, WireError> {
-        if p.required_features.iter().any(|f| f == FEATURE_NETWORK_POLICY) && p.network.is_none() {
-            return Err(WireError::Missing("network"));
+        // As above: an older version that kept it left out what it did not know.
+        for (feature, is_there, what) in
+            [(FEATURE_NETWORK_POLICY, p.network.is_some(), "network"), (FEATURE_EGRESS, p.egress.is_some(), "egress")]
+        {
+            if !is_there && p.required_features.iter().any(|f| f == feature) {
+                return Err(WireError::Missing(what));
+            }
         }
         Ok(Self {
             required_features: p.required_features.clone(),
             network: p.network.as_ref().map(|n| n.try_into().map(Arc::new)).transpose()?,
+            egress: p.egress.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }

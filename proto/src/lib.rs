@@ -17,8 +17,9 @@ mod convert;
 pub mod name;
 
 pub use convert::{
-    MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, issuer_bytes,
-    member_from, member_to, policy_bytes, posture_to, routes_from, routes_to,
+    MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from,
+    bound, egress_to, endpoint_from, external_bytes, issuer_bytes, member_from, member_to, policy_bytes, posture_to, routes_from,
+    routes_to,
 };
 pub use name::ResourceName;
 

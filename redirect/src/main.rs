@@ -106,6 +106,9 @@ struct RuleFlags {
     /// Users of this pod, besides the sidecar's, whose connections are not caught.
     #[arg(long, env = "WEFT_REDIRECT_SKIP_UIDS", value_name = "UIDS", value_delimiter = ',')]
     skip_uids: Vec<u32>,
+    /// The sidecar's port for what the pod asks of DNS, over UDP and TCP; without it, that is not caught.
+    #[arg(long, env = "WEFT_REDIRECT_DNS_PORT", value_name = "PORT")]
+    dns_port: Option<u16>,
 }
 
 fn mark(text: &str) -> Result<u32, String> {
@@ -131,6 +134,7 @@ impl RuleFlags {
             skip_outbound_ports: self.skip_outbound_ports,
             skip_subnets: self.skip_subnets,
             skip_uids: self.skip_uids,
+            dns_port: self.dns_port,
             ipv6: self.ipv6,
         }
     }

@@ -27,6 +27,9 @@ pub struct RedirectConfig {
     pub skip_subnets: Vec<IpNet>,
     /// Users of this pod, besides the sidecar's, whose connections are not caught.
     pub skip_uids: Vec<u32>,
+    /// Where what the pod asks of DNS is redirected to, over UDP and TCP; none: it is not caught, or as any connection. What is skipped otherwise is
+    /// not skipped here, but for users.
+    pub dns_port: Option<u16>,
     /// What to do about IPv6.
     pub ipv6: Ipv6,
 }
@@ -41,6 +44,7 @@ impl Default for RedirectConfig {
             skip_outbound_ports: Vec::new(),
             skip_subnets: Vec::new(),
             skip_uids: Vec::new(),
+            dns_port: None,
             ipv6: Ipv6::Auto,
         }
     }
@@ -59,6 +63,14 @@ impl RedirectConfig {
             }
             if port == PORT_ADMIN {
                 wrong.push(format!("the {name} port is {PORT_ADMIN}, which is the sidecar's admin port"));
+            }
+        }
+        if let Some(port) = self.dns_port {
+            if port == 0 {
+                wrong.push("the DNS port is 0, which nothing can listen on".to_owned());
+            }
+            if [self.inbound_port, self.outbound_port, PORT_ADMIN].contains(&port) {
+                wrong.push(format!("the DNS port is {port}, which is another port of the sidecar's"));
             }
         }
         if self.exempt.is_empty() {
@@ -189,7 +201,7 @@ fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
     merged
 }
 
-/// The rules of one IP version, in order; the first that fits decides. They see TCP only.
+/// The rules of one IP version, in order; the first that fits decides. They see TCP only, but for those about DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) family: Family,
@@ -197,6 +209,8 @@ pub(crate) struct Plan {
     pub(crate) outbound: Vec<Rule>,
     /// For connections that come in by an interface.
     pub(crate) inbound: Vec<Rule>,
+    /// For what the pod asks at port 53, before any other; empty where that is not caught.
+    pub(crate) dns: Vec<Rule>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +219,8 @@ pub(crate) enum Rule {
     Pass(Fits),
     /// Catch the rest: send it to this port of the pod.
     Redirect(u16),
+    /// The same for port 53 over UDP and TCP.
+    RedirectDns(u16),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +243,7 @@ impl Plan {
         let subnets = config.skip_subnets.iter().filter(|net| Family::of(**net) == family);
 
         let mut outbound: Vec<Rule> = exempt.map(Rule::Pass).collect();
+        let mut dns = outbound.clone();
         outbound.push(Rule::Pass(Fits::LeavesByLoopback));
         outbound.push(Rule::Pass(Fits::To(family.loopback_net())));
         outbound.extend(config.skip_uids.iter().map(|uid| Rule::Pass(Fits::Uid(*uid))));
@@ -241,7 +258,17 @@ impl Plan {
         let mut inbound: Vec<Rule> = pass_ports(&passed_inbound).into_iter().collect();
         inbound.push(Rule::Redirect(config.inbound_port));
 
-        Self { family, outbound, inbound }
+        match config.dns_port {
+            None => dns.clear(),
+            Some(port) => {
+                dns.push(Rule::Pass(Fits::LeavesByLoopback));
+                dns.push(Rule::Pass(Fits::To(family.loopback_net())));
+                dns.extend(config.skip_uids.iter().map(|uid| Rule::Pass(Fits::Uid(*uid))));
+                dns.push(Rule::RedirectDns(port));
+            }
+        }
+
+        Self { family, outbound, inbound, dns }
     }
 }
 

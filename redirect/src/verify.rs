@@ -181,6 +181,19 @@ impl Outbound<'_> {
                 Exempt::Uid(uid) => self.prove_uid(&trap, to, uid, verified)?,
             }
         }
+        if let Some(port) = self.config.dns_port {
+            self.prove_dns(SocketAddr::new(to.ip(), 53), port, verified)?;
+        }
+        Ok(())
+    }
+
+    /// What is asked of DNS arrives, over both transports.
+    fn prove_dns(&self, to: SocketAddr, port: u16, verified: &mut Verified) -> Result<(), VerifyError> {
+        let at = SocketAddr::new(self.family.loopback(), port);
+        let trap = Trap::set(at)?;
+        trap.expect_caught("to", to, dial(to, None, ANSWERED_WITHIN)?, ANSWERED_WITHIN)?;
+        trap::expect_datagram(at, to, ANSWERED_WITHIN)?;
+        verified.proven.push(format!("{} DNS: {to} is caught on port {port} over UDP and TCP", self.family));
         Ok(())
     }
 

@@ -14,7 +14,9 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::service::ObjectRef;
 use weft_core::traffic::table::RequestFacts;
 
+use crate::connect::Destination;
 use crate::denials::Call;
+use crate::egress::Aim;
 use crate::flows;
 use crate::http::RequestHead;
 use crate::isolation::{self, Called};
@@ -32,6 +34,8 @@ pub struct Guard {
     pod: Option<ObjectRef>,
     /// A call of the pod's own, which its outbound policy is asked about instead.
     called: Option<Box<Called>>,
+    /// It is the pod that calls, outside of the mesh: the outbound policy is asked.
+    aim: Option<Box<Aim>>,
     standing: RefCell<Option<(u64, Standing)>>,
 }
 
@@ -51,7 +55,7 @@ enum Standing {
 impl Guard {
     /// Somebody calls the pod's own `port` from `source`.
     pub fn new(port: u16, caller: Caller, source: IpAddr) -> Self {
-        Self { caller, source, port, pod: None, called: None, standing: RefCell::default() }
+        Self { caller, source, port, pod: None, called: None, aim: None, standing: RefCell::default() }
     }
 
     /// The same, of a caller whose certificate says which pod it is.
@@ -76,7 +80,17 @@ impl Guard {
 
     /// The same for one request: none where nobody is to be asked.
     pub fn of_request(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Box<Self>> {
-        (lease.own || isolation::is_isolated(worker.mesh())).then(|| Self::of_call(worker, lease, protocol))
+        // A host outside of the mesh is asked about when its address is known.
+        let is_outside = matches!(*lease.destination, Destination::Outside(_));
+        (lease.own || !is_outside && isolation::is_isolated(worker.mesh())).then(|| Self::of_call(worker, lease, protocol))
+    }
+
+    /// The pod calls `port` of something outside of the mesh.
+    pub fn outside(worker: &Worker, port: u16, aim: Aim, protocol: MeshProtocol) -> Self {
+        let identity = worker.mesh().identity.load();
+        let caller = identity.as_ref().map_or(Caller::Plaintext, |i| Caller::Mesh(i.svid.info().id.clone(), protocol));
+        let source = worker.shared.config.net.pod_ips[0];
+        Self { aim: Some(Box::new(aim)), ..Self::new(port, caller, source) }
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
@@ -226,6 +240,13 @@ impl Guard {
                 (Ok(()), None) => Standing::Open,
             };
         }
+        if let Some(aim) = &self.aim {
+            return match aim.compiled(mesh, self.port) {
+                Err(failure) => Standing::Refused(failure),
+                Ok(None) => Standing::Open,
+                Ok(Some(compiled)) => self.stand_by(compiled),
+            };
+        }
         let Some(policy) = mesh.inbound.load_full() else { return Standing::Refused(Failure::mesh(Reason::NotReady)) };
         if let Err(denial) = policy.decide(self.port, &self.caller) {
             return Standing::Refused(denied(&denial));
@@ -236,7 +257,11 @@ impl Guard {
             return Standing::Isolated(denied.into());
         }
         let Some(compiled) = &policy.compiled else { return Standing::Open };
-        let judge = self.judge(Arc::clone(compiled));
+        self.stand_by(Arc::clone(compiled))
+    }
+
+    fn stand_by(&self, compiled: Arc<Compiled>) -> Standing {
+        let judge = self.judge(compiled);
         if judge.is_open() { Standing::Open } else { Standing::Judged(Rc::new(judge)) }
     }
 
@@ -265,6 +290,7 @@ impl Guard {
         }
         let peer = self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
         let call = Call {
+            to: None,
             peer: &peer,
             source: self.source,
             port: self.port,
@@ -297,8 +323,10 @@ impl Guard {
     /// Writes down what is to be told, and makes a failure of a denial.
     fn tell(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, decision: &Decision) -> Result<(), Failure> {
         let connection = judge.connection();
+        let to = self.aim.as_ref().map(|aim| aim.to_string());
         let call = Call {
             peer: connection.caller_text(),
+            to: to.as_deref(),
             source: connection.source,
             port: connection.port,
             protocol: self.protocol(head),

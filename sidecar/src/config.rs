@@ -131,6 +131,14 @@ pub struct NetConfig {
     #[arg(long, env = "WEFT_INBOUND_PORT", value_name = "PORT", default_value_t = wellknown::PORT_INBOUND)]
     pub inbound_port: u16,
 
+    /// Port that the redirect sends the pod's own questions to DNS to; listens on loopback only. 0 is none
+    #[arg(long, env = "WEFT_DNS_PORT", value_name = "PORT", default_value_t = 0)]
+    pub dns_port: u16,
+
+    /// File that names the pod's name servers (resolv.conf)
+    #[arg(long, env = "WEFT_RESOLV_CONF", value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+
     /// Mark on the sidecar's own sockets, for a redirect that exempts by mark (needs `NET_ADMIN`); 0 for a redirect that exempts by uid
     #[arg(long, env = "WEFT_MARK", value_name = "MARK", default_value_t = 0)]
     pub mark: u32,

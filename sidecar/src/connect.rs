@@ -19,6 +19,7 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::policy::Tcp;
 use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
+use crate::egress::outside::{self, Outside};
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
 use crate::standing::Place;
@@ -32,6 +33,8 @@ pub enum Destination {
     Mesh { address: SocketAddr, identity: SpiffeId, name: Arc<str>, dial: DialPolicy },
     /// In the clear: an endpoint without a sidecar, or the pod's own application.
     Plain { address: SocketAddr, dial: DialPolicy },
+    /// A host outside of the mesh, whose addresses are looked for when it is dialled.
+    Outside(Arc<Outside>),
 }
 
 /// What the service's policy says of its connections; none where it says nothing.
@@ -50,6 +53,7 @@ impl Destination {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Mesh { address, .. } | Self::Plain { address, .. } => *address,
+            Self::Outside(outside) => outside.address(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Destination {
     pub fn dial(&self) -> Option<&DialOptions> {
         match self {
             Self::Mesh { dial, .. } | Self::Plain { dial, .. } => dial.as_deref(),
+            Self::Outside(_) => None,
         }
     }
 
@@ -64,7 +69,7 @@ impl Destination {
     pub fn identity(&self) -> Option<&SpiffeId> {
         match self {
             Self::Mesh { identity, .. } => Some(identity),
-            Self::Plain { .. } => None,
+            Self::Plain { .. } | Self::Outside(_) => None,
         }
     }
 }
@@ -72,7 +77,10 @@ impl Destination {
 impl Hash for Destination {
     // The address is enough to spread them, and cheap: this is done for every request.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address().hash(state);
+        match self {
+            Self::Outside(outside) => outside.hash(state),
+            _ => self.address().hash(state),
+        }
     }
 }
 
@@ -194,7 +202,7 @@ impl Pools {
     /// Drops what idles for longer than `idle` or was made under another generation of the identity.
     pub fn sweep(&self, generation: u64, idle: Duration) {
         let now = Instant::now();
-        let current = |key: &Key| matches!(*key.destination, Destination::Plain { .. }) || key.generation == generation;
+        let current = |key: &Key| !matches!(*key.destination, Destination::Mesh { .. }) || key.generation == generation;
         self.http1.borrow_mut().retain(|key, list| {
             list.retain(|c| current(key) && now.duration_since(c.since) < idle);
             !list.is_empty()
@@ -281,13 +289,17 @@ impl Worker {
     fn key(&self, to: &Arc<Destination>, protocol: MeshProtocol) -> Key {
         let generation = match **to {
             Destination::Mesh { .. } => self.mesh().identity.load().as_ref().map_or(0, |i| i.generation),
-            Destination::Plain { .. } => 0,
+            Destination::Plain { .. } | Destination::Outside(_) => 0,
         };
         Key { destination: to.clone(), protocol, generation }
     }
 
     fn connect_timeout(&self, to: &Destination) -> Duration {
-        to.dial().and_then(|d| d.connect).unwrap_or(self.shared.config.timeouts.connect)
+        let usual = self.shared.config.timeouts.connect;
+        if let Destination::Outside(_) = to {
+            return usual.max(outside::PATIENCE);
+        }
+        to.dial().and_then(|d| d.connect).unwrap_or(usual)
     }
 
     async fn open(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
@@ -300,6 +312,9 @@ impl Worker {
     }
 
     async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
+        if let Destination::Outside(outside) = to {
+            return Box::pin(outside::open(self, outside, protocol)).await;
+        }
         let address = to.address();
         let socket = self.dialer.connect(address, to.dial().map(|d| &d.tcp)).await.map_err(|e| connect_failure(&e, address))?;
         let stream = Stream::plain(socket, self.buffers.clone());
@@ -352,7 +367,7 @@ impl Worker {
     }
 }
 
-fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
+pub fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     use std::io::ErrorKind;
     let reason = match e.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Reason::UpstreamConnectRefused,
@@ -363,7 +378,7 @@ fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     Failure::upstream(reason, Retryable::Unprocessed).detail(format!("{address}: {e}"))
 }
 
-fn tls_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
+pub fn tls_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     let verify = as_tls_error(e).and_then(verify_error);
     let reason = match verify {
         Some(VerifyError::Identity { .. }) => Reason::UpstreamIdentity,

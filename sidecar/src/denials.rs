@@ -40,6 +40,8 @@ pub struct Call<'a> {
     /// The identity that the caller proved, or `plaintext`.
     pub peer: &'a str,
     pub source: IpAddr,
+    /// The host outside of the mesh that the pod itself has called; none where it was called.
+    pub to: Option<&'a str>,
     pub port: u16,
     pub protocol: &'static str,
     /// Method and path, without the query.
@@ -55,6 +57,8 @@ pub struct Record {
     pub at: i64,
     pub peer: String,
     pub source: IpAddr,
+    /// Of a call out of the mesh: the host.
+    pub to: Option<String>,
     pub port: u16,
     /// A call of the pod's own that was refused here: where it went to.
     pub called: Option<String>,
@@ -73,6 +77,32 @@ pub struct Record {
     pub text: String,
     /// What would have allowed it.
     pub remedy: Option<String>,
+}
+
+impl Record {
+    fn new(call: &Call<'_>, cause: &'static str, text: String) -> Self {
+        let short = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(LONGEST).collect::<String>();
+        Self {
+            reference: String::new(),
+            at: unix_now(),
+            peer: call.peer.to_owned(),
+            source: call.source,
+            to: call.to.map(|to| short(to.as_bytes())),
+            port: call.port,
+            called: None,
+            protocol: call.protocol,
+            method: call.request.map(|(method, _)| short(method)),
+            path: call.request.map(|(_, path)| short(path)),
+            verdict: "denied".to_owned(),
+            cause,
+            policy: None,
+            target: None,
+            rule: None,
+            clause: None,
+            text,
+            remedy: None,
+        }
+    }
 }
 
 /// A policy, and what became of a call because of it.
@@ -119,28 +149,27 @@ impl Denials {
 
     /// Keeps a denial; gives what its caller is told.
     pub fn add(&self, call: &Call<'_>, decision: &Decision) -> Reference {
-        let reference = Reference(random());
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(LONGEST).collect::<String>();
         let matched = decision.cause.matched();
-        let record = Record {
-            reference: reference.to_string(),
-            at: unix_now(),
-            peer: call.peer.to_owned(),
-            source: call.source,
-            port: call.port,
-            called: None,
-            protocol: call.protocol,
-            method: call.request.map(|(method, _)| text(method)),
-            path: call.request.map(|(_, path)| text(path)),
+        self.keep(Record {
             verdict: decision.verdict.to_string(),
-            cause: decision.cause.as_str(),
             policy: matched.map(|m| m.policy.id.to_string()),
             target: matched.map(|m| m.policy.target.to_string()),
             rule: matched.map(|m| m.rule),
             clause: matched.map(weft_core::authorization::Match::clause),
-            text: decision.to_string(),
             remedy: decision.remedy(),
-        };
+            ..Record::new(call, decision.cause.as_str(), decision.to_string())
+        })
+    }
+
+    /// Keeps a call out of the mesh that no policy has denied, but the default of egress; gives what its caller is told.
+    pub fn add_egress(&self, call: &Call<'_>, text: String, remedy: String) -> Reference {
+        add(&mut self.kept().denied, "none".to_owned(), "egress");
+        self.keep(Record { remedy: Some(remedy), ..Record::new(call, "egress", text) })
+    }
+
+    fn keep(&self, mut record: Record) -> Reference {
+        let reference = Reference(random());
+        record.reference = reference.to_string();
         self.kept().push(record);
         reference
     }
@@ -153,32 +182,15 @@ impl Denials {
         text: &str,
         denied: &network_policy::Denied,
     ) -> Reference {
-        let reference = Reference(random());
-        let clip = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(LONGEST).collect::<String>();
         let policy = denied.policy().map(ToString::to_string);
-        let record = Record {
-            reference: reference.to_string(),
-            at: unix_now(),
-            peer: call.peer.to_owned(),
-            source: call.source,
-            port: call.port,
+        add(&mut self.kept().denied, policy.clone().unwrap_or_else(|| "none".to_owned()), "network-policy");
+        self.keep(Record {
             called: called.map(|address| address.to_string()),
-            protocol: call.protocol,
-            method: call.request.map(|(method, _)| clip(method)),
-            path: call.request.map(|(_, path)| clip(path)),
-            verdict: "denied".to_owned(),
-            cause: "network-policy",
-            policy: policy.clone(),
-            target: None,
+            policy,
             rule: denied.nearest.as_ref().and_then(|n| n.rule),
-            clause: None,
-            text: text.to_owned(),
             remedy: Some(denied.remedy()),
-        };
-        let mut kept = self.kept();
-        add(&mut kept.denied, policy.unwrap_or_else(|| "none".to_owned()), "network-policy");
-        kept.push(record);
-        reference
+            ..Record::new(call, "network-policy", text.to_owned())
+        })
     }
 
     /// Whether a line may be written: so many a second, whoever calls how often. Tells how many were left out.
@@ -268,7 +280,7 @@ mod tests {
         let decision = Judge::new(Arc::new(Compiled::new(&authorization, own)), Connection::new(80, None, source)).decide(None);
         let denials = Denials::default();
         let path = vec![b'x'; 10_000];
-        let call = Call { peer: "plaintext", source, port: 80, protocol: "tcp", request: Some((b"GET", &path)) };
+        let call = Call { peer: "plaintext", source, to: None, port: 80, protocol: "tcp", request: Some((b"GET", &path)) };
         let first = denials.add(&call, &decision);
         let found = denials.of(&first.to_string().to_uppercase()).expect("it is kept");
         assert_eq!((found.cause, found.path.map(|p| p.len())), ("default", Some(LONGEST)));

@@ -107,6 +107,7 @@ type Rejection = String;
 impl Discovery {
     pub fn new(config: Config, mesh: Arc<Mesh>) -> (Self, watch::Receiver<Option<Trusted>>) {
         let (trust, watched) = watch::channel(None);
+        mesh.is_of(config.identity.spiffe_id());
         let discovery = Self {
             config,
             mesh,

@@ -130,7 +130,7 @@ pub fn none_permitted(worker: &Worker, view: &ServiceView, port: u16, failure: F
 /// Keeps a denial at the caller, and makes a failure of it.
 pub fn tell_outgoing(worker: &Worker, address: SocketAddr, denied: &Denied) -> Failure {
     let source = worker.shared.config.net.pod_ips[0];
-    let call = Call { peer: "the pod's own program", source, port: address.port(), protocol: "tcp", request: None };
+    let call = Call { peer: "the pod's own program", source, to: None, port: address.port(), protocol: "tcp", request: None };
     tell(worker, &call, Some(address), &format!("egress to {address}: {denied}"), denied)
 }
 

@@ -10,6 +10,8 @@ pub mod control;
 pub mod denials;
 pub mod detect;
 pub mod discovery;
+pub mod dns;
+pub mod egress;
 pub mod flows;
 pub mod http;
 pub mod identity;

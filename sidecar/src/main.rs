@@ -38,6 +38,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();
     let shared = Arc::new(Shared::new(config.clone(), mesh.clone()));
     let workers = start_workers(&shared)?;
+    weft_sidecar::dns::serve(&shared)?;
     let asked_to_drain = CancellationToken::new();
     admin::serve(&shared, &asked_to_drain)?;
 

@@ -1,11 +1,11 @@
 //! What the sidecar knows of the mesh: written by the control thread, read by workers without locks.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::authorization::Compiled;
+use weft_core::egress::{Egress, Table};
 use weft_core::failure::{Failure, Reason};
 use weft_core::network_policy::PeerSets;
 use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
@@ -156,6 +157,8 @@ pub struct Outgoing {
     policy: OutboundPolicy,
     /// Why every call is refused; none where calls are looked at one by one.
     pub refused: Option<Denial>,
+    /// Where the pod may go outside of the mesh; none where everything is open.
+    pub egress: Option<Arc<Table>>,
 }
 
 impl std::ops::Deref for Outgoing {
@@ -174,6 +177,8 @@ pub struct Mesh {
     pub outbound: ArcSwapOption<Outgoing>,
     /// The sets of pods that network policies name.
     pub peers: ArcSwap<PeerSets>,
+    /// The identity that the sidecar is to have.
+    own: OnceLock<SpiffeId>,
     /// Counts policies, inbound and outbound ones: what a connection knows of one of another generation is asked anew.
     generation: AtomicU64,
     changed: watch::Sender<()>,
@@ -204,6 +209,7 @@ impl Mesh {
             inbound: ArcSwapOption::empty(),
             outbound: ArcSwapOption::empty(),
             peers: ArcSwap::default(),
+            own: OnceLock::new(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
@@ -268,7 +274,13 @@ impl Mesh {
     /// Puts an outbound policy in force.
     pub fn govern_outbound(&self, policy: OutboundPolicy) {
         let refused = policy.decide().err();
-        self.outbound.store(Some(Arc::new(Outgoing { policy, refused })));
+        let (refused, egress) = match self.own.get() {
+            _ if policy.egress == Egress::default() => (refused, None),
+            Some(own) => (refused, Some(Arc::new(Table::new(&policy.egress, own)))),
+            // Nobody has said whose policies these are.
+            None => (refused.or_else(|| Some(Denial::FeatureMissing("an identity of the pod's own".to_owned()))), None),
+        };
+        self.outbound.store(Some(Arc::new(Outgoing { policy, refused, egress })));
         self.policy_changed();
     }
 
@@ -276,6 +288,16 @@ impl Mesh {
     pub fn know_peers(&self, peers: PeerSets) {
         self.peers.store(Arc::new(peers));
         self.policy_changed();
+    }
+
+    /// Says whose mesh this is, once: outbound policies are about this identity.
+    pub fn is_of(&self, own: SpiffeId) {
+        let _ = self.own.set(own);
+    }
+
+    /// Where the pod may go outside of the mesh; none where nothing is asked.
+    pub fn egress(&self) -> Option<Arc<Table>> {
+        self.outbound.load().as_ref()?.egress.clone()
     }
 
     /// Whether the pod may call anything at all: not before its first outbound policy, nor where that cannot be enforced.

@@ -12,6 +12,7 @@ use weft_core::wellknown;
 use crate::authorize::Guard;
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
+use crate::egress;
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::isolation::{self, Called};
@@ -45,7 +46,10 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let protocol = target.protocol(port);
     let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
     let Some(route) = Route::to(target, port, &worker.shared.config.net) else {
-        return pass_through(&worker, &stream, destination).await;
+        return match worker.mesh().egress() {
+            None => pass_through(&worker, &stream, destination).await,
+            Some(table) => Box::pin(egress::serve(&worker, stream, destination, &table)).await,
+        };
     };
     match protocol {
         AppProtocol::Opaque => bytes(&worker, &stream, &route, destination, Opening::Bytes).await,
@@ -91,7 +95,7 @@ async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route:
     }
 }
 
-async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
+pub async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
     let caller = HttpCaller::outbound(stream.peer().ip());
     let http = Rc::new(Http { route, caller, dialled: Some(destination) });
     stream.unread(first.bytes.freeze());
@@ -162,7 +166,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
-async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
+pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
     if let Err(failure) = worker.mesh().may_call() {
         return serve::refuse(worker, stream, Some(destination), &failure);
     }

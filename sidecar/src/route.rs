@@ -13,8 +13,10 @@ use weft_core::failure::{Failure, Reason, Side};
 use weft_core::retry::Ending;
 use weft_core::traffic::TrafficPolicy;
 
+use crate::authorize::Guard;
 use crate::config::NetConfig;
 use crate::connect::Destination;
+use crate::egress::Way;
 use crate::isolation;
 use crate::mesh::{Target, WorkloadState};
 pub use crate::service::choice::Wish;
@@ -33,6 +35,10 @@ pub enum Route {
     Workload { workload: Arc<WorkloadState>, endpoint: Arc<Candidate> },
     /// In, to the pod's own application.
     App { destination: Arc<Destination>, name: Arc<str> },
+    /// Out of the mesh: each request says where.
+    Unknown { name: Arc<str> },
+    /// Out of the mesh, to this.
+    Outside(Rc<Way>),
     /// Nowhere: every request gets this answer.
     Refuse { failure: Failure, name: Arc<str> },
 }
@@ -199,7 +205,8 @@ impl Route {
         match self {
             Self::Service { service, .. } => &service.name,
             Self::Workload { workload, .. } => &workload.name,
-            Self::App { name, .. } | Self::Refuse { name, .. } => name,
+            Self::App { name, .. } | Self::Refuse { name, .. } | Self::Unknown { name } => name,
+            Self::Outside(way) => &way.name,
         }
     }
 
@@ -209,7 +216,8 @@ impl Route {
             Self::Service { service, .. } => format!("{}.{}", service.id.name, service.id.namespace),
             Self::Workload { endpoint, .. } => endpoint.destination.address().to_string(),
             Self::App { destination, .. } => destination.address().to_string(),
-            Self::Refuse { name, .. } => name.to_string(),
+            Self::Refuse { name, .. } | Self::Unknown { name } => name.to_string(),
+            Self::Outside(way) => way.aim.clone(),
         }
     }
 
@@ -234,6 +242,14 @@ impl Route {
         }
     }
 
+    /// Out of the mesh: who is asked whether a request may go there.
+    pub fn guard(&self) -> Option<&Guard> {
+        match self {
+            Self::Outside(way) => Some(&way.guard),
+            _ => None,
+        }
+    }
+
     /// How many attempts make sense at the most.
     pub fn may_retry_elsewhere(&self) -> bool {
         matches!(self, Self::Service { .. })
@@ -245,7 +261,8 @@ impl Route {
             Self::Service { port, .. } => *port,
             Self::Workload { endpoint, .. } => endpoint.destination.address().port(),
             Self::App { destination, .. } => destination.address().port(),
-            Self::Refuse { .. } => 0,
+            Self::Outside(way) => way.destination.address().port(),
+            Self::Refuse { .. } | Self::Unknown { .. } => 0,
         }
     }
 
@@ -278,6 +295,10 @@ impl Route {
         match self {
             Self::Refuse { failure, .. } => Err(failure.clone()),
             Self::App { destination, name } => Ok(Lease::bare(worker, destination, name)),
+            Self::Outside(way) => Ok(Lease::bare(worker, &way.destination, &way.name)),
+            Self::Unknown { .. } => {
+                Err(Failure::mesh(Reason::Internal).detail("a request was sent before it was known where to"))
+            }
             Self::Workload { endpoint, workload } => {
                 worker.mesh().may_call()?;
                 endpoint.memory.may_call(worker, endpoint, &workload.workload.id)?;

@@ -15,6 +15,7 @@ use weft_core::traffic::route::BackendTarget;
 use weft_core::traffic::table::Verdict;
 
 use crate::authorize::{Guard, bytes_revoked};
+use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
@@ -38,7 +39,10 @@ pub struct Http {
 
 impl Http {
     /// The route of the next request.
-    async fn route(&self, worker: &Worker) -> Route {
+    async fn route(&self, worker: &Worker, head: &mut RequestHead) -> Route {
+        if let (Some(dialled), Route::Unknown { .. }) = (self.dialled, &self.route) {
+            return Box::pin(egress::route(worker, dialled, head)).await;
+        }
         if let (Some(dialled), false) = (self.dialled, matches!(self.route, Route::Refuse { .. })) {
             let refuse = |failure| Route::Refuse { failure, name: self.route.name().clone() };
             return match worker.mesh().resolve(dialled.ip()).await {
@@ -75,7 +79,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
             None => break,
             Some(next) => next,
         };
-        let head = match next {
+        let mut head = match next {
             Ok(Some(head)) => head,
             Ok(None) => break,
             Err(failure) => {
@@ -92,7 +96,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         };
         let close = !keeps_alive(&head) || worker.is_draining();
         let http10 = head.http10;
-        let route = http.route(worker).await;
+        let route = http.route(worker, &mut head).await;
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
@@ -118,8 +122,9 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
                 upstream.unread(rest);
                 stream.unread(reader.take_rest());
                 // What the pod's own program opened is asked about as a call.
-                let call = http.caller.guard().is_none().then(|| Guard::of_call(worker, &lease, MeshProtocol::Http1));
-                let asked = asked.as_deref().zip(http.caller.guard().or(call.as_deref()));
+                let guard = http.caller.guard().or_else(|| route.guard());
+                let call = guard.is_none().then(|| Guard::of_call(worker, &lease, MeshProtocol::Http1));
+                let asked = asked.as_deref().zip(guard.or(call.as_deref()));
                 Box::pin(tunnel(worker, &stream, &upstream, lease.idle(), asked)).await;
                 drop(lease);
                 return;
@@ -260,9 +265,9 @@ async fn http2_request(
     respond: ::h2::server::SendResponse<Bytes>,
 ) {
     let (parts, stream) = request.into_parts();
-    let head = h2::from_request(parts);
+    let mut head = h2::from_request(parts);
     let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
-    let route = http.route(&worker).await;
+    let route = http.route(&worker, &mut head).await;
     // A broken answer drops its stream, which resets it.
     let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None };
     forward(&worker, &route, &http.caller, head, &mut body, sink).await;

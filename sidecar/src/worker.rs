@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
+use crate::dns::Resolver;
 use crate::flows::{FlowLog, Flows};
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::jwt::{self, KeyStore, TokenCache};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub flows: Arc<Flows>,
     /// Keys of token issuers, as they were fetched.
     pub keys: KeyStore,
+    /// Names outside of the mesh.
+    pub resolver: Resolver,
     /// First phase of a drain: what can be ended politely, is.
     pub draining: CancellationToken,
     /// Second phase: no more connections.
@@ -72,6 +75,7 @@ impl Shared {
             plaintext: Plaintext::new(),
             flows: Flows::new(),
             keys: KeyStore::default(),
+            resolver: Resolver::new(config.net.resolv_conf.clone(), config.net.mark, &config.net.pod_ips),
             config,
             mesh,
             metrics: Registry::new(),

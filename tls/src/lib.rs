@@ -8,6 +8,7 @@ mod bundle;
 mod denied;
 pub mod jwt;
 mod leaf;
+mod outside;
 mod svid;
 pub mod tokens;
 mod verify;
@@ -15,6 +16,7 @@ mod verify;
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use denied::{Denied, InvalidSerial, serial};
 pub use leaf::{LeafError, LeafInfo};
+pub use outside::{OutsideError, anchors, outside_config};
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};
 

@@ -14,6 +14,7 @@ use weft_control_plane::watch::Change;
 use weft_control_plane::watch::parse::{parse, parse_each};
 use weft_core::TrustDomain;
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, DEFAULT_TRUST_DOMAIN, LABEL_INJECT, SIDECAR_CONTAINER};
@@ -30,14 +31,16 @@ pub(super) struct Offline {
     trust_domain: TrustDomain,
     mtls: MtlsMode,
     default_policy: Posture,
+    egress: EgressDefault,
 }
 
 impl Offline {
     pub(super) fn of(named: &[PathBuf]) -> anyhow::Result<Self> {
         let read = validate::read(named, true)?;
-        let (mtls, default_policy) = read.defaults.unwrap_or((MtlsMode::Permissive, Posture::AllowAll));
+        let usual = (MtlsMode::Permissive, Posture::AllowAll, EgressDefault::Allow);
+        let (mtls, default_policy, egress) = read.defaults.unwrap_or(usual);
         let trust_domain = DEFAULT_TRUST_DOMAIN.parse()?;
-        Ok(Self { objects: objects(&read.files)?, trust_domain, mtls, default_policy })
+        Ok(Self { objects: objects(&read.files)?, trust_domain, mtls, default_policy, egress })
     }
 
     /// With what the command line says.
@@ -47,9 +50,21 @@ impl Offline {
         self
     }
 
+    /// With what the command line says of destinations outside.
+    pub(super) fn with_egress(mut self, egress: Option<EgressDefault>) -> Self {
+        self.egress = egress.unwrap_or(self.egress);
+        self
+    }
+
     /// With what a mesh that runs says of itself.
-    pub(super) fn of_mesh(self, trust_domain: TrustDomain, mtls: MtlsMode, default_policy: Posture) -> Self {
-        Self { trust_domain, mtls, default_policy, ..self }
+    pub(super) fn of_mesh(
+        self,
+        trust_domain: TrustDomain,
+        mtls: MtlsMode,
+        default_policy: Posture,
+        egress: EgressDefault,
+    ) -> Self {
+        Self { trust_domain, mtls, default_policy, egress, ..self }
     }
 
     /// With further manifests, each in the place of one with its name.
@@ -71,7 +86,8 @@ impl Offline {
         let trust = Entry::new(Body::Trust(v1::TrustBundle::default()));
         let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
         let mut model = Model::new(self.trust_domain.clone(), self.mtls, trust, mesh)
-            .with_authorization(self.default_policy, CONTROL_PLANE_NAMESPACE.parse()?);
+            .with_authorization(self.default_policy, CONTROL_PLANE_NAMESPACE.parse()?)
+            .with_egress(self.egress);
         model.apply(self.objects.values().cloned().map(Change::Upsert).collect());
         Ok(model.snapshot().clone())
     }

@@ -226,7 +226,8 @@ fn asked(question: &v1::ExplainRequest) -> String {
         (false, Some(_)) => id(&question.from),
         (false, None) => id(&question.from_pod),
     };
-    let mut text = format!("{from} → {}:{}", id(&question.to), question.port);
+    let to = if question.to_host.is_empty() { id(&question.to) } else { question.to_host.clone() };
+    let mut text = format!("{from} → {to}:{}", question.port);
     if let Some(call) = &question.call {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
         let _ = write!(text, " {} {}", or(&call.method, "GET"), or(&call.path, "/"));

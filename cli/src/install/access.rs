@@ -64,11 +64,21 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule(GATEWAY, &["httproutes/status", "grpcroutes/status", "tlsroutes/status", "tcproutes/status"], PATCH),
             rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies"], FOLLOW),
             rule(GATEWAY_EXPERIMENTS, &["xbackendtrafficpolicies/status"], PATCH),
-            rule(crd::GROUP, &["authorizationpolicies", "jwtissuers", "mtlspolicies", "trafficpolicies"], FOLLOW),
+            rule(
+                crd::GROUP,
+                &["authorizationpolicies", "externalservices", "jwtissuers", "mtlspolicies", "trafficpolicies"],
+                FOLLOW,
+            ),
             rule(crd::GROUP, &["federatedtrustdomains", "identitydenials"], FOLLOW),
             rule(
                 crd::GROUP,
-                &["authorizationpolicies/status", "jwtissuers/status", "mtlspolicies/status", "trafficpolicies/status"],
+                &[
+                    "authorizationpolicies/status",
+                    "externalservices/status",
+                    "jwtissuers/status",
+                    "mtlspolicies/status",
+                    "trafficpolicies/status",
+                ],
                 PATCH,
             ),
             // Listed by its name, and created by server-side apply, where the name is known too.

@@ -7,6 +7,7 @@ use super::KubeVersion;
 use super::object::Part;
 
 mod authorization;
+mod external;
 mod jwt;
 mod mtls;
 mod schema;
@@ -23,6 +24,7 @@ pub(super) const SECTION: &str = "crds";
 pub(super) fn definitions(kube: KubeVersion) -> Vec<Value> {
     let mut all = vec![
         authorization::definition(),
+        external::definition(),
         jwt::definition(),
         mtls::definition(),
         traffic::definition(),

@@ -48,6 +48,7 @@ fn control_plane_arguments(settings: &Settings) -> Vec<String> {
         format!("--trust-domain={}", settings.trust_domain),
         format!("--mtls={}", settings.mtls),
         format!("--default-policy={}", settings.default_policy),
+        format!("--egress={}", settings.egress),
         format!("--mesh-ranges={}", settings.mesh_ranges),
         format!("--kube-namespace={}", settings.namespace),
         format!("--kube-ca-secret={}", settings.ca_secret),

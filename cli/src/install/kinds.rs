@@ -35,8 +35,9 @@ pub(crate) const WEBHOOK: Kind =
     cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations");
 
 /// The kinds that weft itself defines; what is of one of them is its users'.
-pub(crate) const DEFINED: [Kind; 6] = [
+pub(crate) const DEFINED: [Kind; 7] = [
     namespaced("weft.dev/v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),
+    namespaced("weft.dev/v1alpha1", "ExternalService", "externalservices"),
     namespaced("weft.dev/v1alpha1", "JwtIssuer", "jwtissuers"),
     namespaced("weft.dev/v1alpha1", "MtlsPolicy", "mtlspolicies"),
     namespaced("weft.dev/v1alpha1", "TrafficPolicy", "trafficpolicies"),

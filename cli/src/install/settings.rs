@@ -7,6 +7,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::wellknown::CONTROL_PLANE_NAMESPACE;
 use weft_core::{Name, TrustDomain};
@@ -93,6 +94,14 @@ const DEFAULT_POLICY: Setting = setting!(
     "Who may call a pod where neither its namespace nor an AuthorizationPolicy says so: allow, allow-authenticated, \
      allow-same-namespace or deny"
 );
+const EGRESS: Setting = setting!(
+    egress,
+    "egress",
+    "allow",
+    plain::<EgressDefault>,
+    "^(allow|deny)$",
+    "What becomes of destinations outside of the mesh that no ExternalService names, where a namespace does not say so: allow or deny"
+);
 const MESH_RANGES: Setting = setting!(
     mesh_ranges,
     "meshRanges",
@@ -163,13 +172,14 @@ const CNI_REPAIR: Setting = setting!(
 );
 
 /// Everything that can be set, in the order in which it is shown.
-pub(crate) const TABLE: [Setting; 14] = [
+pub(crate) const TABLE: [Setting; 15] = [
     IMAGE,
     IMAGE_PULL_POLICY,
     REPLICAS,
     TRUST_DOMAIN,
     MTLS,
     DEFAULT_POLICY,
+    EGRESS,
     MESH_RANGES,
     NATIVE_SIDECARS,
     CA_SECRET,
@@ -195,6 +205,8 @@ pub(crate) struct Flags {
     mtls: Option<String>,
     #[arg(long, value_name = "POLICY", value_parser = DEFAULT_POLICY.read, help = DEFAULT_POLICY.described())]
     default_policy: Option<String>,
+    #[arg(long, value_name = "DEFAULT", value_parser = EGRESS.read, help = EGRESS.described())]
+    egress: Option<String>,
     #[arg(long, value_name = "CIDR,…", value_parser = MESH_RANGES.read, help = MESH_RANGES.described())]
     mesh_ranges: Option<String>,
     #[arg(long, value_name = "WHEN", value_parser = NATIVE_SIDECARS.read, help = NATIVE_SIDECARS.described())]
@@ -233,6 +245,7 @@ pub(crate) struct Settings {
     pub(crate) trust_domain: String,
     pub(crate) mtls: String,
     pub(crate) default_policy: String,
+    pub(crate) egress: String,
     pub(crate) mesh_ranges: String,
     pub(crate) native_sidecars: String,
     pub(crate) ca_secret: String,
@@ -260,6 +273,7 @@ impl Settings {
             trust_domain: String::new(),
             mtls: String::new(),
             default_policy: String::new(),
+            egress: String::new(),
             mesh_ranges: String::new(),
             native_sidecars: String::new(),
             ca_secret: String::new(),

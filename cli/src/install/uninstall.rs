@@ -160,7 +160,7 @@ mod tests {
         assert!(text.contains("policy/v1beta1"), "{text}");
         assert!(!text.contains("kind: CustomResourceDefinition\n"));
         assert!(
-            text.contains("kubectl delete crd --ignore-not-found authorizationpolicies.weft.dev jwtissuers.weft.dev mtlspolicies.weft.dev trafficpolicies.weft.dev federatedtrustdomains.weft.dev identitydenials.weft.dev\n"),
+            text.contains("kubectl delete crd --ignore-not-found authorizationpolicies.weft.dev externalservices.weft.dev jwtissuers.weft.dev mtlspolicies.weft.dev trafficpolicies.weft.dev federatedtrustdomains.weft.dev identitydenials.weft.dev\n"),
             "{text}"
         );
     }

@@ -58,6 +58,7 @@ fn spawn(lab: &Lab) -> Result<Child, Failure> {
         .arg(format!("--mesh-ranges={MESH_RANGES}"))
         .arg(format!("--mtls={}", lab.mesh.mtls))
         .arg(format!("--default-policy={}", lab.mesh.default_policy))
+        .arg(format!("--egress={}", lab.mesh.egress))
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

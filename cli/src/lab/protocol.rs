@@ -40,6 +40,8 @@ pub(crate) struct ReplicaSpec {
     pub(crate) v6: Option<Ipv6Addr>,
     pub(crate) meshed: bool,
     pub(crate) rootless: bool,
+    /// What the workload asks of DNS goes to the sidecar.
+    pub(crate) dns_capture: bool,
     /// Its private directory.
     pub(crate) dir: PathBuf,
     pub(crate) programs: Programs,

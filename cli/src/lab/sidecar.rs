@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use weft_core::wellknown::{PORT_CONTROL_PLANE, SIDECAR_MARK, SIDECAR_UID};
+use weft_core::wellknown::{PORT_CONTROL_PLANE, PORT_DNS, SIDECAR_MARK, SIDECAR_UID};
 
 use super::lines::{self, LastWords};
 use super::protocol::{Failure, ReplicaSpec, Report};
@@ -47,6 +47,10 @@ pub(super) async fn redirect(spec: &ReplicaSpec) -> Result<(), Failure> {
     let mut args = vec!["apply", skip.as_str()];
     if spec.rootless {
         args.push(&mark);
+    }
+    let dns = format!("--dns-port={PORT_DNS}");
+    if spec.dns_capture {
+        args.push(&dns);
     }
     tools::run(&spec.programs.redirect, &args, "")
         .await
@@ -89,6 +93,9 @@ impl Sidecar {
             command
                 .arg(format!("--workload-api={WORKLOAD_API}/{WORKLOAD_SOCKET}"))
                 .arg(format!("--workload-api-callers={callers}"));
+        }
+        if spec.dns_capture {
+            command.arg(format!("--dns-port={PORT_DNS}"));
         }
         if spec.rootless {
             command.arg(format!("--mark={SIDECAR_MARK}"));

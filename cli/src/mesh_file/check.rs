@@ -38,11 +38,17 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
     c.label(&top, "name", &name);
     let mtls = raw.mtls.map_or(MtlsMode::Permissive, |mode| mode.0);
     let default_policy = raw.default_policy.map_or(Posture::AllowAll, |posture| posture.0);
+    let egress = raw.egress.map(|egress| egress.0).unwrap_or_default();
+    let dns_capture = raw.dns_capture.unwrap_or_default();
     let mut namespaces = BTreeMap::new();
     for (name, entry) in raw.namespaces {
         if let Some(namespace) = c.parsed::<Namespace>(&top, &format!("namespaces.{name}"), &name) {
-            let (mtls, default_policy) = entry.map(|e| (e.mtls, e.default_policy)).unwrap_or_default();
-            let own = NamespaceDefaults { mtls: mtls.map(|m| m.0), default_policy: default_policy.map(|posture| posture.0) };
+            let (mtls, default_policy, egress) = entry.map(|e| (e.mtls, e.default_policy, e.egress)).unwrap_or_default();
+            let own = NamespaceDefaults {
+                mtls: mtls.map(|m| m.0),
+                default_policy: default_policy.map(|posture| posture.0),
+                egress: egress.map(|egress| egress.0),
+            };
             namespaces.insert(namespace, own);
         }
     }
@@ -69,7 +75,7 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
     for namespace in used {
         namespaces.entry(namespace.clone()).or_default();
     }
-    let mesh = Mesh { name, mtls, default_policy, namespaces, workloads, services, manifests };
+    let mesh = Mesh { name, mtls, default_policy, egress, dns_capture, namespaces, workloads, services, manifests };
     // What fits together is only worth saying of parts that are right by themselves.
     if c.problems.is_empty() {
         c.whole(&mesh);

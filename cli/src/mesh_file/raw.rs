@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_path_to_error::Segment;
 use serde_saphyr::Spanned;
 use weft_core::authorization::Posture;
+use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 
 use super::{Pairs, Problem, Restart, TargetPort};
@@ -20,6 +21,8 @@ pub(super) struct RawMesh {
     pub(super) name: Option<String>,
     pub(super) mtls: Option<Mode>,
     pub(super) default_policy: Option<DefaultPolicy>,
+    pub(super) egress: Option<Egress>,
+    pub(super) dns_capture: Option<bool>,
     #[serde(default)]
     pub(super) namespaces: BTreeMap<String, Option<RawNamespace>>,
     pub(super) workloads: Vec<Spanned<RawWorkload>>,
@@ -33,6 +36,7 @@ pub(super) struct RawMesh {
 pub(super) struct RawNamespace {
     pub(super) mtls: Option<Mode>,
     pub(super) default_policy: Option<DefaultPolicy>,
+    pub(super) egress: Option<Egress>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +118,16 @@ impl<'de> Deserialize<'de> for Mode {
 pub(super) struct DefaultPolicy(pub(super) Posture);
 
 impl<'de> Deserialize<'de> for DefaultPolicy {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// `allow` or `deny`.
+#[derive(Clone, Copy)]
+pub(super) struct Egress(pub(super) EgressDefault);
+
+impl<'de> Deserialize<'de> for Egress {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map(Self).map_err(D::Error::custom)
     }

@@ -293,3 +293,34 @@ fn network_policies_of_both_ends_are_asked() {
     assert!(told.reason.starts_with("denied at the caller: ") && told.policy == "front/out", "{told:?}");
     assert!(told.remedy.contains("front/out"), "{told:?}");
 }
+
+#[test]
+fn a_host_outside_is_answered_for_as_the_callers_sidecar_would() {
+    let outside = "---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: pay, namespace: front}\n\
+         spec: {hosts: ['*.pay.example'], ports: [{port: 80, protocol: http}, {port: 443, protocol: tls}], tls: {mode: none}}\n\
+         ---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: pay, namespace: front}\n\
+         spec: {targetRef: {group: weft.dev, kind: ExternalService, name: pay}, action: Allow, \
+         rules: [{from: [{serviceAccounts: [client]}], to: [{methods: [GET]}]}]}\n\
+         ---\napiVersion: v1\nkind: Namespace\nmetadata: {name: front, annotations: {weft.dev/egress: deny}}\n";
+    let snapshot = snapshot(&format!("{SHOP}{outside}"));
+    let told = |from: &str, host: &str, port: u32, call: Option<(&str, &str)>| {
+        let question = v1::ExplainRequest { to: None, to_host: host.into(), ..ask(from, port, call) };
+        let answer = explain(&snapshot, &"td".parse().expect("a domain"), &question).unwrap_or_else(|e| panic!("{host}: {e}"));
+        let first = &answer.answers[0];
+        (first.verdict(), first.policy.clone(), first.reason.clone() + &first.remedy)
+    };
+    use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
+    assert_eq!(told("front/client", "a.pay.example", 80, Some(("GET", "/"))).0, Allowed);
+    assert_eq!(told("front/client", "a.pay.example", 80, Some(("POST", "/"))).0, Denied);
+    assert_eq!(told("front/client", "a.pay.example", 80, None).0, ByRequest);
+    // Of TLS nobody sees the method.
+    assert_eq!(told("front/client", "a.pay.example", 443, Some(("GET", "/"))).0, Denied);
+    let (verdict, _, words) = told("front/client", "evil.example", 443, None);
+    assert!(
+        verdict == Denied && words.contains("namespace front") && words.contains("an ExternalService with the host evil.example"),
+        "{words}"
+    );
+    assert_eq!(told("shop/web", "evil.example", 443, None).0, Allowed, "another namespace, and the mesh says nothing");
+    let nobody = v1::ExplainRequest { to: None, to_host: "a.example".into(), ..ask("front/stranger", 80, None) };
+    assert!(matches!(explain(&snapshot, &"td".parse().expect("a domain"), &nobody), Err(Unexplained::NotThere(_))));
+}

@@ -305,9 +305,12 @@ fn entry(status: &RouteStatus) -> Entry {
 /// The patch that makes a status what it should be; none where it is so already.
 fn patch(standing: &Standing, wanted: Option<Wanted>, key: &ObjectKey, now: &str) -> Option<Value> {
     let list = match key.kind {
-        Kind::BackendTrafficPolicy | Kind::TrafficPolicy | Kind::AuthorizationPolicy | Kind::MtlsPolicy | Kind::JwtIssuer => {
-            List::Ancestors
-        }
+        Kind::BackendTrafficPolicy
+        | Kind::TrafficPolicy
+        | Kind::AuthorizationPolicy
+        | Kind::MtlsPolicy
+        | Kind::JwtIssuer
+        | Kind::ExternalService => List::Ancestors,
         _ => List::Parents,
     };
     let (entries, more) = wanted.map_or_else(Default::default, |w| (w.entries, w.more));

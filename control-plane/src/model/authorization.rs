@@ -41,6 +41,7 @@ pub(super) struct Authorizations {
     services: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     /// Policies in force that have clauses about tokens.
     about_tokens: BTreeSet<ObjectRef>,
+    externals: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     targets: Targets,
 }
 
@@ -109,11 +110,6 @@ fn told(why: &Unhonoured) -> String {
 }
 
 impl Authorizations {
-    /// The namespace of the installation.
-    pub(super) fn home(&self) -> &Namespace {
-        &self.home
-    }
-
     pub(super) fn new(posture: Posture, home: Namespace) -> Self {
         Self {
             posture,
@@ -124,6 +120,7 @@ impl Authorizations {
             workloads: HashMap::new(),
             services: HashMap::new(),
             about_tokens: BTreeSet::new(),
+            externals: HashMap::new(),
             targets: Targets::default(),
         }
     }
@@ -167,6 +164,7 @@ impl Authorizations {
             Scope::Namespace(namespace) => drop_empty(&mut self.namespaces, namespace),
             Scope::Workloads(namespace, _) => drop_empty(&mut self.workloads, namespace),
             Scope::Service(service) => drop_empty(&mut self.services, service),
+            Scope::External(external) => drop_empty(&mut self.externals, external),
         }
     }
 
@@ -176,6 +174,7 @@ impl Authorizations {
             Scope::Namespace(namespace) => self.namespaces.entry(namespace.clone()).or_default(),
             Scope::Workloads(namespace, _) => self.workloads.entry(namespace.clone()).or_default(),
             Scope::Service(service) => self.services.entry(service.clone()).or_default(),
+            Scope::External(external) => self.externals.entry(external.clone()).or_default(),
         }
     }
 
@@ -196,6 +195,29 @@ impl Authorizations {
             why.scope = Scope::Namespace(id.namespace.clone());
         }
         why
+    }
+
+    /// The namespace of the installation.
+    pub(super) fn home(&self) -> &Namespace {
+        &self.home
+    }
+
+    /// Policies that are for an ExternalService, whether or not it is there.
+    pub(super) fn for_external(&self, id: &ObjectRef) -> impl Iterator<Item = &ObjectRef> {
+        self.externals.get(id).into_iter().flatten()
+    }
+
+    /// The same, as pods get them.
+    pub(super) fn of_external(&self, id: &ObjectRef) -> Vec<v1::BoundPolicy> {
+        self.for_external(id).filter_map(|id| Some(bound(self.held.get(id)?.in_force.as_ref()?.bytes.clone(), None))).collect()
+    }
+
+    /// The ExternalService that a policy is for.
+    pub(super) fn external_of(&self, policy: &ObjectRef) -> Option<&ObjectRef> {
+        match &self.held.get(policy)?.in_force.as_ref()?.scope {
+            Scope::External(id) => Some(id),
+            _ => None,
+        }
     }
 
     /// Policies in force that are for a Service.
@@ -266,6 +288,7 @@ impl Model {
             Scope::Namespace(namespace) => ids(&mut of(namespace)),
             Scope::Workloads(namespace, labels) => ids(&mut of(namespace).filter(|pod| selects(labels, pod))),
             Scope::Service(service) => self.targeted(service),
+            Scope::External(external) => self.viewers(external),
         }
     }
 
@@ -363,8 +386,13 @@ impl Model {
                 }
             }
         }
-        if let (Scope::Service(id), None) = (scope, &outcome.refused) {
-            outcome.refused = self.lost_target(id);
+        match (scope, &outcome.refused) {
+            (Scope::Service(id), None) => outcome.refused = self.lost_target(id),
+            (Scope::External(id), None) if !self.externals.contains(id) => {
+                let message = format!("there is no ExternalService {id}: nothing is enforced until then");
+                outcome.refused = Some(Refusal::new("TargetNotFound", "spec.targetRef", message));
+            }
+            _ => {}
         }
         outcome.unresolved = self.unknown_issuers(&self.authorizations, &key.id, scope);
         Some((held.object.generation, self.attached_to(scope), outcome))
@@ -383,6 +411,9 @@ impl Model {
             Scope::Mesh => ParentRef { group: Some("weft.dev".into()), ..core("Mesh", None, self.trust_domain.to_string()) },
             Scope::Namespace(namespace) | Scope::Workloads(namespace, _) => core("Namespace", None, namespace.to_string()),
             Scope::Service(id) => core("Service", Some(&id.namespace), id.name.to_string()),
+            Scope::External(id) => {
+                ParentRef { group: Some("weft.dev".into()), ..core("ExternalService", Some(&id.namespace), id.name.to_string()) }
+            }
         }
     }
 }

@@ -5,12 +5,18 @@ use weft_proto::v1;
 
 use super::Model;
 use crate::objects::PodObject;
+use crate::watch::Problem;
 
 impl Model {
     /// What a pod may call. Every pod has such a policy: its sidecar waits for it.
-    pub(super) fn outbound_of(&self, pod: &PodObject) -> v1::OutboundPolicy {
+    pub(super) fn outbound_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> v1::OutboundPolicy {
         let network = self.network_egress(pod);
         let required_features = network.iter().map(|_| FEATURE_NETWORK_POLICY.to_owned()).collect();
-        (&OutboundPolicy { required_features, network }).into()
+        let policy = OutboundPolicy { required_features, network, ..OutboundPolicy::default() };
+        let mut outbound = v1::OutboundPolicy::from(&policy);
+        let (egress, required) = self.egress_of(pod, problems);
+        outbound.egress = egress;
+        outbound.required_features.extend(required);
+        outbound
     }
 }

@@ -12,6 +12,7 @@ use crate::watch::parse;
 
 mod authorization;
 mod endpoints;
+mod external;
 mod issuers;
 mod modes;
 mod network_policy;

@@ -44,6 +44,8 @@ pub enum Scope {
     Workloads(Namespace, Labels),
     /// Those that a Service selects, at its target ports.
     Service(ObjectRef),
+    /// Those that see an ExternalService, for what they ask of it.
+    External(ObjectRef),
 }
 
 impl Scope {
@@ -57,6 +59,7 @@ impl Scope {
                 Target::Workloads(namespace.clone(), pairs.join(",").into())
             }
             Self::Service(id) => Target::Service(id.clone()),
+            Self::External(id) => Target::External(id.clone()),
         }
     }
 }
@@ -67,6 +70,7 @@ impl std::fmt::Display for Scope {
             Target::Namespace(namespace) => write!(f, "Namespace {namespace}"),
             Target::Workloads(namespace, selector) => write!(f, "the pods of namespace {namespace} with {selector}"),
             Target::Service(id) => write!(f, "Service {id}"),
+            Target::External(id) => write!(f, "ExternalService {id}"),
             _ => f.write_str("the mesh"),
         }
     }
@@ -107,11 +111,11 @@ pub struct AuthorizationSpec {
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 struct TargetSpec {
-    /// Default: the core group; a mesh is of weft's own.
+    /// Default: the core group; a mesh and an ExternalService are of weft's own.
     #[serde(default)]
     group: String,
     kind: String,
-    /// Required for a Service.
+    /// Required for a Service and an ExternalService.
     name: Option<String>,
 }
 
@@ -200,6 +204,14 @@ fn scope(target: Option<&TargetSpec>, selector: Option<&SelectorSpec>, id: &Obje
             Ok(name) => Ok(Scope::Service(ObjectRef { namespace: own.clone(), name })),
             Err(e) => wrong("targetRef.name", e.to_string()),
         },
+        ("weft.dev", "ExternalService", None) => {
+            wrong("targetRef.name", "missing: which ExternalService of the policy's namespace is meant")
+        }
+        ("weft.dev", "ExternalService", Some(name)) => match name.parse() {
+            Ok(name) => Ok(Scope::External(ObjectRef { namespace: own.clone(), name })),
+            Err(e) => wrong("targetRef.name", e.to_string()),
+        },
+        ("", "ExternalService", _) => wrong("targetRef.group", "the group of an ExternalService is weft.dev"),
         ("", "Namespace", name) if name.is_none_or(|name| name == own.as_str()) => Ok(Scope::Namespace(own.clone())),
         ("", "Namespace", _) => wrong("targetRef.name", format!("a policy is for its own namespace alone, which is {own}")),
         ("" | "weft.dev", "Mesh", None) => Ok(Scope::Mesh),
@@ -211,7 +223,11 @@ fn scope(target: Option<&TargetSpec>, selector: Option<&SelectorSpec>, id: &Obje
         ),
         (group, kind, _) => {
             let short = |text: &str| text.chars().take(60).collect::<String>();
-            let message = format!("{:?} of group {:?} is no target: use Service, Namespace or Mesh", short(kind), short(group));
+            let message = format!(
+                "{:?} of group {:?} is no target: use Service, ExternalService, Namespace or Mesh",
+                short(kind),
+                short(group)
+            );
             wrong("targetRef.kind", message)
         }
     }

@@ -61,7 +61,7 @@ pub fn follow(client: &Client, statuses: &Arc<Statuses>) -> mpsc::Receiver<Batch
     }
     watch!(Namespace Service Pod EndpointSlice);
     watch!(HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy);
-    watch!(Federation IdentityDenial JwtIssuer);
+    watch!(Federation IdentityDenial JwtIssuer ExternalService);
     debug_assert_eq!(watches.len(), KINDS.len(), "every kind is watched");
     // The watches end with this task, which ends with the receiver.
     tokio::spawn(gather(events, tx, watches, Known::new(KINDS, statuses.clone())));

@@ -1,6 +1,7 @@
 //! Text to objects, or to a problem with place and field: manifests in a file, and what an API server sends.
 
 mod authorization;
+mod external;
 mod jwt;
 mod mtls;
 mod network_policy;
@@ -178,6 +179,7 @@ impl TypeMeta {
             ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
             ("weft.dev/v1alpha1", "MtlsPolicy") => Ok(Kind::MtlsPolicy),
             ("weft.dev/v1alpha1", "JwtIssuer") => Ok(Kind::JwtIssuer),
+            ("weft.dev/v1alpha1", "ExternalService") => Ok(Kind::ExternalService),
             (version, kind) => traffic::known(version, kind).ok_or_else(|| {
                 let known = traffic::KNOWN;
                 Fault::new(
@@ -247,6 +249,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::IdentityDenial => trust::denial(document)?,
         Kind::MtlsPolicy => mtls::policy(document)?,
         Kind::JwtIssuer => jwt::issuer(document)?,
+        Kind::ExternalService => external::service(document)?,
     })
 }
 

@@ -80,6 +80,8 @@ pub enum Target {
     Service(ObjectRef),
     /// What a route sends to the endpoints of its Service.
     Route(RouteKind, ObjectRef),
+    /// What an ExternalService stands for: the caller's own sidecar asks.
+    External(ObjectRef),
 }
 
 /// What happens to what a policy matches.

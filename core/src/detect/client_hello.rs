@@ -7,6 +7,8 @@ pub struct ClientHello {
     pub server_name: Option<String>,
     /// The ALPN ids on offer (RFC 7301), in the client's order.
     pub alpn: Vec<Vec<u8>>,
+    /// It carries another, encrypted one, or makes as if (RFC 9849, GREASE): which host is meant is not to be known.
+    pub has_ech: bool,
 }
 
 impl ClientHello {
@@ -96,6 +98,7 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
                     hello.alpn.push(ids.vec8()?.to_vec());
                 }
             }
+            0xfe0d => hello.has_ech = true,
             _ => {}
         }
     }

@@ -241,6 +241,17 @@ fn a_namespace_sets_options_and_a_pod_has_the_last_word() {
     assert_eq!(container(&pod, "weft-init")["args"], json!(["apply", "--verify=outbound"]));
 }
 
+#[test]
+fn the_redirect_and_the_sidecar_agree_about_dns() {
+    let mut pod = bare_pod();
+    pod["metadata"]["annotations"] = json!({ "weft.dev/dns-capture": "enabled" });
+    let pod = injected(&pod, &mesh());
+    let environment = container(&pod, "weft-sidecar")["env"].clone();
+    let port = environment.as_array().expect("a list").iter().find(|entry| entry["name"] == "WEFT_DNS_PORT").cloned();
+    assert_eq!(port, Some(json!({ "name": "WEFT_DNS_PORT", "value": "4753" })));
+    assert_eq!(container(&pod, "weft-init")["args"], json!(["apply", "--verify=outbound", "--dns-port", "4753"]));
+}
+
 /// What a second call for the same pod makes of it.
 fn injected_again(pod: &Value, mesh: &crate::Mesh) -> Value {
     let response = response(pod, mesh);

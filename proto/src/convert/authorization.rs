@@ -164,6 +164,7 @@ impl From<&Target> for v1::AuthorizationTarget {
                 Target::Route(kind, id) => {
                     Kind::Route(v1::AuthorizedRoute { kind: v1::RouteKind::from(*kind).into(), id: Some(id.into()) })
                 }
+                Target::External(id) => Kind::External(id.into()),
             }),
         }
     }
@@ -178,6 +179,7 @@ impl TryFrom<&v1::AuthorizationTarget> for Target {
             Kind::Namespace(namespace) => Self::Namespace(namespace.parse()?),
             Kind::Workloads(w) => Self::Workloads(w.namespace.parse()?, w.selector.as_str().into()),
             Kind::Service(id) => Self::Service(id.try_into()?),
+            Kind::External(id) => Self::External(id.try_into()?),
             Kind::Route(r) => {
                 Self::Route(route_kind(r.kind)?, r.id.as_ref().ok_or(WireError::Missing("route of a target"))?.try_into()?)
             }

@@ -4,7 +4,9 @@ use super::{Fits, Plan, PortRange, Rule};
 
 const OUT: &str = "WEFT_OUT";
 const IN: &str = "WEFT_IN";
-const CHAINS: [&str; 2] = [OUT, IN];
+/// Where DNS is caught only.
+const DNS: &str = "WEFT_DNS";
+const CHAINS: [&str; 3] = [OUT, IN, DNS];
 
 /// The multiport match takes this many ports in a rule; a range counts as two.
 const MULTIPORT_SLOTS: usize = 15;
@@ -61,12 +63,22 @@ pub(crate) fn rules_in(saved: &str) -> usize {
 /// deleted in the same transaction, so that applying twice leaves what applying once does.
 pub(crate) fn restore_script(plan: &Plan, present: &NatTable) -> String {
     let mut lines = vec!["*nat".to_owned()];
-    lines.extend(CHAINS.iter().map(|chain| format!(":{chain} - [0:0]")));
+    let has_dns = !plan.dns.is_empty();
+    let wanted = CHAINS.iter().filter(|chain| has_dns || **chain != DNS);
+    lines.extend(wanted.map(|chain| format!(":{chain} - [0:0]")));
     lines.extend(present.jumps.iter().map(|jump| format!("-D {jump}")));
+    if !has_dns && present.chains.contains(&DNS) {
+        lines.extend([format!("-F {DNS}"), format!("-X {DNS}")]);
+    }
     lines.extend(plan.outbound.iter().flat_map(|rule| rule_lines(OUT, rule)));
     lines.extend(plan.inbound.iter().flat_map(|rule| rule_lines(IN, rule)));
     lines.push(format!("-I OUTPUT 1 -p tcp -j {OUT}"));
     lines.push(format!("-I PREROUTING 1 -p tcp -j {IN}"));
+    if has_dns {
+        lines.extend(plan.dns.iter().flat_map(|rule| rule_lines(DNS, rule)));
+        // Before the other one, which would take TCP.
+        lines.extend(["udp", "tcp"].map(|transport| format!("-I OUTPUT 1 -p {transport} --dport 53 -j {DNS}")));
+    }
     lines.push("COMMIT\n".to_owned());
     lines.join("\n")
 }
@@ -92,6 +104,9 @@ fn rule_lines(chain: &str, rule: &Rule) -> Vec<String> {
             .map(|ports| format!("-A {chain} -p tcp -m multiport --dports {} -j RETURN", list(ports)))
             .collect(),
         Rule::Redirect(port) => vec![format!("-A {chain} -p tcp -j REDIRECT --to-ports {port}")],
+        Rule::RedirectDns(port) => {
+            ["udp", "tcp"].map(|transport| format!("-A {chain} -p {transport} --dport 53 -j REDIRECT --to-ports {port}")).to_vec()
+        }
     }
 }
 

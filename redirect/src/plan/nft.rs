@@ -18,6 +18,9 @@ pub(crate) const fn family_word(family: Family) -> &'static str {
 pub(crate) fn ruleset(plan: &Plan) -> String {
     let family = family_word(plan.family);
     let mut lines = vec![removal_script(plan.family), format!("table {family} {TABLE} {{")];
+    if !plan.dns.is_empty() {
+        lines.extend(dns_chain(plan.family, &plan.dns));
+    }
     lines.extend(chain("weft_out", "output", plan.family, &plan.outbound));
     lines.extend(chain("weft_in", "prerouting", plan.family, &plan.inbound));
     lines.push("}\n".to_owned());
@@ -42,6 +45,16 @@ fn chain(name: &str, hook: &str, family: Family, rules: &[Rule]) -> Vec<String> 
     lines
 }
 
+/// Before the others, which would take TCP.
+fn dns_chain(family: Family, rules: &[Rule]) -> Vec<String> {
+    let mut lines = vec!["\tchain weft_dns {".to_owned(), "\t\ttype nat hook output priority -101; policy accept;".to_owned()];
+    lines.push("\t\tmeta l4proto != { tcp, udp } return".to_owned());
+    lines.push("\t\tth dport != 53 return".to_owned());
+    lines.extend(rules.iter().map(|rule| format!("\t\t{}", rule_line(family, rule))));
+    lines.push("\t}".to_owned());
+    lines
+}
+
 fn rule_line(family: Family, rule: &Rule) -> String {
     match rule {
         Rule::Pass(Fits::Uid(uid)) => format!("meta skuid {uid} return"),
@@ -50,6 +63,7 @@ fn rule_line(family: Family, rule: &Rule) -> String {
         Rule::Pass(Fits::To(net)) => format!("{} daddr {net} return", family_word(family)),
         Rule::Pass(Fits::ToPorts(ports)) => format!("tcp dport {{ {} }} return", list(ports)),
         Rule::Redirect(port) => format!("meta l4proto tcp redirect to :{port}"),
+        Rule::RedirectDns(port) => format!("meta l4proto {{ tcp, udp }} redirect to :{port}"),
     }
 }
 

@@ -264,3 +264,52 @@ proptest! {
         prop_assert_eq!(text.parse::<PortRange>(), Ok(range));
     }
 }
+
+#[test]
+fn dns_is_caught_before_anything_else_whatever_is_skipped() {
+    let config = RedirectConfig { dns_port: Some(4753), ..everything() };
+    let script = restore_script(&Plan::new(&config, Family::V4), &NatTable::default());
+    let expected = "\
+-A WEFT_DNS -m owner --uid-owner 4747 -j RETURN
+-A WEFT_DNS -m mark --mark 0x4747 -j RETURN
+-A WEFT_DNS -o lo -j RETURN
+-A WEFT_DNS -d 127.0.0.0/8 -j RETURN
+-A WEFT_DNS -m owner --uid-owner 1000 -j RETURN
+-A WEFT_DNS -p udp --dport 53 -j REDIRECT --to-ports 4753
+-A WEFT_DNS -p tcp --dport 53 -j REDIRECT --to-ports 4753
+-I OUTPUT 1 -p udp --dport 53 -j WEFT_DNS
+-I OUTPUT 1 -p tcp --dport 53 -j WEFT_DNS
+COMMIT
+";
+    assert!(script.contains(":WEFT_DNS - [0:0]\n") && script.ends_with(expected), "{script}");
+    let without = "-A WEFT_OUT -d 10.1.0.0/16 -j RETURN";
+    assert!(script.contains(without), "{script}");
+    let ruleset = nft::ruleset(&Plan::new(&config, Family::V6));
+    let expected = "\
+\tchain weft_dns {
+\t\ttype nat hook output priority -101; policy accept;
+\t\tmeta l4proto != { tcp, udp } return
+\t\tth dport != 53 return
+\t\tmeta skuid 4747 return
+\t\tmeta mark 0x4747 return
+\t\toifname \"lo\" return
+\t\tip6 daddr ::1/128 return
+\t\tmeta skuid 1000 return
+\t\tmeta l4proto { tcp, udp } redirect to :4753
+\t}
+";
+    assert!(ruleset.contains(expected), "{ruleset}");
+    for port in [0, 4740, 4743, 4791] {
+        assert!(RedirectConfig { dns_port: Some(port), ..everything() }.check().is_err(), "{port}");
+    }
+}
+
+#[test]
+fn what_caught_dns_before_is_removed_where_it_is_not_to_be_caught_any_more() {
+    let saved =
+        "*nat\n:WEFT_OUT - [0:0]\n:WEFT_IN - [0:0]\n:WEFT_DNS - [0:0]\n-A OUTPUT -p tcp -m tcp --dport 53 -j WEFT_DNS\nCOMMIT\n";
+    let present = NatTable::parse(saved).expect("it is ours");
+    let script = restore_script(&Plan::new(&everything(), Family::V4), &present);
+    assert!(script.contains("-D OUTPUT -p tcp -m tcp --dport 53 -j WEFT_DNS\n-F WEFT_DNS\n-X WEFT_DNS\n"), "{script}");
+    assert!(removal_script(&present).contains("-X WEFT_DNS\n"));
+}

@@ -93,6 +93,26 @@ pub(super) fn route(to: SocketAddr) -> io::Result<()> {
     Socket::new(Domain::for_address(to), Type::DGRAM, None)?.connect(&SockAddr::from(to))
 }
 
+/// An error unless a datagram that is sent to `to` arrives `at` this address in time.
+pub(super) fn expect_datagram(at: SocketAddr, to: SocketAddr, within: Duration) -> Result<(), VerifyError> {
+    let failed = |doing| move |source| VerifyError::Socket { doing, source };
+    let trap = std::net::UdpSocket::bind(at).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => VerifyError::PortTaken { at },
+        _ => VerifyError::Socket { doing: "bind", source },
+    })?;
+    let any = match to {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+    };
+    let from = std::net::UdpSocket::bind(any).map_err(failed("bind"))?;
+    // What is no message of DNS, wherever it may end.
+    from.send_to(b"weft", to).map_err(failed("send"))?;
+    if readable(&trap, within).map_err(failed("wait"))? {
+        return Ok(());
+    }
+    Err(VerifyError::NotCaught { direction: "over UDP to", to, saw: "no datagram came".to_owned() })
+}
+
 /// Whether there is something to read, or to accept, before the time is over.
 pub(super) fn readable(fd: &impl AsFd, within: Duration) -> io::Result<bool> {
     let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);

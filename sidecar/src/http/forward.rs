@@ -66,7 +66,8 @@ pub async fn forward(
         return Box::pin(routed::forward(incoming, traffic, head, body, sink)).await;
     }
     let generation = worker.mesh().generation();
-    let allowed = caller.guard().map_or(Ok(()), |guard| guard.request(worker, &mut head));
+    let guard = caller.guard().or_else(|| route.guard());
+    let allowed = guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
     let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
     if let Err(failure) = allowed {
         let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
@@ -75,7 +76,7 @@ pub async fn forward(
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
     let revoked = async {
-        let Some(guard) = caller.guard() else { return std::future::pending().await };
+        let Some(guard) = guard else { return std::future::pending().await };
         guard.revoked(worker, Some(&head), generation).await
     };
     let outcome = tokio::select! {
@@ -140,8 +141,8 @@ pub fn own_head(worker: &Worker, head: &RequestHead) -> RequestHead {
 /// Whether the connection that a request came on goes on after it was refused so. What is shed would cost more than what is served,
 /// if its caller had to connect anew each time.
 fn goes_on(reason: Reason) -> bool {
-    use Reason::{Denied, EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
-    matches!(reason, Denied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
+    use Reason::{Denied, EgressDenied, EndpointsEjected, FaultInjected, NoBackend, NoRoute, Overloaded, RateLimited};
+    matches!(reason, Denied | EgressDenied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
 }
 
 /// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.

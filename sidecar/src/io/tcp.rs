@@ -90,9 +90,13 @@ impl TcpSocket {
     }
 
     pub(super) fn original_destination(&self) -> Option<SocketAddr> {
-        let stream = self.stream.borrow();
-        let socket = SockRef::from(&*stream);
-        let original = match self.peer {
+        Self::original_of(&self.stream.borrow(), self.peer)
+    }
+
+    /// Where a connection was going before the redirect caught it; none if it was not redirected.
+    pub fn original_of(stream: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        let socket = SockRef::from(stream);
+        let original = match peer {
             SocketAddr::V4(_) => socket.original_dst_v4(),
             SocketAddr::V6(_) => socket.original_dst_v6(),
         };

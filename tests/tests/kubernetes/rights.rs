@@ -21,6 +21,8 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
         (CONTROL_PLANE, "patch", "authorizationpolicies.weft.dev/status", shop),
         (CONTROL_PLANE, "watch", "mtlspolicies.weft.dev", shop),
         (CONTROL_PLANE, "patch", "mtlspolicies.weft.dev/status", shop),
+        (CONTROL_PLANE, "watch", "externalservices.weft.dev", shop),
+        (CONTROL_PLANE, "patch", "externalservices.weft.dev/status", shop),
         (CONTROL_PLANE, "watch", "trafficpolicies.weft.dev", shop),
         (CONTROL_PLANE, "patch", "trafficpolicies.weft.dev/status", shop),
         (CONTROL_PLANE, "patch", "configmaps/weft-uptake", HOME),

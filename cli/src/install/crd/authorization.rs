@@ -71,12 +71,13 @@ fn target() -> Field {
         "targetRef",
         "What the policy is for. Left out, without a selector: its namespace.",
         vec![
-            any_text("group", "The API group: the empty one, and weft.dev for a mesh. Left out: the same.").longest(253),
+            any_text("group", "The API group: the empty one, and weft.dev for a mesh and an ExternalService. Left out: the empty one.").longest(253),
             word(
                 "kind",
-                &["Service", "Namespace", "Mesh"],
+                &["Service", "ExternalService", "Namespace", "Mesh"],
                 "Service: the pods that it selects, at its target ports; one that was never there has none, and nothing is enforced until it is. \
-                 Namespace: the policy's own. Mesh: everything; such a policy stands in \
+                 ExternalService: what callers ask of its hosts, judged by each caller's own sidecar with the caller's identity. Namespace: the \
+                 policy's own. Mesh: everything; such a policy stands in \
                  the namespace of the installation.",
             )
             .required(),
@@ -84,10 +85,10 @@ fn target() -> Field {
         ],
     )
     .rule(
-        "!has(self.group) || self.group == '' || (self.group == 'weft.dev' && self.kind == 'Mesh')",
-        "the group of a Service or Namespace is \"\", and that of a Mesh weft.dev",
+        "self.kind == 'Mesh' ? !has(self.group) || self.group in ['', 'weft.dev'] : (has(self.group) && self.group == 'weft.dev') == (self.kind == 'ExternalService')",
+        "the group of an ExternalService is weft.dev, and that of a Service or Namespace \"\"",
     )
-    .rule("self.kind != 'Service' || has(self.name)", "a Service needs its name")
+    .rule("!(self.kind in ['Service', 'ExternalService']) || has(self.name)", "a Service and an ExternalService need their names")
     .rule("self.kind != 'Mesh' || !has(self.name)", "a mesh has no name")
 }
 

@@ -96,6 +96,7 @@ fn the_schema_has_what_the_control_plane_reads() {
         ("IdentityDenial", include_str!("trust/denials.yaml")),
         ("MtlsPolicy", include_str!("mtls/examples.yaml")),
         ("JwtIssuer", include_str!("jwt/examples.yaml")),
+        ("ExternalService", include_str!("external/examples.yaml")),
     ] {
         let objects =
             weft_control_plane::watch::parse::parse("examples.yaml", text).unwrap_or_else(|problem| panic!("{problem}"));
@@ -110,6 +111,9 @@ fn the_schema_has_what_the_control_plane_reads() {
             }
             if let Object::JwtIssuer(issuer) = &object {
                 assert!(issuer.content.is_ok(), "{:?}", issuer.content);
+            }
+            if let Object::ExternalService(external) = &object {
+                assert!(external.content.is_ok(), "{:?}", external.content);
             }
         }
         let mut used = BTreeSet::new();

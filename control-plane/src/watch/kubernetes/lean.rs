@@ -80,7 +80,8 @@ const fn has_status(kind: Kind) -> bool {
         | Kind::TrafficPolicy
         | Kind::AuthorizationPolicy
         | Kind::MtlsPolicy
-        | Kind::JwtIssuer => true,
+        | Kind::JwtIssuer
+        | Kind::ExternalService => true,
     }
 }
 

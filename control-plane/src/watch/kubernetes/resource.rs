@@ -61,6 +61,7 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
         Kind::MtlsPolicy => where_served("weft.dev", &["v1alpha1"], "mtlspolicies"),
         Kind::JwtIssuer => where_served("weft.dev", &["v1alpha1"], "jwtissuers"),
+        Kind::ExternalService => where_served("weft.dev", &["v1alpha1"], "externalservices"),
     }
 }
 
@@ -94,7 +95,7 @@ macro_rules! watched {
 watched! {
     Namespace Service Pod EndpointSlice
     HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy NetworkPolicy
-    Federation IdentityDenial JwtIssuer
+    Federation IdentityDenial JwtIssuer ExternalService
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::objects::{Kind, Metadata, Object};
 
 /// The kinds, for people.
 pub(super) const KNOWN: &str = "HTTPRoute, GRPCRoute, TLSRoute, TCPRoute and ReferenceGrant of gateway.networking.k8s.io, \
-                                gateway.networking.x-k8s.io/v1alpha1/XBackendTrafficPolicy, and TrafficPolicy, AuthorizationPolicy, MtlsPolicy, JwtIssuer, FederatedTrustDomain and IdentityDenial of weft.dev/v1alpha1";
+                                gateway.networking.x-k8s.io/v1alpha1/XBackendTrafficPolicy, and TrafficPolicy, AuthorizationPolicy, ExternalService, MtlsPolicy, JwtIssuer, FederatedTrustDomain and IdentityDenial of weft.dev/v1alpha1";
 
 /// The kind that a manifest names. A kind means the same in each of its versions, as far as it is read.
 pub(super) fn known(version: &str, kind: &str) -> Option<Kind> {

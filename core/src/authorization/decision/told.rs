@@ -96,6 +96,7 @@ impl fmt::Display for Target {
             Self::Workloads(namespace, selector) => write!(f, "workloads {selector} of {namespace}"),
             Self::Service(id) => write!(f, "the Service {id}"),
             Self::Route(kind, id) => write!(f, "the {} {id}", kind.as_str()),
+            Self::External(id) => write!(f, "the ExternalService {id}"),
         }
     }
 }

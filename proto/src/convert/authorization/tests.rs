@@ -122,6 +122,7 @@ fn target() -> impl Strategy<Value = Target> {
         name().prop_map(Target::Namespace),
         (name(), word()).prop_map(|(namespace, selector)| Target::Workloads(namespace, selector)),
         id().prop_map(Target::Service),
+        id().prop_map(Target::External),
         (select(vec![RouteKind::Http, RouteKind::Grpc]), id()).prop_map(|(kind, id)| Target::Route(kind, id)),
     ]
 }

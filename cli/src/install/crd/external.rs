@@ -1,0 +1,107 @@
+//! `ExternalService`: hosts outside of the mesh, and how they are reached.
+
+use serde_json::Value;
+
+use super::schema::{Field, ancestors, any_text, list, number, object, properties, text, word};
+use super::{Names, column, namespaced};
+
+pub(super) fn definition() -> Value {
+    let names = Names { kind: "ExternalService", singular: "externalservice", plural: "externalservices", short: "extsvc" };
+    let columns = [
+        column("Hosts", "string", ".spec.hosts", "What callers name"),
+        column("TLS", "string", ".spec.tls.mode", "Whether sidecars open TLS"),
+        column("Resolution", "string", ".spec.resolution", "Where the addresses come from"),
+        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
+    ];
+    let schema = properties(
+        "Hosts outside of the mesh. Pods of its own namespace may go there; one in the namespace of the installation is for every pod, and goes before \
+         others. An AuthorizationPolicy whose target it is says who may.",
+        vec![
+            any_text("apiVersion", "The group and version of this kind."),
+            any_text("kind", "The name of this kind."),
+            Field::metadata(),
+            spec().required(),
+            object("status", "What became of it.", vec![ancestors()]),
+        ],
+    );
+    namespaced(&names, &columns, &schema)
+}
+
+fn spec() -> Field {
+    let host =
+        text("", "A name, *. before a name for any name below it, or an address that stands in endpoints. Without a port.")
+            .longest(255);
+    object(
+        "spec",
+        "Which hosts, and how they are reached. One that cannot be honoured stands for nothing, unless a version before it is in force.",
+        vec![
+            list("hosts", 64, "What callers name: by the server name of TLS, or by the Host of HTTP.", host).shortest(1).required(),
+            list("ports", 16, "At which ports; each once.", port()).shortest(1).required(),
+            tls(),
+            word(
+                "resolution",
+                &["dns", "static"],
+                "dns: the sidecar asks the pod's own name servers, and dials nothing inside of the mesh or the pod. static: the endpoints.",
+            )
+            .default("dns"),
+            list("endpoints", 64, "With static resolution: where the hosts are.", endpoint()).shortest(1),
+        ],
+    )
+    .rule(
+        "has(self.endpoints) == (has(self.resolution) && self.resolution == 'static')",
+        "endpoints stand with resolution static, and with no other",
+    )
+}
+
+fn port() -> Field {
+    object(
+        "",
+        "A port.",
+        vec![
+            number("port", 1, 65_535, "What callers dial.").required(),
+            number("targetPort", 1, 65_535, "What is dialled. Left out: the same, and 443 for port 80 where sidecars open TLS."),
+            text("name", "For people.").longest(63),
+            word(
+                "protocol",
+                &["http", "http2", "tls", "tcp"],
+                "What callers speak: http in any version, http2 alone, TLS of their own, or bytes, of which only the address says which host is meant.",
+            )
+            .required(),
+        ],
+    )
+}
+
+fn tls() -> Field {
+    object(
+        "tls",
+        "Whether sidecars open TLS for callers that speak plain HTTP.",
+        vec![
+            word(
+                "mode",
+                &["none", "originate"],
+                "none: what callers say goes out as it is. originate: over TLS, and never without.",
+            )
+            .default("none"),
+            text("caCertificates", "The anchors that vouch for the hosts, in PEM form. Left out: the machine's own.")
+                .longest(65_536),
+            text("sni", "The server name that is asked for, and that the certificate must have. Left out: the host.")
+                .longest(253),
+        ],
+    )
+    .rule(
+        "(has(self.mode) && self.mode == 'originate') || !(has(self.caCertificates) || has(self.sni))",
+        "caCertificates and sni stand with mode originate",
+    )
+}
+
+fn endpoint() -> Field {
+    object(
+        "",
+        "An endpoint.",
+        vec![
+            text("address", "An IP address.").longest(45).required(),
+            number("port", 1, 65_535, "Its port. Left out: that of the service's port."),
+        ],
+    )
+}

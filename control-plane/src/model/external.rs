@@ -1,0 +1,194 @@
+//! External services: which pods see which, with the policies that are for them, and what a namespace has by default.
+//!
+//! One that cannot be honoured is as the last version of it that could be; without such a version it stands for nothing, and the default decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prost::bytes::Bytes;
+use weft_core::Namespace;
+use weft_core::authorization::Posture;
+use weft_core::authorization::policy::PostureFrom;
+use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, InvalidEgress};
+use weft_core::service::ObjectRef;
+use weft_core::wellknown::ANNOTATION_EGRESS;
+use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
+
+use super::Model;
+use super::status::{Outcome, Refusal};
+use crate::objects::external::ExternalObject;
+use crate::objects::traffic::ParentRef;
+use crate::objects::{ObjectKey, PodObject};
+use crate::watch::Problem;
+
+/// All external services, by namespace and name.
+#[derive(Default)]
+pub(super) struct Externals {
+    /// What holds where a namespace says nothing.
+    otherwise: EgressDefault,
+    held: BTreeMap<ObjectRef, Held>,
+}
+
+/// A version that can be honoured, and its generation.
+#[derive(Clone)]
+pub(super) struct Good {
+    external: Arc<External>,
+    generation: i64,
+}
+
+struct Held {
+    object: Arc<ExternalObject>,
+    /// It, or the last one before it that could be honoured.
+    good: Option<Good>,
+    /// As pods get it, with its policies; none where nothing is in force.
+    bytes: Option<Bytes>,
+}
+
+impl Externals {
+    /// The last version of one that could be honoured.
+    pub(super) fn last_good(&self, id: &ObjectRef) -> Option<Good> {
+        self.held.get(id)?.good.clone()
+    }
+
+    /// Takes one in. Where it cannot be honoured, `last` stays in force.
+    pub(super) fn insert(&mut self, object: Arc<ExternalObject>, last: Option<Good>) {
+        let good = match &object.content {
+            Ok(external) => Some(Good { external: external.clone(), generation: object.generation }),
+            Err(_) => last,
+        };
+        self.held.insert(object.id.clone(), Held { object, good, bytes: None });
+    }
+
+    pub(super) fn remove(&mut self, id: &ObjectRef) {
+        self.held.remove(id);
+    }
+
+    pub(super) fn contains(&self, id: &ObjectRef) -> bool {
+        self.held.contains_key(id)
+    }
+}
+
+impl Model {
+    /// What becomes of destinations that nobody knows, where a namespace says nothing.
+    #[must_use]
+    pub fn with_egress(mut self, otherwise: EgressDefault) -> Self {
+        self.externals.otherwise = otherwise;
+        self
+    }
+
+    fn is_home(&self, namespace: &Namespace) -> bool {
+        self.authorizations.home() == namespace
+    }
+
+    /// The pods that see an external service.
+    pub(super) fn viewers(&self, id: &ObjectRef) -> Vec<ObjectRef> {
+        if self.is_home(&id.namespace) {
+            return self.pods.values().flat_map(BTreeMap::keys).cloned().collect();
+        }
+        self.pods.get(&id.namespace).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+    }
+
+    /// Encodes one anew, after it or a policy for it is another.
+    pub(super) fn refresh_external(&mut self, id: &ObjectRef) {
+        let is_mesh_wide = self.is_home(&id.namespace);
+        let policies = self.authorizations.of_external(id);
+        let Some(held) = self.externals.held.get_mut(id) else { return };
+        held.bytes = held.good.as_ref().map(|good| {
+            let mut wire = v1::ExternalService { mesh_wide: is_mesh_wide, ..(&*good.external).into() };
+            let size: usize = policies.iter().map(|p| p.policy.len()).sum();
+            wire.authorization = Some(if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
+                // The status says it: see `external_entry`.
+                posture_to(Posture::Deny, &PostureFrom::Mesh)
+            } else {
+                v1::Authorization { policies, ..posture_to(Posture::AllowAll, &PostureFrom::Mesh) }
+            });
+            external_bytes(&wire)
+        });
+    }
+
+    /// Where a pod may go outside of the mesh; none where nothing is said of it. With what a sidecar must have to enforce it.
+    pub(super) fn egress_of(&self, pod: &PodObject, problems: &mut Vec<Problem>) -> (Option<v1::Egress>, Vec<String>) {
+        let (otherwise, from) = self.egress_default_of(&pod.id.namespace, problems);
+        let home = self.authorizations.home();
+        let of = |namespace: &Namespace| {
+            let namespace = namespace.clone();
+            self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace).filter_map(|(_, held)| held.bytes.clone())
+        };
+        let mut externals: Vec<Bytes> = of(home).collect();
+        if pod.id.namespace != *home {
+            externals.extend(of(&pod.id.namespace));
+        }
+        if otherwise == EgressDefault::Allow && externals.is_empty() {
+            return (None, vec![]);
+        }
+        let (count, size) = (externals.len(), externals.iter().map(Bytes::len).sum::<usize>());
+        if count > MAX_EXTERNALS || size > MAX_EXTERNAL_BYTES {
+            problems.push(Problem {
+                place: format!("Pod {}", pod.id),
+                field: String::new(),
+                message: format!(
+                    "it sees {count} external services with {size} bytes; at most {MAX_EXTERNALS} with {MAX_EXTERNAL_BYTES} bytes are taken, and it may \
+                     call nothing until then: put hosts together, or spread them over namespaces"
+                ),
+            });
+            // No version has this, so that the pod's sidecar refuses everything, and says why.
+            return (None, vec![format!("room for {count} external services with {size} bytes")]);
+        }
+        (Some(v1::Egress { externals, ..egress_to(otherwise, &from) }), vec![FEATURE_EGRESS.to_owned()])
+    }
+
+    /// The namespace's own, or the mesh's. A word that is none denies, and is reported.
+    fn egress_default_of(&self, namespace: &Namespace, problems: &mut Vec<Problem>) -> (EgressDefault, PostureFrom) {
+        let word = self.namespaces.get(namespace).and_then(|n| n.annotations.get(ANNOTATION_EGRESS));
+        let Some(word) = word else { return (self.externals.otherwise, PostureFrom::Mesh) };
+        let otherwise = word.parse().unwrap_or_else(|e: InvalidEgress| {
+            problems.push(Problem {
+                place: format!("Namespace {namespace}"),
+                field: format!("metadata.annotations[{ANNOTATION_EGRESS:?}]"),
+                message: format!("{e}; deny is in force until then"),
+            });
+            EgressDefault::Deny
+        });
+        (otherwise, PostureFrom::Namespace(namespace.clone()))
+    }
+
+    /// What became of an external service: always one entry, for who sees it.
+    pub(super) fn external_entry(&self, key: &ObjectKey) -> Option<(i64, ParentRef, Outcome)> {
+        let held = self.externals.held.get(&key.id)?;
+        let mut outcome = Outcome::default();
+        if let Err((field, message)) = &held.object.content {
+            let refusal = |message: String| Refusal::new("Invalid", field.clone(), message);
+            match &held.good {
+                Some(good) => outcome.fallen_back = Some((refusal(message.clone()), good.generation)),
+                None => {
+                    outcome.refused =
+                        Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")))
+                }
+            }
+        }
+        let policies = self.authorizations.of_external(&key.id);
+        let size: usize = policies.iter().map(|p| p.policy.len()).sum();
+        if outcome.refused.is_none() && (policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES) {
+            let message = format!(
+                "{} authorization policies with {size} bytes are for it; at most {MAX_POLICIES} with {MAX_POLICY_BYTES} bytes are taken, and nobody \
+                 may go there until then: put several into one",
+                policies.len()
+            );
+            outcome.refused = Some(Refusal::new("Invalid", "", message));
+        }
+        let (group, kind, name) = if self.is_home(&key.id.namespace) {
+            ("weft.dev", "Mesh", self.trust_domain.to_string())
+        } else {
+            ("", "Namespace", key.id.namespace.to_string())
+        };
+        let parent = ParentRef {
+            group: Some(group.into()),
+            kind: Some(kind.into()),
+            namespace: None,
+            name,
+            section_name: None,
+            port: None,
+        };
+        Some((held.object.generation, parent, outcome))
+    }
+}

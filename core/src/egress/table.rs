@@ -1,0 +1,161 @@
+//! External services, found by host and port.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::external::{Egress, EgressDefault, External, ExternalPort, ExternalProtocol, Resolution};
+use super::host::Host;
+use crate::authorization::Compiled;
+use crate::authorization::policy::{HostMatch, PostureFrom};
+use crate::identity::SpiffeId;
+
+/// What one pod may reach outside of the mesh, ready to be asked. Immutable; made anew when a policy changes.
+#[derive(Debug)]
+pub struct Table {
+    default: EgressDefault,
+    default_from: PostureFrom,
+    /// In the order in which they win.
+    all: Vec<Arc<Listed>>,
+    /// Places in `all`, ascending, by the host that is named.
+    exact: HashMap<Host, Vec<u32>>,
+    /// By what stands behind `*.`.
+    suffixes: HashMap<Arc<str>, Vec<u32>>,
+    /// By the fixed address of a port for bytes.
+    addresses: HashMap<IpAddr, Vec<u32>>,
+    /// Ports at which the first bytes say which host is meant.
+    heard: HashSet<u16>,
+    /// Ports at which the address does.
+    bytes: HashSet<u16>,
+}
+
+/// An external service, with its policies.
+#[derive(Debug)]
+pub struct Listed {
+    /// What it says.
+    pub external: Arc<External>,
+    /// Who may go there; none where everybody may.
+    pub compiled: Option<Arc<Compiled>>,
+}
+
+impl Table {
+    /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about.
+    pub fn new(egress: &Egress, own: &SpiffeId) -> Self {
+        let mut externals = egress.externals.clone();
+        externals.sort_by(|a, b| (!a.is_mesh_wide, &a.id).cmp(&(!b.is_mesh_wide, &b.id)));
+        let mut table = Self {
+            default: egress.default,
+            default_from: egress.default_from.clone(),
+            all: Vec::with_capacity(externals.len()),
+            exact: HashMap::new(),
+            suffixes: HashMap::new(),
+            addresses: HashMap::new(),
+            heard: HashSet::new(),
+            bytes: HashSet::new(),
+        };
+        for external in externals {
+            table.add(external, own);
+        }
+        table
+    }
+
+    fn add(&mut self, external: Arc<External>, own: &SpiffeId) {
+        let place = self.all.len() as u32;
+        for host in &external.hosts {
+            match host {
+                HostMatch::Suffix(suffix) => self.suffixes.entry(suffix.clone()).or_default().push(place),
+                HostMatch::Exact(name) => {
+                    if let Some(host) = Host::read(name) {
+                        self.exact.entry(host).or_default().push(place);
+                    }
+                }
+            }
+        }
+        for port in &external.ports {
+            let ports = if port.protocol == ExternalProtocol::Tcp { &mut self.bytes } else { &mut self.heard };
+            ports.insert(port.port);
+        }
+        if external.ports.iter().any(|p| p.protocol == ExternalProtocol::Tcp) {
+            for endpoint in external.endpoints() {
+                self.addresses.entry(endpoint.address.to_canonical()).or_default().push(place);
+            }
+        }
+        let compiled = Compiled::new(&external.authorization, own.clone());
+        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
+        self.all.push(Arc::new(Listed { external, compiled }));
+    }
+
+    /// Whether nothing is asked: whatever is not known is dialled.
+    pub fn is_open(&self) -> bool {
+        self.default == EgressDefault::Allow && self.all.is_empty()
+    }
+
+    /// What becomes of a destination that no external service names.
+    pub fn default(&self) -> EgressDefault {
+        self.default
+    }
+
+    /// Who has set the default.
+    pub fn default_from(&self) -> &PostureFrom {
+        &self.default_from
+    }
+
+    /// Whether what is said first at a port tells which host is meant.
+    pub fn hears(&self, port: u16) -> bool {
+        self.heard.contains(&port)
+    }
+
+    /// Whether the address tells which host is meant at a port.
+    pub fn knows_by_address(&self, port: u16) -> bool {
+        self.bytes.contains(&port)
+    }
+
+    /// The external service that counts for a host at a port.
+    pub fn find(&self, host: &Host, port: u16) -> Option<(&Arc<Listed>, ExternalPort)> {
+        let mut best: Option<((bool, u32, u32), &Arc<Listed>, ExternalPort)> = None;
+        let mut offer = |places: Option<&Vec<u32>>, rank: u32| {
+            for place in places.into_iter().flatten() {
+                let listed = &self.all[*place as usize];
+                let Some(at) = listed.external.port(port) else { continue };
+                let key = (!listed.external.is_mesh_wide, rank, *place);
+                if best.as_ref().is_none_or(|(held, ..)| key < *held) {
+                    best = Some((key, listed, *at));
+                }
+            }
+        };
+        offer(self.exact.get(host), 0);
+        if let Host::Name(name) = host {
+            // The more labels are left, the more the wildcard says.
+            for (rank, (dot, _)) in name.match_indices('.').enumerate() {
+                offer(self.suffixes.get(&name[dot + 1..]), rank as u32 + 1);
+            }
+        }
+        best.map(|(_, listed, at)| (listed, at))
+    }
+
+    /// The external service for bytes to an address at a port: one that has the address, else one that names a host that led there. `names` are
+    /// such hosts.
+    pub fn find_by_address(&self, ip: IpAddr, port: u16, names: &[Host]) -> Option<(&Arc<Listed>, ExternalPort)> {
+        let is_bytes = |at: &ExternalPort| at.protocol == ExternalProtocol::Tcp;
+        let fixed = self.addresses.get(&ip.to_canonical()).into_iter().flatten().find_map(|place| {
+            let listed = &self.all[*place as usize];
+            Some((listed, *listed.external.port(port).filter(|at| is_bytes(at))?))
+        });
+        let named =
+            || names.iter().filter_map(|host| self.find(host, port)).find(|(listed, at)| is_bytes(at) && listed.is_resolved());
+        fixed.or_else(named)
+    }
+
+    /// Whether anything is said of a host, at any port.
+    pub fn names(&self, host: &Host) -> bool {
+        let by_suffix = |name: &Arc<str>| name.match_indices('.').any(|(dot, _)| self.suffixes.contains_key(&name[dot + 1..]));
+        self.exact.contains_key(host) || host.name().is_some_and(by_suffix)
+    }
+}
+
+impl Listed {
+    /// Whether the resolver says where it is.
+    pub fn is_resolved(&self) -> bool {
+        self.external.resolution == Resolution::Dns
+    }
+}
