@@ -47,7 +47,7 @@ pub async fn run(client: Client, hub: Arc<Hub>, mut leading: watch::Receiver<boo
             let api = Api::<Event>::namespaced(client.clone(), policy.namespace.as_str());
             match within(async { won(api.create(&PostParams::default(), &event).await) }).await {
                 // Whether it was us who told it is the same.
-                Ok(_) => drop(told.extend(event.metadata.name)),
+                Ok(_) => told.extend(event.metadata.name),
                 Err(why) => {
                     tracing::warn!(%policy, "what of a NetworkPolicy is not enforced could not be told by an event: {why}");
                     break;

@@ -195,7 +195,7 @@ impl Model {
             return vec![];
         }
         let labels = self.labels_of(&pod.id.namespace);
-        let holds = |named: &Named| named.selection.is_in(&pod.id.namespace, &labels) && named.selection.picks(pod).is_some();
+        let holds = |named: &Named| named.selection.is_in(&pod.id.namespace, &labels) && named.selection.picks(pod);
         self.networks.sets.iter().filter(|(_, named)| holds(named)).map(|(id, _)| *id).collect()
     }
 
@@ -225,8 +225,8 @@ impl Model {
                 if !named.selection.is_in(namespace, &self.labels_of(namespace)) {
                     continue;
                 }
-                for pod in pods.values().filter(|pod| counts(pod)) {
-                    let Some(port) = named.selection.picks(pod) else { continue };
+                for pod in pods.values().filter(|pod| counts(pod) && named.selection.picks(pod)) {
+                    let port = named.selection.port_of(pod);
                     let identity = self.reach(pod).identity().cloned();
                     for address in pod.addresses() {
                         let member = Member { pod: pod.id.clone(), identity: identity.clone(), port };

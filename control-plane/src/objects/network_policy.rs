@@ -129,7 +129,9 @@ impl Selector {
     /// The same selection spelt in one way.
     fn plain(&self) -> Self {
         let mut expressions: Vec<Requirement> = self.match_expressions.iter().flatten().cloned().collect();
-        expressions.iter_mut().for_each(|r| r.values = r.values.take().filter(|v| !v.is_empty()));
+        for r in &mut expressions {
+            r.values = r.values.take().filter(|v| !v.is_empty());
+        }
         expressions.sort();
         expressions.dedup();
         Self {

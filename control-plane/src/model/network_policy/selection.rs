@@ -56,14 +56,13 @@ impl Selection {
         }
     }
 
-    /// Whether it picks a pod of such a namespace, and by which port, where it is about one.
-    pub(super) fn picks(&self, pod: &PodObject) -> Option<Option<u16>> {
-        if !self.pods.selects(&pod.labels) {
-            return None;
-        }
-        match &self.port {
-            None => Some(None),
-            Some(name) => pod.port_named(name).map(Some),
-        }
+    /// Whether it picks a pod of such a namespace.
+    pub(super) fn picks(&self, pod: &PodObject) -> bool {
+        self.pods.selects(&pod.labels) && (self.port.is_none() || self.port_of(pod).is_some())
+    }
+
+    /// The port that a pod has under the name that it is about, where it is about one.
+    pub(super) fn port_of(&self, pod: &PodObject) -> Option<u16> {
+        pod.port_named(self.port.as_ref()?)
     }
 }

@@ -67,7 +67,6 @@ fn namespace(name: &str, labels: &str) -> String {
     format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n")
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<(&'static str, Vec<Step>)> {
     let from = |who: &str| format!("[{{from: [{{podSelector: {who}}}]}}]");
     let from_ns = |who: &str| format!("[{{from: [{{namespaceSelector: {who}}}]}}]");
