@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     weft_sidecar::limits::raise_open_files();
+    weft_sidecar::limits::no_core_files();
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(run(config))
 }

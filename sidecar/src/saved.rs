@@ -43,6 +43,9 @@ impl Store {
         if mode & 0o077 != 0 {
             bail!("{} may be entered by others (mode {mode:o}) and would hold a private key: chmod 700 it", dir.display());
         }
+        if !is_in_memory(dir) {
+            tracing::warn!(dir = %dir.display(), "the state directory is not in memory (tmpfs), and will hold a private key: whoever reads the disk later has it");
+        }
         Ok(Self { path: dir.join("state") })
     }
 
@@ -53,13 +56,14 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", self.path.display())),
         };
-        let state = decode(&bytes)?;
+        let mut state = decode(&bytes)?;
+        let key = wiped(&mut state);
         let age = unix_now() - state.saved_at;
         if !(0..=MAX_AGE_SECS).contains(&age) {
             bail!("it was saved {age} s ago by this machine's clock, and at most {MAX_AGE_SECS} s are trusted");
         }
         let chain = state.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let svid = Svid::new(chain, Zeroizing::new(state.private_key.to_vec()))?;
+        let svid = Svid::new(chain, key)?;
         if svid.info().not_after <= unix_now() {
             bail!("its certificate has expired");
         }
@@ -69,7 +73,7 @@ impl Store {
 
     /// Keeps state: a new file renamed over the old one, so that a full disk or a crash loses nothing.
     pub fn save(&self, svid: &Svid, bundle: &TrustBundle, resources: &[Arc<v1::Resource>]) -> std::io::Result<()> {
-        let state = v1::SavedState {
+        let mut state = v1::SavedState {
             saved_at: unix_now(),
             chain: svid.chain().iter().map(|der| der.as_ref().to_vec().into()).collect(),
             private_key: svid.pkcs8().to_vec().into(),
@@ -77,6 +81,7 @@ impl Store {
             resources: resources.iter().map(|r| (**r).clone()).collect(),
         };
         let body = Zeroizing::new(prost::Message::encode_to_vec(&state));
+        drop(wiped(&mut state));
         let temporary = self.path.with_extension("new");
         let written = (|| {
             let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -93,6 +98,20 @@ impl Store {
         }
         written
     }
+}
+
+/// Whether what is written there never reaches a disk, swap aside. Where that cannot be told, it is taken to.
+fn is_in_memory(dir: &Path) -> bool {
+    use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+    /// `ramfs`, as linux/magic.h has it.
+    const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+    statfs(dir).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.filesystem_type()))
+}
+
+/// Takes the key out of a state: its bytes are overwritten when what is given ends.
+fn wiped(state: &mut v1::SavedState) -> Zeroizing<Vec<u8>> {
+    // Nobody else holds them, so that these are the bytes themselves and no copy.
+    Zeroizing::new(Vec::from(std::mem::take(&mut state.private_key)))
 }
 
 fn decode(bytes: &[u8]) -> anyhow::Result<v1::SavedState> {

@@ -20,6 +20,9 @@ pub enum LeafError {
     /// Its key may not sign.
     #[error("its key usage lacks digitalSignature")]
     KeyUsage,
+    /// Its serial number is negative, or longer than 20 bytes (RFC 5280, section 4.1.2.2).
+    #[error("its serial number is negative, or longer than 20 bytes")]
+    Serial,
     /// It is a CA.
     #[error("it is a CA certificate")]
     Ca,
@@ -54,6 +57,12 @@ impl LeafInfo {
         let id: SpiffeId = uri.parse()?;
         if cert.is_ca() {
             return Err(LeafError::Ca);
+        }
+        // The path builder takes any number; a denial is to mean one certificate.
+        let serial = cert.raw_serial();
+        let is_negative = serial.first().is_none_or(|byte| byte & 0x80 != 0);
+        if is_negative || serial.strip_prefix(&[0]).unwrap_or(serial).len() > 20 {
+            return Err(LeafError::Serial);
         }
         let usage = cert.key_usage().map_err(|_| LeafError::Malformed)?;
         if !usage.is_some_and(|u| u.value.digital_signature()) {
