@@ -95,8 +95,17 @@ fn shown(replica: &str, record: &Value) -> String {
     lines.extend(text("policy").map(|policy| ("policy", of_policy(policy))));
     lines.extend(text("clause").filter(|clause| !clause.is_empty()).map(|clause| ("matched by", clause)));
     let caller = text("peer").unwrap_or_default();
-    lines.push(("caller", text("source").map_or(caller.clone(), |source| format!("{caller} from {source}"))));
-    lines.push(("called", format!("port {} of {replica}", text("port").unwrap_or_default())));
+    match text("called") {
+        // It was refused where it came from.
+        Some(called) => {
+            lines.push(("caller", replica.to_owned()));
+            lines.push(("called", called));
+        }
+        None => {
+            lines.push(("caller", text("source").map_or(caller.clone(), |source| format!("{caller} from {source}"))));
+            lines.push(("called", format!("port {} of {replica}", text("port").unwrap_or_default())));
+        }
+    }
     lines.extend((!request.is_empty()).then_some(("request", request)));
     lines.extend(text("protocol").map(|protocol| ("protocol", protocol)));
     lines.extend(record["at"].as_i64().and_then(when).map(|time| ("at", time)));

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_ROUTES};
+use weft_core::network_policy::PeersId;
+use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_OUTBOUND, FEATURE_ROUTES};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -25,7 +26,7 @@ use crate::hub::{Hub, Subscription};
 use crate::issue::deny::Effective;
 use crate::issue::trust::records::{Records, Seat};
 use crate::server::{Peer, random, unix_now};
-use crate::snapshot::{EndpointsEntry, PIECE, Place, View, Viewer};
+use crate::snapshot::{EndpointsEntry, PIECE, PeersEntry, Place, View, Viewer};
 
 /// The most names that one message may carry.
 const MAX_NAMES: usize = 1_000;
@@ -74,6 +75,7 @@ impl Discovery for DiscoveryService {
             out: tx.clone(),
             held: HashMap::new(),
             bases: HashMap::new(),
+            peers: HashMap::new(),
             set_hash: SetHash::default(),
             sent: 0,
             acknowledged: 0,
@@ -144,6 +146,8 @@ struct Session {
     held: HashMap<ResourceName, Version>,
     /// What it holds of endpoint sets, shared with the snapshot that it came from: the base of deltas.
     bases: HashMap<ResourceName, Arc<EndpointsEntry>>,
+    /// The same of sets of pods.
+    peers: HashMap<PeersId, Arc<PeersEntry>>,
     set_hash: SetHash,
     sent: u64,
     acknowledged: u64,
@@ -215,6 +219,10 @@ impl Session {
                 self.check_count(cost)?;
                 for name in &s.names {
                     let name = parse(name)?;
+                    // Sets of pods come with the policies that name them.
+                    if matches!(name, ResourceName::Peers(_)) {
+                        continue;
+                    }
                     if let ResourceName::Service(id) = &name {
                         self.fronts.insert(id.clone());
                     }
@@ -317,6 +325,9 @@ impl Session {
         for name in [ResourceName::Trust, ResourceName::Mesh, ResourceName::Inbound] {
             self.sub.add(name);
         }
+        if hello.features.iter().any(|f| f == FEATURE_OUTBOUND) {
+            self.sub.add(ResourceName::Outbound);
+        }
         Ok(())
     }
 
@@ -365,6 +376,9 @@ impl Session {
 
     fn drop_held(&mut self, name: &ResourceName) {
         self.bases.remove(name);
+        if let ResourceName::Peers(id) = name {
+            self.peers.remove(id);
+        }
         if let Some(old) = self.held.remove(name) {
             self.set_hash.remove(&name.to_string(), old);
         }
@@ -388,18 +402,32 @@ impl Session {
             let view = snapshot.view(&name, &self.viewer);
             let version = view.version();
             if self.held.get(&name) == Some(&version) {
-                if let View::Endpoints(entry) = view {
-                    self.bases.insert(name, entry);
+                match (view, &name) {
+                    (View::Endpoints(entry), _) => {
+                        self.bases.insert(name, entry);
+                    }
+                    (View::Peers(entry), ResourceName::Peers(id)) => {
+                        self.peers.insert(*id, entry);
+                    }
+                    _ => {}
                 }
                 continue;
             }
             let pieces = match &view {
                 // A pod that the model does not have yet has no policy yet: its sidecar waits.
-                View::Absent if name == ResourceName::Inbound && !self.held.contains_key(&name) => continue,
+                View::Absent
+                    if matches!(name, ResourceName::Inbound | ResourceName::Outbound) && !self.held.contains_key(&name) =>
+                {
+                    continue;
+                }
                 // The service says whether it has any.
                 View::Absent
                     if matches!(name, ResourceName::Routes(_) | ResourceName::Policy(_)) && !self.held.contains_key(&name) =>
                 {
+                    continue;
+                }
+                View::Absent if matches!(name, ResourceName::Peers(_)) && !self.held.contains_key(&name) => {
+                    self.sub.remove(&name);
                     continue;
                 }
                 View::Absent => {
@@ -408,6 +436,10 @@ impl Session {
                 }
                 View::Plain(entry) => vec![(version, Some(entry.body.clone()))],
                 View::Routes(routes) => vec![(version, Some(routes.entry.body.clone()))],
+                View::Peers(entry) => {
+                    let base = if let ResourceName::Peers(id) = &name { self.peers.insert(*id, entry.clone()) } else { None };
+                    entry.pieces(base.as_deref()).into_iter().map(|(version, body)| (version, Some(body))).collect()
+                }
                 View::Endpoints(entry) => {
                     let base = self.bases.insert(name.clone(), entry.clone());
                     entry.pieces(base.as_deref()).into_iter().map(|(version, body)| (version, Some(body))).collect()
@@ -420,6 +452,12 @@ impl Session {
                     endpoints = 0;
                     self.update(std::mem::take(&mut resources)).await?;
                 }
+            }
+            if matches!((&name, version), (ResourceName::Peers(_), Version(0))) {
+                // A set that is not named any more is dropped at both ends.
+                self.drop_held(&name);
+                self.sub.remove(&name);
+                continue;
             }
             self.hold(name, version);
         }
@@ -444,9 +482,12 @@ fn weight(body: &Body) -> usize {
     match body {
         Body::Endpoints(all) => all.endpoints.len(),
         Body::EndpointsDelta(delta) => delta.upserted.len() + delta.removed.len(),
+        Body::Peers(all) => all.members.len(),
+        Body::PeersDelta(delta) => delta.upserted.len() + delta.removed.len(),
         Body::Routes(routes) => routes.encoded_len() / ENDPOINT_BYTES,
         Body::Policy(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         Body::Inbound(policy) => policy.encoded_len() / ENDPOINT_BYTES,
+        Body::Outbound(policy) => policy.encoded_len() / ENDPOINT_BYTES,
         _ => 0,
     }
 }

@@ -2,6 +2,7 @@
 //! nothing else, so that it says the same of manifests as of a mesh.
 
 pub mod flows;
+mod network;
 mod tokens;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
     let port = u16::try_from(ask.port).ok().filter(|p| *p != 0).ok_or_else(|| question("the port is not from 1 to 65535"))?;
     let caller = caller(snapshot, domain, ask)?;
     let source = source(snapshot, ask, caller.as_ref())?;
+    let pod = calling_pod(snapshot, ask, caller.as_ref())?;
     let service = snapshot.endpoints.get(&to).ok_or_else(|| Unexplained::NotThere(format!("there is no Service {to}")))?;
     let endpoints: Vec<(&Endpoint, u16)> = service.anywhere.list.iter().filter_map(|e| Some((e, e.target_port(port)?))).collect();
     if endpoints.is_empty() {
@@ -54,12 +56,14 @@ pub fn explain(snapshot: &Snapshot, domain: &TrustDomain, ask: &v1::ExplainReque
         )));
     }
     let request = ask.call.as_ref().map(|call| Request::new(call, &to)).transpose()?;
-    let ground = Ground { snapshot, to: &to, caller: caller.as_ref(), source: &source, request: request.as_ref() };
+    let ground =
+        Ground { snapshot, to: &to, caller: caller.as_ref(), pod: pod.as_ref(), source: &source, request: request.as_ref() };
     let mut judged = Judged::default();
     let mut answers: Vec<v1::Explanation> = Vec::new();
     for (endpoint, target) in endpoints {
         let pod = endpoint.workload.as_ref().map_or_else(|| endpoint.address.to_string(), ToString::to_string);
         let mut answer = ground.answer(endpoint, target, &mut judged);
+        ground.isolate(endpoint, target, &mut answer);
         match answers.iter_mut().find(|held| v1::Explanation { pods: vec![], ..(*held).clone() } == answer) {
             Some(held) => held.pods.push(pod),
             None => {
@@ -157,6 +161,22 @@ fn source(snapshot: &Snapshot, ask: &v1::ExplainRequest, caller: Option<&SpiffeI
     Ok(all.min_by_key(|(id, _)| (*id).clone()).map_or(Source::Unknown, |(_, facts)| Source::Assumed(facts.addresses[0])))
 }
 
+/// The pod that calls: the one that is named, or the first that has the caller's service account.
+fn calling_pod(
+    snapshot: &Snapshot,
+    ask: &v1::ExplainRequest,
+    caller: Option<&SpiffeId>,
+) -> Result<Option<ObjectRef>, Unexplained> {
+    if let Some((pod, _)) = from_pod(snapshot, ask)? {
+        return Ok(Some(pod));
+    }
+    let Some(caller) = caller else { return Ok(None) };
+    let is_of =
+        |id: &ObjectRef, account: &str| id.namespace == *caller.namespace() && account == caller.service_account().as_str();
+    let all = snapshot.pods.iter().filter(|(id, facts)| is_of(id, &facts.service_account) && !facts.addresses.is_empty());
+    Ok(all.map(|(id, _)| id.clone()).min())
+}
+
 /// An inbound policy, ready to be asked.
 struct Ready {
     policy: InboundPolicy,
@@ -190,6 +210,8 @@ struct Ground<'a> {
     snapshot: &'a Snapshot,
     to: &'a ObjectRef,
     caller: Option<&'a SpiffeId>,
+    /// The pod that is thought to call; none where none is known.
+    pod: Option<&'a ObjectRef>,
     source: &'a Source,
     request: Option<&'a Request>,
 }

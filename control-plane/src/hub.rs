@@ -103,6 +103,18 @@ impl Hub {
             let (name, who) = match change {
                 Changed::Name(name) => (name.clone(), streams.by_name.get(name)),
                 Changed::Inbound(pod) => (ResourceName::Inbound, streams.by_pod.get(pod)),
+                // A stream that has not subscribed to it has a sidecar that does not know the name.
+                Changed::Outbound(pod) => {
+                    for id in streams.by_pod.get(pod).into_iter().flatten() {
+                        if streams.by_name.get(&ResourceName::Outbound).is_some_and(|s| s.contains(id))
+                            && let Some(stream) = streams.all.get(id)
+                        {
+                            lock(&stream.pending).insert(ResourceName::Outbound);
+                            stream.wake.notify_one();
+                        }
+                    }
+                    continue;
+                }
                 Changed::Meshed(_) | Changed::Status(_) => continue,
             };
             for stream in who.into_iter().flatten().filter_map(|id| streams.all.get(id)) {

@@ -7,6 +7,7 @@ pub mod lease;
 pub mod review;
 pub mod status;
 pub mod strays;
+pub mod unenforced;
 pub mod uptake;
 
 use std::sync::Arc;
@@ -108,6 +109,7 @@ impl Cluster {
         tasks.spawn(statusing.run(led.clone()));
         let home = config.cluster.namespace.clone();
         tasks.spawn(strays::run(self.client.clone(), self.strays.clone(), home, led.clone(), health.clone()));
+        tasks.spawn(unenforced::run(self.client.clone(), hub.clone(), led.clone()));
         tasks.spawn(tell(led, health.clone()));
         tasks
     }

@@ -164,6 +164,7 @@ fn model(config: &Config, ca: &Ca) -> Model {
     let mesh = Entry::new(Body::Mesh(v1::Mesh {
         trust_domain: config.trust_domain.to_string(),
         ranges: config.mesh_ranges.iter().map(ToString::to_string).collect(),
+        features: vec![weft_core::policy::FEATURE_OUTBOUND.to_owned()],
     }));
     Model::new(config.trust_domain.clone(), config.mtls, trust, mesh)
         .with_authorization(config.default_policy, config.cluster.namespace.clone())
@@ -228,7 +229,7 @@ async fn write(mut model: Model, mut batches: mpsc::Receiver<Batch>, ca: Arc<Ca>
         let changed = model.apply(batch.changes);
         // Before anybody is served: who is denied must not slip in meanwhile.
         ca.denials().says(model.said());
-        hub.set_problems(batch.problems.into_iter().chain(model.problems()).collect());
+        hub.set_problems(batch.problems.into_iter().chain(model.problems()).chain(model.notes()).collect());
         if !changed.is_empty() {
             tracing::debug!(generation = model.snapshot().generation, changed = changed.len(), "published");
             hub.publish(model.snapshot().clone(), &changed);

@@ -5,6 +5,8 @@ pub(crate) mod endpoints;
 mod inbound;
 mod issuers;
 mod modes;
+mod network_policy;
+mod outbound;
 mod places;
 mod policies;
 mod routes;
@@ -15,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_core::network_policy::PeersId;
 use weft_core::policy::MtlsMode;
 use weft_core::service::{AddressKind, ObjectRef, Reach, Workload};
 use weft_core::{Namespace, SpiffeId, TrustDomain};
@@ -29,6 +32,7 @@ use crate::watch::{Change, Problem};
 use authorization::Authorizations;
 use issuers::Issuers;
 use modes::MtlsPolicies;
+use network_policy::Networks;
 use places::Places;
 use policies::Policies;
 use routes::Routes;
@@ -44,6 +48,8 @@ pub enum Changed {
     Name(ResourceName),
     /// A pod's inbound policy, or the facts of the pod itself.
     Inbound(ObjectRef),
+    /// What a pod may call.
+    Outbound(ObjectRef),
     /// A namespace came into the mesh, or left it.
     Meshed(Namespace),
     /// What became of a route or policy.
@@ -77,6 +83,7 @@ pub struct Model {
     routes: Routes,
     policies: Policies,
     authorizations: Authorizations,
+    networks: Networks,
     trusting: Trusting,
     modes: MtlsPolicies,
     issuers: Issuers,
@@ -102,6 +109,7 @@ impl Model {
             routes: Routes::default(),
             policies: Policies::default(),
             authorizations: Authorizations::default(),
+            networks: Networks::default(),
             trusting: Trusting::default(),
             modes: MtlsPolicies::default(),
             issuers: Issuers::default(),
@@ -134,6 +142,13 @@ impl Model {
     /// What manifests say of foreign trust domains, and of who is denied.
     pub fn said(&self) -> Said {
         self.trusting.said(&self.trust_domain, self.authorizations.home()).0
+    }
+
+    /// What of network policies is not enforced, and where: no fault of theirs.
+    pub fn notes(&self) -> Vec<Problem> {
+        let mut all: Vec<Problem> = self.snapshot.networks.values().flat_map(|facts| facts.notes.iter().cloned()).collect();
+        all.sort();
+        all
     }
 
     /// What became of each route and policy.
@@ -188,8 +203,14 @@ impl Model {
         for id in &dirty.services {
             self.refresh_service(id, &mut changed);
         }
+        for id in &dirty.peers {
+            self.refresh_peers(*id, &mut changed);
+        }
         for id in &dirty.pods {
             self.refresh_pod(id, &mut changed);
+        }
+        for id in &dirty.networks {
+            self.refresh_network(id);
         }
         // Known only once the pods are.
         for key in self.take_overruled() {
@@ -212,6 +233,7 @@ impl Model {
                 if let Some(pods) = self.pods.get(&key.id.namespace) {
                     dirty.pods.extend(pods.keys().cloned());
                 }
+                dirty.peers.extend(self.sets_by_labels_of(&key.id.namespace));
             }
             Kind::Service => {
                 dirty.services.insert(key.id.clone());
@@ -236,6 +258,12 @@ impl Model {
                 dirty.pods.insert(key.id.clone());
                 dirty.namespaces.insert(key.id.namespace.clone());
                 let Some(pod) = self.pod(&key.id) else { return };
+                dirty.peers.extend(self.sets_with(pod));
+                dirty.networks.extend(self.networks_for(pod));
+                // An address may pass from one pod to another.
+                for other in pod.addresses().iter().filter_map(|ip| self.pod_at.get(ip)).flatten().filter(|id| **id != key.id) {
+                    dirty.peers.extend(self.pod(other).map(|other| self.sets_with(other)).unwrap_or_default());
+                }
                 for ip in pod.addresses() {
                     self.mark_address(ip, dirty);
                 }
@@ -256,6 +284,11 @@ impl Model {
             Kind::AuthorizationPolicy => {
                 dirty.statuses.insert(key.clone());
                 dirty.pods.extend(self.touched_by_authorization(&key.id));
+            }
+            Kind::NetworkPolicy => {
+                dirty.networks.insert(key.id.clone());
+                dirty.peers.extend(self.named_by_network(&key.id));
+                dirty.pods.extend(self.touched_by_network(&key.id));
             }
             Kind::MtlsPolicy => {
                 dirty.statuses.insert(key.clone());
@@ -322,6 +355,7 @@ impl Model {
             Kind::ReferenceGrant => self.routes.remove_grant(&key.id),
             Kind::BackendTrafficPolicy | Kind::TrafficPolicy => self.policies.remove(key),
             Kind::AuthorizationPolicy => self.authorizations.remove(&key.id),
+            Kind::NetworkPolicy => self.networks.remove(&key.id),
             Kind::Federation => drop(self.trusting.federations.remove(&key.id)),
             Kind::IdentityDenial => drop(self.trusting.denials.remove(&key.id)),
             Kind::MtlsPolicy => self.modes.remove(&key.id),
@@ -374,6 +408,7 @@ impl Model {
             Object::ReferenceGrant(o) => self.routes.insert_grant(o),
             Object::BackendTrafficPolicy(ref o) | Object::TrafficPolicy(ref o) => self.policies.insert(object.key(), o.clone()),
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
+            Object::NetworkPolicy(o) => self.networks.insert(o),
             Object::Federation(o) => drop(self.trusting.federations.insert(o.id.clone(), o)),
             Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
             Object::MtlsPolicy(o) => self.modes.insert(o, None),
@@ -606,6 +641,15 @@ impl Model {
         if put(&mut self.snapshot.inbound, id, entry, |a, b| a.version == b.version) {
             changed.insert(Changed::Inbound(id.clone()));
         }
+        let pod = self.pod(id);
+        let isolations = pod.map(|pod| [self.network_ingress(pod), self.network_egress(pod)]).into_iter().flatten().flatten();
+        let named: BTreeSet<PeersId> = isolations.flat_map(|i| i.sets().collect::<Vec<_>>()).collect();
+        let named = (!named.is_empty()).then(|| Arc::new(named));
+        let outbound = pod.map(|pod| Entry::new(Body::Outbound(self.outbound_of(pod))));
+        put(&mut self.snapshot.named, id, named, |a, b| a == b);
+        if put(&mut self.snapshot.outbound, id, outbound, |a, b| a.version == b.version) {
+            changed.insert(Changed::Outbound(id.clone()));
+        }
     }
 
     /// The policies that a pod's inbound policy is made of.
@@ -646,6 +690,10 @@ struct Dirty {
     namespaces: BTreeSet<Namespace>,
     services: BTreeSet<ObjectRef>,
     pods: BTreeSet<ObjectRef>,
+    /// Sets of pods that network policies name.
+    peers: BTreeSet<PeersId>,
+    /// Network policies, for what is told of them.
+    networks: BTreeSet<ObjectRef>,
     addresses: BTreeSet<IpAddr>,
     /// Nodes that slices tell the zone of, with the zone that was known before.
     nodes: BTreeMap<Arc<str>, Option<Arc<str>>>,

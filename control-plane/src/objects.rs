@@ -4,6 +4,7 @@
 pub mod authorization;
 pub mod jwt;
 pub mod mtls;
+pub mod network_policy;
 pub mod traffic;
 pub mod trust;
 
@@ -20,6 +21,7 @@ use weft_core::{Name, Namespace};
 use authorization::AuthorizationObject;
 use jwt::IssuerObject;
 use mtls::MtlsObject;
+use network_policy::NetworkPolicyObject;
 use traffic::{PolicyObject, ReferenceGrantObject, RouteObject};
 use trust::{DenialObject, FederationObject};
 
@@ -35,6 +37,7 @@ pub enum Object {
     BackendTrafficPolicy(Arc<PolicyObject>),
     TrafficPolicy(Arc<PolicyObject>),
     AuthorizationPolicy(Arc<AuthorizationObject>),
+    NetworkPolicy(Arc<NetworkPolicyObject>),
     Federation(Arc<FederationObject>),
     IdentityDenial(Arc<DenialObject>),
     MtlsPolicy(Arc<MtlsObject>),
@@ -62,6 +65,7 @@ pub enum Kind {
     BackendTrafficPolicy,
     TrafficPolicy,
     AuthorizationPolicy,
+    NetworkPolicy,
     /// `FederatedTrustDomain`.
     Federation,
     IdentityDenial,
@@ -85,6 +89,7 @@ impl Kind {
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
             Self::Federation => "FederatedTrustDomain",
             Self::IdentityDenial => "IdentityDenial",
             Self::MtlsPolicy => "MtlsPolicy",
@@ -118,6 +123,7 @@ impl Kind {
             | Self::JwtIssuer
             | Self::Federation
             | Self::IdentityDenial => "weft.dev/v1alpha1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
 }
@@ -143,6 +149,7 @@ impl Object {
             Self::BackendTrafficPolicy(o) => (Kind::BackendTrafficPolicy, &o.id),
             Self::TrafficPolicy(o) => (Kind::TrafficPolicy, &o.id),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.id),
+            Self::NetworkPolicy(o) => (Kind::NetworkPolicy, &o.id),
             Self::Federation(o) => (Kind::Federation, &o.id),
             Self::IdentityDenial(o) => (Kind::IdentityDenial, &o.id),
             Self::MtlsPolicy(o) => (Kind::MtlsPolicy, &o.id),

@@ -1,6 +1,7 @@
 //! The mesh as sidecars may see it: immutable, encoded once, shared by every stream.
 
 pub mod modes;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use weft_core::Namespace;
 use weft_core::authorization::Action;
+use weft_core::network_policy::PeersId;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef};
 use weft_core::version::Version;
 use weft_proto::v1::resource::Body;
@@ -16,7 +18,10 @@ use weft_proto::{ResourceName, v1};
 use crate::model::status::Statuses;
 use crate::objects::authorization::Scope;
 use crate::objects::{ObjectKey, PodObject};
+use crate::watch::Problem;
 use modes::PodModes;
+
+pub use peers::PeersEntry;
 
 /// A resource with its version.
 #[derive(Debug)]
@@ -203,6 +208,17 @@ pub struct AuthorizationFacts {
     pub is_last_good: bool,
 }
 
+/// A network policy, for people: sidecars have it in the policies of the pods that it is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkFacts {
+    /// Given by an API server alone.
+    pub uid: Option<String>,
+    /// Whether it isolates for ingress, and for egress.
+    pub isolates: (bool, bool),
+    /// What of it weft does not enforce, and where.
+    pub notes: Vec<Problem>,
+}
+
 /// One generation of the mesh. Cloning shares structure, so that a change costs what it touches.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -210,12 +226,18 @@ pub struct Snapshot {
     pub trust: Arc<Entry>,
     pub mesh: Arc<Entry>,
     pub inbound: imbl::HashMap<ObjectRef, Arc<Entry>>,
+    pub outbound: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub addresses: imbl::HashMap<IpAddr, Arc<Entry>>,
     pub services: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub endpoints: imbl::HashMap<ObjectRef, Arc<ServiceEndpoints>>,
     pub routes: imbl::HashMap<ObjectRef, Arc<ServiceRoutes>>,
     pub policies: imbl::HashMap<ObjectRef, Arc<Entry>>,
     pub authorizations: imbl::HashMap<ObjectRef, Arc<AuthorizationFacts>>,
+    /// Sets of pods that network policies name.
+    pub peers: imbl::HashMap<PeersId, Arc<PeersEntry>>,
+    /// Which of them the policies of each pod name, where they name any: nobody else sees them.
+    pub named: imbl::HashMap<ObjectRef, Arc<BTreeSet<PeersId>>>,
+    pub networks: imbl::HashMap<ObjectRef, Arc<NetworkFacts>>,
     /// By pod: its mTLS modes, and who set them.
     pub modes: imbl::HashMap<ObjectRef, Arc<PodModes>>,
     /// By pod: the policies that its inbound policy is made of; none where there are none.
@@ -247,6 +269,7 @@ pub enum View {
     Plain(Arc<Entry>),
     Endpoints(Arc<EndpointsEntry>),
     Routes(Arc<RoutesEntry>),
+    Peers(Arc<PeersEntry>),
     Absent,
 }
 
@@ -264,6 +287,7 @@ impl View {
             Self::Plain(e) => e.version,
             Self::Endpoints(e) => e.version,
             Self::Routes(e) => e.entry.version,
+            Self::Peers(e) => e.version,
             Self::Absent => Version::default(),
         }
     }
@@ -276,12 +300,16 @@ impl Snapshot {
             trust,
             mesh,
             inbound: imbl::HashMap::new(),
+            outbound: imbl::HashMap::new(),
             addresses: imbl::HashMap::new(),
             services: imbl::HashMap::new(),
             endpoints: imbl::HashMap::new(),
             routes: imbl::HashMap::new(),
             policies: imbl::HashMap::new(),
             authorizations: imbl::HashMap::new(),
+            peers: imbl::HashMap::new(),
+            named: imbl::HashMap::new(),
+            networks: imbl::HashMap::new(),
             modes: imbl::HashMap::new(),
             governed: imbl::HashMap::new(),
             statuses: Statuses::new(),
@@ -297,6 +325,11 @@ impl Snapshot {
         self.pods.get(pod).is_some_and(|p| p.service_account == service_account)
     }
 
+    /// Whether the policies of a pod name a set of peers.
+    fn names(&self, pod: Option<&ObjectRef>, set: PeersId) -> bool {
+        pod.and_then(|p| self.named.get(p)).is_some_and(|sets| sets.contains(&set))
+    }
+
     /// Where the pod runs that a sidecar is beside.
     pub fn place(&self, pod: Option<&ObjectRef>) -> Place {
         pod.and_then(|p| self.pods.get(p)).map(|p| p.place.clone()).unwrap_or_default()
@@ -310,6 +343,7 @@ impl Snapshot {
             ResourceName::Trust => View::Plain(self.trust.clone()),
             ResourceName::Mesh => View::Plain(self.mesh.clone()),
             ResourceName::Inbound => plain(pod.and_then(|p| self.inbound.get(p))),
+            ResourceName::Outbound => plain(pod.and_then(|p| self.outbound.get(p))),
             ResourceName::Address(ip) => View::Plain(self.addresses.get(ip).unwrap_or(&self.unknown).clone()),
             ResourceName::Service(id) => plain(self.services.get(id)),
             ResourceName::Endpoints(id) => {
@@ -319,6 +353,10 @@ impl Snapshot {
                 View::Routes(viewer.namespace.as_ref().map_or(&r.producer, |n| r.seen_from(n)).clone())
             }),
             ResourceName::Policy(id) => plain(self.policies.get(id)),
+            ResourceName::Peers(id) => match self.peers.get(id).filter(|_| self.names(pod, *id)) {
+                Some(set) => View::Peers(set.clone()),
+                None => View::Absent,
+            },
         }
     }
 }

@@ -64,6 +64,7 @@ reasons! {
     HeadersTooLarge "headers-too-large" 431 3 "The header section has more or longer fields than the limit.",
     RequestTimeout "request-timeout" 408 4 "The caller did not send a complete header section in time.",
     Denied "denied" 403 7 "A policy refuses this call.",
+    NetworkPolicy "network-policy" 403 7 "A NetworkPolicy isolates the pod, and none allows this call.",
     MtlsRequired "mtls-required" 403 7 "The workload takes mutual TLS only and the caller spoke plaintext.",
     ProtocolMismatch "protocol-mismatch" 502 14 "The bytes are not what the port is declared to speak.",
     DiscoveryUnavailable "discovery-unavailable" 503 14 "The address lies in the mesh and the control plane did not answer for it in time.",

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod hex;
 pub mod identity;
 pub mod jwt;
+pub mod network_policy;
 pub mod policy;
 pub mod protocol;
 pub mod rate;

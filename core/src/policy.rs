@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::authorization::Authorization;
 use crate::identity::SpiffeId;
 use crate::jwt::Issuer;
+use crate::network_policy::Isolation;
 use crate::protocol::{AppProtocol, MeshProtocol};
 use crate::traffic::policy::RateLimit;
 
@@ -63,6 +64,8 @@ pub struct InboundPolicy {
     pub authorization: Authorization,
     /// Whose tokens its clauses about tokens go by.
     pub issuers: Vec<Arc<Issuer>>,
+    /// The network policies that isolate the pod for ingress; none where none does.
+    pub network: Option<Arc<Isolation>>,
 }
 
 /// Needed by a policy that has rates.
@@ -71,14 +74,36 @@ pub const FEATURE_RATE_LIMIT: &str = "rate-limit/v1";
 pub const FEATURE_AUTHORIZATION: &str = "authorization/v1";
 /// Needed by a policy with clauses about tokens.
 pub const FEATURE_JWT: &str = "jwt/v1";
+/// Needed by a policy that has network policies.
+pub const FEATURE_NETWORK_POLICY: &str = "network-policy/v1";
 /// Had by a sidecar that routes: it gets routes and traffic policies with the services that it subscribes to.
 pub const FEATURE_ROUTES: &str = "routes/v1";
 
 /// The feature of refusing identities and certificates that a trust bundle denies.
 pub const FEATURE_DENY_LIST: &str = "deny-list/v1";
+/// Had by a sidecar that asks an [`OutboundPolicy`] before it connects: it waits for one before it is ready.
+pub const FEATURE_OUTBOUND: &str = "outbound/v1";
+
 /// The features that this version has, told to the control plane when a sidecar subscribes.
-pub const FEATURES: &[&str] =
-    &["mtls-mode/v1", FEATURE_RATE_LIMIT, FEATURE_AUTHORIZATION, FEATURE_ROUTES, FEATURE_DENY_LIST, FEATURE_JWT];
+pub const FEATURES: &[&str] = &[
+    "mtls-mode/v1",
+    FEATURE_RATE_LIMIT,
+    FEATURE_AUTHORIZATION,
+    FEATURE_ROUTES,
+    FEATURE_OUTBOUND,
+    FEATURE_NETWORK_POLICY,
+    FEATURE_DENY_LIST,
+    FEATURE_JWT,
+];
+
+/// What the pod's own programs may call. The default lets them call everything.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct OutboundPolicy {
+    /// Features without which this policy cannot be enforced. One that this version lacks denies every call.
+    pub required_features: Vec<String>,
+    /// The network policies that isolate the pod for egress; none where none does.
+    pub network: Option<Arc<Isolation>>,
+}
 
 /// Who is at the other end of an inbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,9 +168,7 @@ impl InboundPolicy {
 
     /// Decides whether `caller` may open a connection to `port`.
     pub fn decide(&self, port: u16, caller: &Caller) -> Result<(), Denial> {
-        if let Some(missing) = self.required_features.iter().find(|f| !FEATURES.contains(&f.as_str())) {
-            return Err(Denial::FeatureMissing(missing.clone()));
-        }
+        enforceable(&self.required_features)?;
         match caller {
             Caller::Plaintext => match self.mode_of(port) {
                 (MtlsMode::Permissive, _) => Ok(()),
@@ -156,6 +179,20 @@ impl InboundPolicy {
             }
             Caller::Mesh(..) => Ok(()),
         }
+    }
+}
+
+impl OutboundPolicy {
+    /// Whether this version can enforce the policy; if not, every call is denied.
+    pub fn decide(&self) -> Result<(), Denial> {
+        enforceable(&self.required_features)
+    }
+}
+
+fn enforceable(required: &[String]) -> Result<(), Denial> {
+    match required.iter().find(|f| !FEATURES.contains(&f.as_str())) {
+        Some(missing) => Err(Denial::FeatureMissing(missing.clone())),
+        None => Ok(()),
     }
 }
 
@@ -173,6 +210,7 @@ mod tests {
             rates: vec![],
             authorization: Authorization::default(),
             issuers: vec![],
+            network: None,
         }
     }
 
@@ -199,6 +237,13 @@ mod tests {
         assert!(matches!(p.decide(80, &peer(MeshProtocol::Tcp)), Err(Denial::ProtocolMismatch { .. })));
         assert_eq!(p.decide(81, &peer(MeshProtocol::Tcp)), Ok(()));
         assert_eq!(p.decide(80, &peer(MeshProtocol::Http2)), Ok(()));
+    }
+
+    #[test]
+    fn an_outbound_policy_that_needs_what_is_missing_denies() {
+        assert_eq!(OutboundPolicy::default().decide(), Ok(()));
+        let policy = OutboundPolicy { required_features: vec![FEATURE_OUTBOUND.into(), "time-travel/v9".into()], network: None };
+        assert_eq!(policy.decide(), Err(Denial::FeatureMissing("time-travel/v9".into())));
     }
 
     #[test]

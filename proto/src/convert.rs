@@ -1,15 +1,19 @@
 //! Between wire messages and the nouns of `weft_core`. What does not convert is refused with the field's name.
 
 mod authorization;
+mod network_policy;
 mod traffic;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::InvalidClause;
 use weft_core::identity::InvalidName;
-use weft_core::policy::{FEATURE_AUTHORIZATION, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode};
+use weft_core::policy::{
+    FEATURE_AUTHORIZATION, FEATURE_NETWORK_POLICY, FEATURE_RATE_LIMIT, InboundPolicy, MtlsMode, OutboundPolicy,
+};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Reach, Service, ServicePort, Workload};
 use weft_core::traffic::route::InvalidPattern;
@@ -17,6 +21,7 @@ use weft_core::traffic::route::InvalidPattern;
 use crate::v1;
 
 pub use authorization::{MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, bound, issuer_bytes, policy_bytes, posture_to};
+pub use network_policy::{member_from, member_to};
 pub use traffic::{routes_from, routes_to};
 
 /// Why a message from the other side cannot be used.
@@ -133,6 +138,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             zone: p.zone.to_string(),
             authorization: (p.authorization != Authorization::default()).then(|| (&p.authorization).into()),
             jwt_issuers: p.issuers.iter().map(|issuer| issuer_bytes(issuer)).collect(),
+            network: p.network.as_deref().map(Into::into),
         }
     }
 }
@@ -148,6 +154,9 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
         if needs(FEATURE_RATE_LIMIT) && p.rates.is_empty() {
             return Err(WireError::Missing("rates"));
         }
+        if needs(FEATURE_NETWORK_POLICY) && p.network.is_none() {
+            return Err(WireError::Missing("network"));
+        }
         Ok(Self {
             mode: mode(p.mode)?,
             port_modes: p
@@ -161,6 +170,26 @@ impl TryFrom<&v1::InboundPolicy> for InboundPolicy {
             zone: p.zone.as_str().into(),
             authorization: p.authorization.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
             issuers: authorization::issuers_from(&p.jwt_issuers)?,
+            network: p.network.as_ref().map(|n| n.try_into().map(Arc::new)).transpose()?,
+        })
+    }
+}
+
+impl From<&OutboundPolicy> for v1::OutboundPolicy {
+    fn from(p: &OutboundPolicy) -> Self {
+        Self { required_features: p.required_features.clone(), network: p.network.as_deref().map(Into::into) }
+    }
+}
+
+impl TryFrom<&v1::OutboundPolicy> for OutboundPolicy {
+    type Error = WireError;
+    fn try_from(p: &v1::OutboundPolicy) -> Result<Self, WireError> {
+        if p.required_features.iter().any(|f| f == FEATURE_NETWORK_POLICY) && p.network.is_none() {
+            return Err(WireError::Missing("network"));
+        }
+        Ok(Self {
+            required_features: p.required_features.clone(),
+            network: p.network.as_ref().map(|n| n.try_into().map(Arc::new)).transpose()?,
         })
     }
 }
@@ -329,6 +358,7 @@ mod tests {
             zone: "".into(),
             authorization: Authorization::default(),
             issuers: vec![],
+            network: None,
         };
         assert_eq!(InboundPolicy::try_from(&v1::InboundPolicy::from(&policy)), Ok(policy));
     }

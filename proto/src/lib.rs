@@ -18,7 +18,7 @@ pub mod name;
 
 pub use convert::{
     MAX_ISSUERS, MAX_POLICIES, MAX_POLICY_BYTES, WireError, address_bytes, address_from, bound, endpoint_from, issuer_bytes,
-    policy_bytes, posture_to, routes_from, routes_to,
+    member_from, member_to, policy_bytes, posture_to, routes_from, routes_to,
 };
 pub use name::ResourceName;
 

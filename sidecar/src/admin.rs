@@ -17,13 +17,14 @@ use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
+use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 
 use crate::flows::MAX_TIME;
 use crate::identity::unix_now;
@@ -284,7 +285,7 @@ fn metrics(shared: &Shared) -> String {
         ),
         ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
         ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
-        ("weft_ready", "Whether certificate, bundle and first inbound policy are there.", flag(shared.mesh.is_ready())),
+        ("weft_ready", "Whether certificate, bundle and the first policies are there.", flag(shared.mesh.is_ready())),
         (
             "weft_discovery_connected",
             "Whether the discovery stream is up.",
@@ -366,6 +367,7 @@ pub fn config(shared: &Shared) -> serde_json::Value {
             "port_modes": p.port_modes.iter().map(|(port, m)| json!({"port": port, "mode": m.to_string()})).collect::<Vec<_>>(),
             "protocols": p.protocols.iter().map(|(port, p)| json!({"port": port, "protocol": format!("{p:?}")})).collect::<Vec<_>>(),
             "required_features": p.required_features,
+            "network_policies": p.network.as_deref().map(isolating),
             "authorization": {
                 "default": p.authorization.posture.to_string(),
                 "default_from": p.authorization.posture_from.to_string(),
@@ -375,9 +377,41 @@ pub fn config(shared: &Shared) -> serde_json::Value {
                 })).collect::<Vec<_>>(),
             },
         })),
+        "outbound": mesh.outbound.load().as_ref().map(|p| json!({
+            "required_features": p.required_features,
+            "network_policies": p.network.as_deref().map(isolating),
+        })),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
     })
+}
+
+/// The network policies that isolate the pod one way.
+fn isolating(network: &Isolation) -> Vec<Value> {
+    let peer = |term: &PeerTerm| match term {
+        PeerTerm::Anywhere => "anywhere".to_owned(),
+        PeerTerm::Set(id) => format!("peers/{id}"),
+        PeerTerm::Block { cidr, except } if except.is_empty() => cidr.to_string(),
+        PeerTerm::Block { cidr, except } => {
+            let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+            format!("{cidr} except {}", except.join(", "))
+        }
+    };
+    let port = |term: &PortTerm| match term {
+        PortTerm::All => "all".to_owned(),
+        PortTerm::Range(first, last) if first == last => first.to_string(),
+        PortTerm::Range(first, last) => format!("{first}-{last}"),
+        PortTerm::Named(id) => format!("named in peers/{id}"),
+    };
+    let rule = |rule: &Rule| {
+        json!({
+            "rule": rule.place,
+            "peers": rule.peers.iter().map(peer).collect::<Vec<_>>(),
+            "ports": rule.ports.iter().map(port).collect::<Vec<_>>(),
+        })
+    };
+    let policy = |p: &Arc<Policy>| json!({"policy": p.id.to_string(), "rules": p.rules.iter().map(rule).collect::<Vec<_>>()});
+    network.policies.iter().map(policy).collect()
 }
 
 #[cfg(test)]

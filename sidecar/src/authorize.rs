@@ -8,13 +8,16 @@ use std::sync::Arc;
 use weft_core::SpiffeId;
 use weft_core::authorization::{Challenge, Compiled, Connection, Decision, Judge, Outcome};
 use weft_core::failure::{Answer, Failure, Reason};
+use weft_core::network_policy::{self, End, Proved};
 use weft_core::policy::{Caller, Denial};
 use weft_core::protocol::MeshProtocol;
+use weft_core::service::ObjectRef;
 use weft_core::traffic::table::RequestFacts;
 
 use crate::denials::Call;
 use crate::flows;
 use crate::http::RequestHead;
+use crate::isolation::{self, Called};
 use crate::jwt;
 use crate::route::Lease;
 use crate::stream::Stream;
@@ -25,6 +28,10 @@ pub struct Guard {
     caller: Caller,
     source: IpAddr,
     port: u16,
+    /// The pod that the caller's certificate was issued to.
+    pod: Option<ObjectRef>,
+    /// A call of the pod's own, which its outbound policy is asked about instead.
+    called: Option<Box<Called>>,
     standing: RefCell<Option<(u64, Standing)>>,
 }
 
@@ -37,12 +44,39 @@ enum Standing {
     Judged(Rc<Judge>),
     /// Nothing comes in, before any policy about who calls what is asked.
     Refused(Failure),
+    /// Network policies refuse it.
+    Isolated(Rc<network_policy::Denied>),
 }
 
 impl Guard {
     /// Somebody calls the pod's own `port` from `source`.
     pub fn new(port: u16, caller: Caller, source: IpAddr) -> Self {
-        Self { caller, source, port, standing: RefCell::default() }
+        Self { caller, source, port, pod: None, called: None, standing: RefCell::default() }
+    }
+
+    /// The same, of a caller whose certificate says which pod it is.
+    #[must_use]
+    pub fn of_pod(self, pod: Option<ObjectRef>) -> Self {
+        Self { pod, ..self }
+    }
+
+    /// The pod calls somebody else.
+    pub fn outgoing(called: Called) -> Self {
+        let (ip, port) = (called.address.ip(), called.address.port());
+        Self { called: Some(Box::new(called)), ..Self::new(port, Caller::Plaintext, ip) }
+    }
+
+    /// Whoever the pod calls by a lease: itself, or somebody else.
+    pub fn of_call(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Box<Self> {
+        Self::own(worker, lease, protocol).unwrap_or_else(|| {
+            let identity = lease.destination.identity().cloned();
+            Box::new(Self::outgoing(Called { address: lease.destination.address(), pod: None, identity, is_known: true }))
+        })
+    }
+
+    /// The same for one request: none where nobody is to be asked.
+    pub fn of_request(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Box<Self>> {
+        (lease.own || isolation::is_isolated(worker.mesh())).then(|| Self::of_call(worker, lease, protocol))
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
@@ -63,6 +97,7 @@ impl Guard {
                 self.judged(worker, &judge, Some(head), true)
             }
             Standing::Refused(failure) => Err(failure),
+            Standing::Isolated(denied) => Err(self.isolated(worker, &denied, Some(head))),
         };
         self.recorded(worker, Some(head), verdict)
     }
@@ -90,7 +125,7 @@ impl Guard {
 
     /// Counts a call with its verdict, where that is asked for.
     fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
-        if worker.flows.is_on() {
+        if worker.flows.is_on() && self.called.is_none() {
             self.record(worker, head, verdict.as_ref().err().map(|failure| failure.reason));
         }
         verdict
@@ -132,6 +167,7 @@ impl Guard {
             Standing::Open => Ok(()),
             Standing::Judged(judge) => self.judged(worker, &judge, head, first),
             Standing::Refused(failure) => Err(failure),
+            Standing::Isolated(denied) => Err(self.isolated(worker, &denied, head)),
         }
     }
 
@@ -140,7 +176,7 @@ impl Guard {
         match self.standing(worker) {
             Standing::Open => true,
             Standing::Judged(judge) => matches!(judge.outcome(), Outcome::Allowed),
-            Standing::Refused(_) => false,
+            Standing::Refused(_) | Standing::Isolated(_) => false,
         }
     }
 
@@ -183,9 +219,21 @@ impl Guard {
 
     fn stand(&self, worker: &Worker) -> Standing {
         let mesh = worker.mesh();
+        if let Some(called) = &self.called {
+            return match (mesh.may_call(), isolation::forbids(worker, called)) {
+                (Err(failure), _) => Standing::Refused(failure),
+                (Ok(()), Some(denied)) => Standing::Isolated(denied.into()),
+                (Ok(()), None) => Standing::Open,
+            };
+        }
         let Some(policy) = mesh.inbound.load_full() else { return Standing::Refused(Failure::mesh(Reason::NotReady)) };
         if let Err(denial) = policy.decide(self.port, &self.caller) {
             return Standing::Refused(denied(&denial));
+        }
+        if let Some(network) = &policy.network
+            && let Some(denied) = isolation::refuses(worker, network, &self.end(), self.port)
+        {
+            return Standing::Isolated(denied.into());
         }
         let Some(compiled) = &policy.compiled else { return Standing::Open };
         let judge = self.judge(Arc::clone(compiled));
@@ -194,6 +242,36 @@ impl Guard {
 
     fn judge(&self, compiled: Arc<Compiled>) -> Judge {
         Judge::new(compiled, Connection::new(self.port, self.identity().cloned(), self.source))
+    }
+
+    /// Whether network policies refuse a mesh peer that no set of peers knows: it may have just started.
+    pub fn is_new(&self, worker: &Worker) -> bool {
+        let inbound = worker.mesh().inbound.load();
+        let Some(network) = inbound.as_ref().and_then(|policy| policy.network.as_deref()) else { return false };
+        matches!(self.caller, Caller::Mesh(..))
+            && matches!(self.standing(worker), Standing::Isolated(_))
+            && isolation::may_be_new(worker, network, self.source)
+    }
+
+    /// The caller, as network policies know it: by its certificate where it showed one, else by its address alone.
+    fn end(&self) -> End<'_> {
+        let proved = self.identity().map(|id| Proved { pod: self.pod.as_ref(), identity: Some(id) });
+        End { address: self.source, proved }
+    }
+
+    fn isolated(&self, worker: &Worker, denied: &network_policy::Denied, head: Option<&RequestHead>) -> Failure {
+        if let Some(called) = &self.called {
+            return isolation::tell_outgoing(worker, called.address, denied);
+        }
+        let peer = self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
+        let call = Call {
+            peer: &peer,
+            source: self.source,
+            port: self.port,
+            protocol: self.protocol(head),
+            request: head.map(|h| (&h.method[..], RequestHead::path(h))),
+        };
+        isolation::tell_incoming(worker, &call, denied)
     }
 
     fn identity(&self) -> Option<&SpiffeId> {

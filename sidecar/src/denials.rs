@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
+use weft_core::network_policy;
 
 use crate::identity::{random, unix_now};
 
@@ -55,6 +56,8 @@ pub struct Record {
     pub peer: String,
     pub source: IpAddr,
     pub port: u16,
+    /// A call of the pod's own that was refused here: where it went to.
+    pub called: Option<String>,
     pub protocol: &'static str,
     pub method: Option<String>,
     pub path: Option<String>,
@@ -125,6 +128,7 @@ impl Denials {
             peer: call.peer.to_owned(),
             source: call.source,
             port: call.port,
+            called: None,
             protocol: call.protocol,
             method: call.request.map(|(method, _)| text(method)),
             path: call.request.map(|(_, path)| text(path)),
@@ -138,6 +142,42 @@ impl Denials {
             remedy: decision.remedy(),
         };
         self.kept().push(record);
+        reference
+    }
+
+    /// Keeps a denial by network policies, and counts it; `called` is where a call of the pod's own went to.
+    pub fn add_isolated(
+        &self,
+        call: &Call<'_>,
+        called: Option<SocketAddr>,
+        text: &str,
+        denied: &network_policy::Denied,
+    ) -> Reference {
+        let reference = Reference(random());
+        let clip = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(LONGEST).collect::<String>();
+        let policy = denied.policy().map(ToString::to_string);
+        let record = Record {
+            reference: reference.to_string(),
+            at: unix_now(),
+            peer: call.peer.to_owned(),
+            source: call.source,
+            port: call.port,
+            called: called.map(|address| address.to_string()),
+            protocol: call.protocol,
+            method: call.request.map(|(method, _)| clip(method)),
+            path: call.request.map(|(_, path)| clip(path)),
+            verdict: "denied".to_owned(),
+            cause: "network-policy",
+            policy: policy.clone(),
+            target: None,
+            rule: denied.nearest.as_ref().and_then(|n| n.rule),
+            clause: None,
+            text: text.to_owned(),
+            remedy: Some(denied.remedy()),
+        };
+        let mut kept = self.kept();
+        add(&mut kept.denied, policy.unwrap_or_else(|| "none".to_owned()), "network-policy");
+        kept.push(record);
         reference
     }
 

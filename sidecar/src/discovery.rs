@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use weft_core::authorization::Authorization;
 use weft_core::backoff::Backoff;
-use weft_core::policy::{FEATURES, InboundPolicy, MtlsMode};
+use weft_core::network_policy::{PeerSet, PeerSets, PeersId};
+use weft_core::policy::{FEATURE_OUTBOUND, FEATURES, InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::service::{AddressKind, Endpoint, ObjectRef, Service};
 use weft_core::traffic::{Route, TrafficPolicy};
 use weft_core::version::{SetHash, Version};
@@ -19,12 +20,13 @@ use weft_proto::v1::discovery_client::DiscoveryClient;
 use weft_proto::v1::resource::Body;
 use weft_proto::v1::watch_request::Message as Request;
 use weft_proto::v1::watch_response::Message as Response;
-use weft_proto::{ResourceName, address_from, endpoint_from, v1};
+use weft_proto::{ResourceName, address_from, endpoint_from, member_from, member_to, v1};
 use weft_tls::TrustBundle;
 
 use crate::config::Config;
 use crate::control::{self, Trust};
 use crate::identity::{Current, Trusted, describe, random, serving};
+use crate::isolation::{self, Egress};
 use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
 use crate::service::{Facts, ServiceState, ServiceView};
 use crate::standing::Health;
@@ -80,8 +82,16 @@ pub struct Discovery {
     stale: HashSet<ObjectRef>,
     /// Services whose endpoints are coming in pieces.
     unfinished: HashSet<ObjectRef>,
+    /// The sets of pods that network policies name, whole.
+    peers: PeerSets,
+    /// Sets that are coming in pieces.
+    coming: HashMap<PeersId, PeerSet>,
+    /// Some set is another than workers see.
+    peers_changed: bool,
     kinds: HashMap<IpAddr, AddressKind>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
+    /// The control plane did not know a name that was held: an older replica. Only names that every version knows are told to it.
+    plain_names: bool,
 }
 
 /// What the control plane has of a service: it is not dialled before this is held, too.
@@ -110,8 +120,12 @@ impl Discovery {
             states: HashMap::new(),
             stale: HashSet::new(),
             unfinished: HashSet::new(),
+            peers: PeerSets::new(),
+            coming: HashMap::new(),
+            peers_changed: false,
             kinds: HashMap::new(),
             waiting: HashMap::new(),
+            plain_names: false,
         };
         (discovery, watched)
     }
@@ -153,6 +167,8 @@ impl Discovery {
             };
             let began = Instant::now();
             let ended = self.stream(&current, &mut identity, &mut lookups, &saver).await;
+            // The next one may be told of everything again: replicas differ while they are upgraded.
+            self.plain_names = !self.plain_names && ended.as_ref().is_err_and(knows_too_little);
             self.mesh.connected.store(false, Relaxed);
             match ended {
                 Ok(()) => backoff.reset(),
@@ -203,7 +219,7 @@ impl Discovery {
         let mut updates = client
             .watch(tokio_stream::wrappers::ReceiverStream::new(rx))
             .await
-            .map_err(|s| anyhow::anyhow!("the control plane refused: {}", describe(&s)))?
+            .map_err(|s| anyhow::Error::new(s.clone()).context(format!("the control plane refused: {}", describe(&s))))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
         let began = Instant::now();
@@ -231,7 +247,7 @@ impl Discovery {
                     send(Request::Ack(v1::Ack { nonce: answered, rejected: vec![], serving: Some(self.serving(&in_use)) }))?;
                 }
                 message = updates.message() => {
-                    let Some(message) = message.map_err(|s| anyhow::anyhow!("stream broken: {}", describe(&s)))? else {
+                    let Some(message) = message.map_err(|s| anyhow::Error::new(s.clone()).context(format!("stream broken: {}", describe(&s))))? else {
                         // It sends its sidecars to another replica, now and then, or when it stops; the next stream begins with
                         // what is held.
                         anyhow::ensure!(began.elapsed() > AT_ONCE, "the control plane ended the stream at once");
@@ -252,7 +268,7 @@ impl Discovery {
                         Some(Response::Heartbeat(beat)) => {
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
                             deadline.as_mut().reset(Instant::now() + silence);
-                            doubts = if beat.set_hash == self.held.set_hash.0 { 0 } else { doubts + 1 };
+                            doubts = if beat.set_hash == self.set_hash() { 0 } else { doubts + 1 };
                             // An unsubscription may be on its way: only the second time it is a difference.
                             if doubts >= 2 {
                                 tracing::warn!("held state differs from the control plane's: asking anew");
@@ -298,9 +314,25 @@ impl Discovery {
         Request::Hello(v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             features: FEATURES.iter().map(ToString::to_string).collect(),
-            held: self.held.resources.iter().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
+            held: self.told().map(|(n, r)| v1::Held { name: n.to_string(), version: r.version }).collect(),
             serving: Some(self.serving(current)),
         })
+    }
+
+    /// What is held, as far as the control plane can know the names.
+    fn told(&self) -> impl Iterator<Item = (&ResourceName, &Arc<v1::Resource>)> {
+        self.held.resources.iter().filter(|(name, _)| !self.plain_names || is_plain(name))
+    }
+
+    /// The hash that the control plane must have of what it was told, and told.
+    fn set_hash(&self) -> u64 {
+        let mut hash = self.held.set_hash;
+        if self.plain_names {
+            for (name, resource) in self.held.resources.iter().filter(|(name, _)| !is_plain(name)) {
+                hash.remove(&name.to_string(), Version(resource.version));
+            }
+        }
+        hash.0
     }
 
     fn serving(&self, identity: &Identity) -> v1::ServedCertificate {
@@ -325,8 +357,16 @@ impl Discovery {
     fn apply(&mut self, mut resource: v1::Resource) -> Result<(), Rejection> {
         let name: ResourceName = resource.name.parse().map_err(|e: weft_proto::name::UnknownName| e.to_string())?;
         let result = self.apply_body(&name, &mut resource);
-        // Endpoints that were rejected are no base for later changes.
-        if result.as_ref().is_err_and(|r| r == MISSING_BASE || matches!(name, ResourceName::Endpoints(_))) {
+        // What was rejected of these is no base for later changes.
+        if result
+            .as_ref()
+            .is_err_and(|r| r == MISSING_BASE || matches!(name, ResourceName::Endpoints(_) | ResourceName::Peers(_)))
+        {
+            self.held.remove(&name);
+            return result;
+        }
+        // A set that no policy names any more is dropped at both ends.
+        if matches!(name, ResourceName::Peers(_)) && resource.body.is_none() {
             self.held.remove(&name);
             return result;
         }
@@ -351,6 +391,10 @@ impl Discovery {
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e: ipnet::AddrParseError| text(&e))?;
                 self.mesh.ranges.store(Some(Arc::new(ranges)));
+                // A control plane that knows of no outbound policies sends none: nothing is waited for, and one from before stays in force.
+                if !mesh.features.iter().any(|f| f == FEATURE_OUTBOUND) && self.mesh.outbound.load().is_none() {
+                    self.mesh.govern_outbound(OutboundPolicy::default());
+                }
             }
             (ResourceName::Inbound, Some(Body::Inbound(policy))) => match InboundPolicy::try_from(policy) {
                 Ok(policy) => {
@@ -358,6 +402,8 @@ impl Discovery {
                     if self.mesh.inbound.load().as_ref().is_some_and(|before| before.zone != policy.zone) {
                         self.stale.extend(self.services.keys().cloned());
                     }
+                    // The sets that it names come before it.
+                    self.publish_peers();
                     self.mesh.govern(policy, &self.config.identity.spiffe_id());
                 }
                 Err(e) => {
@@ -366,7 +412,19 @@ impl Discovery {
                 }
             },
             // The pod is gone from the model. What was in force stays: dropping it would open nothing, but cut everything.
-            (ResourceName::Inbound, None) if resource.version == 0 => {}
+            (ResourceName::Inbound | ResourceName::Outbound, None) if resource.version == 0 => {}
+            (ResourceName::Outbound, Some(Body::Outbound(policy))) => match OutboundPolicy::try_from(policy) {
+                Ok(policy) => {
+                    self.publish_peers();
+                    self.mesh.govern_outbound(policy);
+                    // Which endpoints may be called is another matter now.
+                    self.stale.extend(self.services.keys().cloned());
+                }
+                Err(e) => {
+                    self.deny_outbound(&e);
+                    return Err(text(&e));
+                }
+            },
             (ResourceName::Address(ip), Some(Body::Address(address))) => {
                 let kind = AddressKind::try_from(address).map_err(|e| text(&e))?;
                 self.kinds.insert(*ip, kind);
@@ -422,6 +480,33 @@ impl Discovery {
                 resource.body = Some(Body::Endpoints(v1::Endpoints { endpoints: all, more }));
                 self.refresh(id, more);
             }
+            (ResourceName::Peers(id), Some(Body::Peers(wire))) => {
+                let (members, more) = (wire.members.iter().map(member_from).collect::<Result<_, _>>(), wire.more);
+                let members = members.map_err(|e| self.drop_peers(*id, &e))?;
+                self.take_peers(*id, members, more);
+            }
+            (ResourceName::Peers(id), Some(Body::PeersDelta(delta))) => {
+                let known = self.held.resources.get(name).is_some_and(|r| r.version == delta.base);
+                let base = self.coming.get(id).or_else(|| self.peers.get(id).map(|set| &**set)).filter(|_| known);
+                let Some(mut members) = base.cloned() else { return Err(MISSING_BASE.into()) };
+                let upserted = delta.upserted.iter().map(member_from).collect::<Result<Vec<_>, _>>();
+                let removed = delta.removed.iter().map(|a| address_from(a)).collect::<Result<Vec<_>, _>>();
+                let more = delta.more;
+                let (upserted, removed) = match (upserted, removed) {
+                    (Ok(upserted), Ok(removed)) => (upserted, removed),
+                    (Err(e), _) | (_, Err(e)) => return Err(self.drop_peers(*id, &e)),
+                };
+                members.retain(|address, _| !removed.contains(address));
+                members.extend(upserted);
+                // Kept whole, so that saved state stands alone.
+                let all = members.iter().map(|(a, m)| member_to(*a, m)).collect();
+                resource.body = Some(Body::Peers(v1::Peers { members: all, more }));
+                self.take_peers(*id, members, more);
+            }
+            (ResourceName::Peers(id), None) => {
+                self.coming.remove(id);
+                self.peers_changed |= self.peers.remove(id).is_some();
+            }
             (ResourceName::Endpoints(id), None) => {
                 self.unfinished.remove(id);
                 self.endpoints.remove(id);
@@ -430,6 +515,9 @@ impl Discovery {
                 let reason = "the body is missing, or of a kind that does not belong to the name or to this version";
                 if *name == ResourceName::Inbound {
                     self.deny(&reason);
+                }
+                if *name == ResourceName::Outbound {
+                    self.deny_outbound(&reason);
                 }
                 return Err(reason.into());
             }
@@ -448,8 +536,46 @@ impl Discovery {
             zone: "".into(),
             authorization: Authorization::default(),
             issuers: vec![],
+            network: None,
         };
         self.mesh.govern(policy, &self.config.identity.spiffe_id());
+    }
+
+    /// Likewise: nothing is called until it can be read.
+    fn deny_outbound(&self, why: &dyn std::fmt::Display) {
+        self.mesh.govern_outbound(OutboundPolicy {
+            required_features: vec![format!("a policy that can be read ({why})")],
+            ..OutboundPolicy::default()
+        });
+    }
+
+    /// Takes a set of pods in, once all of it is there.
+    fn take_peers(&mut self, id: PeersId, members: PeerSet, more: bool) {
+        if more {
+            self.coming.insert(id, members);
+            return;
+        }
+        self.coming.remove(&id);
+        self.peers.insert(id, Arc::new(members));
+        self.peers_changed = true;
+    }
+
+    /// A set that cannot be read is as one that is not there: nobody is in it.
+    fn drop_peers(&mut self, id: PeersId, why: &dyn std::fmt::Display) -> Rejection {
+        self.coming.remove(&id);
+        self.peers_changed |= self.peers.remove(&id).is_some();
+        why.to_string()
+    }
+
+    /// Has workers see the sets of pods.
+    fn publish_peers(&mut self) {
+        if !std::mem::take(&mut self.peers_changed) {
+            return;
+        }
+        self.mesh.know_peers(self.peers.clone());
+        if isolation::is_isolated(&self.mesh) {
+            self.stale.extend(self.services.keys().cloned());
+        }
     }
 
     /// Gives a service's state its endpoints, once all of them are there.
@@ -476,13 +602,17 @@ impl Discovery {
         };
         let routes = self.routes.get(&service.id).map(Vec::as_slice).unwrap_or_default();
         let zone = self.mesh.inbound.load().as_ref().map(|p| p.zone.clone()).unwrap_or_default();
-        let facts = Facts { service, endpoints, routes, policy: &policy, zone: &zone };
+        let (outgoing, sets) = (self.mesh.outbound.load(), self.mesh.peers.load());
+        let network = outgoing.as_ref().and_then(|o| o.network.as_deref());
+        let egress = network.map(|network| Egress { network, sets: &sets });
+        let facts = Facts { service, endpoints, routes, policy: &policy, zone: &zone, egress };
         Some(ServiceView::new(facts, before, &self.config.net, self.mesh.now()))
     }
 
     /// Has workers see what was applied, and answers who waits.
     fn publish(&mut self) {
         let now = self.mesh.now();
+        self.publish_peers();
         self.publish_services();
         let current = self.mesh.addresses.load_full();
         let mut next = (*current).clone();
@@ -625,7 +755,17 @@ fn sorted(mut list: Vec<Endpoint>) -> Vec<Endpoint> {
     list
 }
 
-const MISSING_BASE: &str = "the endpoints that the change builds on are not held";
+/// Whether every control plane knows the name.
+fn is_plain(name: &ResourceName) -> bool {
+    !matches!(name, ResourceName::Outbound | ResourceName::Peers(_))
+}
+
+/// Whether a stream ended because the control plane does not know what was said to it.
+fn knows_too_little(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::InvalidArgument)
+}
+
+const MISSING_BASE: &str = "what the change builds on is not held";
 
 fn subscribe(addresses: impl IntoIterator<Item = IpAddr>) -> Request {
     Request::Subscribe(v1::Subscribe { names: addresses.into_iter().map(|ip| ResourceName::Address(ip).to_string()).collect() })

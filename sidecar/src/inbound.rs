@@ -19,6 +19,7 @@ use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
+use crate::isolation;
 use crate::metrics::Direction;
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
@@ -130,7 +131,10 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
             caller: HttpCaller::inbound(Some(&leaf.id), client.ip(), tls, guard),
             dialled: None,
         };
-        let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), client.ip());
+        let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), client.ip()).of_pod(leaf.pod.clone());
+        if guard.is_new(worker) {
+            Box::pin(isolation::become_known(worker, &guard)).await;
+        }
         match protocol {
             MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http(guard))).await,
             MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http(guard)))).await,

@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod io;
+pub mod isolation;
 pub mod jwt;
 pub mod limits;
 pub mod links;

@@ -17,12 +17,14 @@ use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::authorization::Compiled;
 use weft_core::failure::{Failure, Reason};
-use weft_core::policy::InboundPolicy;
+use weft_core::network_policy::PeerSets;
+use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
+use crate::authorize;
 use crate::jwt::Issuers;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
@@ -149,13 +151,30 @@ impl std::ops::Deref for Governing {
     }
 }
 
+/// An outbound policy that is in force, with what was made of it: all of it changes at once.
+pub struct Outgoing {
+    policy: OutboundPolicy,
+    /// Why every call is refused; none where calls are looked at one by one.
+    pub refused: Option<Denial>,
+}
+
+impl std::ops::Deref for Outgoing {
+    type Target = OutboundPolicy;
+    fn deref(&self) -> &OutboundPolicy {
+        &self.policy
+    }
+}
+
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
     /// Every service that is known: those that are dialled, and the backends of their routes.
     pub services: ArcSwap<imbl::HashMap<ObjectRef, Arc<ServiceState>>>,
     pub inbound: ArcSwapOption<Governing>,
-    /// Counts inbound policies: what a connection knows of one of another generation is asked anew.
+    pub outbound: ArcSwapOption<Outgoing>,
+    /// The sets of pods that network policies name.
+    pub peers: ArcSwap<PeerSets>,
+    /// Counts policies, inbound and outbound ones: what a connection knows of one of another generation is asked anew.
     generation: AtomicU64,
     changed: watch::Sender<()>,
     pub ranges: ArcSwapOption<Vec<IpNet>>,
@@ -183,6 +202,8 @@ impl Mesh {
             addresses: ArcSwap::default(),
             services: ArcSwap::default(),
             inbound: ArcSwapOption::empty(),
+            outbound: ArcSwapOption::empty(),
+            peers: ArcSwap::default(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             ranges: ArcSwapOption::empty(),
@@ -203,9 +224,9 @@ impl Mesh {
         self.started.elapsed().as_nanos() as u64
     }
 
-    /// Certificate, bundle and first inbound policy are there: no fail-open window before that.
+    /// Certificate, bundle and the first policies are there: no fail-open window before that.
     pub fn is_ready(&self) -> bool {
-        self.identity.load().is_some() && self.inbound.load().is_some()
+        self.identity.load().is_some() && self.inbound.load().is_some() && self.outbound.load().is_some()
     }
 
     /// What keeps it from being ready.
@@ -216,6 +237,9 @@ impl Mesh {
         }
         if self.inbound.load().is_none() {
             missing.push("first inbound policy");
+        }
+        if self.outbound.load().is_none() {
+            missing.push("first outbound policy");
         }
         missing
     }
@@ -238,12 +262,37 @@ impl Mesh {
         let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
         let issuers = Issuers::new(&policy.issuers);
         self.inbound.store(Some(Arc::new(Governing { policy, limits, compiled, issuers })));
-        // After everything else: whoever sees the new generation sees the rest.
+        self.policy_changed();
+    }
+
+    /// Puts an outbound policy in force.
+    pub fn govern_outbound(&self, policy: OutboundPolicy) {
+        let refused = policy.decide().err();
+        self.outbound.store(Some(Arc::new(Outgoing { policy, refused })));
+        self.policy_changed();
+    }
+
+    /// Puts other sets of pods in force.
+    pub fn know_peers(&self, peers: PeerSets) {
+        self.peers.store(Arc::new(peers));
+        self.policy_changed();
+    }
+
+    /// Whether the pod may call anything at all: not before its first outbound policy, nor where that cannot be enforced.
+    pub fn may_call(&self) -> Result<(), Failure> {
+        match self.outbound.load().as_ref() {
+            None => Err(Failure::mesh(Reason::NotReady).detail("there is no outbound policy yet")),
+            Some(outgoing) => outgoing.refused.as_ref().map_or(Ok(()), |denial| Err(authorize::denied(denial))),
+        }
+    }
+
+    /// After everything else: whoever sees the new generation sees the rest.
+    fn policy_changed(&self) {
         self.generation.fetch_add(1, Release);
         self.changed.send_replace(());
     }
 
-    /// The generation of the inbound policy in force.
+    /// The generation of the policies in force.
     pub fn generation(&self) -> u64 {
         self.generation.load(Acquire)
     }

@@ -14,6 +14,7 @@ use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
+use crate::isolation::{self, Called};
 use crate::metrics::{Direction, EdgeKey};
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
@@ -105,8 +106,8 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
         Ok((upstream, lease)) => {
             lease.took();
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
-            let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
-            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), guard.as_deref().map(|g| (g, 0)))).await;
+            let guard = Guard::of_call(worker, &lease, MeshProtocol::Tcp);
+            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -156,12 +157,19 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     // Only now: one that was opened in case, and is not used, says nothing of the endpoint.
     lease.took();
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
-    let guard = Guard::own(worker, &lease, MeshProtocol::Tcp);
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), guard.as_deref().map(|g| (g, 0)))).await;
+    let guard = Guard::of_call(worker, &lease, MeshProtocol::Tcp);
+    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
 async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr) {
+    if let Err(failure) = worker.mesh().may_call() {
+        return serve::refuse(worker, stream, Some(destination), &failure);
+    }
+    let called = Called { address: destination, pod: None, identity: None, is_known: false };
+    if let Err(failure) = isolation::may_call(worker, &called) {
+        return serve::refuse(worker, stream, Some(destination), &failure);
+    }
     match worker.open_bytes(&Destination::Plain { address: destination, dial: None }).await {
         Ok(upstream) => {
             let key = EdgeKey {
@@ -171,7 +179,8 @@ async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: SocketA
                 protocol: "tcp",
                 tls: ("", ""),
             };
-            Box::pin(serve::opaque(worker, stream, &upstream, key, None, None)).await;
+            let guard = Guard::outgoing(called);
+            Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((&guard, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }

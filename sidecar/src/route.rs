@@ -9,12 +9,13 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_core::breaker::{self, Event, Probe};
-use weft_core::failure::{Failure, Side};
+use weft_core::failure::{Failure, Reason, Side};
 use weft_core::retry::Ending;
 use weft_core::traffic::TrafficPolicy;
 
 use crate::config::NetConfig;
 use crate::connect::Destination;
+use crate::isolation;
 use crate::mesh::{Target, WorkloadState};
 pub use crate::service::choice::Wish;
 use crate::service::choice::{Asker, Chosen};
@@ -277,14 +278,21 @@ impl Route {
         match self {
             Self::Refuse { failure, .. } => Err(failure.clone()),
             Self::App { destination, name } => Ok(Lease::bare(worker, destination, name)),
-            Self::Workload { endpoint, .. } => {
+            Self::Workload { endpoint, workload } => {
+                worker.mesh().may_call()?;
+                endpoint.memory.may_call(worker, endpoint, &workload.workload.id)?;
                 let chosen = Chosen { candidate: endpoint.clone(), policy: None, probe: None, place: Place::free() };
                 Ok(Lease::new(worker, chosen))
             }
             Self::Service { service, port } => {
+                worker.mesh().may_call()?;
                 let (now, own) = (worker.mesh().now(), worker.shared.config.net.pod_ips[0]);
                 let asker = Asker { tried, wish, own, now, opaque };
-                let chosen = service.view.load().pick(*port, &asker, || worker.random())?;
+                let view = service.view.load();
+                let chosen = view.pick(*port, &asker, || worker.random()).map_err(|failure| match failure.reason {
+                    Reason::NetworkPolicy => isolation::none_permitted(worker, &view, *port, failure),
+                    _ => failure,
+                })?;
                 Ok(Lease::new(worker, chosen))
             }
         }

@@ -117,7 +117,9 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
             Outcome::Tunnel { upstream, rest, lease, asked } => {
                 upstream.unread(rest);
                 stream.unread(reader.take_rest());
-                let asked = asked.as_deref().zip(http.caller.guard());
+                // What the pod's own program opened is asked about as a call.
+                let call = http.caller.guard().is_none().then(|| Guard::of_call(worker, &lease, MeshProtocol::Http1));
+                let asked = asked.as_deref().zip(http.caller.guard().or(call.as_deref()));
                 Box::pin(tunnel(worker, &stream, &upstream, lease.idle(), asked)).await;
                 drop(lease);
                 return;

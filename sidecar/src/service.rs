@@ -19,6 +19,7 @@ use weft_core::traffic::table::Verdict;
 
 use crate::config::NetConfig;
 use crate::connect::{Destination, DialOptions, DialPolicy};
+use crate::isolation::{Egress, Memory};
 use crate::standing::{Health, Standing};
 use crate::traffic::ServiceTraffic;
 
@@ -41,6 +42,8 @@ pub struct Candidate {
     pub peer: Arc<str>,
     /// One of the pod's own addresses: the inbound path is entered in process.
     pub own: bool,
+    /// Of a pod that is dialled by its own address: what network policies say of it.
+    pub memory: Memory,
 }
 
 impl Candidate {
@@ -65,7 +68,7 @@ impl Candidate {
             Reach::Plain => (plain, "plaintext".into()),
         };
         let (health, zone) = (endpoint.health.clone(), endpoint.endpoint.zone.clone());
-        Self { destination: Arc::new(destination), health, zone, peer, own }
+        Self { destination: Arc::new(destination), health, zone, peer, own, memory: Memory::default() }
     }
 
     pub fn address(&self) -> IpAddr {
@@ -107,6 +110,8 @@ pub struct Facts<'a> {
     pub policy: &'a Arc<TrafficPolicy>,
     /// The zone that the pod runs in; empty if unknown.
     pub zone: &'a str,
+    /// What the pod may call; none where no network policy isolates it.
+    pub egress: Option<Egress<'a>>,
 }
 
 /// One consistent state of a service.
@@ -126,6 +131,8 @@ pub struct ServiceView {
 struct PortView {
     port: u16,
     candidates: Vec<Arc<Candidate>>,
+    /// Endpoints that network policies keep the pod from calling.
+    forbidden: usize,
     chooser: Arc<Chooser>,
     /// Those of the pod's own zone, and how to choose among them; none where the policy does not ask for it.
     local: Option<(Vec<Arc<Candidate>>, Arc<Chooser>)>,
@@ -208,6 +215,10 @@ impl ServiceView {
         let Some(view) = self.ports.iter().find(|p| p.port == port) else {
             return Err(Failure::mesh(Reason::NoSuchPort).detail(format!("{id} has no port {port}")));
         };
+        if view.candidates.is_empty() && view.forbidden > 0 {
+            let text = format!("network policies keep the pod from all {} endpoints of {id}", view.forbidden);
+            return Err(Failure::mesh(Reason::NetworkPolicy).detail(text));
+        }
         if view.candidates.is_empty() {
             let here = if self.service.local_only { ", on this node (internalTrafficPolicy: Local)" } else { "" };
             let all = self.endpoints.len();
@@ -263,8 +274,14 @@ fn port_view(
         let list = &before?.candidates;
         list.binary_search_by_key(&at, |c| c.destination.address()).ok().map(|i| &list[i])
     };
+    let mut forbidden = 0;
     let candidates = endpoints.iter().filter(|e| e.endpoint.ready).filter_map(|e| {
         let target = e.endpoint.target_port(port)?;
+        let is_own = || net.pod_ips.contains(&e.endpoint.address);
+        if facts.egress.is_some_and(|egress| !is_own() && !egress.permits(&e.endpoint, target)) {
+            forbidden += 1;
+            return None;
+        }
         let same = |c: &&Arc<Candidate>| {
             Arc::ptr_eq(&c.health, &e.health)
                 && c.destination.identity() == if c.own { None } else { e.endpoint.reach.identity() }
@@ -293,6 +310,7 @@ fn port_view(
         port,
         chooser: chooser(&candidates, before.map(|b| (&*b.candidates, &b.chooser))),
         candidates,
+        forbidden,
         local,
         kept: before.map_or_else(Arc::default, |b| b.kept.clone()),
     }
@@ -353,7 +371,7 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "made for it")]
     fn view(service: Service, endpoints: &[Endpoint], before: Option<&ServiceView>) -> ServiceView {
         let policy = Arc::new(TrafficPolicy::default());
-        let facts = Facts { service: &service, endpoints, routes: &[], policy: &policy, zone: "" };
+        let facts = Facts { service: &service, endpoints, routes: &[], policy: &policy, zone: "", egress: None };
         ServiceView::new(facts, before, &net(), 0)
     }
 

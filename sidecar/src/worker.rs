@@ -97,10 +97,12 @@ pub struct Worker {
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
     pub copies: Rc<()>,
-    /// Wakes what is under way when another inbound policy is in force.
+    /// Wakes what is under way when another policy is in force.
     pub policy_changed: Notify,
     /// Tokens that were verified.
     pub tokens: RefCell<TokenCache>,
+    /// Mesh peers that wait until a set of peers knows them.
+    pub waiting_peers: Cell<usize>,
     admission: Rc<Admission>,
     random: Cell<u64>,
 }
@@ -126,6 +128,7 @@ impl Worker {
             copies: Rc::default(),
             policy_changed: Notify::new(),
             tokens: RefCell::default(),
+            waiting_peers: Cell::new(0),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
             random: Cell::new(seed | 1),
             shared,
@@ -286,7 +289,7 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
     }
 }
 
-/// Wakes what is under way whenever the inbound policy changes.
+/// Wakes what is under way whenever a policy changes.
 async fn watch_policy(worker: Rc<Worker>) {
     let mut generations = worker.mesh().generations();
     while generations.changed().await.is_ok() {

@@ -52,6 +52,18 @@ fn policy_decides_as_the_page_says() {
 }
 
 #[test]
+fn network_policies_hold_as_the_page_says() {
+    Recipes {
+        page: "docs/network-policy.md",
+        example: "examples/network-policy",
+        program: "orders.py",
+        manifests: "policies.yaml",
+        replicas: &["shop/orders-0", "shop/report-0"],
+    }
+    .run();
+}
+
+#[test]
 fn identities_are_believed_as_the_page_says() {
     Recipes {
         page: "docs/identity.md",
@@ -138,7 +150,7 @@ fn in_force(world: &World, replicas: &[&str]) -> Vec<Value> {
     let of = |replica: &&str| {
         let config = world.config(replica);
         let services = config["addresses"].as_object().into_iter().flat_map(|all| all.values());
-        let more = ["inbound", "anchors", "denied"].map(|field| config[field].clone());
+        let more = ["inbound", "outbound", "anchors", "denied"].map(|field| config[field].clone());
         services.map(|service| service["traffic"].clone()).chain(more).collect::<Vec<_>>()
     };
     replicas.iter().flat_map(of).collect()

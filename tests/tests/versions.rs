@@ -24,6 +24,7 @@ const RESOURCES: u32 = 5;
 const MESH: u32 = 4;
 const INBOUND: u32 = 5;
 const ADDRESS: u32 = 6;
+const OUTBOUND: u32 = 12;
 
 /// A field with bytes in it: a tag, a length, and those (protobuf, "Encoding").
 fn field(number: u32, content: &[u8]) -> Vec<u8> {
@@ -68,7 +69,7 @@ fn permissive() -> v1::InboundPolicy {
 
 #[test]
 fn a_sidecar_ignores_what_a_later_version_adds_to_what_it_knows() {
-    let mesh = v1::Mesh { trust_domain: "cluster.local".to_owned(), ranges: vec!["10.0.0.0/8".to_owned()] };
+    let mesh = v1::Mesh { trust_domain: "cluster.local".to_owned(), ranges: vec!["10.0.0.0/8".to_owned()], ..Default::default() };
     let unknown = v1::Address { kind: Some(v1::address::Kind::Unknown(v1::Unknown {})) };
     let sidecar = Sidecar::restored(
         "shop/web",
@@ -89,6 +90,29 @@ fn a_sidecar_ignores_what_a_later_version_adds_to_what_it_knows() {
     for why in ["kind of address is missing, or of a kind that this version does not know", "gateway/shop/web"] {
         eventually(&format!("it says {why:?}"), || sidecar.said().contains(why).then_some(()));
     }
+}
+
+#[test]
+fn an_outbound_policy_is_waited_for_where_the_control_plane_has_one_and_denies_what_cannot_be_judged() {
+    let mesh =
+        |features: &[&str]| v1::Mesh { features: features.iter().map(ToString::to_string).collect(), ..Default::default() };
+    let restored = |mesh: v1::Mesh, more: &[Vec<u8>]| {
+        let known = [resource("mesh", &field(MESH, &later(&mesh))), resource("inbound", &field(INBOUND, &later(&permissive())))];
+        Sidecar::restored("shop/web", &saved(&[known.as_slice(), more].concat())).config()
+    };
+    let config = restored(mesh(&[]), &[]);
+    assert_eq!(config["ready"], true, "an older control plane has none: {config:#}");
+
+    let config = restored(mesh(&["outbound/v1"]), &[]);
+    assert_eq!((&config["ready"], &config["outbound"]), (&json!(false), &Value::Null), "{config:#}");
+
+    let feature = v1::OutboundPolicy { required_features: vec!["time-travel/v9".to_owned()], ..Default::default() };
+    let config = restored(mesh(&["outbound/v1"]), &[resource("outbound", &field(OUTBOUND, &later(&feature)))]);
+    assert_eq!((&config["ready"], &config["outbound"]["required_features"]), (&json!(true), &json!(["time-travel/v9"])));
+
+    let config = restored(mesh(&["outbound/v1"]), &[resource("outbound", &field(LATER, b"later"))]);
+    let denies = config["outbound"]["required_features"].as_array().is_some_and(|list| !list.is_empty());
+    assert!(denies, "of another kind altogether: {config:#}");
 }
 
 #[test]

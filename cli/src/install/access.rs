@@ -56,6 +56,7 @@ pub(crate) fn everywhere(part: Part) -> Vec<Rule<'static>> {
             rule("", &["namespaces", "services"], FOLLOW),
             rule("", &["pods"], LOOK_UP_AND_FOLLOW),
             rule("discovery.k8s.io", &["endpointslices"], FOLLOW),
+            rule("networking.k8s.io", &["networkpolicies"], FOLLOW),
             rule("authentication.k8s.io", &["tokenreviews"], CREATE),
             // About pods that slipped by.
             rule("events.k8s.io", &["events"], CREATE),

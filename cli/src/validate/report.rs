@@ -30,6 +30,8 @@ pub(super) struct Report {
     /// Documents of other kinds.
     passed_over: usize,
     problems: Vec<Found>,
+    /// What is no fault of the manifests, and yet will not be as they say: parts of network policies that weft does not enforce.
+    notes: Vec<Found>,
     /// What would become of each route and policy, at each thing that it is attached to.
     outcomes: Vec<Outcome>,
 }
@@ -107,6 +109,10 @@ impl Report {
             report.problems.push(found(&at, &problem.place, &problem.field, &problem.message));
         }
         report.problems.sort();
+        for note in model.notes() {
+            let at = places.get(&note.place).cloned().unwrap_or(At { file: String::new(), line: 0 });
+            report.notes.push(found(&at, &note.place, &note.field, &format!("note: {}", note.message)));
+        }
         for (key, status) in model.statuses() {
             let object = key.to_string();
             let At { file, line } = places.get(&object).cloned().unwrap_or(At { file: String::new(), line: 0 });
@@ -128,7 +134,7 @@ impl Report {
     /// For people: a line for each problem, as compilers write them, and one to end with.
     pub(super) fn shown(&self) -> String {
         let mut text = String::new();
-        for Found { file, line, object, field, message } in &self.problems {
+        for Found { file, line, object, field, message } in self.problems.iter().chain(&self.notes) {
             let _ = write!(text, "{file}:{line}: ");
             for part in [object, field].into_iter().filter(|part| !part.is_empty()) {
                 let _ = write!(text, "{part}: ");
@@ -190,7 +196,9 @@ impl Head {
     fn is_others(&self) -> bool {
         let (group, _) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
         match (group, self.kind.as_str()) {
-            ("", "Namespace" | "Service" | "Pod" | "List") | ("discovery.k8s.io", "EndpointSlice") => false,
+            ("", "Namespace" | "Service" | "Pod" | "List")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | ("networking.k8s.io", "NetworkPolicy") => false,
             (group, kind) if OURS.contains(&group) => OTHERS.contains(&kind),
             _ => true,
         }
@@ -262,6 +270,19 @@ spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
         assert!(!report.is_good());
         let json = serde_json::to_value(&report).expect("plain JSON");
         assert_eq!((json["read"].as_u64(), json["problems"][0]["line"].as_u64()), (Some(3), Some(5)));
+    }
+
+    #[test]
+    fn what_of_a_network_policy_is_not_enforced_is_a_note_and_no_problem() {
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: dns, namespace: shop}\n\
+                      spec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}]}\n";
+        let report = of(&[("p.yaml", policy)]);
+        assert!(report.is_good(), "{report:?}");
+        let shown = report.shown();
+        assert!(shown.starts_with("p.yaml:1: NetworkPolicy shop/dns: spec.egress[0].ports: note: UDP and SCTP"), "{shown}");
+        assert!(shown.ends_with("1 objects: 0 problems\n"), "{shown}");
+        let report = of(&[("p.yaml", &policy.replace("egress:", "egres:"))]);
+        assert!(!report.is_good() && report.shown().contains("NetworkPolicy shop/dns"), "{}", report.shown());
     }
 
     const ROUTE: &str = "\

@@ -43,6 +43,11 @@ impl Session {
         }
         all.sort_by_key(rank);
         all.dedup();
+        // A set goes when the policy that named it has gone.
+        let (mut all, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|name| {
+            !matches!(name, ResourceName::Peers(_)) || !matches!(snapshot.view(name, &self.viewer), View::Absent)
+        });
+        all.extend(gone);
         Ok(all)
     }
 
@@ -59,6 +64,13 @@ impl Session {
                     brought.extend(self.fronts.contains(id).then(|| ResourceName::Routes(id.clone())));
                 }
                 brought
+            }
+            // The sets that its policies name, and those that they do not name any more.
+            ResourceName::Inbound | ResourceName::Outbound => {
+                let named = self.viewer.pod.as_ref().and_then(|pod| snapshot.named.get(pod));
+                let named = named.into_iter().flat_map(|sets| sets.iter().copied());
+                let all: HashSet<_> = named.chain(self.peers.keys().copied()).collect();
+                all.into_iter().map(ResourceName::Peers).collect()
             }
             ResourceName::Routes(_) if self.routes => match snapshot.view(name, &self.viewer) {
                 View::Routes(routes) => routes.backends.iter().cloned().map(ResourceName::Service).collect(),
@@ -79,12 +91,14 @@ fn service_at(body: &Body) -> Option<ObjectRef> {
 /// What a service is used with comes before it; what is large comes last.
 fn rank(name: &ResourceName) -> (u8, ResourceName) {
     let rank = match name {
-        ResourceName::Trust | ResourceName::Mesh | ResourceName::Inbound => 0,
-        ResourceName::Address(_) => 1,
-        ResourceName::Policy(_) => 2,
-        ResourceName::Routes(_) => 3,
-        ResourceName::Service(_) => 4,
-        ResourceName::Endpoints(_) => 5,
+        ResourceName::Trust | ResourceName::Mesh => 0,
+        ResourceName::Peers(_) => 1,
+        ResourceName::Inbound | ResourceName::Outbound => 2,
+        ResourceName::Address(_) => 3,
+        ResourceName::Policy(_) => 4,
+        ResourceName::Routes(_) => 5,
+        ResourceName::Service(_) => 6,
+        ResourceName::Endpoints(_) => 7,
     };
     (rank, name.clone())
 }

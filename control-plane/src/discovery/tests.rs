@@ -7,6 +7,8 @@ use crate::model::Model;
 use crate::snapshot::Entry;
 use crate::watch::{Change, parse};
 
+mod network;
+
 fn service(namespace: &str, name: &str, ip: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
@@ -44,6 +46,7 @@ impl World {
             out,
             held: HashMap::new(),
             bases: HashMap::new(),
+            peers: HashMap::new(),
             set_hash: SetHash::default(),
             sent: 0,
             acknowledged: 0,

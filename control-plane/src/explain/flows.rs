@@ -107,9 +107,16 @@ impl<'a> Replay<'a> {
             ports: vec![],
         };
         let (request, source) = (flow.request(), Source::Known(Some(flow.source)));
-        let ground =
-            Ground { snapshot: self.snapshot, to: pod, caller: flow.caller.as_ref(), source: &source, request: request.as_ref() };
-        let answer = ground.answer(&endpoint, flow.port, &mut self.judged);
+        let (snapshot, caller) = (self.snapshot, flow.caller.as_ref());
+        let ground = Ground { snapshot, to: pod, caller, pod: None, source: &source, request: request.as_ref() };
+        let mut answer = ground.answer(&endpoint, flow.port, &mut self.judged);
+        let calling = caller.and_then(|id| self.calling(id, flow));
+        // Where the pod that called is gone, one like it is asked about, at its own address.
+        let address = calling.and_then(|(_, facts)| {
+            facts.addresses.contains(&flow.source).then_some(flow.source).or(facts.addresses.first().copied())
+        });
+        let placed = Source::Known(address.or(Some(flow.source)));
+        Ground { pod: calling.map(|(id, _)| id), source: &placed, ..ground }.isolate(&endpoint, flow.port, &mut answer);
         let allowed = answer.verdict() == v1::ExplainedVerdict::Allowed;
         // What depends on each request is no for bytes.
         let reason = match answer.verdict() {
@@ -118,6 +125,19 @@ impl<'a> Replay<'a> {
         };
         let policy = Some(answer.policy).filter(|policy| !policy.is_empty());
         Some(Ruling { allowed, reason, policy, asks_fields: request.is_some() && asks_fields })
+    }
+
+    /// The pod that called: the one at the address, or the first of its service account.
+    fn calling(&self, caller: &SpiffeId, flow: &Flow) -> Option<(&'a ObjectRef, &'a PodFacts)> {
+        let snapshot = self.snapshot;
+        let is_of = |(id, facts): &(&ObjectRef, &Arc<PodFacts>)| {
+            id.namespace == *caller.namespace()
+                && facts.service_account == caller.service_account().as_str()
+                && !facts.addresses.is_empty()
+        };
+        let found = snapshot.pods.iter().filter(is_of);
+        let first = found.min_by_key(|(id, facts)| (!facts.addresses.contains(&flow.source), (*id).clone()));
+        first.map(|(id, facts)| (id, &**facts))
     }
 
     fn callee(&self, flow: &Flow) -> Option<(&'a ObjectRef, &'a PodFacts)> {

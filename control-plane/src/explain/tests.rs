@@ -246,3 +246,50 @@ fn clauses_about_tokens_are_answered_by_a_token_or_by_claims() {
         assert!(explain(&snapshot(&inline), &"td".parse().expect("a domain"), &ask(token, claims)).is_err(), "{claims}");
     }
 }
+
+const NETWORK: &str = "\
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: front-only, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: front}}}], ports: [{port: 8080}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: front}
+spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: another, namespace: shop}
+spec: {podSelector: {matchLabels: {app: db}}}
+";
+
+#[test]
+fn network_policies_of_both_ends_are_asked() {
+    use v1::ExplainedVerdict::{Allowed, Denied};
+    let shop = format!("{SHOP}{NETWORK}");
+    let told = only(&shop, &ask("front/client", 80, Some(("GET", "/books/1"))));
+    assert_eq!(told.verdict(), Allowed, "{told:?}");
+    let lines: Vec<String> = told
+        .considered
+        .iter()
+        .filter(|c| c.target.contains("NetworkPolicy"))
+        .map(|c| format!("{} {} {} {}: {}", c.applies, c.matches, c.action, c.policy, c.why))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "true true EGRESS front/out: rule 0 allows it",
+            "true true INGRESS shop/front-only: rule 0 allows it",
+            "false false INGRESS shop/another: its podSelector does not pick this pod",
+        ]
+    );
+    let told = only(&shop, &ask("front/client", 81, None));
+    assert_eq!((told.verdict(), told.policy.as_str()), (Denied, "shop/front-only"), "{told:?}");
+    assert!(told.reason.starts_with("denied at the called pod: no NetworkPolicy allows it"), "{told:?}");
+    let closed = shop.replace("matchLabels: {app: web}}}]}]}\n---", "matchLabels: {app: no}}}]}]}\n---");
+    let told = only(&closed, &ask("front/client", 80, Some(("GET", "/books/1"))));
+    assert!(told.reason.starts_with("denied at the caller: ") && told.policy == "front/out", "{told:?}");
+    assert!(told.remedy.contains("front/out"), "{told:?}");
+}

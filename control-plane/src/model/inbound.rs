@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_core::authorization::Authorization;
-use weft_core::policy::{FEATURE_RATE_LIMIT, InboundPolicy};
+use weft_core::policy::{FEATURE_NETWORK_POLICY, FEATURE_RATE_LIMIT, InboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::wellknown;
 
@@ -16,18 +16,21 @@ impl Model {
     /// What a pod's sidecar must know, without who may call what.
     pub(super) fn inbound_of(&self, pod: &PodObject, modes: &PodModes) -> InboundPolicy {
         let (protocols, rates) = (self.declared(pod), self.rates_of(pod));
+        let network = self.network_ingress(pod);
         let required = (!rates.is_empty()).then(|| FEATURE_RATE_LIMIT.to_owned());
+        let required = required.into_iter().chain(network.iter().map(|_| FEATURE_NETWORK_POLICY.to_owned()));
         let zone = self.places.of(pod).zone;
         InboundPolicy {
             mode: modes.mode,
             port_modes: modes.ports.iter().map(|(port, mode, _)| (*port, *mode)).collect(),
             protocols,
-            required_features: required.into_iter().collect(),
+            required_features: required.collect(),
             rates,
             zone,
             // Written where policies are bytes already: see `authorize`.
             authorization: Authorization::default(),
             issuers: vec![],
+            network,
         }
     }
 

@@ -14,6 +14,7 @@ mod authorization;
 mod endpoints;
 mod issuers;
 mod modes;
+mod network_policy;
 mod traffic;
 
 fn model() -> Model {
@@ -229,7 +230,7 @@ fn what_attestation_needs_of_a_pod_is_in_the_snapshot_while_it_lives() {
 /// A small random world, as a list of changes: a kind, a number that varies it, a variant of the same object, and whether it
 /// stands.
 fn changes() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
-    proptest::collection::vec((0u8..11, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
+    proptest::collection::vec((0u8..12, 0u8..3, any::<bool>(), any::<bool>()), 0..40)
 }
 
 fn manifest(kind: u8, n: u8, other: bool) -> String {
@@ -289,6 +290,26 @@ fn manifest(kind: u8, n: u8, other: bool) -> String {
                 other && n < 2
             )
         }
+        11 => {
+            let (policies, peer) = match n {
+                0 => ("Ingress, Egress", "{podSelector: {matchLabels: {app: web}}}".to_owned()),
+                1 => (
+                    "Egress",
+                    format!(
+                        "{{namespaceSelector: {{matchLabels: {{weft.dev/inject: {}}}}}}}",
+                        if other { "enabled" } else { "disabled" }
+                    ),
+                ),
+                // One that cannot be read.
+                _ => ("Sideways", "{podSelector: {}}".to_owned()),
+            };
+            let port = if other { "http" } else { "8080" };
+            format!(
+                "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: n{n}, namespace: shop}}\n\
+                 spec: {{podSelector: {{matchLabels: {{app: web}}}}, policyTypes: [{policies}], \
+                 ingress: [{{from: [{peer}], ports: [{{port: {port}}}]}}], egress: [{{to: [{peer}], ports: [{{port: {port}}}, {{protocol: UDP}}]}}]}}\n"
+            )
+        }
         // Another slice of the first service: it names its pod, and differs in port or readiness.
         _ => format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: t{n}, namespace: shop, labels: {{kubernetes.io/service-name: web0}}}}\n\
@@ -322,6 +343,10 @@ proptest! {
         fresh.apply(state.into_values().map(Change::Upsert).collect());
         let everything = |s: &Snapshot| {
             let mut all: Vec<(String, String)> = Vec::new();
+            all.extend(s.outbound.iter().map(|(k, v)| (format!("outbound {k}"), v.version.to_string())));
+            all.extend(s.peers.iter().map(|(k, v)| (format!("peers {k}"), v.version.to_string())));
+            all.extend(s.named.iter().map(|(k, v)| (format!("named {k}"), format!("{v:?}"))));
+            all.extend(s.networks.iter().map(|(k, v)| (format!("network {k}"), format!("{v:?}"))));
             all.extend(s.inbound.iter().map(|(k, v)| (format!("inbound {k}"), v.version.to_string())));
             all.extend(s.addresses.iter().map(|(k, v)| (format!("address {k}"), v.version.to_string())));
             all.extend(s.services.iter().map(|(k, v)| (format!("service {k}"), v.version.to_string())));

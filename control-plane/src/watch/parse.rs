@@ -3,6 +3,7 @@
 mod authorization;
 mod jwt;
 mod mtls;
+mod network_policy;
 mod traffic;
 mod trust;
 
@@ -15,6 +16,7 @@ use weft_core::identity::InvalidName;
 use weft_core::service::ObjectRef;
 
 use super::Problem;
+use crate::objects::network_policy::LABEL_NAMESPACE_NAME;
 use crate::objects::{
     EndpointSliceObject, Kind, LABEL_SERVICE_NAME, Labels, Metadata, NamespaceObject, Object, PodObject, PodSpec, PodStatus,
     ServiceObject, ServiceSpec, ServiceType, SliceEndpoint, SlicePort,
@@ -170,6 +172,7 @@ impl TypeMeta {
             ("v1", "List") => {
                 Err(Fault::new("kind", "List is not read: put each object into a document of its own, separated by ---"))
             }
+            ("networking.k8s.io/v1", "NetworkPolicy") => Ok(Kind::NetworkPolicy),
             ("weft.dev/v1alpha1", "AuthorizationPolicy") => Ok(Kind::AuthorizationPolicy),
             ("weft.dev/v1alpha1", "FederatedTrustDomain") => Ok(Kind::Federation),
             ("weft.dev/v1alpha1", "IdentityDenial") => Ok(Kind::IdentityDenial),
@@ -181,7 +184,7 @@ impl TypeMeta {
                     "kind",
                     format!(
                         "{version}/{kind} is not a kind that weft reads; known are v1/Namespace, v1/Service, v1/Pod, \
-                         discovery.k8s.io/v1/EndpointSlice, {known}"
+                         discovery.k8s.io/v1/EndpointSlice, networking.k8s.io/v1/NetworkPolicy, {known}"
                     ),
                 )
             }),
@@ -197,10 +200,12 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
             let mut metadata = m.metadata;
             metadata.namespace = Some(metadata.name.clone());
             let id = id(&metadata)?;
+            // As the API server has it, whatever somebody wrote.
+            metadata.labels.insert(LABEL_NAMESPACE_NAME.to_owned(), metadata.name.clone());
             Object::Namespace(Arc::new(NamespaceObject {
                 name: id.namespace.clone(),
                 id,
-                labels: ours(metadata.labels),
+                labels: metadata.labels,
                 annotations: ours(metadata.annotations),
                 terminating: metadata.deletion_timestamp.is_some(),
             }))
@@ -237,6 +242,7 @@ fn build(kind: Kind, document: &impl Document) -> Result<Object, Fault> {
         Kind::BackendTrafficPolicy => traffic::backend_policy(document)?,
         Kind::TrafficPolicy => traffic::policy(document)?,
         Kind::AuthorizationPolicy => authorization::policy(document)?,
+        Kind::NetworkPolicy => network_policy::policy(document)?,
         Kind::Federation => trust::federation(document)?,
         Kind::IdentityDenial => trust::denial(document)?,
         Kind::MtlsPolicy => mtls::policy(document)?,
@@ -260,7 +266,7 @@ fn slice(document: &impl Document) -> Result<EndpointSliceObject, Fault> {
     Ok(EndpointSliceObject { id, service, endpoints, ports: m.ports.unwrap_or_default() })
 }
 
-/// Labels or annotations that mean something to weft; others may be long, and change often.
+/// Annotations that mean something to weft; others may be long, and change often.
 fn ours(mut labels: Labels) -> Labels {
     labels.retain(|name, _| name.starts_with("weft.dev/"));
     labels
@@ -400,7 +406,7 @@ mod tests {
         });
         let Ok(Object::Namespace(read)) = from_json(Kind::Namespace, &namespace) else { panic!("a good one") };
         assert!(read.enabled());
-        assert_eq!(read.labels.len(), 1);
+        assert_eq!(read.labels.keys().collect::<Vec<_>>(), ["kubernetes.io/metadata.name", "other", "weft.dev/inject"]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ async fn try_once(
     let version = sink.version();
     let until = treatment.until();
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
-    let (guard, generation) = (Guard::own(worker, &lease, version).map(Box::new), worker.mesh().generation());
+    let (guard, generation) = (Guard::of_request(worker, &lease, version), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
             if let Some(guard) = &guard {
@@ -201,7 +201,7 @@ async fn try_once(
         Exchange::Http2(s) => s.tls,
     };
     let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
-    let asked = guard.as_deref().map(|g| &**g).or(caller.guard());
+    let asked = if lease.own { guard.as_deref() } else { caller.guard() };
     let own = dressed(request, asked, &lease, attempt);
     let head = own.as_deref().unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });

@@ -78,7 +78,11 @@ impl Asks {
 /// Whether an endpoint's own sidecar refused a request by its policy.
 fn is_denied(head: &ResponseHead, lease: &Lease) -> bool {
     matches!(*lease.destination, Destination::Mesh { .. })
-        && head.fields.named("weft-error").next() == Some(Reason::Denied.as_str().as_bytes())
+        && head
+            .fields
+            .named("weft-error")
+            .next()
+            .is_some_and(|said| [Reason::Denied, Reason::NetworkPolicy].iter().any(|reason| said == reason.as_str().as_bytes()))
 }
 
 impl Treatment {

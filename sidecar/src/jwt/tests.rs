@@ -118,6 +118,7 @@ fn world(forward: Forward) -> (Rc<Worker>, impl Fn(&str) -> String) {
         zone: "".into(),
         rates: vec![],
         authorization: Authorization::default(),
+        network: None,
         issuers: vec![Arc::new(issuer)],
     };
     mesh.govern(policy, &"spiffe://td/ns/shop/sa/web".parse().expect("an identity"));

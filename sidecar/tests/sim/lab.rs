@@ -16,6 +16,7 @@ use weft_core::service::{Endpoint, ObjectRef, Reach, Service, ServicePort};
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::route::{Backend as Share, BackendTarget, Match, Route, RouteKind, Rule, Timeouts};
 use weft_sidecar::io::{Network, Socket};
+use weft_sidecar::isolation::Egress;
 use weft_sidecar::mesh::{Address, Target};
 use weft_sidecar::pool::Buffers;
 use weft_sidecar::service::{Facts, ServiceState, ServiceView};
@@ -128,7 +129,7 @@ impl Lab {
             let endpoints: Vec<_> = (first..first + count).map(|n| endpoint(n, mesh)).collect();
             first += count;
             let policy = Arc::default();
-            let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone };
+            let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone, egress: None };
             let state = Arc::new(ServiceState::new(ServiceView::new(facts, None, &own.net, 0)));
             told.push(Told { service, endpoints, routes: vec![], policy, state });
         }
@@ -159,12 +160,17 @@ impl Lab {
     fn tell(&self, n: usize, change: impl FnOnce(&mut Told)) {
         let told = &mut self.services.borrow_mut()[n];
         change(told);
+        let mesh = &self.caller.shared.mesh;
+        let (outgoing, sets) = (mesh.outbound.load(), mesh.peers.load());
+        let network = outgoing.as_ref().and_then(|o| o.network.as_deref());
+        let egress = network.map(|network| Egress { network, sets: &sets });
         let facts = Facts {
             service: &told.service,
             endpoints: &told.endpoints,
             routes: &told.routes,
             policy: &told.policy,
             zone: self.zone,
+            egress,
         };
         let view = ServiceView::new(facts, Some(&told.state.view.load()), &self.caller.shared.config.net, self.now());
         told.state.view.store(Arc::new(view));

@@ -17,6 +17,7 @@ mod lab;
 mod limits;
 mod links;
 mod mirrors;
+mod network_policy;
 mod opaque;
 mod peers;
 mod quiet;

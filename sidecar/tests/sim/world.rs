@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use weft_certs::{Authority, LeafKind, LeafSpec};
 use weft_core::authorization::Authorization;
-use weft_core::policy::{InboundPolicy, MtlsMode};
+use weft_core::policy::{InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, Reach, Service, ServicePort};
 use weft_sidecar::config::Config;
@@ -54,6 +54,7 @@ pub(crate) fn inbound_policy(authorization: Authorization) -> InboundPolicy {
         zone: "".into(),
         authorization,
         issuers: vec![],
+        network: None,
     }
 }
 
@@ -163,6 +164,7 @@ impl Sidecar {
         let (mesh, lookups) = Mesh::new();
         mesh.identity.store(Some(Arc::new(identity)));
         mesh.govern(inbound_policy(Authorization::default()), &config.identity.spiffe_id());
+        mesh.govern_outbound(OutboundPolicy::default());
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
         let shared = Arc::new(Shared::new(config, mesh));
@@ -254,7 +256,7 @@ impl World {
         let endpoints: Vec<Endpoint> = plan.endpoints.iter().map(endpoint).collect();
         let callers = config(A, plan.workers, plan.options);
         let policy = Arc::default();
-        let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone: "" };
+        let facts = Facts { service: &service, endpoints: &endpoints, routes: &[], policy: &policy, zone: "", egress: None };
         let service = Arc::new(ServiceState::new(ServiceView::new(facts, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {
             let (kind, id) = plan.shown;

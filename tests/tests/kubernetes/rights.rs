@@ -13,6 +13,7 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
     for (program, verb, resource, namespace) in [
         (CONTROL_PLANE, "list", "pods", shop),
         (CONTROL_PLANE, "watch", "endpointslices.discovery.k8s.io", shop),
+        (CONTROL_PLANE, "watch", "networkpolicies.networking.k8s.io", shop),
         (CONTROL_PLANE, "create", "tokenreviews.authentication.k8s.io", ""),
         (CONTROL_PLANE, "patch", "configmaps/weft-trust-bundle", shop),
         (CONTROL_PLANE, "get", "secrets/weft-ca", HOME),

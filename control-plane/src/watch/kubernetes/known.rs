@@ -29,7 +29,7 @@ pub(super) fn absence_shows(kind: Kind) -> Duration {
 
 /// Objects of such a kind are never dropped because the server does not have the kind any more: only because it lists them and they are not there.
 fn is_guarding(kind: Kind) -> bool {
-    matches!(kind, Kind::AuthorizationPolicy | Kind::MtlsPolicy | Kind::IdentityDenial)
+    matches!(kind, Kind::AuthorizationPolicy | Kind::NetworkPolicy | Kind::MtlsPolicy | Kind::IdentityDenial)
 }
 
 /// An object that was received.

@@ -69,7 +69,7 @@ impl<'de, T: Watched> Deserialize<'de> for Lean<T> {
 /// Whether the control plane writes the status of a kind.
 const fn has_status(kind: Kind) -> bool {
     match kind {
-        Kind::Namespace | Kind::Service | Kind::Pod | Kind::EndpointSlice | Kind::ReferenceGrant => false,
+        Kind::Namespace | Kind::Service | Kind::Pod | Kind::EndpointSlice | Kind::ReferenceGrant | Kind::NetworkPolicy => false,
         // What cannot be honoured of them is in `weft status`.
         Kind::Federation | Kind::IdentityDenial => false,
         Kind::HttpRoute

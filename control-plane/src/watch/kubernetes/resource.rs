@@ -55,6 +55,7 @@ pub const fn resource(kind: Kind) -> Resource {
         Kind::ReferenceGrant => where_served(GATEWAY, &["v1", "v1beta1"], "referencegrants"),
         Kind::BackendTrafficPolicy => where_served(GATEWAY_EXPERIMENTS, &["v1alpha1"], "xbackendtrafficpolicies"),
         Kind::TrafficPolicy => where_served("weft.dev", &["v1alpha1"], "trafficpolicies"),
+        Kind::NetworkPolicy => needed("networking.k8s.io", "networkpolicies"),
         Kind::AuthorizationPolicy => where_served("weft.dev", &["v1alpha1"], "authorizationpolicies"),
         Kind::Federation => where_served("weft.dev", &["v1alpha1"], "federatedtrustdomains"),
         Kind::IdentityDenial => where_served("weft.dev", &["v1alpha1"], "identitydenials"),
@@ -92,7 +93,7 @@ macro_rules! watched {
 
 watched! {
     Namespace Service Pod EndpointSlice
-    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy
+    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy NetworkPolicy
     Federation IdentityDenial JwtIssuer
 }
 

@@ -288,7 +288,7 @@ proptest! {
 
     #[test]
     fn rates_survive_the_round_trip(rates in proptest::collection::vec(rate(), 0..4)) {
-        let policy = InboundPolicy { mode: MtlsMode::Strict, port_modes: vec![], protocols: vec![], required_features: vec![], zone: "z".into(), rates, authorization: weft_core::authorization::Authorization::default(), issuers: vec![] };
+        let policy = InboundPolicy { mode: MtlsMode::Strict, port_modes: vec![], protocols: vec![], required_features: vec![], zone: "z".into(), rates, authorization: weft_core::authorization::Authorization::default(), issuers: vec![], network: None };
         prop_assert_eq!(InboundPolicy::try_from(&sent(&v1::InboundPolicy::from(&policy))), Ok(policy));
     }
 
