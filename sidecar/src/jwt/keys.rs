@@ -147,7 +147,7 @@ impl KeyStore {
             return;
         }
         let mut urls: Vec<_> = sets.iter().collect();
-        urls.sort_by(|(a, _), (b, _)| a.cmp(b));
+        urls.sort_by_key(|(url, _)| (*url).clone());
         let _ = writeln!(out, "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL.");
         let _ = writeln!(out, "# TYPE weft_jwt_key_fetches_total counter");
         for (url, fetched) in &urls {
