@@ -91,8 +91,8 @@ fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) ->
     let place = namespace.map_or_else(|| vec!["-A"], |n| vec!["-n", n.as_str()]);
     let text = kubectl(context, &[&["get", plural, "-o", "json"], &place[..]].concat())?;
     let mut list: Value = serde_json::from_str(&text).context("kubectl prints what is not JSON")?;
-    match list["items"].take() {
-        Value::Array(items) => Ok(items),
+    match list.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => Ok(items),
         _ => Err(anyhow!("kubectl get {plural} prints no list")),
     }
 }

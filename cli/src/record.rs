@@ -146,11 +146,13 @@ pub(crate) fn tell(header: &Header) {
 /// The flows that one sidecar tells, and how many calls are in none.
 fn of_sidecar(text: &str) -> anyhow::Result<(Vec<Flow>, u64)> {
     let mut told: Value = serde_json::from_str(text).context("the answer is not JSON")?;
-    let (pod, identity) = (told["pod"].take(), told["identity"].take());
-    let Value::Array(listed) = told["flows"].take() else { bail!("the answer has no flows") };
+    let Some(Value::Array(listed)) = told.get_mut("flows").map(Value::take) else { bail!("the answer has no flows") };
     let flows = listed.into_iter().map(|mut flow| {
-        flow["pod"] = pod.clone();
-        flow["identity"] = identity.clone();
+        // What is no object has no room for them, and is no flow.
+        if let Some(fields) = flow.as_object_mut() {
+            fields.insert("pod".into(), told["pod"].clone());
+            fields.insert("identity".into(), told["identity"].clone());
+        }
         serde_json::from_value(flow).context("a flow cannot be read")
     });
     Ok((flows.collect::<anyhow::Result<_>>()?, told["left_out"].as_u64().unwrap_or(0)))
@@ -222,6 +224,8 @@ mod tests {
             let said = format!("{:#}", read(&file).expect_err(text));
             assert!(said.contains(why), "{said}");
         }
-        assert!(of_sidecar("{}").is_err() && of_sidecar("7").is_err());
+        for hostile in ["{}", "7", "[]", r#"{"flows": 7}"#, r#"{"flows": [7]}"#, r#"{"flows": [{}]}"#] {
+            assert!(of_sidecar(hostile).is_err(), "{hostile}");
+        }
     }
 }

@@ -184,6 +184,7 @@ mod text {
     pub(super) mod maybe {
         use super::{Deserialize, Deserializer, Display, Error, FromStr, Serializer};
 
+        #[expect(clippy::ref_option, reason = "serde calls it so")]
         pub(in super::super) fn serialize<T: Display, S: Serializer>(
             value: &Option<T>,
             serializer: S,

@@ -51,7 +51,9 @@ fn policy(out: &mut String, target: &Target, name: &str, rules: &[String]) {
         }
     }
     out.push_str("  action: Allow\n  rules:\n");
-    rules.iter().for_each(|rule| out.push_str(rule));
+    for rule in rules {
+        out.push_str(rule);
+    }
 }
 
 /// A name that no policy of the namespace has yet.

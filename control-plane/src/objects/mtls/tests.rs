@@ -1,7 +1,7 @@
 use weft_core::policy::MtlsMode::{Permissive, Strict};
 
 use super::*;
-use crate::objects::Object;
+use crate::objects::{Labels, Object};
 use crate::watch::parse::parse;
 
 fn read(spec: &str) -> Result<Arc<Modes>, Unhonoured> {
@@ -24,7 +24,6 @@ fn what_a_policy_can_say() {
 #[test]
 fn a_selector_means_what_kubernetes_means_by_it() {
     let labels = |text: &str| -> Labels { serde_saphyr::from_str(text).expect("labels") };
-    use super::super::Labels;
     let picks = |selector: &str, of: &str| {
         let it = read(&format!("{{mode: strict, selector: {selector}}}")).expect("good");
         it.selector.as_ref().expect("it has one").selects(&labels(of))
