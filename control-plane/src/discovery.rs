@@ -61,6 +61,11 @@ impl Discovery for DiscoveryService {
         let Peer::Workload(info) = Peer::of(&request) else {
             return Err(Status::unauthenticated("discovery needs an SVID as the connection's client certificate"));
         };
+        if info.pod.is_none() {
+            return Err(Status::permission_denied(
+                "the SVID names no pod: it is an application's, and discovery is for sidecars",
+            ));
+        }
         let (tx, rx) = mpsc::channel(4);
         let status = v1::SidecarStatus {
             namespace: info.id.namespace().to_string(),

@@ -198,9 +198,29 @@ impl<'de> Deserialize<'de> for Moment {
     }
 }
 
-/// Reads `YYYY-MM-DDTHH:MM:SS`, with a fraction or not, and `Z`.
+/// Reads `YYYY-MM-DDTHH:MM:SS`, with a fraction or not, and `Z` or `+HH:MM` (RFC 3339).
 fn moment(text: &str) -> Option<i64> {
-    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    let (text, east) = match text.strip_suffix('Z') {
+        Some(text) => (text, 0),
+        None => {
+            let (text, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
+            let seconds = i64::from(hours) * 3_600 + i64::from(minutes) * 60;
+            let is_zone = hours < 24 && minutes < 60;
+            (
+                text,
+                if zone.starts_with('+') && is_zone {
+                    seconds
+                } else if zone.starts_with('-') && is_zone {
+                    -seconds
+                } else {
+                    return None;
+                },
+            )
+        }
+    };
+    let (date, clock) = text.split_once('T')?;
     let parts = |text: &str, by: char| -> Option<[i64; 3]> {
         let all = text.split(by).map(|part| part.parse::<u16>().ok().map(i64::from)).collect::<Option<Vec<_>>>()?;
         all.try_into().ok()
@@ -211,7 +231,7 @@ fn moment(text: &str) -> Option<i64> {
     let date = time::Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?).ok()?;
     let is_clock = hour < 24 && minute < 60 && second <= 60;
     let days = i64::from(date.to_julian_day()) - 2_440_588;
-    is_clock.then_some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+    is_clock.then_some(days * 86_400 + hour * 3_600 + minute * 60 + second - east)
 }
 
 impl Metadata {

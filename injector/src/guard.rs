@@ -55,6 +55,10 @@ pub(crate) fn check(pod: &Pod<'_>, injected: bool, namespace: &NamespaceFacts) -
 pub(crate) fn added(container: &Container<'_>, namespace: &NamespaceFacts) -> Result<(), InjectError> {
     ports_are_free(container)?;
     volumes_are_not_ours(container)?;
+    // Who may add a container gets no certificate of the workload's by it.
+    if !namespace.allow_shared_processes {
+        mounts_none(container, &[VOLUME_WORKLOAD_API])?;
+    }
     let target = text_in(container.object, &container.at, "targetContainerName")?;
     if target == Some(SIDECAR_CONTAINER) && !namespace.allow_shared_processes {
         return Err(InjectError::ReachesSidecar { at: container.said(), namespace: namespace.name.clone() });
@@ -64,10 +68,14 @@ pub(crate) fn added(container: &Container<'_>, namespace: &NamespaceFacts) -> Re
 
 /// The sidecar's token, keys and sockets are nobody else's to mount.
 fn volumes_are_not_ours(container: &Container<'_>) -> Result<(), InjectError> {
+    mounts_none(container, &[VOLUME_TOKEN, VOLUME_STATE, VOLUME_TRUST_BUNDLE])
+}
+
+fn mounts_none(container: &Container<'_>, names: &[&'static str]) -> Result<(), InjectError> {
     for mount in list_in(container.object, &container.at, "volumeMounts")?.unwrap_or_default() {
         let volume = mount.get("name").and_then(Value::as_str);
-        for name in [VOLUME_TOKEN, VOLUME_STATE, VOLUME_TRUST_BUNDLE] {
-            if volume == Some(name) {
+        for name in names {
+            if volume == Some(*name) {
                 return Err(InjectError::NameTaken { at: format!("a volume that {} mounts", container.said()), name });
             }
         }

@@ -70,6 +70,12 @@ impl Guard {
         Self { called: Some(Box::new(called)), ..Self::new(port, Caller::Plaintext, ip) }
     }
 
+    /// The same, outside of the mesh: what is said of that is asked as well.
+    #[must_use]
+    pub fn aimed(self, aim: Option<Aim>) -> Self {
+        Self { aim: aim.map(Box::new), ..self }
+    }
+
     /// Whoever the pod calls by a lease: itself, or somebody else.
     pub fn of_call(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Box<Self> {
         Self::own(worker, lease, protocol).unwrap_or_else(|| {
@@ -139,7 +145,7 @@ impl Guard {
 
     /// Counts a call with its verdict, where that is asked for.
     fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
-        if worker.flows.is_on() && self.called.is_none() {
+        if worker.flows.is_on() && self.called.is_none() && self.aim.is_none() {
             self.record(worker, head, verdict.as_ref().err().map(|failure| failure.reason));
         }
         verdict
@@ -234,11 +240,15 @@ impl Guard {
     fn stand(&self, worker: &Worker) -> Standing {
         let mesh = worker.mesh();
         if let Some(called) = &self.called {
-            return match (mesh.may_call(), isolation::forbids(worker, called)) {
-                (Err(failure), _) => Standing::Refused(failure),
-                (Ok(()), Some(denied)) => Standing::Isolated(denied.into()),
-                (Ok(()), None) => Standing::Open,
-            };
+            if let Err(failure) = mesh.may_call() {
+                return Standing::Refused(failure);
+            }
+            if let Some(denied) = isolation::forbids(&worker.shared, called) {
+                return Standing::Isolated(denied.into());
+            }
+            if self.aim.is_none() {
+                return Standing::Open;
+            }
         }
         if let Some(aim) = &self.aim {
             return match aim.compiled(mesh, self.port) {

@@ -181,7 +181,8 @@ async fn refused(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, f
     let hearing = Hearing { patience: SPEAKS_WITHIN, opaque: false };
     match first_bytes(&stream, Some(SPEAKS_WITHIN), hearing).await {
         Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
-            http(worker, stream, first, Route::Refuse { failure, name: unknown() }, destination).await;
+            // Each request is judged anew, by the host that it names.
+            http(worker, stream, first, Route::Unknown { name: unknown() }, destination).await;
         }
         _ => serve::refuse(worker, &stream, Some(destination), &failure),
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_core::SpiffeId;
@@ -119,7 +119,9 @@ impl Keeper {
         let mut failing_since: Option<i64> = None;
         if self.doubts() {
             // Mostly, the token is older than the certificate. If it is not, the renewal fails, and the token is tried next.
-            tracing::info!("the join token names another anchor than the certificate that was kept: renewing it at once");
+            tracing::info!(
+                "the join token is newer than the certificate that was kept, or names another anchor: renewing it at once"
+            );
             self.asked.due = Some(Instant::now());
         }
         loop {
@@ -129,7 +131,7 @@ impl Keeper {
                 (Some(identity), None) => self.until_renewal(&identity.svid),
             };
             let mesh = self.mesh.clone();
-            let lacks = self.current.borrow().is_some() && mesh.handing.svid.borrow().is_none();
+            let lacks = self.current.borrow().is_some() && mesh.handing.svid.borrow().is_none() && !self.joins();
             tokio::select! {
                 biased;
                 changed = trust.changed() => {
@@ -156,7 +158,12 @@ impl Keeper {
                     self.asked.due = None;
                     self.rejoin = false;
                     self.mesh.renewal_failing_since.store(0, Relaxed);
-                    self.adopt(svid, bundle);
+                    // What the stream said last may be newer than what another replica answers, and is not said again.
+                    let told = trust.borrow().as_ref().map(|told| told.bundle.clone());
+                    let told = told.filter(|told| {
+                        self.mesh.connected.load(Relaxed) && told.vouching(svid.chain(), UnixTime::now()).is_some()
+                    });
+                    self.adopt(svid, told.unwrap_or(bundle));
                 }
                 Err(e) => {
                     self.rejoin = !self.rejoin && self.doubts();
@@ -179,7 +186,20 @@ impl Keeper {
     fn doubts(&self) -> bool {
         let current = self.current.borrow();
         let (Some(current), Ok(token)) = (current.as_ref(), self.join_token()) else { return false };
-        token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor)
+        // One that was written after the certificate was issued may be there because that one is denied.
+        let path = self.config.identity.join_token_file.as_ref();
+        let written = path.and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
+        let written = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs() as i64);
+        written > current.svid.info().not_before + weft_core::wellknown::BACKDATE_SECS
+            || token.split('.').nth(3).is_some_and(|anchor| anchor != current.anchor)
+    }
+
+    /// Whether the next certificate comes by the join token, which is good for one key: the sidecar's own.
+    fn joins(&self) -> bool {
+        let files = &self.config.identity;
+        let by_token_file = files.token_file.is_some() && files.anchors_file.is_some();
+        let holds = self.current.borrow().as_ref().is_some_and(|i| i.svid.info().not_after > unix_now());
+        !by_token_file && (self.rejoin || !holds)
     }
 
     /// Puts the anchors in force that discovery brought, and notes whether a renewal is asked for.
@@ -209,9 +229,11 @@ impl Keeper {
     /// A new certificate for the sidecar, and, before that, one for the application if it has ever asked: whoever serves a certificate that was issued
     /// later has none left that was issued before, the application's included, and so says the record of what was issued.
     async fn renew(&mut self) -> anyhow::Result<(Svid, Arc<TrustBundle>)> {
-        let application = if self.mesh.handing.is_asked() && self.current.borrow().is_some() {
+        let application = if self.mesh.handing.is_asked() && self.current.borrow().is_some() && !self.joins() {
             let key = PendingKey::generate()?;
-            Some(self.issue(&key, true).await.context("the application's certificate")?.0)
+            let issued =
+                self.issue(&key, true).await.inspect_err(|e| tracing::warn!("no certificate for the application: {e:#}"));
+            issued.ok().map(|(svid, _)| svid)
         } else {
             None
         };
@@ -221,10 +243,15 @@ impl Keeper {
             None => PendingKey::generate()?,
         };
         let issued = self.issue(&key, false).await;
-        if issued.is_err() {
-            self.key = Some(key);
-        } else if let Some(svid) = application {
-            self.mesh.handing.svid.send_replace(Some(svid));
+        match &issued {
+            Err(_) => self.key = Some(key),
+            Ok((svid, bundle)) if self.mesh.handing.is_asked() => {
+                // One that leads elsewhere would not outlive the rotation that has moved on between the two: `hand` gets another, as where there is none.
+                let leads = |svid: &Svid| bundle.vouching(svid.chain(), UnixTime::now());
+                self.mesh.handing.svid.send_replace(application.filter(|own| leads(own) == leads(svid)));
+                self.hand_at = Instant::now();
+            }
+            Ok(_) => {}
         }
         issued
     }
@@ -281,6 +308,9 @@ impl Keeper {
         let svid = key.with_chain(chain)?;
         if svid.info().id != id {
             bail!("the control plane issued {} where {id} was asked for", svid.info().id);
+        }
+        if application && svid.info().pod.is_some() {
+            bail!("the control plane is older, and knows no certificates for applications: upgrade it");
         }
         let bundle = TrustBundle::try_from(answer.trust_bundle.as_ref().context("the answer has no trust bundle")?)?;
         Ok((svid, Arc::new(bundle)))

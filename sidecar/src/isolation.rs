@@ -17,7 +17,7 @@ use crate::authorize::Guard;
 use crate::denials::Call;
 use crate::mesh::Mesh;
 use crate::service::{Candidate, ServiceView};
-use crate::worker::Worker;
+use crate::worker::{Shared, Worker};
 
 /// How long a mesh peer waits that no set knows yet: a pod may call as soon as it runs.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -61,11 +61,11 @@ impl Called {
 }
 
 /// Why the pod may not call; none where it may. A pod always reaches itself.
-pub fn forbids(worker: &Worker, called: &Called) -> Option<Box<Denied>> {
-    let mesh = worker.mesh();
+pub fn forbids(shared: &Shared, called: &Called) -> Option<Box<Denied>> {
+    let mesh = &shared.mesh;
     let outgoing = mesh.outbound.load();
     let network = outgoing.as_ref()?.network.as_ref()?;
-    if worker.shared.config.net.pod_ips.contains(&called.address.ip()) {
+    if shared.config.net.pod_ips.contains(&called.address.ip()) {
         return None;
     }
     match network.judge(&mesh.peers.load(), &called.end(), called.address.port()) {
@@ -76,7 +76,7 @@ pub fn forbids(worker: &Worker, called: &Called) -> Option<Box<Denied>> {
 
 /// Whether the pod may call something by its own address, told where it may not.
 pub fn may_call(worker: &Worker, called: &Called) -> Result<(), Failure> {
-    forbids(worker, called).map_or(Ok(()), |denied| Err(tell_outgoing(worker, called.address, &denied)))
+    forbids(&worker.shared, called).map_or(Ok(()), |denied| Err(tell_outgoing(worker, called.address, &denied)))
 }
 
 /// What was decided last of one candidate, and at which generation of the policies.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
+use weft_core::TrustDomain;
 use weft_tls::{LeafInfo, TrustBundle};
 
 use crate::io::Socket;
@@ -40,19 +41,25 @@ impl Links {
         open.links.push(Link { peer, socket });
     }
 
-    /// Cuts the connections of whoever is believed no more; how many those were.
-    pub fn cut(&self, bundle: &TrustBundle) -> usize {
+    /// Cuts the connections of whoever is believed no more, and of those of a foreign domain that has lost an anchor since `before`, since which
+    /// of its anchors vouched for them is not known; how many those were. Of the domain `own`, a rotation sees to it that nobody is left behind.
+    pub fn cut(&self, bundle: &TrustBundle, before: Option<&TrustBundle>, own: &TrustDomain) -> usize {
+        let lost = |domain: &TrustDomain| {
+            before.is_some_and(|before| before.hashes(domain).any(|old| bundle.hashes(domain).all(|now| now != old)))
+        };
+        let lost: Vec<TrustDomain> =
+            bundle.domains().map(|(domain, _)| domain).filter(|d| *d != own && lost(d)).cloned().collect();
         let mut cut: Vec<(LeafInfo, Rc<Socket>)> = Vec::new();
         self.open.borrow_mut().links.retain(|link| {
             let Some(socket) = link.socket.upgrade() else { return false };
-            let goes = bundle.gave_up(&link.peer);
+            let goes = bundle.gave_up(&link.peer) || lost.contains(link.peer.id.trust_domain());
             if goes {
                 cut.push((link.peer.clone(), socket));
             }
             !goes
         });
         for (peer, socket) in &cut {
-            tracing::info!(peer = %peer.id, serial = %peer.serial, address = %socket.peer(), "connection cut: the peer is denied, or its domain is trusted no more");
+            tracing::info!(peer = %peer.id, serial = %peer.serial, address = %socket.peer(), "connection cut: the peer is denied, or its domain or an anchor of it is trusted no more");
             socket.cut();
         }
         cut.len()

@@ -250,7 +250,8 @@ impl Mesh {
         missing
     }
 
-    fn in_mesh(&self, ip: IpAddr) -> bool {
+    /// Whether an address is inside of the mesh ranges.
+    pub fn in_mesh(&self, ip: IpAddr) -> bool {
         // Before the ranges are known, everything is in the mesh.
         self.ranges.load().as_ref().is_none_or(|ranges| ranges.iter().any(|r| r.contains(&ip)))
     }

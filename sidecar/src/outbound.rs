@@ -12,7 +12,7 @@ use weft_core::wellknown;
 use crate::authorize::Guard;
 use crate::connect::Destination;
 use crate::detect::{self, FirstBytes, Hearing, NoBytes, Spoke, first_bytes};
-use crate::egress;
+use crate::egress::{self, Aim};
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::isolation::{self, Called};
@@ -183,7 +183,9 @@ pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: Soc
                 protocol: "tcp",
                 tls: ("", ""),
             };
-            let guard = Guard::outgoing(called);
+            // The pod's own name servers are asked whatever is closed.
+            let is_server = destination.port() == 53 && worker.shared.resolver.is_server(destination.ip());
+            let guard = Guard::outgoing(called).aimed((!is_server).then(|| Aim::Nameless(destination.ip())));
             Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((&guard, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),

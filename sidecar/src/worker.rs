@@ -304,9 +304,12 @@ async fn watch_policy(worker: Rc<Worker>) {
 /// Cuts what is open with whoever is believed no more, as soon as that is known.
 async fn watch_trust(worker: Rc<Worker>) {
     let mut bundles = worker.mesh().bundles();
+    let mut before = None;
     loop {
         if let Some(identity) = &*worker.mesh().identity.load() {
-            worker.links.cut(&identity.bundle);
+            let own = identity.svid.info().id.trust_domain();
+            worker.links.cut(&identity.bundle, before.as_deref(), own);
+            before = Some(identity.bundle.clone());
         }
         if bundles.changed().await.is_err() {
             return;

@@ -128,7 +128,8 @@ fn changed_live(world: &World) {
     assert_eq!(ended["outcome"], "reset", "closed by the caller's policy: {ended}");
 
     put(&world.work(), &open);
-    eventually("the job is free", || (world.status(JOB, CART) == "200").then_some(()));
+    let ping = || world.exec(JOB, &["redis-cli", "-h", "cache.shop", "ping"]).stdout.trim() == "PONG";
+    eventually("the job is free", || ping().then_some(()));
     let called = world.spawn_peer(JOB, &["raw.py", "wait", "cache.shop", "6379", "PING\r\n"]);
     eventually("the connection is used", || called.stderr().contains("+PONG").then_some(()));
     put(&world.work(), INGRESS);

@@ -113,6 +113,10 @@ fn answer(
         }
     };
     told.notes.push(way(listed, at));
+    if policy.network.is_some() {
+        told.notes
+            .push("NetworkPolicies isolate the pod for egress: they are asked about the address that the host leads to".into());
+    }
     told
 }
 

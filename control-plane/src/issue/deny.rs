@@ -183,8 +183,8 @@ impl Denials {
         }
     }
 
-    /// Denies, durably; `until` is in seconds since the Unix epoch, 0 for ever. A serial number is denied for as long as its certificate can be
-    /// good, at most.
+    /// Denies, durably; `until` is in seconds since the Unix epoch, 0 for ever. Where no other domain is believed, a serial number is denied
+    /// for as long as its certificate can be good, at most.
     ///
     /// # Errors
     ///
@@ -196,12 +196,14 @@ impl Denials {
         if until != 0 && until <= now {
             return Err(DenyError::Past(until));
         }
+        // Of another domain, nobody here knows how long its certificates last.
+        let is_alone = self.now().foreign.is_empty();
         self.change(|kept, more| {
             for text in subjects {
                 let subject: Subject = text.parse()?;
                 let life = LEAF_LIFETIME_SECS + BACKDATE_SECS + CLOCK_SKEW_SECS;
                 let expires = match (&subject, until) {
-                    (Subject::Serial(_), 0) => Some(now + life),
+                    (Subject::Serial(_), 0) if is_alone => Some(now + life),
                     (_, 0) => None,
                     (_, until) => Some(until),
                 };

@@ -243,6 +243,13 @@ impl Authorizations {
         in_force.filter(is_bound).flat_map(|it| it.issuers.iter().cloned()).collect()
     }
 
+    /// Of these, those that policies for the whole mesh name.
+    pub(super) fn named_by_mesh(&self, policies: &[v1::BoundPolicy]) -> BTreeSet<Arc<str>> {
+        let in_force = self.about_tokens.iter().filter_map(|id| self.held.get(id)?.in_force.as_ref());
+        let is_bound = |it: &&InForce| it.scope == Scope::Mesh && policies.iter().any(|p| p.policy.as_ptr() == it.bytes.as_ptr());
+        in_force.filter(is_bound).flat_map(|it| it.issuers.iter().cloned()).collect()
+    }
+
     /// What a policy refuses or allows, and why it is so: for explanations.
     pub(super) fn facts(&self, id: &ObjectRef) -> Option<AuthorizationFacts> {
         let held = self.held.get(id)?;

@@ -75,8 +75,12 @@ impl Issuers {
 
     /// The one that counts in a namespace.
     fn of(&self, home: &Namespace, namespace: &Namespace, name: &Arc<str>) -> Option<&ObjectRef> {
-        let first = |namespace: &Namespace| self.by_name.get(&(namespace.clone(), name.clone()))?.first();
-        first(home).or_else(|| first(namespace))
+        self.in_namespace(home, name).or_else(|| self.in_namespace(namespace, name))
+    }
+
+    /// The one that stands in a namespace.
+    fn in_namespace(&self, namespace: &Namespace, name: &Arc<str>) -> Option<&ObjectRef> {
+        self.by_name.get(&(namespace.clone(), name.clone()))?.first()
     }
 }
 
@@ -100,7 +104,12 @@ impl Model {
             return;
         }
         let home = &self.authorizations.home;
-        let ids = names.iter().filter_map(|name| self.issuers.of(home, &pod.id.namespace, name));
+        // Under a policy of the mesh's no namespace puts keys of its own, not even where the mesh's issuer is missing.
+        let of_mesh = self.authorizations.named_by_mesh(&authorization.policies);
+        let ids = names.iter().filter_map(|name| match of_mesh.contains(name) {
+            true => self.issuers.in_namespace(home, name),
+            false => self.issuers.of(home, &pod.id.namespace, name),
+        });
         inbound.jwt_issuers = ids.filter_map(|id| self.issuers.held.get(id)).map(|held| held.bytes.clone()).collect();
         inbound.required_features.push(FEATURE_JWT.to_owned());
         let count = inbound.jwt_issuers.len();

@@ -11,6 +11,9 @@ use weft_core::service::ObjectRef;
 use super::traffic::Wrong;
 use super::{IntOrString, Labels, Transport};
 
+/// Sets of pods that the rules of one policy may make: each is kept up to date for every sidecar that goes by it.
+const MAX_SETS: usize = 200;
+
 /// The label with its own name that the API server puts on every namespace.
 pub const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
@@ -230,7 +233,20 @@ impl NetworkPolicySpec {
             .enumerate()
             .map(|(i, r)| rule(&format!("egress[{i}]"), "to", r.to.as_deref(), r.ports.as_deref()))
             .collect::<Result<_, _>>()?;
+        let sets = ingress.iter().chain(&egress).map(Rule::sets).fold(0, usize::saturating_add);
+        if sets > MAX_SETS {
+            let why = format!("its rules make {sets} sets of pods, and {MAX_SETS} are read at most: make several policies of it");
+            return Err(("spec".into(), why));
+        }
         Ok(Content { pods: pods.plain(), ingress: isolates_in.then_some(ingress), egress: isolates_out.then_some(egress) })
+    }
+}
+
+impl Rule {
+    /// How many sets of pods it may make: each peer is one, and one more for each port that is named.
+    fn sets(&self) -> usize {
+        let named = self.ports.iter().flatten().filter(|port| matches!(port, Port::Name(_))).count();
+        self.peers.as_ref().map_or(1, Vec::len).saturating_mul(named + 1)
     }
 }
 

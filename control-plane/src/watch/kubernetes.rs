@@ -59,7 +59,7 @@ pub fn follow(client: &Client, statuses: &Arc<Statuses>) -> mpsc::Receiver<Batch
             $(watches.spawn(watch::<of::$kind>(client.clone(), events_tx.clone(), statuses.clone()));)*
         };
     }
-    watch!(Namespace Service Pod EndpointSlice);
+    watch!(Namespace Service Pod EndpointSlice NetworkPolicy);
     watch!(HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy);
     watch!(Federation IdentityDenial JwtIssuer ExternalService);
     debug_assert_eq!(watches.len(), KINDS.len(), "every kind is watched");

@@ -133,17 +133,18 @@ impl Table {
         best.map(|(_, listed, at)| (listed, at))
     }
 
-    /// The external service for bytes to an address at a port: one that has the address, else one that names a host that led there. `names` are
+    /// The external service for bytes to an address at a port: the mesh's own first, then one that has the address, else one that names a host that led there. `names` are
     /// such hosts.
     pub fn find_by_address(&self, ip: IpAddr, port: u16, names: &[Host]) -> Option<(&Arc<Listed>, ExternalPort)> {
         let is_bytes = |at: &ExternalPort| at.protocol == ExternalProtocol::Tcp;
-        let fixed = self.addresses.get(&ip.to_canonical()).into_iter().flatten().find_map(|place| {
+        let fixed = self.addresses.get(&ip.to_canonical()).into_iter().flatten().filter_map(|place| {
             let listed = &self.all[*place as usize];
             Some((listed, *listed.external.port(port).filter(|at| is_bytes(at))?))
         });
         let named =
-            || names.iter().filter_map(|host| self.find(host, port)).find(|(listed, at)| is_bytes(at) && listed.is_resolved());
-        fixed.or_else(named)
+            names.iter().filter_map(|host| self.find(host, port)).filter(|(listed, at)| is_bytes(at) && listed.is_resolved());
+        // The mesh's own first, so that no namespace takes an address out of its hands; of equals, the first.
+        fixed.chain(named).min_by_key(|(listed, _)| !listed.external.is_mesh_wide)
     }
 
     /// Whether anything is said of a host, at any port.

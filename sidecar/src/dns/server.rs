@@ -13,12 +13,15 @@ use weft_core::egress::{EgressDefault, Host};
 
 use super::{answer, message};
 use crate::io::TcpSocket;
+use crate::isolation::{self, Called};
 use crate::worker::Shared;
 
 /// Questions over UDP that wait at once; more are answered with a failure.
 const MAX_UDP_WAITING: usize = 512;
 /// Connections that are served at once.
 const MAX_TCP: usize = 64;
+/// Addresses of one answer that are remembered: more would push out what was learned of other hosts.
+const MOST_ADDRESSES: usize = 64;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(10);
 /// What an answer over UDP may have where the question does not say otherwise (RFC 1035, section 4.2.1) is kept by the server that was asked: it has seen the
@@ -156,7 +159,12 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -
 
 /// Whether the server that a program has chosen is asked, and not one of the pod's own: where unknown destinations are refused, no other is.
 fn may_be_asked(shared: &Shared, to: SocketAddr) -> bool {
-    let is_open = shared.mesh.egress().is_none_or(|table| table.default() == EgressDefault::Allow);
+    let called = Called { address: to, pod: None, identity: None, is_known: false };
+    if shared.mesh.may_call().is_err() || isolation::forbids(shared, &called).is_some() {
+        return false;
+    }
+    let is_open =
+        !shared.mesh.in_mesh(to.ip()) && shared.mesh.egress().is_none_or(|table| table.default() == EgressDefault::Allow);
     !to.ip().is_loopback() && (is_open || shared.resolver.is_server(to.ip()))
 }
 
@@ -183,7 +191,7 @@ fn learn(shared: &Shared, query: &[u8], found: &[u8]) {
         return;
     }
     let Some(host) = Host::read(&name).filter(|host| table.names(host)) else { return };
-    for (ip, ttl) in answer::addresses(query, found).unwrap_or_default() {
+    for (ip, ttl) in answer::addresses(query, found).unwrap_or_default().into_iter().take(MOST_ADDRESSES) {
         shared.resolver.learned.learn(&host, ip, ttl);
     }
 }

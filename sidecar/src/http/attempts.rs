@@ -22,7 +22,7 @@ use super::sink::ResponseSink;
 use super::treatment::Treatment;
 use crate::authorize::Guard;
 use crate::connect::{Destination, Exchange, Unopened};
-use crate::metrics::Edge;
+use crate::metrics::{Direction, Edge};
 use crate::route::{Lease, Route, Tried};
 use crate::worker::Worker;
 
@@ -160,7 +160,8 @@ async fn try_once(
     let version = sink.version();
     let until = treatment.until();
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
-    let (guard, generation) = (Guard::of_request(worker, &lease, version), worker.mesh().generation());
+    let calls = caller.direction == Direction::Outbound;
+    let (guard, generation) = (calls.then(|| Guard::of_request(worker, &lease, version)).flatten(), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
             if let Some(guard) = &guard {

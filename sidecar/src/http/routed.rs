@@ -15,7 +15,7 @@ use weft_core::traffic::table::{RequestFacts, Verdict, any_field_holds};
 use super::attempts::{self, Request};
 use super::body::Body;
 use super::caller::HttpCaller;
-use super::forward::{Outcome, refuse};
+use super::forward::{Asked, Outcome, refuse};
 use super::head::{RequestHead, ResponseHead};
 use super::mirror::Copies;
 use super::session::SessionUse;
@@ -167,15 +167,16 @@ pub async fn forward(
         let edge = own_edge(&sink, to.name());
         return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
     };
-    let version = sink.version();
+    let (version, generation) = (sink.version(), worker.mesh().generation());
     let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
     let outcome = attempts::run(request, body, sink).await;
     copies.send(worker, version, &head, body);
     match outcome {
         // It counts as long as it lasts.
-        Outcome::Tunnel { upstream, rest, mut lease, asked } => {
+        Outcome::Tunnel { upstream, rest, mut lease, .. } => {
             lease.holds(Some(place));
-            Outcome::Tunnel { upstream, rest, lease, asked }
+            // It is asked about for as long as its tunnel lasts.
+            Outcome::Tunnel { upstream, rest, lease, asked: Some(Box::new(Asked { head, generation })) }
         }
         ended => ended,
     }

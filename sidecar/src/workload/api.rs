@@ -1,7 +1,7 @@
 //! The calls of the Workload API.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -38,12 +38,12 @@ pub(super) struct WorkloadApi {
     config: Config,
     mesh: Arc<Mesh>,
     identity: Current,
-    tokens: tokio::sync::Mutex<HashMap<Vec<String>, (String, i64)>>,
+    tokens: Mutex<HashMap<Vec<String>, (String, i64)>>,
 }
 
 impl WorkloadApi {
     pub(super) fn new(config: Config, mesh: Arc<Mesh>, identity: Current) -> Self {
-        Self { config, mesh, identity, tokens: tokio::sync::Mutex::default() }
+        Self { config, mesh, identity, tokens: Mutex::default() }
     }
 
     /// Whether a call is one of the standard, and its caller one of ours.
@@ -97,15 +97,17 @@ impl WorkloadApi {
         ReceiverStream::new(rx)
     }
 
+    fn tokens(&self) -> MutexGuard<'_, HashMap<Vec<String>, (String, i64)>> {
+        // Nothing that holds the lock can leave it half changed.
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn jwt(&self, mut audience: Vec<String>) -> Result<String, Status> {
         jwt::check_audiences(&audience).map_err(|e| Status::invalid_argument(e.to_string()))?;
         audience.sort_unstable();
         audience.dedup();
-        // Held while one is issued: who asks for the same meanwhile gets that one.
-        let mut tokens = self.tokens.lock().await;
         let now = unix_now();
-        tokens.retain(|_, (_, expires)| *expires > now + LEFT);
-        if let Some((token, _)) = tokens.get(&audience) {
+        if let Some((token, _)) = self.tokens().get(&audience).filter(|(_, expires)| *expires > now + LEFT) {
             return Ok(token.clone());
         }
         let identity = self.identity.borrow().clone().ok_or_else(|| Status::unavailable("the sidecar has no certificate yet"))?;
@@ -118,9 +120,14 @@ impl WorkloadApi {
             .map_err(|_| Status::unavailable(format!("the control plane did not answer in {} s", ISSUE.as_secs())))?
             .map_err(|s| Status::new(s.code(), format!("the control plane refused: {}", s.message())))?
             .into_inner();
-        if tokens.len() < MAX_KEPT {
-            tokens.insert(audience, (answer.token.clone(), answer.expires));
+        let mut tokens = self.tokens();
+        tokens.retain(|_, (_, expires)| *expires > now + LEFT);
+        // Whoever asks for ever other audiences pushes out what ends first.
+        let first = tokens.iter().min_by_key(|(_, (_, expires))| *expires).map(|(audience, _)| audience.clone());
+        if let Some(first) = first.filter(|_| tokens.len() >= MAX_KEPT) {
+            tokens.remove(&first);
         }
+        tokens.insert(audience, (answer.token.clone(), answer.expires));
         Ok(answer.token)
     }
 }
@@ -212,6 +219,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let keys = |domain: &weft_core::TrustDomain| sets.get(domain.as_str()).map(AsRef::as_ref);
         let (id, claims) = jwt::validate(&asked.svid, &asked.audience, unix_now(), keys)
             .map_err(|e| Status::invalid_argument(format!("the token is not believed: {e}")))?;
+        if self.identity.borrow().as_ref().is_some_and(|identity| identity.bundle.denied().has_identity(&id)) {
+            return Err(Status::invalid_argument("the token is of an identity that is denied"));
+        }
         let claims = claims.iter().map(|(name, value)| (name.clone(), claim(value, MAX_DEPTH))).collect();
         Ok(Response::new(wire::ValidateJwtsvidResponse { spiffe_id: id.to_string(), claims: Some(Claims { fields: claims }) }))
     }

@@ -131,6 +131,7 @@ fn every_value_arrives() {
         ("trustDomain", "example.org"),
         ("mtls", "strict"),
         ("defaultPolicy", "deny"),
+        ("egress", "deny"),
         ("meshRanges", "10.0.0.0/8,fc00::/7"),
         ("nativeSidecars", "always"),
         ("caSecret", "my-ca"),
@@ -155,7 +156,7 @@ fn every_value_arrives() {
         values[CREATE_NAMESPACE] = true.into();
         assert_eq!(rendered(&values), printed(&settings), "{key}");
     }
-    assert_eq!(TABLE.len(), 14, "a new setting belongs into this test");
+    assert_eq!(TABLE.len(), 15, "a new setting belongs into this test");
 }
 
 #[test]

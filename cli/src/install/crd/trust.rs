@@ -47,18 +47,18 @@ pub(super) fn denial() -> Value {
         vec![
             list(
                 "identities",
-                10_000,
+                5_000,
                 "SPIFFE IDs: every certificate of theirs is refused, and none is issued.",
                 text("identity", "One of them.").longest(600).pattern(SPIFFE_ID),
             ),
             list(
                 "serials",
-                10_000,
+                5_000,
                 "Serial numbers of certificates, in hexadecimal, as `weft status -o json` tells them. They are compared whoever issued the certificate.",
                 text("serial", "One of them.").longest(60).pattern(SERIAL),
             ),
             any_text("reason", "For people.").longest(300),
-            any_text("expires", "When it ends. Left out: never. A certificate lives 24 hours, so that a serial number need not be denied for longer.")
+            any_text("expires", "When it ends. Left out: never. A certificate of the mesh lives 24 hours, so that its serial number need not be denied for longer.")
                 .date_time(),
         ],
     );

@@ -76,7 +76,7 @@ fn what_cannot_be_honoured_names_its_field() {
         ("{action: Permit}".to_owned(), "spec.action", "Permit"),
         ("{action: Allow, ruels: []}".to_owned(), "spec.ruels", "unknown field"),
         ("{action: Allow, targetRef: {kind: Service}}".to_owned(), "spec.targetRef.name", "missing"),
-        ("{action: Allow, targetRef: {kind: HTTPRoute, name: a}}".to_owned(), "spec.targetRef.kind", "yet"),
+        ("{action: Allow, targetRef: {kind: HTTPRoute, name: a}}".to_owned(), "spec.targetRef.kind", "by which route it came"),
         ("{action: Allow, targetRef: {kind: Pod, name: a}}".to_owned(), "spec.targetRef.kind", "no target"),
         ("{action: Allow, targetRef: {kind: Namespace, name: other}}".to_owned(), "spec.targetRef.name", "shop"),
         ("{action: Allow, targetRef: {kind: Mesh, name: m}}".to_owned(), "spec.targetRef.name", "no name"),
