@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::network_policy::PeersId;
-use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_OUTBOUND, FEATURE_ROUTES};
+use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_NETWORK_POLICY, FEATURE_OUTBOUND, FEATURE_ROUTES};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -89,6 +89,7 @@ impl Discovery for DiscoveryService {
             place: Place::default(),
             viewer: Viewer { pod: info.pod.clone(), namespace: Some(info.id.namespace().clone()) },
             routes: false,
+            knows_peers: false,
             fronts: HashSet::new(),
             budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
         };
@@ -164,6 +165,8 @@ struct Session {
     viewer: Viewer,
     /// Whether it knows what routes and policies are.
     routes: bool,
+    /// The sidecar knows what sets of pods are.
+    knows_peers: bool,
     /// Services that its workload calls by their own names or addresses: their routes count. Others are backends of those routes.
     fronts: HashSet<ObjectRef>,
     budget: Budget,
@@ -306,6 +309,7 @@ impl Session {
         self.serves(hello.serving);
         self.sub.status().knows_denials = hello.features.iter().any(|f| f == FEATURE_DENY_LIST);
         self.routes = hello.features.iter().any(|f| f == FEATURE_ROUTES);
+        self.knows_peers = hello.features.iter().any(|f| f == FEATURE_NETWORK_POLICY);
         let known: Vec<_> = self.held.keys().cloned().collect();
         for name in known {
             self.drop_held(&name);

@@ -142,8 +142,9 @@ impl Discovery {
         for mut resource in resources.into_iter().filter(|r| r.name != ResourceName::Trust.to_string()) {
             // Another version of this program may have kept it, and have left out what it did not know: it is in force until the control plane
             // sends it again, and so it is not said to be what the control plane has.
-            // 0 is the version of what is absent, which is to be told.
-            resource.version = u64::from(!matches!(&*resource.name, "inbound" | "outbound"));
+            // 0 is the version of what is absent, which is to be told, but of the pod's own policies: those stay.
+            let is_own = matches!(&*resource.name, "inbound" | "outbound");
+            resource.version = u64::from(!is_own || resource.body.is_none());
             if let Err(reason) = self.apply(resource) {
                 tracing::warn!(reason, "a saved resource cannot be used");
             }

@@ -1,7 +1,7 @@
 //! isolation: what `NetworkPolicy` says of a call, at the pod that is called and at the pod that calls.
 //!
 //! An endpoint that the caller's policies forbid is no candidate: that is worked out when the control thread makes the view of a service, so
-//! that no request pays for it. What is dialled by its own address is asked for when it is dialled.
+//! that no choice pays for it. What is dialled by its own address is asked for when it is dialled.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -25,7 +25,7 @@ def context(x509, side):
     """TLS with the certificate that is current, which weft is not asked about."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    svid = x509.svid
+    svid = x509.get_x509_context().default_svid
     made = ssl.SSLContext(side)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_REQUIRED
@@ -87,11 +87,11 @@ def call(host, port):
         token = api.fetch_jwt_svid({AUDIENCE}).token
         made, svid = context(x509, ssl.PROTOCOL_TLS_CLIENT)
         with socket.create_connection((host, port), 20) as raw, made.wrap_socket(raw) as tls:
+            server = identity(tls)
             tls.sendall(token.encode() + b"\n")
             told = b""
             while piece := tls.recv(8192):
                 told += piece
-            server = identity(tls)
         for_others = api.fetch_jwt_svid({"others"}).token
         try:
             api.validate_jwt_svid(for_others, AUDIENCE)

@@ -56,7 +56,9 @@ fn only_the_pods_own_processes_are_answered_and_only_by_the_standard() {
     assert_eq!(bare(&[])["code"], "INVALID_ARGUMENT", "without the metadata that keeps browsers out");
 
     // From outside of the pod's network the socket can be reached, and nothing is to be had.
-    let socket = format!("/proc/{}/cwd/workload-api/socket", world.sidecar("shop/client-0"));
+    let find = "for p in /proc/[0-9]*; do [ -S $p/cwd/workload-api/socket ] && echo $p; done | head -n 1";
+    let sidecar = world.lab(&["sh", "-c", find]).wait(PATIENCE).good();
+    let socket = format!("{}/cwd/workload-api/socket", sidecar.trim());
     let outside = world.lab_peer(&["spiffe_peer.py", "raw", &socket, "header"]).wait(PATIENCE).json();
     assert_eq!(outside["code"], "PERMISSION_DENIED", "{outside:#}");
 

@@ -66,7 +66,7 @@ impl Session {
                 brought
             }
             // The sets that its policies name, and those that they do not name any more.
-            ResourceName::Inbound | ResourceName::Outbound => {
+            ResourceName::Inbound | ResourceName::Outbound if self.knows_peers => {
                 let named = self.viewer.pod.as_ref().and_then(|pod| snapshot.named.get(pod));
                 let named = named.into_iter().flat_map(|sets| sets.iter().copied());
                 let all: HashSet<_> = named.chain(self.peers.keys().copied()).collect();

@@ -55,6 +55,7 @@ impl World {
             place: Place::default(),
             viewer: Viewer { namespace: Some(pod.namespace.clone()), pod: Some(pod) },
             routes: false,
+            knows_peers: true,
             fronts: HashSet::new(),
             budget: Budget { tokens: MAX_NAMES as f64, at: Instant::now() },
         };

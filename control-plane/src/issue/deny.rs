@@ -248,8 +248,14 @@ impl Denials {
 
     /// Has entries fall out whose time is over.
     pub fn expire(&self, now: i64) {
-        if self.now().entries.iter().any(|e| !e.term.holds(now)) {
-            self.refresh(&self.lock(), now);
+        let inner = self.lock();
+        // The clock may have jumped, and come back: what fell out then is there again.
+        let own = inner.kept.values().filter(|term| term.holds(now)).count();
+        let holds = |denial: &&Arc<DenialObject>| denial.expires.is_none_or(|end| end > now);
+        let said = inner.said.denials.iter().filter(holds).map(|d| d.identities.len() + d.serials.len()).sum::<usize>();
+        let before = self.now();
+        if before.entries.len() + before.beyond != own + said || before.entries.iter().any(|e| !e.term.holds(now)) {
+            self.refresh(&inner, now);
         }
     }
 
