@@ -1,4 +1,4 @@
-//! `weft-bench policy`: what a decision costs with few and with many AuthorizationPolicies, without any network. Each policy lets one caller, and everybody, GET below one path.
+//! `weft-bench policy`: what a decision costs with few and with many `AuthorizationPolicies`, without any network. Each policy lets one caller, and everybody, GET below one path.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -83,7 +83,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
 
-    /// A file with the token that the request bears: verified by keys that stand in a JwtIssuer, else assumed to be signed, and told so; - is standard input
+    /// A file with the token that the request bears: verified by keys that stand in a `JwtIssuer`, else assumed to be signed, and told so; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "jwt_claims")]
     jwt: Option<PathBuf>,
 

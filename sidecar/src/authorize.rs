@@ -333,7 +333,7 @@ impl Guard {
     /// Writes down what is to be told, and makes a failure of a denial.
     fn tell(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, decision: &Decision) -> Result<(), Failure> {
         let connection = judge.connection();
-        let to = self.aim.as_ref().map(|aim| aim.to_string());
+        let to = self.aim.as_ref().map(ToString::to_string);
         let call = Call {
             peer: connection.caller_text(),
             to: to.as_deref(),

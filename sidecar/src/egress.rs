@@ -147,8 +147,11 @@ fn named(hello: &ClientHello) -> Option<Host> {
     (!hello.has_ech && host.name().is_some()).then_some(host)
 }
 
+/// A host, and the external service that stands for it at a port.
+type Aimed<'t> = (Aim, &'t Arc<Listed>, ExternalPort);
+
 /// What a `ClientHello` means; none where no external service names it.
-fn aim_of<'t>(hello: &ClientHello, table: &'t Table, port: u16) -> Result<Option<(Aim, &'t Arc<Listed>, ExternalPort)>, Failure> {
+fn aim_of<'t>(hello: &ClientHello, table: &'t Table, port: u16) -> Result<Option<Aimed<'t>>, Failure> {
     let Some(host) = named(hello) else { return Ok(None) };
     match table.find(&host, port) {
         None => Ok(None),

@@ -294,7 +294,7 @@ impl FlowLog {
 mod tests {
     use super::*;
 
-    fn call<'a>(path: &'a [u8], refused: Option<Reason>) -> Call<'a> {
+    fn call(path: &[u8], refused: Option<Reason>) -> Call<'_> {
         let request = Request { method: b"GET", path, host: b"web.shop", grpc: false };
         Call {
             caller: Some("spiffe://td/ns/a/sa/b"),

@@ -21,7 +21,7 @@ const WEB: &str = "shop/web";
 const OLD: &str = "legacy/old";
 
 /// The namespace is strict, but for one port of the cart.
-const STRICT: &str = r#"
+const STRICT: &str = r"
 apiVersion: weft.dev/v1alpha1
 kind: MtlsPolicy
 metadata: {name: strict, namespace: shop}
@@ -33,7 +33,7 @@ metadata: {name: cart-stays-open, namespace: shop}
 spec:
   selector: {matchExpressions: [{key: app, operator: In, values: [cart]}]}
   ports: [{port: 8090, mode: permissive}]
-"#;
+";
 
 /// Writes the manifests that the world follows, at once.
 fn put(work: &Path, text: &str) {

@@ -23,7 +23,7 @@ const BARE: &str = "outside/bare";
 const CART: &str = "http://cart.shop:8090/name";
 
 /// `web` may call the cart, by the name of its port, and the cache; nobody else may.
-const INGRESS: &str = r#"
+const INGRESS: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: cart, namespace: shop}
@@ -37,10 +37,10 @@ metadata: {name: cache, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: cache}}
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
-"#;
+";
 
 /// `job` may call nothing but the cache.
-const EGRESS: &str = r#"
+const EGRESS: &str = r"
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -49,7 +49,7 @@ spec:
   podSelector: {}
   policyTypes: [Egress]
   egress: [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}, podSelector: {matchLabels: {app: cache}}}]}]
-"#;
+";
 
 /// Writes the manifests that the world follows, at once.
 fn put(work: &Path, text: &str) {
@@ -110,7 +110,7 @@ fn egress(world: &World) {
     assert_eq!(why(world, JOB, &direct)["policy"], "batch/job", "a pod's own address");
     assert_eq!(world.exec(JOB, &["redis-cli", "-h", "cache.shop", "ping"]).stdout.trim(), "PONG", "what the policy allows");
     assert_eq!(world.status(WEB, CART), "200", "another pod is not isolated");
-    let bare = world.address("outside/bare-0").to_string();
+    let bare = world.address("outside/bare-0").clone();
     let unmeshed = world.peer(JOB, &["raw.py", "talk", &bare, "9", "x"]);
     assert_eq!(unmeshed["outcome"], "reset", "somebody without a sidecar: {unmeshed}");
     let explained = world.shell("weft explain --from-pod batch/job-0 --to shop/cart:8090 -o json").output().expect("weft runs");

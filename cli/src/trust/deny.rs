@@ -1,5 +1,6 @@
 //! `weft trust deny`: whom nobody is to believe, though its certificate is good.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     until: Option<Duration>,
 
-    /// Print an IdentityDenial to apply instead: on Kubernetes the cluster keeps who is denied
+    /// Print an `IdentityDenial` to apply instead: on Kubernetes the cluster keeps who is denied
     #[arg(long)]
     manifest: bool,
 
@@ -125,11 +126,12 @@ fn as_text(denials: &TrustDenialsResponse, now: i64) -> String {
         let names: Vec<&str> = denials.unaware.iter().take(5).map(String::as_str).collect();
         let more = denials.unaware.len().saturating_sub(names.len());
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\n{} connected sidecars are too old to refuse them: {}{more}: give these pods the present sidecar\n",
             denials.unaware.len(),
             names.join(", ")
-        ));
+        );
     }
     text
 }

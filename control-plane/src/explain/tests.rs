@@ -296,6 +296,7 @@ fn network_policies_of_both_ends_are_asked() {
 
 #[test]
 fn a_host_outside_is_answered_for_as_the_callers_sidecar_would() {
+    use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
     let outside = "---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: pay, namespace: front}\n\
          spec: {hosts: ['*.pay.example'], ports: [{port: 80, protocol: http}, {port: 443, protocol: tls}], tls: {mode: none}}\n\
          ---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: pay, namespace: front}\n\
@@ -309,7 +310,6 @@ fn a_host_outside_is_answered_for_as_the_callers_sidecar_would() {
         let first = &answer.answers[0];
         (first.verdict(), first.policy.clone(), first.reason.clone() + &first.remedy)
     };
-    use v1::ExplainedVerdict::{Allowed, ByRequest, Denied};
     assert_eq!(told("front/client", "a.pay.example", 80, Some(("GET", "/"))).0, Allowed);
     assert_eq!(told("front/client", "a.pay.example", 80, Some(("POST", "/"))).0, Denied);
     assert_eq!(told("front/client", "a.pay.example", 80, None).0, ByRequest);

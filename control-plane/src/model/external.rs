@@ -162,7 +162,7 @@ impl Model {
                 Some(good) => outcome.fallen_back = Some((refusal(message.clone()), good.generation)),
                 None => {
                     outcome.refused =
-                        Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")))
+                        Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")));
                 }
             }
         }

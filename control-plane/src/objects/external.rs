@@ -228,12 +228,10 @@ impl ExternalSpec {
 
     fn resolution(&self) -> Result<Resolution, Wrong> {
         if self.resolution == ResolutionSpec::Dns {
-            return match self.endpoints.is_empty() {
-                true => Ok(Resolution::Dns),
-                false => wrong(
-                    "endpoints",
-                    "stand here, and resolution is dns, which asks the resolver: write static, or leave them out",
-                ),
+            return if self.endpoints.is_empty() {
+                Ok(Resolution::Dns)
+            } else {
+                wrong("endpoints", "stand here, and resolution is dns, which asks the resolver: write static, or leave them out")
             };
         }
         counted("endpoints", self.endpoints.len(), MAX_ENDPOINTS)?;

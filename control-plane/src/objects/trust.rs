@@ -65,6 +65,7 @@ pub struct DenialSpec {
     expires: Option<Moment>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what is wrong comes as an error or as a text")]
 fn wrong(field: impl Into<String>, why: impl ToString) -> Wrong {
     (field.into(), why.to_string())
 }

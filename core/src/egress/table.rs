@@ -38,6 +38,9 @@ pub struct Listed {
     pub compiled: Option<Arc<Compiled>>,
 }
 
+/// What goes before what: whether it is a namespace's, how little its host says, its place.
+type Rank = (bool, u32, u32);
+
 impl Table {
     /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about.
     pub fn new(egress: &Egress, own: &SpiffeId) -> Self {
@@ -112,7 +115,7 @@ impl Table {
 
     /// The external service that counts for a host at a port.
     pub fn find(&self, host: &Host, port: u16) -> Option<(&Arc<Listed>, ExternalPort)> {
-        let mut best: Option<((bool, u32, u32), &Arc<Listed>, ExternalPort)> = None;
+        let mut best: Option<(Rank, &Arc<Listed>, ExternalPort)> = None;
         let mut offer = |places: Option<&Vec<u32>>, rank: u32| {
             for place in places.into_iter().flatten() {
                 let listed = &self.all[*place as usize];

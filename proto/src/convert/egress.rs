@@ -70,7 +70,9 @@ impl From<&Egress> for v1::Egress {
 impl TryFrom<&v1::Egress> for Egress {
     type Error = WireError;
     fn try_from(e: &v1::Egress) -> Result<Self, WireError> {
-        if e.externals.len() > MAX_EXTERNALS || e.externals.iter().map(|x| x.len()).sum::<usize>() > MAX_EXTERNAL_BYTES {
+        if e.externals.len() > MAX_EXTERNALS
+            || e.externals.iter().map(prost::bytes::Bytes::len).sum::<usize>() > MAX_EXTERNAL_BYTES
+        {
             return Err(WireError::Range("number or size of external services"));
         }
         let default = match v1::EgressDefault::try_from(e.otherwise) {

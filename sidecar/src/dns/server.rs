@@ -87,7 +87,7 @@ async fn run(shared: Arc<Shared>, sockets: Sockets) {
     }
     // The last phase of a drain: whoever still speaks may ask for names until then.
     shared.cut.cancelled().await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn over_udp(shared: Arc<Shared>, udp: Rc<UdpSocket>, waiting: Rc<Semaphore>) {

@@ -17,6 +17,7 @@ use weft_proto::v1;
 use weft_proto::v1::certificates_client::CertificatesClient;
 use weft_tls::{Svid, TrustBundle, jwt};
 
+use super::KeySets;
 use super::callers::Caller;
 use crate::config::Config;
 use crate::control::{self, Trust};
@@ -34,11 +35,18 @@ const MAX_DEPTH: usize = 16;
 
 type Stream<T> = ReceiverStream<Result<T, Status>>;
 
+/// Tokens by their audiences, with when they end. They go when the keys change, since the one that has signed them may be among those that are gone.
+#[derive(Default)]
+struct Kept {
+    keys: KeySets,
+    tokens: HashMap<Vec<String>, (String, i64)>,
+}
+
 pub(super) struct WorkloadApi {
     config: Config,
     mesh: Arc<Mesh>,
     identity: Current,
-    tokens: Mutex<HashMap<Vec<String>, (String, i64)>>,
+    tokens: Mutex<Kept>,
 }
 
 impl WorkloadApi {
@@ -97,9 +105,15 @@ impl WorkloadApi {
         ReceiverStream::new(rx)
     }
 
-    fn tokens(&self) -> MutexGuard<'_, HashMap<Vec<String>, (String, i64)>> {
+    /// What is kept by the keys that are known now.
+    fn tokens(&self) -> MutexGuard<'_, Kept> {
+        let keys = self.mesh.handing.keys.borrow().clone();
         // Nothing that holds the lock can leave it half changed.
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut kept = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&kept.keys, &keys) {
+            *kept = Kept { keys, tokens: HashMap::new() };
+        }
+        kept
     }
 
     async fn jwt(&self, mut audience: Vec<String>) -> Result<String, Status> {
@@ -107,7 +121,7 @@ impl WorkloadApi {
         audience.sort_unstable();
         audience.dedup();
         let now = unix_now();
-        if let Some((token, _)) = self.tokens().get(&audience).filter(|(_, expires)| *expires > now + LEFT) {
+        if let Some((token, _)) = self.tokens().tokens.get(&audience).filter(|(_, expires)| *expires > now + LEFT) {
             return Ok(token.clone());
         }
         let identity = self.identity.borrow().clone().ok_or_else(|| Status::unavailable("the sidecar has no certificate yet"))?;
@@ -120,7 +134,7 @@ impl WorkloadApi {
             .map_err(|_| Status::unavailable(format!("the control plane did not answer in {} s", ISSUE.as_secs())))?
             .map_err(|s| Status::new(s.code(), format!("the control plane refused: {}", s.message())))?
             .into_inner();
-        let mut tokens = self.tokens();
+        let tokens = &mut self.tokens().tokens;
         tokens.retain(|_, (_, expires)| *expires > now + LEFT);
         // Whoever asks for ever other audiences pushes out what ends first.
         let first = tokens.iter().min_by_key(|(_, (_, expires))| *expires).map(|(audience, _)| audience.clone());

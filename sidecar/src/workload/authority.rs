@@ -112,11 +112,8 @@ impl Authority {
     fn payload(&mut self, byte: &mut u8) {
         match &mut self.before {
             None => {}
-            Some(0) => {
-                if self.left >= self.padding {
-                    self.block(byte);
-                }
-            }
+            Some(0) if self.left >= self.padding => self.block(byte),
+            Some(0) => {}
             Some(before) => {
                 *before -= 1;
                 if std::mem::take(&mut self.is_padded) {

@@ -17,6 +17,7 @@ use crate::world::{A, CALLEE, CALLER, Sidecar, inbound_policy};
 const SET: PeersId = PeersId(1);
 
 /// One policy, with one rule: the pods of a set, at some ports.
+#[expect(clippy::unnecessary_wraps, reason = "as policies have it")]
 fn isolation(ports: Vec<PortTerm>) -> Option<Arc<Isolation>> {
     let rule = Rule { place: 0, peers: vec![PeerTerm::Set(SET)], ports };
     let policy = Policy { id: "shop/only".parse().expect("a name"), rules: vec![rule], broken: None };

@@ -344,7 +344,7 @@ fn sets_of_keys_are_bounded_and_have_nothing_secret() {
     }
     let many = vec![ec.as_str(); 101];
     assert_eq!(read(&many).err(), Some(JwksError::TooMany(101)));
-    assert_eq!(Jwks::read(&[b' '; (64 << 10) + 1]).err(), Some(JwksError::TooLarge((64 << 10) + 1)));
+    assert_eq!(Jwks::read(&vec![b' '; (64 << 10) + 1]).err(), Some(JwksError::TooLarge((64 << 10) + 1)));
     for text in ["", "{", "[]", "{\"keys\":{}}", "{\"keys\":[],\"keys\":[]}", "\u{feff}{\"keys\":[]}"] {
         assert!(matches!(Jwks::read(text.as_bytes()), Err(JwksError::NotASet(_))), "{text}");
     }

@@ -20,7 +20,11 @@ async fn told(world: &mut World) -> Vec<(String, bool)> {
 
 #[tokio::test]
 async fn a_set_comes_before_the_policy_that_names_it_and_goes_after() {
-    let mut world = World::new("shop", &["mtls-mode/v1", "outbound/v1"], &(POD.to_owned() + &policy("{podSelector: {}}")));
+    let mut world = World::new(
+        "shop",
+        &["mtls-mode/v1", "outbound/v1", "network-policy/v1"],
+        &(POD.to_owned() + &policy("{podSelector: {}}")),
+    );
     let first = told(&mut world).await;
     let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names[0].starts_with("peers/") && names[1..] == ["inbound", "outbound"], "{names:?}");
@@ -37,7 +41,11 @@ async fn a_set_comes_before_the_policy_that_names_it_and_goes_after() {
     world.subscribe(&first[0].0);
     assert_eq!(told(&mut world).await, []);
     let held = vec![v1::Held { name: "peers/00000000000000aa".into(), version: 7 }];
-    world.hear(Message::Hello(v1::Hello { features: vec!["outbound/v1".into()], held, ..Default::default() }));
+    world.hear(Message::Hello(v1::Hello {
+        features: vec!["outbound/v1".into(), "network-policy/v1".into()],
+        held,
+        ..Default::default()
+    }));
     let again = told(&mut world).await;
     assert!(again.contains(&("peers/00000000000000aa".to_owned(), false)), "{again:?}");
 }
