@@ -139,7 +139,7 @@ pub(crate) fn follows_its_secret(mesh: &Mesh<'_>) {
     for replica in replicas(CONTROL_PLANE).keys() {
         soon(&format!("{replica} says why it does not take another root over"), || {
             let log = kubectl(&["-n", HOME, "logs", replica]).stdout;
-            when(log.contains("it has another root"), || log.lines().last().unwrap_or_default().to_owned())
+            when(log.contains("it leads to another root"), || log.lines().last().unwrap_or_default().to_owned())
         });
     }
     serve_by(mesh, "second-issuer");
