@@ -139,10 +139,9 @@ impl Readiness {
     fn shown(&self) -> String {
         let mut text = String::new();
         let namespace = &self.namespace;
-        if let (Some(first), Some(last)) = (self.heard.values().min(), self.heard.values().max()) {
-            let count = self.heard.len();
-            let since = if first == last { when(*last) } else { format!("{}, the youngest since {}", when(*first), when(*last)) };
-            let _ = writeln!(text, "{count} sidecars of namespace {namespace} have looked for plaintext callers, since {since}");
+        if let Some(youngest) = self.heard.values().max() {
+            let (count, since) = (self.heard.len(), when(*youngest));
+            let _ = writeln!(text, "{count} sidecars of namespace {namespace} have all looked for plaintext callers since {since}");
         } else {
             let _ = writeln!(text, "no sidecar of namespace {namespace} was heard: nothing is known");
         }
@@ -248,7 +247,7 @@ status: {podIP: 10.0.0.2}
         let it = found(&[("shop/web-0", Ok(CALLED)), ("shop/web-1", Ok(QUIET))], i64::MIN);
         assert!(!it.ready);
         let expected = "\
-2 sidecars of namespace shop have looked for plaintext callers, since 2023-11-14T22:13:20Z, the youngest since 2023-11-14T22:15:00Z
+2 sidecars of namespace shop have all looked for plaintext callers since 2023-11-14T22:15:00Z
 without a sidecar, so that strict changes nothing for it: shop/old-0
 
 CALLED          PORT  CALLER                                  CONNECTIONS  REFUSED  FIRST                 LAST
