@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, ancestors, any_text, list, number, object, properties, text, word};
-use super::{Names, column, namespaced};
+use super::schema::{Field, ancestors, list, number, object, text, whole, word};
+use super::{Names, accepted, column, namespaced};
 
 pub(super) fn definition() -> Value {
     let names = Names { kind: "ExternalService", singular: "externalservice", plural: "externalservices", short: "extsvc" };
@@ -11,19 +11,14 @@ pub(super) fn definition() -> Value {
         column("Hosts", "string", ".spec.hosts", "What callers name"),
         column("TLS", "string", ".spec.tls.mode", "Whether sidecars open TLS"),
         column("Resolution", "string", ".spec.resolution", "Where the addresses come from"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "Hosts outside of the mesh. Pods of its own namespace may go there; one in the namespace of the installation is for every pod, and goes before \
          others. An AuthorizationPolicy whose target it is says who may.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            object("status", "What became of it.", vec![ancestors()]),
-        ],
+        spec(),
+        vec![ancestors()],
     );
     namespaced(&names, &columns, &schema)
 }
