@@ -268,8 +268,7 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
         let _ = writeln!(text, "given up: {}", status.given_up.join(", "));
     }
     if !status.missing.is_empty() {
-        let rows: Vec<Vec<String>> =
-            status.missing.iter().map(|m| vec![name(m), until(m, now), m.why.clone()]).collect();
+        let rows: Vec<Vec<String>> = status.missing.iter().map(|m| vec![name(m), until(m, now), m.why.clone()]).collect();
         let _ = write!(text, "\nMISSING ({})\n{}", status.missing_total, table::render(&["POD", "UNTIL", "WHY"], &rows));
     }
     for domain in &status.federated {

@@ -53,7 +53,7 @@ pub enum TrustError {
     #[error("nothing was changed: {0}")]
     Ca(#[from] CaError),
     #[error(
-        "not yet: of the control plane's replicas {0} wait or are waited for: `weft trust status` says why. A replica is not given up: delete its pod"
+        "not yet: {0} is waited for: `weft trust status` says why. A replica of the control plane is not given up: delete its pod"
     )]
     Replicas(String),
     #[error("nothing was changed: {0}")]
@@ -286,12 +286,10 @@ fn told(
     missing.truncate(MOST_NAMED);
     let connected = |pod: &ObjectRef| evidence.ledger.holders().get(pod).is_some_and(|h| h.streams > 0);
     let served_by = |anchor: &str| {
-        let serves =
-            |h: &ledger::Holder, r: &ledger::Report| r.anchor == anchor && (h.streams > 0 || is_good(r.until, now));
+        let serves = |h: &ledger::Holder, r: &ledger::Report| r.anchor == anchor && (h.streams > 0 || is_good(r.until, now));
         evidence.holders().filter(|(_, h)| h.report.as_ref().is_some_and(|r| serves(h, r))).count() as u32
     };
-    let trusts_all =
-        |h: &ledger::Holder| h.report.as_ref().is_some_and(|r| state.trusted().all(|a| r.trusted.contains(a)));
+    let trusts_all = |h: &ledger::Holder| h.report.as_ref().is_some_and(|r| state.trusted().all(|a| r.trusted.contains(a)));
     let next = state.next.as_ref();
     v1::TrustStatusResponse {
         phase: phase(next.map(|n| n.phase)).into(),

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{MANAGED_BY, MANAGER, within, won};
 use crate::issue::ca::{Ca, Source, make};
+use crate::issue::given;
 use crate::issue::trust::parts::Parts;
 use crate::issue::trust::shared::Stored;
 use crate::server::random;
@@ -49,7 +50,9 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
                     Ok(true) => {
                         tracing::info!(secret = place, "a new CA was made");
                         if let Err(why) = keep_root(&api, &format!("{name}-root"), &made.root_key).await {
-                            tracing::warn!("the root's key could not be kept, and is gone: this CA can be replaced, not renewed ({why})");
+                            tracing::warn!(
+                                "the root's key could not be kept, and is gone: this CA can be replaced, not renewed ({why})"
+                            );
                         }
                     }
                     // Another replica was faster: what it made is read now.
@@ -65,10 +68,13 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
 
 /// The CA as the Secret has it: one that weft has made may be in the middle of a rotation.
 fn opened(stored: Stored, domain: &TrustDomain) -> Result<Ca, SecretError> {
-    if stored.ours && stored.parts.is_one_root() {
-        return Ok(Ca::open(domain.clone(), &Source::Shared(&stored.parts.roots()?))?);
+    let given = stored.parts.given()?;
+    if !stored.ours || !stored.parts.is_one_root() {
+        return Ok(Ca::open(domain.clone(), &Source::Text(&given))?);
     }
-    Ok(Ca::open(domain.clone(), &Source::Text(&stored.parts.given()?))?)
+    // What it signs must be believed, whosever it is.
+    given::standing(domain, &given)?;
+    Ok(Ca::open(domain.clone(), &Source::Shared(&stored.parts.roots()?))?)
 }
 
 /// The CA's Secret as it was read.

@@ -107,7 +107,9 @@ impl Cluster for ApiServer {
 
     async fn others(&self) -> Result<Vec<Told>, String> {
         let api = Api::<Pod>::namespaced(self.client.clone(), self.home.as_str());
-        let pods = within(api.list(&ListParams::default())).await.map_err(|why| format!("pods of {} cannot be listed: {why}", self.home))?;
+        let pods = within(api.list(&ListParams::default()))
+            .await
+            .map_err(|why| format!("pods of {} cannot be listed: {why}", self.home))?;
         let account = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.service_account_name.clone());
         let own = pods.items.iter().find(|pod| pod.metadata.name.as_deref() == Some(self.me.name.as_str())).and_then(account);
         let own = own.ok_or_else(|| {
@@ -161,10 +163,12 @@ impl Cluster for ApiServer {
         let meshed = self.hub.meshed().borrow().clone();
         let api = Api::<ConfigMap>::all(self.client.clone());
         let named = ListParams::default().fields(&format!("metadata.name={}", bundle::NAME));
-        let maps = within(api.list(&named)).await.map_err(|why| format!("the ConfigMaps {} cannot be listed: {why}", bundle::NAME))?;
+        let maps =
+            within(api.list(&named)).await.map_err(|why| format!("the ConfigMaps {} cannot be listed: {why}", bundle::NAME))?;
         let anchors = self.ca.anchor_pem();
         let has_all = |map: &ConfigMap| map.data.as_ref().and_then(|d| d.get(FILE)).is_some_and(|text| *text == anchors);
-        let good: BTreeSet<String> = maps.items.iter().filter(|map| has_all(map)).filter_map(|map| map.metadata.namespace.clone()).collect();
+        let good: BTreeSet<String> =
+            maps.items.iter().filter(|map| has_all(map)).filter_map(|map| map.metadata.namespace.clone()).collect();
         let name = bundle::NAME.parse::<weft_core::identity::Name>().map_err(|e| e.to_string())?;
         let missing = meshed.iter().filter(|namespace| !good.contains(namespace.as_str()));
         Ok(missing.map(|namespace| ObjectRef { namespace: namespace.clone(), name: name.clone() }).collect())

@@ -162,14 +162,13 @@ impl Shared {
     fn take(&self, held: Option<&Held>, stored: Stored) -> Result<Held, String> {
         let place = &stored.parts.place;
         let settled = |state: &State| state.next.is_none();
-        let roots = if stored.ours && stored.parts.is_one_root() {
-            Some(stored.parts.roots().map_err(|e| e.to_string())?)
-        } else {
-            None
-        };
+        let roots =
+            if stored.ours && stored.parts.is_one_root() { Some(stored.parts.roots().map_err(|e| e.to_string())?) } else { None };
         let rotated = stored.parts.written().map_err(|e| e.to_string())?.is_some();
         match roots {
-            Some(roots) if rotated && !held.is_some_and(|h| h.state == roots.state && settled(&h.state) && h.retires.is_none()) => {
+            Some(roots)
+                if rotated && !held.is_some_and(|h| h.state == roots.state && settled(&h.state) && h.retires.is_none()) =>
+            {
                 let state = roots.state.clone();
                 let retires = self.take_roots(held, &roots)?;
                 self.ca.note_problem(String::new());
@@ -295,6 +294,15 @@ impl Shared {
         Ok(true)
     }
 
+    /// A state in which some are given up.
+    fn without(state: &State, names: &[String], look: &Look) -> Result<State, TrustError> {
+        let mut of_replicas = look.blocked.iter().filter_map(|m| Some(m.pod.as_ref()?.to_string()));
+        if let Some(name) = of_replicas.find(|name| names.contains(name)) {
+            return Err(TrustError::Replicas(name));
+        }
+        without(state, names, look.evidence())
+    }
+
     async fn ready(&self) -> Result<Held, TrustError> {
         let held = self.sync().await.map_err(TrustError::Store)?;
         if held.fixed { Err(TrustError::Fixed) } else { Ok(held) }
@@ -346,22 +354,24 @@ impl Rotates for Shared {
             let held = self.ready().await?;
             let look = self.look(&held).await;
             if held.state.next.is_some() && !give_up.is_empty() {
-                let state = without(&held.state, give_up, look.evidence())?;
+                let state = Self::without(&held.state, give_up, &look)?;
                 if self.change(&held, &held.stored.parts, &state).await? {
                     return Ok(());
                 }
                 continue;
             }
             // Before anything is made.
-            without(&held.state.begin(String::new(), unix_now())?, give_up, look.evidence())?;
+            Self::without(&held.state.begin(String::new(), unix_now())?, give_up, &look)?;
             if look.blocked.iter().any(|m| m.why == Why::Unlisted) {
                 return Err(TrustError::Store(look.problem));
             }
             let (parts, anchor, root_key) = held.stored.parts.with_new_root(self.ca.domain())?;
-            let state = without(&held.state.begin(anchor.clone(), unix_now())?, give_up, look.evidence())?;
+            let state = Self::without(&held.state.begin(anchor.clone(), unix_now())?, give_up, &look)?;
             if self.change(&held, &parts, &state).await? {
                 if let Err(why) = self.cluster.keep_root_key(&anchor, &root_key).await {
-                    tracing::warn!("the new root's key could not be kept, and is gone: its issuer can be replaced, not renewed ({why})");
+                    tracing::warn!(
+                        "the new root's key could not be kept, and is gone: its issuer can be replaced, not renewed ({why})"
+                    );
                 }
                 return Ok(());
             }
@@ -373,7 +383,7 @@ impl Rotates for Shared {
         for _ in 0..TRIES {
             let held = self.ready().await?;
             let look = self.look(&held).await;
-            let given_up = without(&held.state, give_up, look.evidence())?;
+            let given_up = Self::without(&held.state, give_up, &look)?;
             if given_up != held.state {
                 // Who was given up stays so.
                 self.change(&held, &held.stored.parts, &given_up).await?;
@@ -402,7 +412,7 @@ impl Rotates for Shared {
                 }
                 continue;
             }
-            let given_up = without(&held.state, give_up, look.evidence())?;
+            let given_up = Self::without(&held.state, give_up, &look)?;
             if given_up == held.state || self.change(&held, &held.stored.parts, &given_up).await? {
                 return Ok(());
             }

@@ -67,7 +67,8 @@ fn to_wire(account: &Account) -> Result<v1::ReplicaTrustResponse, Status> {
 /// Where it cannot be read.
 pub fn from_wire(told: &v1::ReplicaTrustResponse) -> Result<Account, String> {
     let state = serde_json::from_str(&told.state).map_err(|e| format!("its state cannot be read: {e}"))?;
-    let anchor = |place: u32| told.anchors.get(place as usize).cloned().ok_or_else(|| format!("it names anchor {place}, and has none"));
+    let anchor =
+        |place: u32| told.anchors.get(place as usize).cloned().ok_or_else(|| format!("it names anchor {place}, and has none"));
     let mut sidecars = BTreeMap::new();
     for sidecar in &told.sidecars {
         let bad = |e: weft_core::identity::InvalidName| format!("it names a pod that is none: {e}");

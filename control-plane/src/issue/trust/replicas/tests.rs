@@ -368,7 +368,12 @@ impl World {
         for (i, a) in self.sidecars.iter().enumerate() {
             for (j, b) in self.sidecars.iter().enumerate() {
                 let serves = &a.serves;
-                prop_assert!(b.trusted.contains(serves), "p{j} trusts {:?}, and p{i} serves {serves}: {:?}", b.trusted, self.shared);
+                prop_assert!(
+                    b.trusted.contains(serves),
+                    "p{j} trusts {:?}, and p{i} serves {serves}: {:?}",
+                    b.trusted,
+                    self.shared
+                );
             }
         }
         Ok(())

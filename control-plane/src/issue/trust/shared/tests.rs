@@ -24,6 +24,8 @@ struct Fake {
     stored: Mutex<Stored>,
     replicas: Mutex<BTreeMap<ObjectRef, Option<Arc<Shared>>>>,
     pods: Mutex<BTreeSet<ObjectRef>>,
+    /// Those of them that replicas have heard of.
+    known: Mutex<BTreeSet<ObjectRef>>,
     /// So many changes lose against somebody who has nothing to do with a rotation.
     loses: AtomicUsize,
     unspread: AtomicBool,
@@ -67,7 +69,8 @@ impl Cluster for View {
         self.me.clone()
     }
     async fn others(&self) -> Result<Vec<Told>, String> {
-        let others: Vec<_> = self.fake.replicas.lock().expect("whole").clone().into_iter().filter(|(r, _)| *r != self.me).collect();
+        let others: Vec<_> =
+            self.fake.replicas.lock().expect("whole").clone().into_iter().filter(|(r, _)| *r != self.me).collect();
         let mut told = Vec::new();
         for (replica, shared) in others {
             let silent = || Unheard::Silent("connection refused".into());
@@ -83,7 +86,7 @@ impl Cluster for View {
         Ok(self.fake.pods.lock().expect("whole").clone())
     }
     fn known_pods(&self) -> BTreeSet<ObjectRef> {
-        BTreeSet::new()
+        self.fake.known.lock().expect("whole").clone()
     }
     async fn unspread(&self) -> Result<Vec<ObjectRef>, String> {
         let lacks = self.fake.unspread.load(Relaxed).then(|| pod("weft-trust-bundle"));
@@ -107,6 +110,7 @@ impl Fake {
             stored: Mutex::new(Stored { parts, version: "1".into(), ours: true }),
             replicas: Mutex::default(),
             pods: Mutex::default(),
+            known: Mutex::default(),
             loses: AtomicUsize::new(0),
             unspread: AtomicBool::new(false),
             root_keys: Mutex::default(),
@@ -151,7 +155,9 @@ fn issue(at: &Shared, name: &str) -> LeafInfo {
 }
 
 fn join(fake: &Fake, at: &Shared, name: &'static str) -> Sidecar {
-    fake.pods.lock().expect("whole").insert(pod(name));
+    for pods in [&fake.pods, &fake.known] {
+        pods.lock().expect("whole").insert(pod(name));
+    }
     let leaf = issue(at, name);
     let seat = at.ca.records().joined(&leaf).expect("it names a pod");
     let mut sidecar = Sidecar { name, leaf, anchor: at.ca.anchor_hash(), seat };
@@ -270,7 +276,7 @@ async fn of_two_who_begin_at_once_one_does() {
 #[tokio::test]
 async fn an_abort_goes_back_and_a_pod_is_given_up_by_name_and_a_replica_is_not() {
     let fake = Fake::new();
-    let (one, two) = (fake.start("one"), fake.start("two"));
+    let one = fake.start("one");
     let old = one.ca.anchor_hash();
     let mut a = join(&fake, &one, "a");
     fake.pods.lock().expect("whole").insert(pod("away"));
@@ -284,7 +290,11 @@ async fn an_abort_goes_back_and_a_pod_is_given_up_by_name_and_a_replica_is_not()
     // Nobody has told this replica of the pod; the cluster has.
     assert_eq!(phase_of(&one).await, v1::TrustPhase::Spreading);
     assert_eq!(missing(&one.status().await), ["shop/away"]);
-    assert!(matches!(one.rotate(&["weft-system/two".into()]).await, Err(TrustError::Refused(Refusal::NotMissing(_)))));
+    assert!(matches!(one.rotate(&["shop/nobody".into()]).await, Err(TrustError::Refused(Refusal::NotMissing(_)))));
+    fake.end("two", true);
+    assert!(matches!(one.rotate(&["weft-system/two".into()]).await, Err(TrustError::Replicas(_))));
+    fake.end("two", false);
+    let two = fake.start("two");
     one.rotate(&["shop/away".into()]).await.expect("it is missing");
     assert_eq!(phase_of(&one).await, v1::TrustPhase::Reissuing, "whom it gives up is no part of the phase");
     renew(&two, &one, &mut a);
