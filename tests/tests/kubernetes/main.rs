@@ -13,6 +13,7 @@ mod probes;
 mod repair;
 mod replicas;
 mod rights;
+mod rotation;
 mod routes;
 mod strict;
 mod traffic;
@@ -112,6 +113,16 @@ fn another_installation_than_the_default_works_and_leaves_what_is_not_its_own() 
     story("no injector, and a webhook that lets pods by: they are found", || variant::lets_pods_by(&mesh));
     story("an upgrade shows what it would change, and changes it under load", || variant::is_upgraded(&mesh));
     story("weft leaves, and leaves what is not its own", || variant::leaves_what_is_not_its_own(mesh, &before));
+}
+
+#[test]
+fn the_root_is_replaced_by_replicas_under_load_and_no_request_fails() {
+    let cluster = Cluster::connect();
+    let before = story("what there is on the cluster", Inventory::settled);
+    let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster, Redirect::Init));
+    story("a root follows another, and a replica is killed in the middle", || rotation::costs_nothing(&mesh));
+    story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
+    story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
 }
 
 fn story<T>(what: &str, tell: impl FnOnce() -> T) -> T {

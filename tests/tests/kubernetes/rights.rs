@@ -36,7 +36,10 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
     for (program, verb, resource, namespace) in [
         (CONTROL_PLANE, "list", "secrets", HOME),
         (CONTROL_PLANE, "get", "secrets/weft-injector-tls", HOME),
-        (CONTROL_PLANE, "update", "secrets/weft-ca", HOME),
+        (CONTROL_PLANE, "delete", "secrets/weft-ca", HOME),
+        (CONTROL_PLANE, "patch", "secrets/weft-ca", HOME),
+        (CONTROL_PLANE, "get", "secrets/weft-ca-root", HOME),
+        (CONTROL_PLANE, "update", "secrets/weft-injector-tls", HOME),
         (CONTROL_PLANE, "get", "secrets", shop),
         (CONTROL_PLANE, "create", "secrets", shop),
         (CONTROL_PLANE, "get", "configmaps", shop),
