@@ -9,7 +9,7 @@ use prost::bytes::Bytes;
 use weft_core::Namespace;
 use weft_core::authorization::Posture;
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, InvalidEgress};
+use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress};
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::ANNOTATION_EGRESS;
 use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
@@ -112,12 +112,15 @@ impl Model {
         let home = self.authorizations.home();
         let of = |namespace: &Namespace| {
             let namespace = namespace.clone();
-            self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace).filter_map(|(_, held)| held.bytes.clone())
+            let held = self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace);
+            held.filter_map(|(_, held)| Some((held.bytes.clone()?, held.good.as_ref()?.external.is_mutual())))
         };
-        let mut externals: Vec<Bytes> = of(home).collect();
+        let mut seen: Vec<(Bytes, bool)> = of(home).collect();
         if pod.id.namespace != *home {
-            externals.extend(of(&pod.id.namespace));
+            seen.extend(of(&pod.id.namespace));
         }
+        let is_mutual = seen.iter().any(|(_, is_mutual)| *is_mutual);
+        let externals: Vec<Bytes> = seen.into_iter().map(|(bytes, _)| bytes).collect();
         if otherwise == EgressDefault::Allow && externals.is_empty() {
             return (None, vec![]);
         }
@@ -134,7 +137,9 @@ impl Model {
             // No version has this, so that the pod's sidecar refuses everything, and says why.
             return (None, vec![format!("room for {count} external services with {size} bytes")]);
         }
-        (Some(v1::Egress { externals, ..egress_to(otherwise, &from) }), vec![FEATURE_EGRESS.to_owned()])
+        // A version that does not know peers would take their servers for ones that are known by their names.
+        let required = std::iter::once(FEATURE_EGRESS).chain(is_mutual.then_some(FEATURE_EGRESS_PEER));
+        (Some(v1::Egress { externals, ..egress_to(otherwise, &from) }), required.map(str::to_owned).collect())
     }
 
     /// The namespace's own, or the mesh's. A word that is none denies, and is reported.
