@@ -16,9 +16,7 @@ mod origination;
 mod table;
 
 pub use address::{Forbidden, forbidden};
-pub use external::{
-    Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, InvalidEgress, Resolution,
-};
+pub use external::{Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, InvalidEgress, Resolution};
 pub use host::{Host, host_of};
 pub use origination::{InvalidPeers, MAX_PEERS, Origination, Peer, Server};
 pub use table::{Listed, Table};

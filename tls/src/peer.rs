@@ -78,7 +78,13 @@ mod tests {
     }
 
     /// What becomes of a server that shows such a leaf, of whom `wanted` is expected; the mesh is `home.example`, and believes `east.example`.
-    fn shown(east: &Authority, home: &Authority, leaf: &weft_certs::Leaf, wanted: &[&str], denied: Denied) -> Result<(), VerifyError> {
+    fn shown(
+        east: &Authority,
+        home: &Authority,
+        leaf: &weft_certs::Leaf,
+        wanted: &[&str],
+        denied: Denied,
+    ) -> Result<(), VerifyError> {
         let mut bundle = TrustBundle::new(domain("home.example"), root(home)).expect("a bundle");
         bundle.insert(domain("east.example"), root(east)).expect("anchors");
         let bundle = Arc::new(bundle.denying(Arc::new(denied)));
@@ -102,8 +108,17 @@ mod tests {
         let own = of(&home, "spiffe://home.example/ns/shop/sa/stock");
         assert!(matches!(ask(&own, &[STOCK]), Err(VerifyError::OtherDomain { .. })));
         let posing = home.leaf(&LeafSpec::new(LeafKind::Valid, STOCK));
-        assert!(matches!(ask(&posing, &[STOCK]), Err(VerifyError::Chain { .. } | VerifyError::OtherDomain { .. })), "not its anchors");
-        for kind in [LeafKind::Expired, LeafKind::ForeignRoot, LeafKind::WrongExtendedKeyUsage, LeafKind::TwoUriSans, LeafKind::SelfSigned] {
+        assert!(
+            matches!(ask(&posing, &[STOCK]), Err(VerifyError::Chain { .. } | VerifyError::OtherDomain { .. })),
+            "not its anchors"
+        );
+        for kind in [
+            LeafKind::Expired,
+            LeafKind::ForeignRoot,
+            LeafKind::WrongExtendedKeyUsage,
+            LeafKind::TwoUriSans,
+            LeafKind::SelfSigned,
+        ] {
             assert!(ask(&east.leaf(&LeafSpec::new(kind, STOCK)), &[STOCK]).is_err(), "{kind}");
         }
         let denied = Denied::new([STOCK.parse().expect("an identity")], []);

@@ -83,7 +83,7 @@ fn answer(
     if let Err(denial) = policy.decide() {
         return plain(port, Denied, format!("denied before any policy is asked: {denial}"));
     }
-    let table = Table::new(&policy.egress, own);
+    let table = Table::new(&policy.egress, own, None);
     let Some((listed, at)) = found(&table, host, port) else { return unlisted(&policy.egress, host, port) };
     let mut told = match &listed.compiled {
         None => plain(port, Allowed, format!("ExternalService {} names the host, and no policy is for it", listed.external.id)),

@@ -116,10 +116,8 @@ impl Embedded {
                 found.0.iter_mut().for_each(|v4| *v4 = v4.filter(|v4| v4.octets()[0] != 0));
             }
             [0x2002, ..] => found.0[0] = Some(Ipv4Addr::from_bits((bits >> 80) as u32)),
-            [0x2001, 0, ..] => found.0[..2].copy_from_slice(&[
-                Some(Ipv4Addr::from_bits(!(bits as u32))),
-                Some(Ipv4Addr::from_bits((bits >> 64) as u32)),
-            ]),
+            [0x2001, 0, ..] => found.0[..2]
+                .copy_from_slice(&[Some(Ipv4Addr::from_bits(!(bits as u32))), Some(Ipv4Addr::from_bits((bits >> 64) as u32))]),
             [_, _, _, _, 0 | 0x200, 0x5efe, ..] => found.0[0] = Some(last),
             _ => {}
         }

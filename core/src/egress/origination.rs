@@ -77,7 +77,9 @@ impl Peer {
                     domain
                 }
                 Principal::Any | Principal::Prefix(_) => {
-                    return Err(wrong("write whole identities, or spiffe://TRUST_DOMAIN/* for everybody of a trust domain".to_owned()));
+                    return Err(wrong(
+                        "write whole identities, or spiffe://TRUST_DOMAIN/* for everybody of a trust domain".to_owned(),
+                    ));
                 }
             };
             match &domain {

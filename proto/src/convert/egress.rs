@@ -114,7 +114,8 @@ impl TryFrom<&v1::TlsOrigination> for Origination {
             ("", []) => Server::System,
             (ca, []) => Server::Anchored(ca.into()),
             ("", identities) => Server::Peer(
-                Peer::read(identities).map_err(|_| WireError::Missing("identities of one trust domain in an external service"))?,
+                Peer::read(identities)
+                    .map_err(|_| WireError::Missing("identities of one trust domain in an external service"))?,
             ),
             _ => return Err(WireError::Missing("either anchors or identities of an external service's TLS")),
         };
