@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use weft_core::Namespace;
+use weft_core::{Namespace, TrustDomain};
 use weft_core::authorization::Posture;
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress};
+use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress, Origination};
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::ANNOTATION_EGRESS;
 use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
@@ -68,6 +68,11 @@ impl Externals {
     }
 }
 
+/// Whether it expects peers of the mesh's own trust domain.
+fn is_own(own: &TrustDomain, good: &Good) -> bool {
+    good.external.origination.as_ref().and_then(Origination::peer).is_some_and(|peer| peer.domain() == own)
+}
+
 impl Model {
     /// What becomes of destinations that nobody knows, where a namespace says nothing.
     #[must_use]
@@ -93,7 +98,9 @@ impl Model {
         let is_mesh_wide = self.is_home(&id.namespace);
         let policies = self.authorizations.of_external(id);
         let Some(held) = self.externals.held.get_mut(id) else { return };
-        held.bytes = held.good.as_ref().map(|good| {
+        // Called by an identity of its own, the mesh is called from inside.
+        let good = held.good.as_ref().filter(|good| !is_own(&self.trust_domain, good));
+        held.bytes = good.map(|good| {
             let mut wire = v1::ExternalService { mesh_wide: is_mesh_wide, ..(&*good.external).into() };
             let size: usize = policies.iter().map(|p| p.policy.len()).sum();
             wire.authorization = Some(if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
@@ -170,6 +177,16 @@ impl Model {
                         Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")));
                 }
             }
+        }
+        if outcome.refused.is_none()
+            && held.good.as_ref().is_some_and(|good| is_own(&self.trust_domain, good))
+        {
+            let message = format!(
+                "they are of the mesh's own trust domain, {}, which is called inside of the mesh; it stands for nothing, and the default decides",
+                self.trust_domain
+            );
+            outcome.refused = Some(Refusal::new("Invalid", "tls.identities", message));
+            outcome.fallen_back = None;
         }
         let policies = self.authorizations.of_external(&key.id);
         let size: usize = policies.iter().map(|p| p.policy.len()).sum();
