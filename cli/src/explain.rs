@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,6 +67,10 @@ pub(crate) struct ExplainArgs {
     /// A host outside of the mesh that is called, and its port
     #[arg(long, value_name = "HOST:PORT", value_parser = outside, conflicts_with_all = ["to", "unauthenticated", "what_if"])]
     to_host: Option<(String, u16)>,
+
+    /// With --to-host: the address that the host leads to, by which NetworkPolicies are judged
+    #[arg(long, value_name = "IP", requires = "to_host")]
+    address: Option<IpAddr>,
 
     /// Method of the request [default: GET]
     #[arg(long, value_name = "METHOD")]
@@ -263,6 +268,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<v1::ExplainRequest> {
         to: args.to.as_ref().map(|(id, _)| id.into()),
         port: args.to.as_ref().map(|(_, port)| *port).or(args.to_host.as_ref().map(|(_, port)| *port)).map_or(0, Into::into),
         to_host: args.to_host.as_ref().map(|(host, _)| host.clone()).unwrap_or_default(),
+        to_address: args.address.map(|ip| ip.to_string()).unwrap_or_default(),
         call: has_call(args).then(|| v1::ExplainedCall {
             method: text(&args.method),
             path: text(&args.path),

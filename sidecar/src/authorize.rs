@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use weft_core::SpiffeId;
 use weft_core::authorization::{Challenge, Compiled, Connection, Decision, Judge, Outcome};
+use weft_core::egress::Listed;
 use weft_core::failure::{Answer, Failure, Reason};
 use weft_core::network_policy::{self, End, Proved};
 use weft_core::policy::{Caller, Denial};
@@ -14,7 +15,6 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::service::ObjectRef;
 use weft_core::traffic::table::RequestFacts;
 
-use crate::connect::Destination;
 use crate::denials::Call;
 use crate::egress::Aim;
 use crate::flows;
@@ -36,6 +36,8 @@ pub struct Guard {
     called: Option<Box<Called>>,
     /// It is the pod that calls, outside of the mesh: the outbound policy is asked.
     aim: Option<Box<Aim>>,
+    /// The external service by which it does: how it is reached must stay as it was.
+    by: Option<Arc<Listed>>,
     standing: RefCell<Option<(u64, Standing)>>,
 }
 
@@ -55,7 +57,7 @@ enum Standing {
 impl Guard {
     /// Somebody calls the pod's own `port` from `source`.
     pub fn new(port: u16, caller: Caller, source: IpAddr) -> Self {
-        Self { caller, source, port, pod: None, called: None, aim: None, standing: RefCell::default() }
+        Self { caller, source, port, pod: None, called: None, aim: None, by: None, standing: RefCell::default() }
     }
 
     /// The same, of a caller whose certificate says which pod it is.
@@ -84,19 +86,17 @@ impl Guard {
         })
     }
 
-    /// The same for one request: none where nobody is to be asked.
-    pub fn of_request(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Box<Self>> {
-        // A host outside of the mesh is asked about when its address is known.
-        let is_outside = matches!(*lease.destination, Destination::Outside(_));
-        (lease.own || !is_outside && isolation::is_isolated(worker.mesh())).then(|| Self::of_call(worker, lease, protocol))
-    }
-
-    /// The pod calls `port` of something outside of the mesh.
-    pub fn outside(worker: &Worker, port: u16, aim: Aim, protocol: MeshProtocol) -> Self {
+    /// The pod calls `port` of something outside of the mesh, by an external service or by none.
+    pub fn outside(worker: &Worker, port: u16, aim: Aim, by: Option<&Arc<Listed>>, protocol: MeshProtocol) -> Self {
         let identity = worker.mesh().identity.load();
         let caller = identity.as_ref().map_or(Caller::Plaintext, |i| Caller::Mesh(i.svid.info().id.clone(), protocol));
         let source = worker.shared.config.net.pod_ips[0];
-        Self { aim: Some(Box::new(aim)), ..Self::new(port, caller, source) }
+        Self { aim: Some(Box::new(aim)), by: by.cloned(), ..Self::new(port, caller, source) }
+    }
+
+    /// What is meant outside of the mesh.
+    pub fn aim(&self) -> Option<&Aim> {
+        self.aim.as_deref()
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
@@ -251,7 +251,7 @@ impl Guard {
             }
         }
         if let Some(aim) = &self.aim {
-            return match aim.compiled(mesh, self.port) {
+            return match aim.compiled(mesh, self.port, self.by.as_ref()) {
                 Err(failure) => Standing::Refused(failure),
                 Ok(None) => Standing::Open,
                 Ok(Some(compiled)) => self.stand_by(compiled),

@@ -277,7 +277,10 @@ impl Mesh {
         let refused = policy.decide().err();
         let (refused, egress) = match self.own.get() {
             _ if policy.egress == Egress::default() => (refused, None),
-            Some(own) => (refused, Some(Arc::new(Table::new(&policy.egress, own)))),
+            Some(own) => {
+                let before = self.egress();
+                (refused, Some(Arc::new(Table::new(&policy.egress, own, before.as_deref()))))
+            }
             // Nobody has said whose policies these are.
             None => (refused.or_else(|| Some(Denial::FeatureMissing("an identity of the pod's own".to_owned()))), None),
         };

@@ -9,6 +9,7 @@ mod denied;
 pub mod jwt;
 mod leaf;
 mod outside;
+mod peer;
 mod svid;
 pub mod tokens;
 mod verify;
@@ -17,6 +18,7 @@ pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use denied::{Denied, InvalidSerial, serial};
 pub use leaf::{LeafError, LeafInfo};
 pub use outside::{OutsideError, anchors, outside_config};
+pub use peer::PeerVerifier;
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};
 

@@ -9,6 +9,7 @@ use super::host::Host;
 use crate::authorization::Compiled;
 use crate::authorization::policy::{HostMatch, PostureFrom};
 use crate::identity::SpiffeId;
+use crate::service::ObjectRef;
 
 /// What one pod may reach outside of the mesh, ready to be asked. Immutable; made anew when a policy changes.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Table {
 /// An external service, with its policies.
 #[derive(Debug)]
 pub struct Listed {
+    /// What it is called in metrics.
+    pub name: Arc<str>,
     /// What it says.
     pub external: Arc<External>,
     /// Who may go there; none where everybody may.
@@ -42,8 +45,11 @@ pub struct Listed {
 type Rank = (bool, u32, u32);
 
 impl Table {
-    /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about.
-    pub fn new(egress: &Egress, own: &SpiffeId) -> Self {
+    /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about. What is in `before`, made for the same
+    /// pod, and says the same is kept as it is: whoever holds it holds what is in force.
+    pub fn new(egress: &Egress, own: &SpiffeId, before: Option<&Self>) -> Self {
+        let held: HashMap<&ObjectRef, &Arc<Listed>> =
+            before.into_iter().flat_map(|before| &before.all).map(|listed| (&listed.external.id, listed)).collect();
         let mut externals = egress.externals.clone();
         externals.sort_by(|a, b| (!a.is_mesh_wide, &a.id).cmp(&(!b.is_mesh_wide, &b.id)));
         let mut table = Self {
@@ -57,12 +63,15 @@ impl Table {
             bytes: HashSet::new(),
         };
         for external in externals {
-            table.add(external, own);
+            let same = held.get(&external.id).filter(|listed| listed.external == external);
+            let listed = same.map_or_else(|| Arc::new(Listed::new(external, own)), |listed| Arc::clone(listed));
+            table.add(listed);
         }
         table
     }
 
-    fn add(&mut self, external: Arc<External>, own: &SpiffeId) {
+    fn add(&mut self, listed: Arc<Listed>) {
+        let external = &listed.external;
         let place = self.all.len() as u32;
         for host in &external.hosts {
             match host {
@@ -83,9 +92,12 @@ impl Table {
                 self.addresses.entry(endpoint.address.to_canonical()).or_default().push(place);
             }
         }
-        let compiled = Compiled::new(&external.authorization, own.clone());
-        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
-        self.all.push(Arc::new(Listed { external, compiled }));
+        self.all.push(listed);
+    }
+
+    /// Whether it has this very one: not one that has replaced it.
+    pub fn holds(&self, listed: &Arc<Listed>) -> bool {
+        self.all.iter().any(|held| Arc::ptr_eq(held, listed))
     }
 
     /// Whether nothing is asked: whatever is not known is dialled.
@@ -158,6 +170,12 @@ impl Table {
 }
 
 impl Listed {
+    fn new(external: Arc<External>, own: &SpiffeId) -> Self {
+        let compiled = Compiled::new(&external.authorization, own.clone());
+        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
+        Self { name: format!("external {}", external.id).into(), external, compiled }
+    }
+
     /// Whether the resolver says where it is.
     pub fn is_resolved(&self) -> bool {
         self.external.resolution == Resolution::Dns

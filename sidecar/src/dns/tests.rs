@@ -58,6 +58,27 @@ fn only_what_follows_from_the_question_is_an_address() {
 }
 
 #[test]
+fn names_that_lead_nowhere_say_why() {
+    let query = message::question("a.example", message::A).expect("a name");
+    let coded = |code| {
+        let mut message = Message::from_vec(&reply(&query, vec![])).expect("a reply");
+        message.metadata.response_code = code;
+        answer::addresses(&query, &message.to_vec().expect("it can be written"))
+    };
+    assert_eq!(coded(ResponseCode::NXDomain), Err(NoAnswer::NotFound));
+    assert!(matches!(coded(ResponseCode::ServFail), Err(NoAnswer::Failed(_))));
+    let failed = || Err(NoAnswer::Failed("x".into()));
+    let reason = |v4, v6| settled("a.example", v4, v6).map_err(|e| e.reason());
+    let found = vec![(IpAddr::from([203, 0, 113, 1]), 5)];
+    assert_eq!(reason(Ok(found.clone()), Err(NoAnswer::Silent)), Ok(found));
+    assert_eq!(reason(Ok(vec![]), Ok(vec![])), Err(Reason::NameWithoutAddress));
+    assert_eq!(reason(Ok(vec![]), Err(NoAnswer::Silent)), Err(Reason::NameServerSilent));
+    assert_eq!(reason(failed(), Ok(vec![])), Err(Reason::NameServerFailed));
+    assert_eq!(reason(failed(), Err(NoAnswer::NotFound)), Err(Reason::NameNotFound));
+    assert_eq!(reason(Err(NoAnswer::NotFound), failed()), Err(Reason::NameNotFound));
+}
+
+#[test]
 fn an_answer_is_known_by_id_kind_and_question() {
     let query = message::with_id(&message::question("a.example", message::A).expect("a name"), 7);
     let good = reply(&query, vec![a("a.example.", 5, [203, 0, 113, 1])]);

@@ -70,23 +70,39 @@ fn port() -> Field {
 fn tls() -> Field {
     object(
         "tls",
-        "Whether sidecars open TLS for callers that speak plain HTTP.",
+        "Whether sidecars open TLS for callers that speak plain HTTP, or, where it is mutual, anything but TLS.",
         vec![
             word(
                 "mode",
-                &["none", "originate"],
-                "none: what callers say goes out as it is. originate: over TLS, and never without.",
+                &["none", "originate", "mutual"],
+                "none: what callers say goes out as it is. originate: over TLS, and never without. mutual: the same, with the pod's own certificate, to a SPIFFE \
+                 peer of a foreign trust domain, whose FederatedTrustDomain must be there.",
             )
             .default("none"),
             text("caCertificates", "The anchors that vouch for the hosts, in PEM form. Left out: the machine's own.")
                 .longest(65_536),
-            text("sni", "The server name that is asked for, and that the certificate must have. Left out: the host.")
+            text("sni", "The server name that is asked for, and that the certificate must have, unless mode is mutual. Left out: the host.")
                 .longest(253),
+            list(
+                "identities",
+                64,
+                "With mode mutual: who the server must be, all of one trust domain.",
+                text("", "A SPIFFE ID, or spiffe://TRUST_DOMAIN/* for everybody of a trust domain.").longest(640),
+            )
+            .shortest(1),
         ],
     )
     .rule(
-        "(has(self.mode) && self.mode == 'originate') || !(has(self.caCertificates) || has(self.sni))",
-        "caCertificates and sni stand with mode originate",
+        "(has(self.mode) && self.mode == 'originate') || !has(self.caCertificates)",
+        "caCertificates stand with mode originate",
+    )
+    .rule(
+        "(has(self.mode) && (self.mode == 'originate' || self.mode == 'mutual')) || !has(self.sni)",
+        "sni stands with mode originate or mutual",
+    )
+    .rule(
+        "(has(self.mode) && self.mode == 'mutual') == has(self.identities)",
+        "identities stand with mode mutual, and with no other",
     )
 }
 
