@@ -251,7 +251,7 @@ fn a_foreign_domain_is_called_while_its_anchors_stand_and_its_servers_are_who_is
     assert_eq!(is(82), "502 upstream-tls", "another root");
     let explained = world.shell(&format!("weft explain --from shop/web --to-host {EAST}:80")).output().expect("weft runs");
     let told = String::from_utf8_lossy(&explained.stdout).into_owned();
-    assert!(told.contains("allowed") && told.contains("mutual TLS with spiffe://east.example"), "{told}");
+    assert!(told.contains("ALLOWED") && told.contains("mutual TLS with spiffe://east.example"), "{told}");
 
     put(&(believed.clone() + &peers("spiffe://east.example/ns/shop/sa/other")));
     becomes("another one is meant", "502 upstream-identity");

@@ -167,7 +167,8 @@ fn vouched(snapshot: &Snapshot, own: &SpiffeId, peer: &Peer, told: &mut v1::Expl
         return deny(told, format!("denied: {peer} is of the mesh's own trust domain, which is called inside of the mesh"));
     }
     let Body::Trust(bundle) = &snapshot.trust.body else {
-        told.notes.push(format!("whether a FederatedTrustDomain brings the anchors of {domain} is not known from manifests alone"));
+        told.notes
+            .push(format!("whether a FederatedTrustDomain brings the anchors of {domain} is not known from manifests alone"));
         return;
     };
     if !bundle.domains.iter().any(|d| d.trust_domain == domain.as_str()) {

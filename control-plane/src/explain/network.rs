@@ -80,8 +80,7 @@ fn look(
     others.retain(|id| !isolating.iter().any(|p| p.id == **id));
     others.sort();
     for id in others {
-        let isolates =
-            snapshot.networks.get(id).is_some_and(|f| if way == "EGRESS" { f.isolates.1 } else { f.isolates.0 });
+        let isolates = snapshot.networks.get(id).is_some_and(|f| if way == "EGRESS" { f.isolates.1 } else { f.isolates.0 });
         let why = if isolates { "its podSelector does not pick this pod" } else { "it does not isolate this way" };
         told.considered.push(considered(id, way, pod, (false, false), why.to_owned()));
     }

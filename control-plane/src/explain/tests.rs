@@ -338,7 +338,8 @@ fn network_policies_are_asked_about_an_address_outside_where_it_is_known() {
          spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 203.0.113.8/29}}], ports: [{port: 8080}, {port: 80}]}]}\n";
     let snapshot = snapshot(&format!("{SHOP}{outside}"));
     let told = |host: &str, address: &str| {
-        let question = v1::ExplainRequest { to: None, to_host: host.into(), to_address: address.into(), ..ask("front/client", 80, None) };
+        let question =
+            v1::ExplainRequest { to: None, to_host: host.into(), to_address: address.into(), ..ask("front/client", 80, None) };
         let answer = explain(&snapshot, &"td".parse().expect("a domain"), &question).unwrap_or_else(|e| panic!("{host}: {e}"));
         let first = &answer.answers[0];
         (first.verdict(), first.policy.clone(), first.reason.clone() + &first.notes.join("\n"))

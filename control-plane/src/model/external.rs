@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use weft_core::{Namespace, TrustDomain};
 use weft_core::authorization::Posture;
 use weft_core::authorization::policy::PostureFrom;
 use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress, Origination};
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::ANNOTATION_EGRESS;
+use weft_core::{Namespace, TrustDomain};
 use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
 
 use super::Model;
@@ -178,9 +178,7 @@ impl Model {
                 }
             }
         }
-        if outcome.refused.is_none()
-            && held.good.as_ref().is_some_and(|good| is_own(&self.trust_domain, good))
-        {
+        if outcome.refused.is_none() && held.good.as_ref().is_some_and(|good| is_own(&self.trust_domain, good)) {
             let message = format!(
                 "they are of the mesh's own trust domain, {}, which is called inside of the mesh; it stands for nothing, and the default decides",
                 self.trust_domain

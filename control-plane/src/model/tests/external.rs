@@ -127,7 +127,9 @@ fn the_default_is_the_namespaces_or_the_meshs_and_a_word_that_is_none_denies() {
 #[test]
 fn peers_are_of_a_foreign_domain_and_need_a_sidecar_that_knows_them() {
     let spec = |domain: &str| {
-        format!("{{hosts: [a.example], ports: [{{port: 80, protocol: http}}], tls: {{mode: mutual, identities: ['spiffe://{domain}/*']}}}}")
+        format!(
+            "{{hosts: [a.example], ports: [{{port: 80, protocol: http}}], tls: {{mode: mutual, identities: ['spiffe://{domain}/*']}}}}"
+        )
     };
     let features = |m: &Model, pod: &str| {
         let entry = m.snapshot().outbound.get(&pod.parse::<ObjectRef>().expect("a name")).expect("every pod has one");
