@@ -68,7 +68,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = outside, conflicts_with_all = ["to", "unauthenticated", "what_if"])]
     to_host: Option<(String, u16)>,
 
-    /// With --to-host: the address that the host leads to, by which NetworkPolicies are judged
+    /// With --to-host: the address that the host leads to, by which network policies are judged
     #[arg(long, value_name = "IP", requires = "to_host")]
     address: Option<IpAddr>,
 

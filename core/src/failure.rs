@@ -78,7 +78,7 @@ reasons! {
     UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint failed.",
     UpstreamDenied "upstream-denied" 502 14 "The endpoint's identity or certificate is on the mesh's deny list.",
     UpstreamIdentity "upstream-identity" 502 14 "The endpoint proved another identity than discovery gave for it.",
-    UpstreamUntrusted "upstream-untrusted" 502 14 "No FederatedTrustDomain brings the anchors of the trust domain that the endpoint is to be of.",
+    UpstreamUntrusted "upstream-untrusted" 502 14 "No `FederatedTrustDomain` brings the anchors of the trust domain that the endpoint is to be of.",
     UpstreamReset "upstream-reset" 502 14 "The endpoint ended the connection before its answer was complete.",
     UpstreamProtocol "upstream-protocol" 502 14 "The endpoint's answer is not valid HTTP, or is ambiguous about where it ends.",
     UpstreamTimeout "upstream-timeout" 504 4 "The endpoint did not answer in time.",

@@ -221,15 +221,23 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Without its numbers and hashes, and with one space between its words.
+/// Without its numbers and hashes, but for a status code at the beginning of a line, and with one space between its words.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
-        let words: Vec<String> = line.split_whitespace().map(number_free).collect();
-        masked.push_str(&words.join(" "));
+        let mut words = line.split_whitespace().peekable();
+        let mut free = Vec::new();
+        free.extend(words.next_if(|first| first.starts_with("HTTP/")).map(str::to_owned));
+        free.extend(words.next_if(|word| is_status(word)).map(str::to_owned));
+        free.extend(words.map(number_free));
+        masked.push_str(&free.join(" "));
         masked.push('\n');
     }
     masked.trim().to_owned()
+}
+
+fn is_status(word: &str) -> bool {
+    matches!(word.as_bytes(), [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'])
 }
 
 fn number_free(word: &str) -> String {

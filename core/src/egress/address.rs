@@ -103,7 +103,7 @@ impl Embedded {
         let last = Ipv4Addr::from_bits(bits as u32);
         let mut found = Self::default();
         match ip.segments() {
-            [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => found.0[0] = Some(last),
+            [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => found.0[0] = Some(last),
             [0x64, 0xff9b, 1, ..] => {
                 found.0 = [
                     Ipv4Addr::new(o[6], o[7], o[9], o[10]),

@@ -122,7 +122,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts = self.texts();
         match &texts[..] {
-            [one, rest @ ..] if rest.is_empty() => f.write_str(one),
+            [one] => f.write_str(one),
             [one, rest @ ..] => write!(f, "{one} or {} more", rest.len()),
             [] => f.write_str("nobody"),
         }
