@@ -12,7 +12,7 @@ const MAX_ALIASES: usize = 16;
 
 /// The addresses that an answer gives for what was asked, by way of its aliases, with their times to live in seconds: an address never lives longer than the
 /// aliases that lead to it. What does not follow from the question is not looked at. An error says what the server did.
-pub(super) fn addresses(query: &[u8], answer: &[u8]) -> Result<Vec<(IpAddr, u32)>, String> {
+pub fn addresses(query: &[u8], answer: &[u8]) -> Result<Vec<(IpAddr, u32)>, String> {
     let asked = message::question_of(query).and_then(message::name_of).ok_or("the question has no host's name")?;
     let read = Message::from_vec(answer).map_err(|e| format!("the answer cannot be read: {e}"))?;
     match read.metadata.response_code {
