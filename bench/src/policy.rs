@@ -132,7 +132,7 @@ fn denials(args: &Args) -> anyhow::Result<()> {
             Ok(LeafInfo { id, pod: None, serial: format!("{i:032x}"), not_before: 0, not_after: i64::MAX })
         };
         let one = leaf(0)?;
-        let handshake = each(REQUESTS, || drop(black_box(denied.has(black_box(&one)))));
+        let handshake = each(REQUESTS, || _ = black_box(denied.has(black_box(&one))));
         let encode = || v1::Denied::from(&denied).encode_to_vec();
         let wire = encode();
         let encoded = each(PUSHES, || drop(black_box(encode())));
@@ -141,7 +141,7 @@ fn denials(args: &Args) -> anyhow::Result<()> {
         let decoded = each(PUSHES, || drop(black_box(read())));
         // Each push has a sidecar look at what is open: a thousand connections of a thousand peers here.
         let open = (1..=1000).map(leaf).collect::<anyhow::Result<Vec<_>>>()?;
-        let looked_up = each(PUSHES, || open.iter().for_each(|leaf| drop(black_box(denied.has(leaf))))) / 1000;
+        let looked_up = each(PUSHES, || open.iter().for_each(|leaf| _ = black_box(denied.has(leaf)))) / 1000;
         println!("{n:6}  {handshake:>9.1?}  {:>11}  {encoded:>10.1?}  {decoded:>7.1?}  {looked_up:>27.1?}", wire.len());
     }
     Ok(())
