@@ -4,10 +4,10 @@
 //! What is captured is passed on and back byte for byte, but for the id. Of answers about hosts that an external service names, the addresses are
 //! remembered, so that bytes to them are known by the host that was meant.
 
-mod answer;
+pub mod answer;
 mod conf;
 mod learned;
-mod message;
+pub mod message;
 mod server;
 mod upstream;
 

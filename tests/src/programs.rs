@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Debian package of each peer's program.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("curl", "curl"),
     ("initdb", "postgresql"),
     ("iperf3", "iperf3"),
@@ -16,10 +16,12 @@ const PACKAGES: [(&str, &str); 13] = [
     ("mariadbd", "mariadb-server"),
     ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
+    ("nmap", "nmap"),
     ("openssl", "openssl"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("testssl", "testssl.sh"),
     ("unshare", "util-linux"),
 ];
 

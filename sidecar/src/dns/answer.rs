@@ -12,7 +12,7 @@ const MAX_ALIASES: usize = 16;
 
 /// Why there is no answer to go by.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum NoAnswer {
+pub enum NoAnswer {
     /// There is no such name (RFC 1035, section 4.1.1: response code 3).
     NotFound,
     /// Nobody answers.
@@ -23,7 +23,7 @@ pub(super) enum NoAnswer {
 
 /// The addresses that an answer gives for what was asked, by way of its aliases, with their times to live in seconds: an address never lives longer than the
 /// aliases that lead to it. What does not follow from the question is not looked at. An error says what the server did.
-pub(super) fn addresses(query: &[u8], answer: &[u8]) -> Result<Vec<(IpAddr, u32)>, NoAnswer> {
+pub fn addresses(query: &[u8], answer: &[u8]) -> Result<Vec<(IpAddr, u32)>, NoAnswer> {
     let failed = |why: &dyn std::fmt::Display| NoAnswer::Failed(why.to_string());
     let asked =
         message::question_of(query).and_then(message::name_of).ok_or_else(|| failed(&"the question has no host's name"))?;

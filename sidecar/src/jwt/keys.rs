@@ -1,6 +1,6 @@
 //! Keys that were fetched, for all workers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -17,6 +17,11 @@ use crate::identity::unix_now;
 
 /// The last good keys are gone by for this long, in seconds, while their issuer is away.
 const KEPT_SECS: i64 = 24 * 3600;
+
+/// A URL as it is told of: a query may hold what is nobody else's.
+pub(super) fn told(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}
 
 /// Keys by their URL. Read without locks; one task of one worker writes.
 #[derive(Default)]
@@ -146,20 +151,53 @@ impl KeyStore {
         if sets.is_empty() {
             return;
         }
-        let mut urls: Vec<_> = sets.iter().collect();
-        urls.sort_by_key(|(url, _)| (*url).clone());
-        let _ = writeln!(out, "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL.");
+        // By what is told of them: URLs that differ in their queries alone are one.
+        let mut urls: BTreeMap<&str, ([u64; 2], i64)> = BTreeMap::new();
+        let now = unix_now();
+        for (url, fetched) in sets.iter() {
+            let age = if fetched.set.is_some() { now - fetched.at } else { -1 };
+            let (counts, oldest) = urls.entry(told(url)).or_insert(([0; 2], age));
+            counts.iter_mut().zip(fetched.counts).for_each(|(sum, count)| *sum += count);
+            *oldest = if *oldest < 0 || age < 0 { -1 } else { age.max(*oldest) };
+        }
+        let _ = writeln!(
+            out,
+            "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL without its query."
+        );
         let _ = writeln!(out, "# TYPE weft_jwt_key_fetches_total counter");
-        for (url, fetched) in &urls {
-            for (result, count) in ["ok", "failed"].iter().zip(fetched.counts) {
+        for (url, (counts, _)) in &urls {
+            for (result, count) in ["ok", "failed"].iter().zip(counts) {
                 let _ = writeln!(out, "weft_jwt_key_fetches_total{{url={url:?},result=\"{result}\"}} {count}");
             }
         }
         let _ = writeln!(out, "# HELP weft_jwt_keys_age_seconds Seconds since keys were fetched last; -1 where there are none.");
         let _ = writeln!(out, "# TYPE weft_jwt_keys_age_seconds gauge");
-        for (url, fetched) in &urls {
-            let age = if fetched.set.is_some() { unix_now() - fetched.at } else { -1 };
+        for (url, (_, age)) in &urls {
             let _ = writeln!(out, "weft_jwt_keys_age_seconds{{url={url:?}}} {age}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_tell_urls_without_their_queries() {
+        let store = KeyStore::default();
+        for url in ["http://id.shop/keys?key=secret", "http://id.shop/keys?key=other", "https://id.example.com"] {
+            store.fail(&url.into());
+        }
+        let mut text = String::new();
+        store.render(&mut text);
+        assert!(!text.contains('?') && !text.contains("secret"), "{text}");
+        let counted: Vec<_> = text.lines().filter(|line| line.contains("\"failed\"")).collect();
+        assert_eq!(
+            counted,
+            [
+                "weft_jwt_key_fetches_total{url=\"http://id.shop/keys\",result=\"failed\"} 2",
+                "weft_jwt_key_fetches_total{url=\"https://id.example.com\",result=\"failed\"} 1",
+            ]
+        );
     }
 }
