@@ -42,7 +42,7 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
     loop {
         match within(api.get_opt(name)).await {
-            Ok(Some(secret)) => return opened(stored(&place, secret)?, domain),
+            Ok(Some(secret)) => return opened(&stored(&place, secret)?, domain),
             Ok(None) => {
                 let made = make(domain, "")?;
                 let secret = secret(name, &Parts::made(format!("Secret {place}"), &made), None);
@@ -67,7 +67,7 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
 }
 
 /// The CA as the Secret has it: one that weft has made may be in the middle of a rotation.
-fn opened(stored: Stored, domain: &TrustDomain) -> Result<Ca, SecretError> {
+fn opened(stored: &Stored, domain: &TrustDomain) -> Result<Ca, SecretError> {
     let given = stored.parts.given()?;
     if !stored.ours || !stored.parts.is_one_root() {
         return Ok(Ca::open(domain.clone(), &Source::Text(&given))?);
@@ -129,7 +129,7 @@ mod tests {
         let domain: TrustDomain = "cluster.local".parse().expect("valid");
         let made = make(&domain, "").expect("made");
         let made = secret("weft-ca", &Parts::made("a/b".into(), &made), Some("7"));
-        let ca = |secret: Secret| opened(stored("a/b", secret).expect("whole"), &domain);
+        let ca = |secret: Secret| opened(&stored("a/b", secret).expect("whole"), &domain);
         let whole = stored("a/b", made.clone()).expect("whole");
         assert_eq!((whole.ours, whole.version.as_str()), (true, "7"));
         let ours = ca(made.clone()).expect("good");
