@@ -17,6 +17,7 @@ pub(crate) fn are_the_least(mesh: &Mesh<'_>) {
         (CONTROL_PLANE, "create", "tokenreviews.authentication.k8s.io", ""),
         (CONTROL_PLANE, "patch", "configmaps/weft-trust-bundle", shop),
         (CONTROL_PLANE, "get", "secrets/weft-ca", HOME),
+        (CONTROL_PLANE, "update", "secrets/weft-ca", HOME),
         (CONTROL_PLANE, "watch", "authorizationpolicies.weft.dev", shop),
         (CONTROL_PLANE, "patch", "authorizationpolicies.weft.dev/status", shop),
         (CONTROL_PLANE, "watch", "mtlspolicies.weft.dev", shop),

@@ -203,7 +203,7 @@ impl World {
         match *event {
             Event::Time(seconds) => self.passes(seconds),
             Event::Look(r) => self.sync(r),
-            Event::Step(r) => self.change(r, |state, evidence| state.step(evidence)),
+            Event::Step(r) => self.change(r, State::step),
             Event::Rotate(r) if self.runs(r) => {
                 self.sync(r);
                 self.made += 1;

@@ -137,6 +137,12 @@ impl Fake {
         }
     }
 
+    /// Somebody writes the Secret.
+    fn put(&self, parts: Parts, ours: bool) {
+        let mut stored = self.stored.lock().expect("whole");
+        *stored = Stored { parts, version: next(&stored.version), ours };
+    }
+
     fn pass(&self, time: Duration) {
         self.clock.fetch_add(time.as_secs(), Relaxed);
     }
@@ -319,9 +325,7 @@ async fn what_is_somebody_elses_is_not_rotated_and_an_issuer_that_was_renewed_is
     let made = make(one.ca.domain(), "").expect("made");
     let before = one.ca.anchor_hash();
     for ours in [true, false] {
-        let mut stored = fake.stored.lock().expect("whole");
-        *stored = Stored { parts: Parts::made("here".into(), &made), version: next(&stored.version), ours };
-        drop(stored);
+        fake.put(Parts::made("here".into(), &made), ours);
         let status = one.status().await;
         assert!(status.problem.contains("another root") && one.ca.anchor_hash() == before, "{status:?}");
     }
