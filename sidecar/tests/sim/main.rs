@@ -12,6 +12,7 @@ mod calls;
 mod chaos;
 mod deserted;
 mod drain;
+mod federation;
 mod grpc;
 mod lab;
 mod limits;
