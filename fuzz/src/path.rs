@@ -23,8 +23,8 @@ pub fn path(raw: &[u8]) {
             end(&mut seen);
             let seen = resolve(&seen);
             assert_eq!(
-                seen,
-                judged,
+                seen[..],
+                judged[..],
                 "{shown}: a reader that ends it {} and undoes escapes {times} times",
                 if end_first { "first" } else { "last" }
             );

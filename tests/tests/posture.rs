@@ -93,7 +93,7 @@ const CONTROL_PLANE: &str = "10.47.0.1";
 /// Where what a scanner sends to the sidecar of `app` gets the name that the mesh goes by.
 const RELAY: &str = "9443";
 /// A scanner that takes longer is ended.
-const SCAN: Duration = Duration::from_secs(240);
+const SCAN: Duration = Duration::from_secs(400);
 
 const SUITES: [&str; 3] = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"];
 
