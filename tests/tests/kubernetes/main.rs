@@ -9,6 +9,7 @@ mod authorization;
 mod cni;
 mod install;
 mod outage;
+mod policies;
 mod probes;
 mod repair;
 mod replicas;
@@ -71,6 +72,7 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     story("a namespace that denies by default lets in whom a policy allows, and the kubelet's probes", || {
         authorization::decides_who_may_call(&mesh);
     });
+    story("network policies, modes and egress hold as without a cluster", || policies::hold(&mesh));
     story("Gateway API comes, routes are followed and have conditions", || routes::routes_are_followed(&mesh));
     story("what somebody spoils is made good", || repair::makes_good_what_is_spoilt(&mesh));
     story("a pod that cannot be meshed says so, one that would weaken the mesh is refused", || {
