@@ -38,6 +38,11 @@ pub(crate) struct Meant {
 }
 
 impl Meant {
+    /// The operator socket that was named.
+    pub(crate) fn named(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     /// Its operator socket.
     pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
         match &self.socket {

@@ -49,7 +49,7 @@ enum Standing {
     /// Each request is asked for, and bytes are.
     Judged(Rc<Judge>),
     /// Nothing comes in, before any policy about who calls what is asked.
-    Refused(Failure),
+    Refused(Rc<Failure>),
     /// Network policies refuse it.
     Isolated(Rc<network_policy::Denied>),
 }
@@ -116,7 +116,7 @@ impl Guard {
                 head.to_origin_form()?;
                 self.judged(worker, &judge, Some(head), true)
             }
-            Standing::Refused(failure) => Err(failure),
+            Standing::Refused(failure) => Err(self.refused(worker, &failure, Some(head))),
             Standing::Isolated(denied) => Err(self.isolated(worker, &denied, Some(head))),
         };
         self.recorded(worker, Some(head), verdict)
@@ -186,7 +186,7 @@ impl Guard {
         match self.standing(worker) {
             Standing::Open => Ok(()),
             Standing::Judged(judge) => self.judged(worker, &judge, head, first),
-            Standing::Refused(failure) => Err(failure),
+            Standing::Refused(failure) => Err(self.refused(worker, &failure, head)),
             Standing::Isolated(denied) => Err(self.isolated(worker, &denied, head)),
         }
     }
@@ -241,7 +241,7 @@ impl Guard {
         let mesh = worker.mesh();
         if let Some(called) = &self.called {
             if let Err(failure) = mesh.may_call() {
-                return Standing::Refused(failure);
+                return Standing::Refused(failure.into());
             }
             if let Some(denied) = isolation::forbids(&worker.shared, called) {
                 return Standing::Isolated(denied.into());
@@ -252,14 +252,16 @@ impl Guard {
         }
         if let Some(aim) = &self.aim {
             return match aim.compiled(mesh, self.port, self.by.as_ref()) {
-                Err(failure) => Standing::Refused(failure),
+                Err(failure) => Standing::Refused(failure.into()),
                 Ok(None) => Standing::Open,
                 Ok(Some(compiled)) => self.stand_by(compiled),
             };
         }
-        let Some(policy) = mesh.inbound.load_full() else { return Standing::Refused(Failure::mesh(Reason::NotReady)) };
+        let Some(policy) = mesh.inbound.load_full() else {
+            return Standing::Refused(Failure::mesh(Reason::NotReady).detail("there is no inbound policy yet").into());
+        };
         if let Err(denial) = policy.decide(self.port, &self.caller) {
-            return Standing::Refused(denied(&denial));
+            return Standing::Refused(denied(&denial).into());
         }
         if let Some(network) = &policy.network
             && let Some(denied) = isolation::refuses(worker, network, &self.end(), self.port)
@@ -298,16 +300,39 @@ impl Guard {
         if let Some(called) = &self.called {
             return isolation::tell_outgoing(worker, called.address, denied);
         }
-        let peer = self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
-        let call = Call {
-            to: None,
-            peer: &peer,
+        let peer = self.peer();
+        isolation::tell_incoming(worker, &self.call(&peer, None, head), denied)
+    }
+
+    /// Writes down a refusal before any policy about who calls what is asked: its caller gets a reference as well.
+    #[cold]
+    fn refused(&self, worker: &Worker, failure: &Failure, head: Option<&RequestHead>) -> Failure {
+        let (peer, to) = (self.peer(), self.aim.as_ref().map(ToString::to_string));
+        let called = self.called.as_ref().map(|called| called.address);
+        let denials = &worker.shared.denials;
+        let reference = denials.add_refused(&self.call(&peer, to.as_deref(), head), called, failure);
+        if denials.may_log() {
+            tracing::info!(peer, client = %self.source, port = self.port, %reference, "call refused: {failure}");
+        }
+        let detail = failure.detail.as_deref().unwrap_or_else(|| failure.reason.explain());
+        let answer = Answer { reference: Some(reference.0), ..failure.answer.as_deref().copied().unwrap_or_default() };
+        failure.clone().detail(format_args!("{detail}, reference {reference}")).answered(answer)
+    }
+
+    /// The identity that the caller proved, or `plaintext`.
+    fn peer(&self) -> String {
+        self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string)
+    }
+
+    fn call<'a>(&self, peer: &'a str, to: Option<&'a str>, head: Option<&'a RequestHead>) -> Call<'a> {
+        Call {
+            peer,
+            to,
             source: self.source,
             port: self.port,
             protocol: self.protocol(head),
             request: head.map(|h| (&h.method[..], RequestHead::path(h))),
-        };
-        isolation::tell_incoming(worker, &call, denied)
+        }
     }
 
     fn identity(&self) -> Option<&SpiffeId> {
@@ -334,14 +359,7 @@ impl Guard {
     fn tell(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, decision: &Decision) -> Result<(), Failure> {
         let connection = judge.connection();
         let to = self.aim.as_ref().map(ToString::to_string);
-        let call = Call {
-            peer: connection.caller_text(),
-            to: to.as_deref(),
-            source: connection.source,
-            port: connection.port,
-            protocol: self.protocol(head),
-            request: head.map(|h| (&h.method[..], RequestHead::path(h))),
-        };
+        let call = self.call(connection.caller_text(), to.as_deref(), head);
         let denials = &worker.shared.denials;
         denials.count(decision);
         if decision.is_allowed() {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
+use weft_core::failure::{Failure, Reason};
 use weft_core::network_policy;
 
 use crate::identity::{random, unix_now};
@@ -167,6 +168,20 @@ impl Denials {
         self.keep(Record { remedy: Some(remedy), ..Record::new(call, "egress", text) })
     }
 
+    /// Keeps a call that was refused before any policy about who calls what was asked, and counts it; `called` is where a call of the pod's own went to.
+    pub fn add_refused(&self, call: &Call<'_>, called: Option<SocketAddr>, failure: &Failure) -> Reference {
+        let (reason, cause) = (failure.reason, failure.reason.as_str());
+        add(&mut self.kept().denied, "none".to_owned(), cause);
+        let why = failure.detail.as_deref().unwrap_or_else(|| reason.explain());
+        let verdict = if reason == Reason::NotReady { "not ready" } else { "denied" };
+        self.keep(Record {
+            called: called.map(|address| address.to_string()),
+            verdict: verdict.to_owned(),
+            remedy: remedy(reason, call).map(ToOwned::to_owned),
+            ..Record::new(call, cause, format!("{verdict} before any policy is asked: {why}"))
+        })
+    }
+
     fn keep(&self, mut record: Record) -> Reference {
         let reference = Reference(random());
         record.reference = reference.to_string();
@@ -258,6 +273,24 @@ impl Denials {
     }
 }
 
+/// What would have let in a call that was refused before any policy was asked.
+fn remedy(reason: Reason, call: &Call<'_>) -> Option<&'static str> {
+    Some(match reason {
+        Reason::MtlsRequired => {
+            "mutual TLS, that is a sidecar for the caller; or an MtlsPolicy that is permissive for the workload or the port (weft explain \
+             --unauthenticated says which one is in force)"
+        }
+        Reason::ProtocolMismatch if call.to.is_none() => {
+            "HTTP, or a port that is not declared as HTTP (appProtocol of the Service)"
+        }
+        Reason::ProtocolMismatch => "the protocol that the ExternalService declares for the port",
+        Reason::NotReady => "the first policy from the control plane: weft status says whether the sidecar is connected",
+        Reason::Denied => "a sidecar of the control plane's version",
+        Reason::EgressDenied => "an ExternalService that names the host and the port, in the pod's namespace or for the mesh",
+        _ => return None,
+    })
+}
+
 fn add(counts: &mut BTreeMap<CountKey, u64>, policy: String, what: &'static str) {
     let key = (policy, what);
     let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
@@ -271,6 +304,23 @@ mod tests {
     use weft_core::authorization::{Authorization, Compiled, Connection, Judge, Posture};
 
     use super::*;
+
+    #[test]
+    fn a_refusal_before_any_policy_is_found_by_its_reference_too() {
+        let denials = Denials::default();
+        let source = "10.0.0.9".parse().expect("an address");
+        let call = Call { peer: "plaintext", source, to: None, port: 80, protocol: "http/1.1", request: Some((b"GET", b"/")) };
+        let strict = Failure::mesh(Reason::MtlsRequired).detail("the workload is strict");
+        let record = denials.of(&denials.add_refused(&call, None, &strict).to_string()).expect("it is kept");
+        assert_eq!((record.cause, &*record.text), ("mtls-required", "denied before any policy is asked: the workload is strict"));
+        assert!(record.remedy.is_some_and(|remedy| remedy.contains("mutual TLS") && remedy.contains("MtlsPolicy")));
+        let early =
+            denials.of(&denials.add_refused(&call, None, &Failure::mesh(Reason::NotReady)).to_string()).expect("it is kept");
+        assert_eq!((&*early.verdict, early.remedy.is_some()), ("not ready", true));
+        let mut text = String::new();
+        denials.render(&mut text);
+        assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"mtls-required\"} 1"), "{text}");
+    }
 
     #[test]
     fn as_many_are_kept_as_may_be_and_a_reference_finds_its_own() {

@@ -1,11 +1,13 @@
 //! Names outside of the mesh: a stub resolver that asks the pod's own name servers, and the port that answers the pod's programs where the redirect
 //! captures what they ask.
 //!
-//! What is captured is passed on and back byte for byte, but for the id. Of answers about hosts that an external service names, the addresses are
+//! What is captured is passed on and back byte for byte, but for the id; but for names whose addresses an external service fixes, which are answered here.
+//! Of answers about hosts that an external service names, the addresses are
 //! remembered, so that bytes to them are known by the host that was meant.
 
 pub mod answer;
 mod conf;
+mod fixed;
 mod learned;
 pub mod message;
 mod server;

@@ -41,6 +41,9 @@ pub struct Listed {
     pub compiled: Option<Arc<Compiled>>,
 }
 
+/// Addresses of one host that are told.
+const MOST_FIXED: usize = 64;
+
 /// What goes before what: whether it is a namespace's, how little its host says, its place.
 type Rank = (bool, u32, u32);
 
@@ -160,6 +163,26 @@ impl Table {
             names.iter().filter_map(|host| self.find(host, port)).filter(|(listed, at)| is_bytes(at) && listed.is_resolved());
         // The mesh's own first, so that no namespace takes an address out of its hands; of equals, the first.
         fixed.chain(named).min_by_key(|(listed, _)| !listed.external.is_mesh_wide)
+    }
+
+    /// The addresses that are fixed for a host that is named itself, by what counts for it at each port; empty where the resolver is asked at one of
+    /// them. At most 64.
+    pub fn fixed(&self, host: &Host) -> Vec<IpAddr> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        let places = self.exact.get(host).into_iter().flatten();
+        for port in places.flat_map(|place| &self.all[*place as usize].external.ports) {
+            let Some((listed, _)) = self.find(host, port.port) else { continue };
+            if listed.is_resolved() {
+                return vec![];
+            }
+            for endpoint in listed.external.endpoints() {
+                let ip = endpoint.address.to_canonical();
+                if found.len() < MOST_FIXED && !found.contains(&ip) {
+                    found.push(ip);
+                }
+            }
+        }
+        found
     }
 
     /// Whether anything is said of a host, at any port.

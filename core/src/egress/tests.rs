@@ -97,6 +97,34 @@ fn bytes_are_known_by_their_address() {
 }
 
 #[test]
+fn what_is_fixed_for_a_name_is_known_and_what_is_resolved_is_not() {
+    use ExternalProtocol::{Http, Tcp};
+    let fixed = |id: &str, hosts: &[&str], ports: &[(u16, ExternalProtocol)], addresses: &[&str]| External {
+        resolution: Resolution::Static(
+            addresses.iter().map(|a| Endpoint { address: a.parse().expect("an address"), port: None }).collect(),
+        ),
+        ..external(id, hosts, ports)
+    };
+    let all = table(vec![
+        fixed("shop/a", &["a.example", "*.wild.example"], &[(80, Http), (81, Http)], &["203.0.113.1", "2001:db8::1"]),
+        fixed("shop/b", &["b.example"], &[(80, Http)], &["203.0.113.2"]),
+        external("shop/b-too", &["b.example"], &[(5432, Tcp)]),
+        fixed("shop/c", &["c.mesh.example"], &[(80, Http)], &["203.0.113.3"]),
+        external("weft-system/c", &["*.mesh.example"], &[(80, Http)]),
+    ]);
+    let of = |host: &str| all.fixed(&Host::read(host).expect("a host")).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(of("A.example."), ["203.0.113.1", "2001:db8::1"]);
+    for (host, why) in [
+        ("x.wild.example", "not named itself"),
+        ("b.example", "the resolver is asked at a port"),
+        ("c.mesh.example", "the mesh's own comes first, and is resolved"),
+        ("d.example", "nobody names it"),
+    ] {
+        assert_eq!(of(host), Vec::<String>::new(), "{host}: {why}");
+    }
+}
+
+#[test]
 fn a_host_is_read_one_way_or_not_at_all() {
     for (authority, want) in [
         ("Example.com", Some("example.com")),

@@ -1,5 +1,7 @@
 //! What must be known of a DNS message to pass it on (RFC 1035, section 4): the header and the one question. Pure.
 
+use std::net::IpAddr;
+
 /// Types of records.
 pub const A: u16 = 1;
 pub const AAAA: u16 = 28;
@@ -28,6 +30,11 @@ pub fn with_id(message: &[u8], id: u16) -> Vec<u8> {
 /// Whether it is a query that can be passed on: a header and one question.
 pub fn is_query(message: &[u8]) -> bool {
     message.len() >= HEADER && message[2] & IS_RESPONSE == 0 && question_of(message).is_some()
+}
+
+/// Whether its question is of the Internet's class, as all are that programs ask.
+pub(super) fn is_internet(message: &[u8]) -> bool {
+    question_of(message).is_some_and(|question| question.ends_with(&[0, 1]))
 }
 
 /// Whether it is an ordinary question, of which the answer can be learned from.
@@ -117,6 +124,32 @@ pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
     out[3] = RECURSION_AVAILABLE | SERVER_FAILURE;
     out[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(question);
+    Some(out)
+}
+
+/// The answer of ours to a question for addresses: those of its family, each for `ttl` seconds; none of the family is an answer too. The question is one of
+/// the Internet's class.
+pub(super) fn answer(query: &[u8], addresses: &[IpAddr], ttl: u32) -> Option<Vec<u8>> {
+    let (_, kind) = name_of(question_of(query)?)?;
+    let mut out = failure(query)?;
+    out[3] = RECURSION_AVAILABLE;
+    let mut count: u16 = 0;
+    for ip in addresses {
+        let data = match (ip, kind) {
+            (IpAddr::V4(ip), A) => ip.octets().to_vec(),
+            (IpAddr::V6(ip), AAAA) => ip.octets().to_vec(),
+            _ => continue,
+        };
+        // The name is where the question has it.
+        out.extend([0xc0, HEADER as u8]);
+        out.extend(kind.to_be_bytes());
+        out.extend([0, 1]);
+        out.extend(ttl.to_be_bytes());
+        out.extend((data.len() as u16).to_be_bytes());
+        out.extend(data);
+        count += 1;
+    }
+    out[6..8].copy_from_slice(&count.to_be_bytes());
     Some(out)
 }
 
