@@ -87,7 +87,7 @@ impl Record {
             reference: String::new(),
             at: unix_now(),
             peer: call.peer.to_owned(),
-            source: call.source,
+            source: call.source.to_canonical(),
             to: call.to.map(|to| short(to.as_bytes())),
             port: call.port,
             called: None,
