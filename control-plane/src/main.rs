@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -43,15 +42,10 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    no_core_files();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
-}
-
-/// Has the kernel write no core file of this process: its memory holds the CA's keys.
-fn no_core_files() {
-    if let Err(e) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+    if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold the CA's keys");
     }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

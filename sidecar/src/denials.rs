@@ -349,4 +349,26 @@ mod tests {
         denials.render(&mut text);
         assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"default\"} 1"), "{text}");
     }
+
+    /// Whoever may write policies cannot make a sidecar keep, and a collector take, ever more.
+    #[test]
+    fn the_counts_are_bounded_and_lose_none() {
+        let denials = Denials::default();
+        let more = 70;
+        for n in 0..MOST_COUNTS + more {
+            add(&mut denials.kept().denied, format!("shop/policy-{n}"), "denied");
+        }
+        add(&mut denials.kept().denied, "shop/policy-0".to_owned(), "denied");
+        add(&mut denials.kept().denied, "shop/one-more".to_owned(), "default");
+        let mut text = String::new();
+        denials.render(&mut text);
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("weft_denials_total{")).collect();
+        // Those, and `other` for each cause: there are a few.
+        assert_eq!(lines.len(), MOST_COUNTS + 2);
+        assert!(lines.contains(&"weft_denials_total{policy=\"shop/policy-0\",cause=\"denied\"} 2"), "what is there counts on");
+        assert!(lines.contains(&format!("weft_denials_total{{policy=\"other\",cause=\"denied\"}} {more}").as_str()));
+        assert!(lines.contains(&"weft_denials_total{policy=\"other\",cause=\"default\"} 1"));
+        let sum: u64 = lines.iter().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+        assert_eq!(sum, (MOST_COUNTS + more + 2) as u64);
+    }
 }

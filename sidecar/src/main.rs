@@ -30,7 +30,9 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     weft_sidecar::limits::raise_open_files();
-    weft_sidecar::limits::no_core_files();
+    if let Err(e) = weft_tls::keep_private() {
+        tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
+    }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(run(config))
 }

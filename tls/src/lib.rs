@@ -7,7 +7,9 @@
 mod bundle;
 mod denied;
 pub mod jwt;
+mod key;
 mod leaf;
+mod memory;
 mod outside;
 mod peer;
 mod svid;
@@ -16,7 +18,9 @@ mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use denied::{Denied, InvalidSerial, serial};
+pub use key::{Key, key_der};
 pub use leaf::{LeafError, LeafInfo};
+pub use memory::keep_private;
 pub use outside::{OutsideError, anchors, outside_config};
 pub use peer::PeerVerifier;
 pub use svid::{PendingKey, Svid, SvidError};
