@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
+use weft_core::egress::Egress;
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 use weft_core::wellknown::RECORDED_ALREADY;
 
@@ -393,9 +394,26 @@ pub fn config(shared: &Shared) -> serde_json::Value {
         "outbound": mesh.outbound.load().as_ref().map(|p| json!({
             "required_features": p.required_features,
             "network_policies": p.network.as_deref().map(isolating),
+            "egress": leaving(&p.policy().egress),
         })),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
+    })
+}
+
+/// Where a pod may go outside of the mesh.
+fn leaving(egress: &Egress) -> Value {
+    json!({
+        "default": egress.default.to_string(),
+        "default_from": egress.default_from.to_string(),
+        "external_services": egress.externals.iter().map(|e| json!({
+            "id": e.id.to_string(),
+            "hosts": e.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ports": e.ports.iter().map(|p| json!({"port": p.port, "target": p.target, "protocol": p.protocol.as_str()})).collect::<Vec<_>>(),
+            "tls": e.origination.is_some(),
+            "peer": e.origination.as_ref().and_then(|o| o.peer()).map(ToString::to_string),
+            "policies": e.authorization.policies.iter().map(|a| a.id.to_string()).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -161,6 +161,13 @@ pub struct Outgoing {
     pub egress: Option<Arc<Table>>,
 }
 
+impl Outgoing {
+    /// As it was pushed.
+    pub fn policy(&self) -> &OutboundPolicy {
+        &self.policy
+    }
+}
+
 impl std::ops::Deref for Outgoing {
     type Target = OutboundPolicy;
     fn deref(&self) -> &OutboundPolicy {
