@@ -41,7 +41,7 @@ fn changes_egress(old: &Snapshot, new: &Snapshot) -> bool {
 
 impl Replayed {
     pub(super) fn of(flows: &[Flow], before: &Offline, after: &Offline) -> anyhow::Result<Self> {
-        let (old, new) = (before.snapshot()?, after.snapshot()?);
+        let (old, new) = (before.snapshot(), after.snapshot());
         let (mut was, mut is) = (Replay::new(&old, before.domain()), Replay::new(&new, after.domain()));
         let mut told = Self { flows: flows.len(), changes_egress: changes_egress(&old, &new), ..Self::default() };
         for flow in flows {
