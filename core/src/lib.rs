@@ -16,6 +16,7 @@ pub mod gate;
 pub mod hex;
 pub mod identity;
 pub mod jwt;
+pub mod metrics;
 pub mod network_policy;
 pub mod policy;
 pub mod protocol;
