@@ -23,6 +23,7 @@ pub mod limits;
 pub mod links;
 pub mod mesh;
 pub mod metrics;
+pub mod otlp;
 pub mod outbound;
 pub mod plaintext;
 pub mod pool;

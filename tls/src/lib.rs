@@ -16,7 +16,7 @@ mod verify;
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use denied::{Denied, InvalidSerial, serial};
 pub use leaf::{LeafError, LeafInfo};
-pub use outside::{OutsideError, anchors, outside_config};
+pub use outside::{OutsideError, anchors, outside_config, outside_config_as};
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};
 
