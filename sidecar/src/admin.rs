@@ -3,7 +3,6 @@
 //! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::USER_AGENT;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,12 +23,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
+use weft_core::metrics::{Format, expose};
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 
 use crate::flows::MAX_TIME;
-use crate::identity::unix_now;
 use crate::io::Dialer;
 use crate::mesh::Target;
+use crate::metrics::families;
 use crate::probe::Probes;
 use crate::worker::Shared;
 
@@ -56,6 +56,7 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
             connection(stream, shared.clone(), probes.clone(), drain.clone(), false)
         }));
     }
+    tokio::spawn(settle(shared.clone()));
     if let Some(path) = &shared.config.admin.admin_socket {
         let listener = owner_only(path)?;
         let (shared, drain) = (shared.clone(), drain.clone());
@@ -71,6 +72,17 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
         });
     }
     Ok(())
+}
+
+/// How often what workers made and dropped is taken in, whether somebody scrapes or not.
+const SETTLE: Duration = Duration::from_secs(60);
+
+async fn settle(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(SETTLE);
+    loop {
+        tick.tick().await;
+        shared.metrics.settle();
+    }
 }
 
 /// The door of the admin port; what comes back from it ends a connection that has to give way.
@@ -177,7 +189,7 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -189,7 +201,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         (&Method::GET, "/ready", _) => {
             plain(StatusCode::SERVICE_UNAVAILABLE, &format!("waiting for: {}", shared.mesh.missing().join(", ")))
         }
-        (&Method::GET, "/metrics", _) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared)),
+        (&Method::GET, "/metrics", _) => metrics(shared, request),
         (&Method::GET, "/config", true) => reply(StatusCode::OK, "application/json", format!("{:#}\n", config(shared))),
         (&Method::GET, "/edges", true) => {
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.metrics.edges())))
@@ -257,51 +269,13 @@ fn record(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
     }
 }
 
-fn metrics(shared: &Shared) -> String {
-    let identity = shared.mesh.identity.load();
-    let left = identity.as_ref().map_or(0, |i| i.svid.info().not_after - unix_now());
-    let flag = |b: bool| f64::from(u8::from(b));
-    let mut text = shared.metrics.render(&[
-        ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
-        (
-            "weft_certificate_not_after_seconds",
-            "When the certificate in use expires, in seconds since the Unix epoch; 0 without one.",
-            identity.as_ref().map_or(0, |i| i.svid.info().not_after) as f64,
-        ),
-        (
-            "weft_certificate_anchor_not_after_seconds",
-            "When the anchor ends that the certificate in use leads to, in seconds since the Unix epoch; 0 without one.",
-            identity.as_ref().map_or(0, |i| i.anchor_ends) as f64,
-        ),
-        (
-            "weft_identities_denied",
-            "Identities and certificates that are refused though anchors vouch for them.",
-            identity.as_ref().map_or(0, |i| i.bundle.denied().len()) as f64,
-        ),
-        (
-            "weft_certificate_renewal_failing_since_seconds",
-            "Since when renewal has failed, in seconds since the Unix epoch; 0 where it does not.",
-            shared.mesh.renewal_failing_since.load(std::sync::atomic::Ordering::Relaxed) as f64,
-        ),
-        ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
-        ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
-        ("weft_ready", "Whether certificate, bundle and the first policies are there.", flag(shared.mesh.is_ready())),
-        (
-            "weft_discovery_connected",
-            "Whether the discovery stream is up.",
-            flag(shared.mesh.connected.load(std::sync::atomic::Ordering::Relaxed)),
-        ),
-        ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
-    ]);
-    shared.denials.render(&mut text);
-    shared.keys.render(&mut text);
-    let name = "weft_admin_refused_total";
-    let _ =
-        writeln!(text, "# HELP {name} Admin connections that were closed because there were too many.\n# TYPE {name} counter");
-    for (reason, count) in shared.admin.counts().closed() {
-        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
-    }
-    text
+/// The metrics, in the format that is asked for.
+fn metrics(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let format = Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()));
+    let body = expose(format, &families::gather(shared), &families::constant(shared));
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response
 }
 
 /// How a breaker stands, and for how long yet, in milliseconds.

@@ -21,6 +21,7 @@ use crate::flows;
 use crate::http::RequestHead;
 use crate::isolation::{self, Called};
 use crate::jwt;
+use crate::metrics::Direction;
 use crate::route::Lease;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -145,6 +146,8 @@ impl Guard {
 
     /// Counts a call with its verdict, where that is asked for.
     fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
+        let out = self.called.is_some() || self.aim.is_some();
+        worker.metrics.decided(if out { Direction::Outbound } else { Direction::Inbound }, verdict.is_ok());
         if worker.flows.is_on() && self.called.is_none() && self.aim.is_none() {
             self.record(worker, head, verdict.as_ref().err().map(|failure| failure.reason));
         }

@@ -31,6 +31,10 @@ pub struct Config {
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_connections: usize,
 
+    /// Sets of labels that a worker keeps apart in metrics; what comes later is counted together
+    #[arg(long, env = "WEFT_METRICS_SERIES", value_name = "N", default_value_t = 2_000)]
+    pub metrics_series: usize,
+
     /// What is logged (tracing filter), to standard error
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

@@ -3,12 +3,13 @@
 //! A caller is told a reference and nothing else: it is drawn at random and says nothing of the policy.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
+use weft_core::metrics::{Family, Labels, Text, table};
 use weft_core::network_policy;
 
 use crate::identity::{random, unix_now};
@@ -105,8 +106,8 @@ impl Record {
     }
 }
 
-/// A policy, and what became of a call because of it.
-type CountKey = (String, &'static str);
+/// A policy, the place of its rule where one decided, and what became of a call because of it.
+type CountKey = (String, Option<u32>, &'static str);
 
 #[derive(Default)]
 struct Kept {
@@ -163,7 +164,7 @@ impl Denials {
 
     /// Keeps a call out of the mesh that no policy has denied, but the default of egress; gives what its caller is told.
     pub fn add_egress(&self, call: &Call<'_>, text: String, remedy: String) -> Reference {
-        add(&mut self.kept().denied, "none".to_owned(), "egress");
+        add(&mut self.kept().denied, ("none".to_owned(), None, "egress"));
         self.keep(Record { remedy: Some(remedy), ..Record::new(call, "egress", text) })
     }
 
@@ -183,7 +184,7 @@ impl Denials {
         denied: &network_policy::Denied,
     ) -> Reference {
         let policy = denied.policy().map(ToString::to_string);
-        add(&mut self.kept().denied, policy.clone().unwrap_or_else(|| "none".to_owned()), "network-policy");
+        add(&mut self.kept().denied, (policy.clone().unwrap_or_else(|| "none".to_owned()), None, "network-policy"));
         self.keep(Record {
             called: called.map(|address| address.to_string()),
             policy,
@@ -220,15 +221,16 @@ impl Denials {
         let mut kept = self.kept();
         if !decision.is_allowed() {
             let policy = decision.policy().map_or_else(|| "none".to_owned(), |p| p.id.to_string());
-            add(&mut kept.denied, policy, decision.cause.as_str());
+            let rule = decision.cause.matched().map(|m| m.rule as u32);
+            add(&mut kept.denied, (policy, rule, decision.cause.as_str()));
         }
         for audited in &decision.audited {
-            add(&mut kept.told, audited.policy.id.to_string(), "audit");
+            add(&mut kept.told, (audited.policy.id.to_string(), None, "audit"));
         }
         if let Some(dry) = &decision.dry_run {
             let policy = dry.1.matched().map_or_else(|| "none".to_owned(), |m| m.policy.id.to_string());
             let what = if decision.is_allowed() { "would-deny" } else { "would-allow" };
-            add(&mut kept.told, policy, what);
+            add(&mut kept.told, (policy, None, what));
         }
     }
 
@@ -242,26 +244,28 @@ impl Denials {
         self.kept().records.iter().rev().find(|r| r.reference.eq_ignore_ascii_case(reference)).cloned()
     }
 
-    /// The Prometheus text format.
-    pub fn render(&self, out: &mut String) {
+    /// As metrics have them.
+    pub fn families(&self) -> [Family; 2] {
         let kept = self.kept();
-        let denied = "Calls that authorization denied, by policy and cause.";
-        let told = "Calls that an AUDIT policy matches, or that policies in dry run would treat otherwise.";
-        for (name, help, label, counts) in
-            [("weft_denials_total", denied, "cause", &kept.denied), ("weft_policy_notices_total", told, "notice", &kept.told)]
-        {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
-            for ((policy, what), count) in counts {
-                let _ = writeln!(out, "{name}{{policy=\"{policy}\",{label}=\"{what}\"}} {count}");
+        let of = |metric, label: &'static str, counts: &BTreeMap<CountKey, u64>| {
+            let mut family = Family::new(metric);
+            for ((policy, rule, what), count) in counts {
+                let mut labels = Labels::new().and(table::POLICY, policy.clone()).and(label, *what);
+                if let Some(rule) = rule {
+                    labels.add(table::RULE, Text::Number(*rule));
+                }
+                family.counts(labels, *count);
             }
-        }
+            family
+        };
+        [of(&table::DENIALS, table::REASON, &kept.denied), of(&table::NOTICES, table::NOTICE, &kept.told)]
     }
 }
 
-fn add(counts: &mut BTreeMap<CountKey, u64>, policy: String, what: &'static str) {
-    let key = (policy, what);
+fn add(counts: &mut BTreeMap<CountKey, u64>, key: CountKey) {
+    let what = key.2;
     let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
-    *counts.entry(if room { key } else { ("other".to_owned(), what) }).or_default() += 1;
+    *counts.entry(if room { key } else { ("other".to_owned(), None, what) }).or_default() += 1;
 }
 
 #[cfg(test)]
@@ -295,8 +299,7 @@ mod tests {
         let last = denials.add(&call, &decision);
         assert_eq!(denials.all()[0].reference, last.to_string());
         denials.count(&decision);
-        let mut text = String::new();
-        denials.render(&mut text);
-        assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"default\"} 1"), "{text}");
+        let denied = &denials.families()[0];
+        assert_eq!(denied.points[0].labels, Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "default"));
     }
 }

@@ -225,6 +225,8 @@ impl Discovery {
             .map_err(|s| anyhow::Error::new(s.clone()).context(format!("the control plane refused: {}", describe(&s))))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
+        self.mesh.hearing.streams.fetch_add(1, Relaxed);
+        self.mesh.hearing.hears(self.mesh.now());
         let began = Instant::now();
         let mut silence = Duration::from_secs(30);
         let mut doubts = 0;
@@ -258,10 +260,12 @@ impl Discovery {
                         return Ok(());
                     };
                     deadline.as_mut().reset(Instant::now() + silence);
+                    self.mesh.hearing.hears(self.mesh.now());
                     match message.message {
                         Some(Response::Update(update)) => {
                             answered = update.nonce;
                             let (ack, resync) = self.update(update, &in_use);
+                            self.mesh.hearing.rejected.fetch_add(ack.rejected.len() as u64, Relaxed);
                             send(Request::Ack(ack))?;
                             if resync {
                                 send(self.hello(&in_use))?;

@@ -168,6 +168,29 @@ impl std::ops::Deref for Outgoing {
     }
 }
 
+/// What is counted of discovery, for metrics.
+#[derive(Default)]
+pub struct Hearing {
+    /// When the control plane was heard last, in nanoseconds of [`Mesh::now`]; 0 before its first word.
+    at: AtomicU64,
+    /// Streams that were opened.
+    pub streams: AtomicU64,
+    /// Resources that could not be applied.
+    pub rejected: AtomicU64,
+}
+
+impl Hearing {
+    /// The control plane said something.
+    pub fn hears(&self, now: u64) {
+        self.at.store(now, Relaxed);
+    }
+
+    /// How long ago that was, in seconds.
+    pub fn staleness(&self, now: u64) -> f64 {
+        now.saturating_sub(self.at.load(Relaxed)) as f64 / 1e9
+    }
+}
+
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
@@ -191,6 +214,8 @@ pub struct Mesh {
     pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
+    /// What is counted of discovery.
+    pub hearing: Hearing,
     /// What the application is given.
     pub handing: Handing,
     lookups: mpsc::Sender<Lookup>,
@@ -218,6 +243,7 @@ impl Mesh {
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
+            hearing: Hearing::default(),
             handing: Handing::default(),
             lookups,
             started: Instant::now(),

@@ -10,6 +10,8 @@ use prost::Message;
 
 pub mod batch;
 pub mod env;
+pub mod points;
+pub mod push;
 mod retry;
 mod settings;
 #[cfg(test)]

@@ -193,6 +193,7 @@ async fn linger(stream: &Stream) {
 /// Bytes both ways, for as long as the request that opened the tunnel would be let in, and no longer than the policy allows silence.
 async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>, asked: Option<(&Asked, &Guard)>) {
     let count = std::cell::Cell::new(0);
+    let counts = |n: u64| count.set(count.get() + n);
     let cut = worker.shared.cut.cancelled();
     let stall = worker.shared.config.timeouts.write;
     let revoked = async {
@@ -203,7 +204,7 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Durati
     tokio::select! {
         biased;
         () = revoked => {}
-        _ = relay(a, b, &worker.buffers, stall, &count, &count) => return,
+        _ = relay(a, b, &worker.buffers, stall, counts, counts) => return,
         () = silence(idle, || count.get()) => {}
         () = cut => {}
     }
@@ -370,8 +371,6 @@ pub async fn opaque(
 ) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
-    let (sent, received) =
-        if key.direction == Direction::Outbound { (&open.sent, &open.received) } else { (&open.received, &open.sent) };
     tokio::select! {
         biased;
         // First: nothing goes on that came when it was over already.
@@ -379,12 +378,12 @@ pub async fn opaque(
             client.reset();
             upstream.reset();
         }
-        result = relay(client, upstream, &worker.buffers, stall, sent, received) => {
+        result = relay(client, upstream, &worker.buffers, stall, |n| open.forth(n), |n| open.back(n)) => {
             if let Err(e) = result {
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
         }
-        () = silence(idle, || (open.sent.get(), open.received.get())) => {
+        () = silence(idle, || open.moved()) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
             client.reset();
             upstream.reset();
@@ -420,5 +419,5 @@ pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>,
 
 /// The labels of an opaque connection.
 pub fn opaque_key(direction: Direction, peer: Arc<str>, route: &Route, tls: (&'static str, &'static str)) -> EdgeKey {
-    EdgeKey { direction, peer, target: route.name().clone(), protocol: "tcp", tls }
+    EdgeKey { direction, port: route.port(), protocol: "tcp", target: route.name().clone(), peer, tls }
 }

@@ -123,7 +123,7 @@ impl Worker {
             dialer,
             buffers: Buffers::default(),
             pools: Pools::default(),
-            metrics: WorkerMetrics::new(shared.metrics.clone()),
+            metrics: WorkerMetrics::new(shared.metrics.clone(), shared.config.metrics_series),
             links: Links::default(),
             plaintext: Seen::new(shared.plaintext.clone()),
             flows: FlowLog::new(shared.flows.clone()),
@@ -324,7 +324,8 @@ async fn sweep(worker: Rc<Worker>) {
         tick.tick().await;
         let generation = worker.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
         // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
-        worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5);
+        worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5, &worker.metrics.slots().pool);
+        worker.metrics.sweep();
         worker.server_first.borrow_mut().sweep();
         worker.flows.sweep();
     }

@@ -17,6 +17,8 @@ const PACKAGES: [(&str, &str); 13] = [
     ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),

@@ -195,7 +195,7 @@ metrics! {
         "Connections by what they turned out to speak: `mesh`, `http/1`, `http/2`, `tls`, `opaque`, `server-first`, `silent`, or `declared` where nothing was looked at.";
 
     POOL_CONNECTIONS "weft.pool.connections" UpDownCounter "{connection}" [Sidecar] [VERSION, STATE]
-        "Connections to endpoints that HTTP requests go out on: `active` with a request on them, or `idle`. HTTP/2 ones are looked at every 5 s.";
+        "Connections to endpoints that HTTP requests go out on: `active` with a request on them, or `idle`. Looked at every 5 s.";
     POOL_WAITING "weft.pool.waiting" UpDownCounter "{request}" [Sidecar] []
         "Requests that wait for a connection to an endpoint.";
     RETRY_BUDGET "weft.retry_budget.remaining" Gauge "{request}" [Sidecar] [SERVICE]

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -44,7 +43,7 @@ pub struct Request<'a> {
 /// An attempt that failed before anything of its answer was passed on.
 struct Failed {
     failure: Failure,
-    edge: Arc<Edge>,
+    edge: Rc<Edge>,
     address: IpAddr,
     /// On an HTTP/1 connection that was there before: its end may be older than the request.
     reused: bool,
@@ -61,15 +60,15 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         treatment.begins(attempt, most);
         if !treatment.is_in_time(Duration::ZERO) {
             // Nobody is asked for what comes too late: it would be done all the same, and no endpoint is at fault.
-            let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
+            let edge = caller.edge(worker, route, &"none".into(), version, ("", ""));
             let failure = Failure::mesh(Reason::UpstreamTimeout).detail("its time was up before it could be sent");
-            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+            return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
         }
         let lease = match route.pick(worker, &tried, treatment.wish(), false) {
             Ok(lease) => lease,
             Err(failure) => {
-                let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
-                return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+                let edge = caller.edge(worker, route, &"none".into(), version, ("", ""));
+                return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
             }
         };
         let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, &mut sink, lease).await {
@@ -91,7 +90,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         let again = asked.is_some() || (may && treatment.spend(worker));
         if !(again && rewind(body)) {
             tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
-            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+            return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
         }
         edge.retry();
         if !reused {
@@ -186,7 +185,7 @@ async fn try_once(
                 // Nothing was sent yet, whatever took so long.
                 failure.retryable = Retryable::Unprocessed;
             }
-            let edge = caller.edge(worker, route.name(), &lease.peer, version, ("", ""));
+            let edge = caller.edge(worker, route, &lease.peer, version, ("", ""));
             // One opening that fails is one failure, however many waited for it.
             if shared {
                 drop(lease);
@@ -201,7 +200,7 @@ async fn try_once(
         Exchange::Http1(c) => c.stream.tls_names(),
         Exchange::Http2(s) => s.tls,
     };
-    let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
+    let edge = caller.edge(worker, route, &lease.peer, version, tls);
     let asked = if lease.own { guard.as_deref() } else { caller.guard() };
     let own = dressed(request, asked, &lease, attempt);
     let head = own.as_deref().unwrap_or(request.head);
@@ -268,6 +267,7 @@ fn dressed(request: &Request<'_>, guard: Option<&Guard>, lease: &Lease, attempt:
 fn broken(request: &Request<'_>, edge: &Edge, lease: Lease, address: IpAddr, failure: &Failure) -> Outcome {
     tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
     edge.error(failure.reason);
+    edge.request(&request.treatment.call(request.head).broken(failure.reason), request.began.elapsed());
     lease.fail(failure);
     Outcome::Broken
 }

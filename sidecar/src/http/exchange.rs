@@ -123,7 +123,7 @@ async fn run_http1(
         let mut out = OutgoingBody::new(framing);
         let (sent, answering) = (Cell::new(false), Cell::new(false));
         let mut upload = pin!(async {
-            upload_h1(body, &mut out, writer).await?;
+            upload_h1(body, &mut out, writer, a.edge).await?;
             sent.set(true);
             // From here on it only watches: a caller that goes away ends the exchange.
             Err(body.gone(&answering).await)
@@ -152,7 +152,7 @@ async fn run_http1(
             a.treatment.edit(&mut response, a.lease);
             Box::pin(sink.switch(response, a.from_mesh)).await?;
             a.treatment.ended(status, a.lease);
-            a.edge.request(status, a.began.elapsed());
+            a.edge.request(&a.treatment.answered(a.head, status), a.began.elapsed());
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
         }
         let keeps = framing != Framing::UntilClose
@@ -166,7 +166,7 @@ async fn run_http1(
         a.treatment.ended(status, a.lease);
         (status, sent.get(), keeps)
     };
-    a.edge.request(status, a.began.elapsed());
+    a.edge.request(&a.treatment.answered(a.head, status), a.began.elapsed());
     if whole && keeps {
         a.worker.pools.keep_http1(connection);
     }
@@ -182,7 +182,7 @@ async fn run_http2(
     let done = body.is_done();
     let mut begun = sender.begin(a.head, done).await?;
     let http2::Begun { response, body: out, .. } = &mut begun;
-    let mut upload = pin!(upload_h2(body, out, done));
+    let mut upload = pin!(upload_h2(body, out, done, a.edge));
     let mut uploaded = None;
     let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
     let response = tokio::select! {
@@ -203,12 +203,17 @@ async fn run_http2(
         return Ok(Finished::Broken(failure));
     }
     a.treatment.ended(status, a.lease);
-    a.edge.request(status, a.began.elapsed());
+    a.edge.request(&a.treatment.answered(a.head, status), a.began.elapsed());
     Ok(Finished::Done { keep: true })
 }
 
 /// Sends a request's body; its head goes out with the first piece, or alone if that is not there yet.
-async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1::Writer) -> Result<(), Failure> {
+async fn upload_h1(
+    body: &mut Body<'_>,
+    out: &mut OutgoingBody,
+    writer: &mut h1::Writer,
+    edge: &Edge,
+) -> Result<(), Failure> {
     if body.is_done() {
         return out.finish(writer).await;
     }
@@ -225,6 +230,7 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
         match piece {
             Some(chunk) => {
                 let last = matches!(chunk, Chunk::Trailers(_));
+                edge.forth(chunk.len());
                 out.send(writer, chunk).await?;
                 if last {
                     return writer.flush().await;
@@ -235,12 +241,13 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
     }
 }
 
-async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool) -> Result<(), Failure> {
+async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool, edge: &Edge) -> Result<(), Failure> {
     if ended {
         return Ok(());
     }
     while let Some(chunk) = body.next().await? {
         let last = matches!(chunk, Chunk::Trailers(_));
+        edge.forth(chunk.len());
         http2::send(out, chunk, Side::Upstream).await?;
         if last {
             return Ok(());
@@ -278,6 +285,7 @@ async fn download(
             None => return sink.finish().await,
             Some(chunk) => {
                 progress.set(true);
+                a.edge.back(chunk.len());
                 if let Chunk::Trailers(trailers) = &chunk {
                     a.treatment.trailers(trailers, a.lease);
                 }

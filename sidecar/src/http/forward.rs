@@ -14,7 +14,7 @@ use super::head::RequestHead;
 use super::sink::ResponseSink;
 use super::treatment::Treatment;
 use super::{hop, routed};
-use crate::metrics::{Direction, Edge};
+use crate::metrics::{Call, Direction, Edge};
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -70,8 +70,9 @@ pub async fn forward(
     let allowed = guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
     let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
     if let Err(failure) = allowed {
-        let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
-        return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
+        let edge = caller.edge(worker, route, &"none".into(), sink.version(), ("", ""));
+        let call = Call::new(&head.method, head.is_grpc());
+        return Box::pin(refuse(sink, failure, call, body, &edge, began)).await;
     }
     let treatment = Treatment::plain(worker, route, &head, body, began);
     let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
@@ -145,24 +146,25 @@ fn goes_on(reason: Reason) -> bool {
     matches!(reason, Denied | EgressDenied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
 }
 
-/// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.
+/// Answers a call in weft's own name. `body` is the request's, and says whether there is more of it to come.
 pub async fn refuse(
     mut sink: ResponseSink<'_>,
     failure: Failure,
-    grpc: bool,
+    call: Call<'_>,
     body: &Body<'_>,
     edge: &Edge,
     began: Instant,
 ) -> Outcome {
     edge.error(failure.reason);
     if failure.side == Side::Downstream && failure.reason == Reason::DownstreamGone {
+        edge.request(&call.broken(failure.reason), began.elapsed());
         return Outcome::Broken;
     }
-    edge.request(failure.http_status(), began.elapsed());
+    edge.request(&call.refused(&failure), began.elapsed());
     if !(goes_on(failure.reason) && body.is_done()) {
         sink.close();
     }
-    match sink.refuse(&failure, grpc).await {
+    match sink.refuse(&failure, call.is_grpc).await {
         Ok(()) => Outcome::Done { keep: sink.keeps() },
         Err(_) => Outcome::Broken,
     }

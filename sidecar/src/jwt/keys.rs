@@ -1,7 +1,6 @@
 //! Keys that were fetched, for all workers.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -11,10 +10,13 @@ use std::sync::atomic::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use weft_core::jwt::TokenFault;
+use weft_core::metrics::{Family, Labels, table};
 use weft_tls::tokens::Jwks;
 
 use crate::identity::unix_now;
 
+/// URLs that are told apart in metrics.
+const MOST_URLS: usize = 500;
 /// The last good keys are gone by for this long, in seconds, while their issuer is away.
 const KEPT_SECS: i64 = 24 * 3600;
 
@@ -140,26 +142,20 @@ impl KeyStore {
         told
     }
 
-    /// The Prometheus text format. Nothing where no keys are fetched.
-    pub fn render(&self, out: &mut String) {
+    /// As metrics have them.
+    pub fn families(&self) -> [Family; 2] {
+        let [mut fetches, mut age] = [&table::JWT_FETCHES, &table::JWT_AGE].map(Family::new);
         let sets = self.sets.load();
-        if sets.is_empty() {
-            return;
-        }
         let mut urls: Vec<_> = sets.iter().collect();
         urls.sort_by_key(|(url, _)| (*url).clone());
-        let _ = writeln!(out, "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL.");
-        let _ = writeln!(out, "# TYPE weft_jwt_key_fetches_total counter");
-        for (url, fetched) in &urls {
-            for (result, count) in ["ok", "failed"].iter().zip(fetched.counts) {
-                let _ = writeln!(out, "weft_jwt_key_fetches_total{{url={url:?},result=\"{result}\"}} {count}");
+        for (url, fetched) in urls.into_iter().take(MOST_URLS) {
+            let labels = Labels::new().and(table::URL, url);
+            for (result, count) in ["ok", "failed"].into_iter().zip(fetched.counts) {
+                fetches.counts(labels.clone().and(table::OUTCOME, result), count);
             }
+            let seconds = if fetched.set.is_some() { unix_now() - fetched.at } else { -1 };
+            age.levels(labels, seconds as f64);
         }
-        let _ = writeln!(out, "# HELP weft_jwt_keys_age_seconds Seconds since keys were fetched last; -1 where there are none.");
-        let _ = writeln!(out, "# TYPE weft_jwt_keys_age_seconds gauge");
-        for (url, fetched) in &urls {
-            let age = if fetched.set.is_some() { unix_now() - fetched.at } else { -1 };
-            let _ = writeln!(out, "weft_jwt_keys_age_seconds{{url={url:?}}} {age}");
-        }
+        [fetches, age]
     }
 }

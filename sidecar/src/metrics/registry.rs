@@ -11,6 +11,7 @@ use weft_core::metrics::histogram::Reading;
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
 use super::worker::unix_nanos;
 use super::{Code, EdgeKey};
+use crate::otlp::batch::Counts;
 
 /// Peers whose ejections are counted apart.
 const MOST_PEERS: usize = 500;
@@ -197,12 +198,14 @@ pub struct Registry {
     ejections: Mutex<HashMap<Arc<str>, [u64; 3]>>,
     /// When it began, in nanoseconds since the Unix epoch.
     pub since: u64,
+    /// What became of data points that were pushed.
+    pub points: Arc<Counts>,
 }
 
 impl Registry {
     pub fn new() -> Arc<Self> {
         let (tell, told) = mpsc::channel();
-        Arc::new(Self { tell, known: Mutex::new((told, Known::default())), ejections: Mutex::default(), since: unix_nanos() })
+        Arc::new(Self { tell, known: Mutex::new((told, Known::default())), ejections: Mutex::default(), since: unix_nanos(), points: Arc::default() })
     }
 
     pub(super) fn teller(&self) -> mpsc::Sender<Fresh> {

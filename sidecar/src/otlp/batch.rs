@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use weft_core::metrics::telemetry::Fate;
 
 use super::{Env, Exporter};
 use crate::identity::random;
@@ -49,6 +50,20 @@ pub struct Counts {
     pub waiting: AtomicU64,
     /// The last batch was not taken.
     pub failing: AtomicBool,
+}
+
+impl Counts {
+    /// As metrics have them.
+    pub fn fate(&self) -> Fate {
+        let of = |count: &AtomicU64| count.load(Relaxed);
+        Fate {
+            exported: of(&self.exported),
+            overflowed: of(&self.overflowed),
+            failed: of(&self.failed),
+            rejected: of(&self.rejected),
+            waiting: of(&self.waiting),
+        }
+    }
 }
 
 /// Items that wait to be exported. It belongs to one thread.

@@ -1,0 +1,133 @@
+//! Metrics, pushed over OTLP now and then.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use tokio::time::MissedTickBehavior;
+use weft_core::metrics::{Family, Labels};
+
+use super::batch::Counts;
+use super::points::{Aggregation, Points, Temporality};
+use super::{Env, Exporter, SettingError, Signal};
+
+/// How metrics are pushed.
+pub struct Push {
+    exporter: Exporter,
+    /// `OTEL_METRIC_EXPORT_INTERVAL`.
+    interval: Duration,
+    temporality: Temporality,
+    aggregation: Aggregation,
+}
+
+/// What is told at a time: series, the labels that all of them have, and whose they are.
+pub type Gathered = (Vec<Family>, Labels, Resource);
+
+const INTERVAL: Duration = Duration::from_secs(60);
+
+impl Push {
+    /// By what the variables say; none if they name no collector, or say that there is to be none (`OTEL_METRICS_EXPORTER=none`; `prometheus` too, since
+    /// `/metrics` is served anyway). `mark` is put on its sockets.
+    pub fn new(env: &Env, mark: u32) -> Result<Option<Self>, SettingError> {
+        if env.get("OTEL_METRICS_EXPORTER") == Some("prometheus") {
+            return Ok(None);
+        }
+        let Some(exporter) = Exporter::new(Signal::Metrics, env, mark)? else { return Ok(None) };
+        let wrong = |name: &str, value: &str, known: &str| SettingError {
+            name: name.to_owned(),
+            why: format!("{value:?} is not known: write {known}"),
+        };
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        let temporality = match env.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("cumulative") => Temporality::Cumulative,
+            Some("delta" | "lowmemory") => Temporality::Delta,
+            Some(other) => return Err(wrong(name, other, "cumulative, delta or lowmemory")),
+        };
+        let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        let aggregation = match env.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("explicit_bucket_histogram") => Aggregation::Explicit,
+            Some("base2_exponential_bucket_histogram") => Aggregation::Exponential,
+            Some(other) => return Err(wrong(name, other, "explicit_bucket_histogram or base2_exponential_bucket_histogram")),
+        };
+        let interval = env.millis("OTEL_METRIC_EXPORT_INTERVAL", INTERVAL);
+        let interval = interval.clamp(Duration::from_millis(10), Duration::from_secs(24 * 3600));
+        Ok(Some(Self { exporter, interval, temporality, aggregation }))
+    }
+
+    /// Where it pushes to, for people.
+    pub fn place(&self) -> &str {
+        self.exporter.place()
+    }
+
+    /// Pushes for ever. `began` is when the program began, in nanoseconds since the Unix epoch; `random` is drawn from for jitter. A push that fails is told
+    /// once for each time that it begins; what was counted is not lost by it, unless the temporality is delta.
+    pub async fn run(mut self, began: u64, counts: Arc<Counts>, random: impl Fn() -> u64, gather: impl Fn() -> Gathered) {
+        let mut points = Points::new(self.temporality, self.aggregation, began);
+        // Sidecars that begin together do not push together.
+        let first = self.interval.mul_f64((random() % 1_000) as f64 / 1_000.0);
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let (families, constant, resource) = gather();
+            let (message, count) = points.request(families, &constant, resource, now());
+            let outcome = self.exporter.export(message, &random).await;
+            let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
+            match outcome {
+                Ok(taken) => {
+                    counts.rejected.fetch_add(taken.rejected, Relaxed);
+                    counts.exported.fetch_add(count.saturating_sub(taken.rejected), Relaxed);
+                    if taken.rejected > 0 {
+                        let rejected = taken.rejected;
+                        tracing::warn!(to = self.place(), "the collector refused {rejected} of {count} data points: {}", taken.message);
+                    }
+                    if was_failing {
+                        tracing::info!(to = self.place(), "metrics are pushed again");
+                    }
+                }
+                Err(why) => {
+                    counts.failed.fetch_add(count, Relaxed);
+                    if !was_failing {
+                        tracing::warn!("metrics cannot be pushed: {why}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Option<Push>, SettingError> {
+        let env: Env = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Push::new(&env, 0)
+    }
+
+    #[test]
+    fn the_standard_variables_decide() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:4317");
+        assert!(of(&[]).expect("nothing is said").is_none());
+        assert!(of(&[endpoint, ("OTEL_METRICS_EXPORTER", "none")]).expect("known").is_none());
+        assert!(of(&[endpoint, ("OTEL_METRICS_EXPORTER", "prometheus")]).expect("known").is_none());
+        let usual = of(&[endpoint]).expect("known").expect("an endpoint");
+        assert_eq!((usual.temporality, usual.aggregation, usual.interval), (Temporality::Cumulative, Aggregation::Explicit, INTERVAL));
+        let other = of(&[
+            endpoint,
+            ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta"),
+            ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram"),
+        ]);
+        let other = other.expect("known").expect("an endpoint");
+        let half = Duration::from_millis(500);
+        assert_eq!((other.temporality, other.aggregation, other.interval), (Temporality::Delta, Aggregation::Exponential, half));
+        let wrong = of(&[endpoint, ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "some")]);
+        assert!(wrong.is_err_and(|e| e.to_string().contains("cumulative, delta or lowmemory")));
+    }
+}
