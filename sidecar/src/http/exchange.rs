@@ -123,7 +123,7 @@ async fn run_http1(
         let mut out = OutgoingBody::new(framing);
         let (sent, answering) = (Cell::new(false), Cell::new(false));
         let mut upload = pin!(async {
-            upload_h1(body, &mut out, writer).await?;
+            upload_h1(body, &mut out, writer, a.treatment).await?;
             sent.set(true);
             // From here on it only watches: a caller that goes away ends the exchange.
             Err(body.gone(&answering).await)
@@ -140,6 +140,9 @@ async fn run_http1(
             a.treatment.passes(false);
         };
         a.treatment.hears();
+        if let Some(note) = sink.noted() {
+            note.answered(response.status);
+        }
         peer_refusal(&response.fields, a.from_mesh)?;
         let framing = h1::response_framing(&response, head)?;
         a.treatment.judge(a.worker, &response, a.lease)?;
@@ -182,7 +185,7 @@ async fn run_http2(
     let done = body.is_done();
     let mut begun = sender.begin(a.head, done).await?;
     let http2::Begun { response, body: out, .. } = &mut begun;
-    let mut upload = pin!(upload_h2(body, out, done));
+    let mut upload = pin!(upload_h2(body, out, done, a.treatment));
     let mut uploaded = None;
     let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
     let response = tokio::select! {
@@ -193,6 +196,9 @@ async fn run_http2(
     a.treatment.hears();
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
+    if let Some(note) = sink.noted() {
+        note.answered(response.status);
+    }
     peer_refusal(&response.fields, a.from_mesh)?;
     a.treatment.judge(a.worker, &response, a.lease)?;
     let status = response.status;
@@ -208,7 +214,12 @@ async fn run_http2(
 }
 
 /// Sends a request's body; its head goes out with the first piece, or alone if that is not there yet.
-async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1::Writer) -> Result<(), Failure> {
+async fn upload_h1(
+    body: &mut Body<'_>,
+    out: &mut OutgoingBody,
+    writer: &mut h1::Writer,
+    treatment: &Treatment,
+) -> Result<(), Failure> {
     if body.is_done() {
         return out.finish(writer).await;
     }
@@ -225,6 +236,7 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
         match piece {
             Some(chunk) => {
                 let last = matches!(chunk, Chunk::Trailers(_));
+                treatment.uploads(&chunk);
                 out.send(writer, chunk).await?;
                 if last {
                     return writer.flush().await;
@@ -235,12 +247,13 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
     }
 }
 
-async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool) -> Result<(), Failure> {
+async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool, treatment: &Treatment) -> Result<(), Failure> {
     if ended {
         return Ok(());
     }
     while let Some(chunk) = body.next().await? {
         let last = matches!(chunk, Chunk::Trailers(_));
+        treatment.uploads(&chunk);
         http2::send(out, chunk, Side::Upstream).await?;
         if last {
             return Ok(());

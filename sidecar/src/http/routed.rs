@@ -85,25 +85,28 @@ pub async fn forward(
     traffic: Arc<ServiceTraffic>,
     mut head: RequestHead,
     body: &mut Body<'_>,
-    mut sink: ResponseSink<'_>,
+    sink: &mut ResponseSink<'_>,
 ) -> Outcome {
     let Incoming { worker, route, caller, upgrade, began } = incoming;
     let grpc = head.is_grpc();
     let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
     if let Err(failure) = head.to_origin_form() {
-        let edge = own_edge(&sink, route.name());
+        let edge = own_edge(sink, route.name());
         return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
     }
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
         if let Some(delay) = fault.delay
-            && attempts::wait(delay, body, &mut sink).await.is_err()
+            && attempts::wait(delay, body, sink).await.is_err()
         {
             return Outcome::Broken;
         }
         if let Some(abort) = fault.abort {
-            let edge = own_edge(&sink, route.name());
+            let edge = own_edge(sink, route.name());
             let Some(failure) = aborted(abort) else {
                 edge.error(Reason::FaultInjected);
+                if let Some(note) = sink.noted() {
+                    note.fails(&Failure::mesh(Reason::FaultInjected));
+                }
                 return Outcome::Broken;
             };
             return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
@@ -122,7 +125,7 @@ pub async fn forward(
     let (to, copies, mut treatment) = match ruled {
         Ruled::Goes { to, copies, treatment } => (to, copies, treatment),
         Ruled::Answered(answer) => {
-            let edge = own_edge(&sink, route.name());
+            let edge = own_edge(sink, route.name());
             edge.request(answer.status, began.elapsed());
             if !body.is_done() {
                 sink.close();
@@ -136,7 +139,7 @@ pub async fn forward(
         }
         Ruled::Refused(failure) => {
             tracing::info!(target = %route.name(), "request refused: {failure}");
-            let edge = own_edge(&sink, route.name());
+            let edge = own_edge(sink, route.name());
             return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
         }
     };
@@ -164,7 +167,7 @@ pub async fn forward(
     let Some(place) = treatment.take_place() else {
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
-        let edge = own_edge(&sink, to.name());
+        let edge = own_edge(sink, to.name());
         return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
     };
     let (version, generation) = (sink.version(), worker.mesh().generation());
