@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod rate;
 pub mod retry;
 pub mod service;
+pub mod trace;
 pub mod traffic;
 pub mod version;
 pub mod wellknown;

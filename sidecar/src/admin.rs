@@ -1,16 +1,17 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
+//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record`, `/tap`, `/traces`, `/log` and `/drain`.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::service::service_fn;
@@ -31,6 +32,7 @@ use crate::io::Dialer;
 use crate::mesh::Target;
 use crate::metrics::families;
 use crate::probe::Probes;
+use crate::telemetry::tap::{self, Events, Filter};
 use crate::worker::Shared;
 
 /// Admin connections at once, so that a flood of them costs nothing else. One source has a quarter of them, and the oldest of a
@@ -147,13 +149,18 @@ async fn connection(
     owner: bool,
 ) {
     let whole = WHOLE + probes.longest();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let taps = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
         let (probe, probes) = (probe_asked(&request), probes.clone());
-        let other = answer(&request, &shared, &drain, owner);
+        let events = if owner && request.uri().path() == "/tap" { Some(tapped(&request, &shared)) } else { None };
+        taps.store(matches!(&events, Some(Ok(_))), Relaxed);
+        let other = if events.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
         async move {
-            Ok::<_, Infallible>(match probe {
-                Some((name, agent)) => probed(probes.ask(&name, &agent).await),
-                None => other,
+            Ok::<_, Infallible>(match (events, probe, other) {
+                (Some(Ok(events)), ..) => events.map(Either::Right),
+                (Some(Err(refused)), ..) => refused.map(Either::Left),
+                (_, Some((name, agent)), _) => probed(probes.ask(&name, &agent).await).map(Either::Left),
+                (_, _, other) => other.unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "there is no such path")).map(Either::Left),
             })
         }
     });
@@ -163,7 +170,38 @@ async fn connection(
         .header_read_timeout(Duration::from_secs(2))
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
-    let _ = tokio::time::timeout(whole, serving).await;
+    tokio::pin!(serving);
+    // A tap lasts for as long as somebody looks.
+    if tokio::time::timeout(whole, &mut serving).await.is_err() && taps.load(Relaxed) {
+        let _ = tokio::time::timeout(LONGEST_TAP, serving).await;
+    }
+}
+
+/// A tap ends after this, and is opened anew by who wants more.
+const LONGEST_TAP: Duration = Duration::from_secs(3_600);
+
+/// The events of a new tap, or why there is none.
+fn tapped(request: &Request<Incoming>, shared: &Shared) -> Result<Response<Events>, Response<Full<Bytes>>> {
+    let filter = Filter::read(request.uri().query().unwrap_or_default()).map_err(|why| plain(StatusCode::BAD_REQUEST, &why))?;
+    let events = tap::open(&shared.telemetry, filter);
+    let full = || plain(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them");
+    Ok(Response::new(events.ok_or_else(full)?))
+}
+
+/// What is logged, read or changed.
+fn log(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let filter = request.uri().query().and_then(|q| q.strip_prefix("filter="));
+    match (request.method(), filter) {
+        (&Method::GET, _) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_else(|| "fixed".to_owned())),
+        (&Method::POST, Some(filter)) => match shared.levels.set(filter) {
+            Ok(()) => {
+                tracing::info!(filter, "what is logged was changed");
+                plain(StatusCode::OK, &shared.levels.now().unwrap_or_default())
+            }
+            Err(why) => plain(StatusCode::BAD_REQUEST, &why),
+        },
+        _ => plain(StatusCode::BAD_REQUEST, "use GET /log, or POST /log?filter=FILTER"),
+    }
 }
 
 /// The name of the probe that is asked for, and whom the application will see asking: who asks here, if it is a kubelet.
@@ -221,6 +259,11 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.plaintext.report())))
         }
         (&Method::GET, "/flows", true) => reply(StatusCode::OK, "application/json", format!("{}\n", flows(shared))),
+        (_, "/log", true) => log(request, shared),
+        (&Method::GET, "/traces", true) => {
+            let trace = request.uri().query().and_then(|q| q.strip_prefix("id="));
+            reply(StatusCode::OK, "application/json", format!("{}\n", json!(shared.telemetry.ring.spans(trace))))
+        }
         (&Method::POST, "/record", true) => record(shared, request.uri().query()),
         (_, "/record", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST /record?seconds=N"),
         (&Method::POST, "/drain", true) => {
@@ -229,8 +272,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            let known =
-                "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, POST /record and POST /drain";
+            let known = "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, /tap, /traces, /log, POST /record and POST /drain";
             plain(StatusCode::NOT_FOUND, &format!("there are {known}"))
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),

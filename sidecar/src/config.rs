@@ -22,6 +22,8 @@ pub struct Config {
     pub admin: AdminConfig,
     #[command(flatten)]
     pub workload: WorkloadConfig,
+    #[command(flatten)]
+    pub telemetry: crate::telemetry::TelemetryConfig,
 
     /// Worker threads; 0 follows the cgroup's CPU quota, at most one per core
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 0)]

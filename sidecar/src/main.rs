@@ -9,14 +9,20 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 use weft_proto::v1;
 use weft_sidecar::config::Config;
 use weft_sidecar::discovery::Discovery;
 use weft_sidecar::identity::{Current, Keeper, random};
+use weft_sidecar::levels::Levels;
 use weft_sidecar::mesh::Mesh;
+use weft_sidecar::otlp::Env;
 use weft_sidecar::saved::Store;
+use weft_sidecar::telemetry::thread::{self, Plan};
 use weft_sidecar::worker::{Listeners, Shared, Worker};
-use weft_sidecar::{admin, ask, worker, workload};
+use weft_sidecar::{admin, ask, metrics, worker, workload};
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,24 +30,30 @@ fn main() -> anyhow::Result<()> {
         return ask::main(rest);
     }
     let config = Config::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let (filter, levels) = reload::Layer::new(EnvFilter::try_new(&config.log).context("--log")?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     weft_sidecar::limits::raise_open_files();
     weft_sidecar::limits::no_core_files();
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(run(config))
+    control.block_on(run(config, Levels::new(levels)))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();
-    let shared = Arc::new(Shared::new(config.clone(), mesh.clone()));
+    let (plan, telemetry) = Plan::read(Env::of_process(), &config.telemetry, config.net.mark);
+    let shared = Arc::new(Shared { levels, ..Shared::telling(config.clone(), mesh.clone(), telemetry) });
+    let (told_all, telling) = (CancellationToken::new(), shared.clone());
+    let telling = thread::start(telling, plan, told_all.clone())?;
     let workers = start_workers(&shared)?;
     weft_sidecar::dns::serve(&shared)?;
     let asked_to_drain = CancellationToken::new();
     admin::serve(&shared, &asked_to_drain)?;
+    match metrics::push::begin(&shared, &Env::of_process()) {
+        Ok(None) => {}
+        Ok(Some(to)) => tracing::info!(%to, "metrics are pushed"),
+        Err(e) => tracing::error!("metrics are not pushed: {e}"),
+    }
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
     let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
@@ -81,6 +93,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = discovering => tracing::error!("the discovery task ended: a fault in weft"),
     }
     drain(&shared, workers).await;
+    told_all.cancel();
+    // It ends in two seconds, whatever a collector does.
+    let _ = tokio::task::spawn_blocking(|| telling.join()).await;
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -154,5 +170,4 @@ async fn drain(shared: &Shared, mut running: watch::Receiver<usize>) {
         shared.cut.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), running.wait_for(|n| *n == 0)).await;
     }
-    tracing::info!("stopped");
 }

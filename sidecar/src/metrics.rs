@@ -11,6 +11,7 @@ use weft_core::traffic::Route;
 
 pub mod edges;
 pub mod families;
+pub mod push;
 pub mod registry;
 pub mod slots;
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::relay::relay;
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
 use crate::stream::{Shared, Stream};
+use crate::telemetry;
 use crate::worker::Worker;
 
 /// Where the requests of a connection go.
@@ -100,7 +101,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
-            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None };
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None, note: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
@@ -165,7 +166,8 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     }
     worker.metrics.refused(failure.reason);
     tracing::info!(client = %http.caller.address, "request refused: {failure}");
-    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None };
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
+    sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
     let _ = sink.refuse(failure, false).await;
 }
 
@@ -270,7 +272,7 @@ async fn http2_request(
     let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
     let route = http.route(&worker, &mut head).await;
     // A broken answer drops its stream, which resets it.
-    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None };
+    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None, note: None };
     forward(&worker, &route, &http.caller, head, &mut body, sink).await;
 }
 
@@ -371,10 +373,17 @@ pub async fn opaque(
 ) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
+    let mut note = telemetry::connection(worker, client, key.direction, &key.peer, &key.target);
+    if let Some(note) = &mut note {
+        note.goes_to(&key.peer, upstream.peer());
+    }
     tokio::select! {
         biased;
         // First: nothing goes on that came when it was over already.
         () = bytes_revoked(worker, guarded) => {
+            if let Some(note) = &mut note {
+                note.fails(&Failure::mesh(Reason::Denied).detail("the policy has changed"));
+            }
             client.reset();
             upstream.reset();
         }
@@ -392,6 +401,10 @@ pub async fn opaque(
             client.reset();
             upstream.reset();
         }
+    }
+    if let Some(note) = &mut note {
+        let (forth, back) = open.moved();
+        note.carried(forth, back);
     }
 }
 
@@ -414,6 +427,12 @@ pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>,
     let to = destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
     tracing::info!(client = %stream.peer(), %to, "connection refused: {failure}");
     worker.metrics.refused(failure.reason);
+    let from = stream.peer().ip();
+    let own = from.is_loopback() || worker.shared.config.net.pod_ips.contains(&from);
+    let direction = if own { Direction::Outbound } else { Direction::Inbound };
+    if let Some(mut note) = telemetry::connection(worker, stream, direction, &"".into(), &to.into()) {
+        note.fails(failure);
+    }
     stream.reset();
 }
 

@@ -27,11 +27,13 @@ use crate::dns::Resolver;
 use crate::flows::{FlowLog, Flows};
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::jwt::{self, KeyStore, TokenCache};
+use crate::levels::Levels;
 use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::{Registry, WorkerMetrics};
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
+use crate::telemetry::{Telemetry, WorkerTelemetry};
 use crate::{inbound, limits, outbound};
 
 /// Only what was sent on a connection that had just ended is repeated there; whoever called repeats the rest, by a budget of their own, which
@@ -53,6 +55,10 @@ pub struct Shared {
     pub plaintext: Arc<Plaintext>,
     /// Who calls what, while that is asked for.
     pub flows: Arc<Flows>,
+    /// What is told of single requests.
+    pub telemetry: Arc<Telemetry>,
+    /// What is logged.
+    pub levels: Levels,
     /// Keys of token issuers, as they were fetched.
     pub keys: KeyStore,
     /// Names outside of the mesh.
@@ -66,8 +72,15 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// One that tells nothing of single requests, until somebody taps.
     pub fn new(config: Config, mesh: Arc<Mesh>) -> Self {
+        Self::telling(config, mesh, Telemetry::off())
+    }
+
+    pub fn telling(config: Config, mesh: Arc<Mesh>, telemetry: Telemetry) -> Self {
         Self {
+            telemetry: Arc::new(telemetry),
+            levels: Levels::fixed(),
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
@@ -97,6 +110,7 @@ pub struct Worker {
     pub links: Links,
     pub plaintext: Seen,
     pub flows: FlowLog,
+    pub telemetry: Rc<WorkerTelemetry>,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -127,6 +141,7 @@ impl Worker {
             links: Links::default(),
             plaintext: Seen::new(shared.plaintext.clone()),
             flows: FlowLog::new(shared.flows.clone()),
+            telemetry: Rc::new(WorkerTelemetry::new(shared.telemetry.clone())),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),

@@ -54,7 +54,7 @@ impl From<u16> for Text {
 }
 
 /// Labels of a series: attribute names, as OpenTelemetry spells them, with their values. An empty value is no label.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Labels(SmallVec<[(&'static str, Text); 12]>);
 
 impl Labels {

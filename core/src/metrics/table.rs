@@ -259,6 +259,12 @@ metrics! {
         "Access-log records that were handed to the exporter, or, with an error, dropped before it.";
     LOGS_EXPORTED "otel.sdk.exporter.log.exported" Counter "{log_record}" [Sidecar] [ERROR]
         "Access-log records whose export has ended, well or, with an error, not.";
+    SPANS_WAITING "otel.sdk.processor.span.queue.size" UpDownCounter "{span}" [Sidecar] []
+        "Spans that wait to be exported.";
+    RECORDS_LOST "weft.telemetry.records_lost" Counter "{record}" [Sidecar] []
+        "Requests and connections that nothing is told of: the way to the telemetry thread was full.";
+    LINES_LOST "weft.access_log.lost" Counter "{line}" [Sidecar] []
+        "Lines of the access log that standard output did not take in time.";
     POINTS_EXPORTED "otel.sdk.exporter.metric_data_point.exported" Counter "{data_point}" [Sidecar ControlPlane] [ERROR]
         "Data points of metrics whose export has ended, well or, with an error, not.";
 

@@ -94,6 +94,11 @@ impl HttpCaller {
         self.identity.as_ref()
     }
 
+    /// Inbound: who is counted as the peer. Outbound it is empty.
+    pub fn peer(&self) -> &Arc<str> {
+        &self.peer
+    }
+
     pub fn address_text(&self) -> &str {
         &self.address_text
     }

@@ -85,7 +85,7 @@ pub async fn forward(
     traffic: Arc<ServiceTraffic>,
     mut head: RequestHead,
     body: &mut Body<'_>,
-    mut sink: ResponseSink<'_>,
+    sink: &mut ResponseSink<'_>,
 ) -> Outcome {
     let Incoming { worker, route, caller, upgrade, began } = incoming;
     let grpc = head.is_grpc();
@@ -94,20 +94,23 @@ pub async fn forward(
     // The route that it falls under.
     let mut fallen = None;
     if let Err(failure) = head.to_origin_form() {
-        let edge = own_edge(&sink, route);
+        let edge = own_edge(sink, route);
         return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
     }
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
         if let Some(delay) = fault.delay
-            && attempts::wait(delay, body, &mut sink).await.is_err()
+            && attempts::wait(delay, body, sink).await.is_err()
         {
             return Outcome::Broken;
         }
         if let Some(abort) = fault.abort {
-            let edge = own_edge(&sink, route);
+            let edge = own_edge(sink, route);
             let Some(failure) = aborted(abort) else {
                 edge.error(Reason::FaultInjected);
                 edge.request(&call.broken(Reason::FaultInjected), began.elapsed());
+                if let Some(note) = sink.noted() {
+                    note.fails(&Failure::mesh(Reason::FaultInjected));
+                }
                 return Outcome::Broken;
             };
             return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
@@ -127,7 +130,7 @@ pub async fn forward(
     let (to, copies, mut treatment) = match ruled {
         Ruled::Goes { to, copies, treatment } => (to, copies, treatment),
         Ruled::Answered(answer) => {
-            let edge = own_edge(&sink, route);
+            let edge = own_edge(sink, route);
             edge.request(&call.by(fallen.as_ref()).answered(answer.status, None), began.elapsed());
             if !body.is_done() {
                 sink.close();
@@ -141,7 +144,7 @@ pub async fn forward(
         }
         Ruled::Refused(failure) => {
             tracing::info!(target = %route.name(), "request refused: {failure}");
-            let edge = own_edge(&sink, route);
+            let edge = own_edge(sink, route);
             return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
         }
     };
@@ -170,7 +173,7 @@ pub async fn forward(
     let Some(place) = treatment.take_place() else {
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
-        let edge = own_edge(&sink, &to);
+        let edge = own_edge(sink, &to);
         return Box::pin(refuse(sink, failure, treatment.call(&head), body, &edge, began)).await;
     };
     let (version, generation) = (sink.version(), worker.mesh().generation());

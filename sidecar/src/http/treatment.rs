@@ -11,7 +11,7 @@ use weft_core::retry::{self, Ending};
 use weft_core::traffic::apply::change_headers;
 use weft_core::traffic::route::{HeaderChange, Retry, Route as TrafficRoute};
 
-use super::body::Body;
+use super::body::{Body, Chunk};
 use super::deadline::grpc_timeout;
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
@@ -53,6 +53,8 @@ pub struct Treatment {
     heard: Cell<bool>,
     /// An answer's head was passed on.
     passed: Cell<bool>,
+    /// Bytes of the request's body that went out, in this attempt.
+    uploaded: Cell<u64>,
     attempt: Cell<u32>,
     most: Cell<u32>,
     /// The last answer is asked for again, after so long.
@@ -147,6 +149,19 @@ impl Treatment {
         self.asked.set(None);
         self.status.set(None);
         self.heard.set(false);
+        self.uploaded.set(0);
+    }
+
+    /// A piece of the request's body goes out.
+    pub fn uploads(&self, chunk: &Chunk) {
+        if let Chunk::Data(data) = chunk {
+            self.uploaded.set(self.uploaded.get() + data.len() as u64);
+        }
+    }
+
+    /// Bytes of the request's body that went out, in this attempt.
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded.get()
     }
 
     /// An answer began to come.

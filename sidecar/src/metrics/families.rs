@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use weft_core::breaker::State;
 use weft_core::failure::Reason;
 use weft_core::metrics::family::Distribution;
-use weft_core::metrics::telemetry::Fate;
 use weft_core::metrics::{Family, Labels, Metric, Point, Value, table};
 
 use super::registry::{CallKey, CallTotals, EdgeTotals, Registry, Told};
@@ -34,7 +33,8 @@ pub fn gather(shared: &Shared) -> Vec<Family> {
     state(shared, &mut all);
     all.extend(shared.denials.families());
     all.extend(shared.keys.families());
-    telemetry(shared, &mut all);
+    all.extend(shared.telemetry.families());
+    all.extend(shared.metrics.points.fate().families(None, &table::POINTS_EXPORTED));
     let mut refused = Family::new(&table::ADMIN_REFUSED);
     for (reason, count) in shared.admin.counts().closed() {
         refused.counts(Labels::new().and(table::REASON, reason), count);
@@ -314,13 +314,6 @@ fn workers(registry: &Registry, all: &mut Vec<Family>) {
         Family::count(&table::SERIES, registry.sum(|s| get(&s.series))),
         Family::count(&table::SERIES_OVERFLOWS, registry.sum(|s| get(&s.overflows))),
     ]);
-}
-
-/// What became of spans, log records and data points.
-fn telemetry(shared: &Shared, all: &mut Vec<Family>) {
-    all.extend(Fate::default().families(Some(&table::SPANS_PROCESSED), &table::SPANS_EXPORTED));
-    all.extend(Fate::default().families(Some(&table::LOGS_PROCESSED), &table::LOGS_EXPORTED));
-    all.extend(shared.metrics.points.fate().families(None, &table::POINTS_EXPORTED));
 }
 
 /// Budget and breakers of the services that are known.

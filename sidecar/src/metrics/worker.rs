@@ -328,30 +328,31 @@ impl WorkerMetrics {
 /// An opaque connection's place in the metrics: counted open until it is dropped.
 pub struct OpenConnection {
     edge: Rc<Edge>,
-    moved: Cell<u64>,
+    forth: Cell<u64>,
+    back: Cell<u64>,
 }
 
 impl OpenConnection {
     pub fn new(edge: Rc<Edge>) -> Self {
         edge.open();
-        Self { edge, moved: Cell::new(0) }
+        Self { edge, forth: Cell::new(0), back: Cell::new(0) }
     }
 
     /// Bytes went to who was called.
     pub fn forth(&self, n: u64) {
-        self.moved.set(self.moved.get() + n);
+        self.forth.set(self.forth.get() + n);
         self.edge.forth(n);
     }
 
     /// Bytes came from who was called.
     pub fn back(&self, n: u64) {
-        self.moved.set(self.moved.get() + n);
+        self.back.set(self.back.get() + n);
         self.edge.back(n);
     }
 
-    /// Bytes both ways.
-    pub fn moved(&self) -> u64 {
-        self.moved.get()
+    /// Bytes that went each way so far.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.forth.get(), self.back.get())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A bounded queue of what is to be exported, and the loop that empties it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,12 +71,22 @@ pub struct Queue<T> {
     items: RefCell<VecDeque<T>>,
     limits: Limits,
     filled: Notify,
+    /// Items of the batch that is being exported.
+    leaving: Cell<usize>,
+    closing: Cell<bool>,
     pub counts: Arc<Counts>,
 }
 
 impl<T> Queue<T> {
     pub fn new(limits: Limits, counts: Arc<Counts>) -> Rc<Self> {
-        Rc::new(Self { items: RefCell::default(), limits, filled: Notify::new(), counts })
+        Rc::new(Self {
+            items: RefCell::default(),
+            limits,
+            filled: Notify::new(),
+            leaving: Cell::new(0),
+            closing: Cell::new(false),
+            counts,
+        })
     }
 
     /// Adds an item, or drops and counts it if there is no room.
@@ -87,7 +97,7 @@ impl<T> Queue<T> {
             return;
         }
         items.push_back(item);
-        self.counts.waiting.store(items.len() as u64, Relaxed);
+        self.counts.waiting.store((items.len() + self.leaving.get()) as u64, Relaxed);
         if items.len() == self.limits.batch {
             self.filled.notify_one();
         }
@@ -95,6 +105,12 @@ impl<T> Queue<T> {
 
     pub fn is_empty(&self) -> bool {
         self.items.borrow().is_empty()
+    }
+
+    /// From now on nothing waits for others.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.filled.notify_one();
     }
 
     fn take(&self) -> Vec<T> {
@@ -110,7 +126,7 @@ impl<T> Queue<T> {
     /// Exports batch after batch: each when it is full, or when its first item has waited for long enough. It ends only when it is dropped.
     pub async fn run(self: Rc<Self>, mut exporter: Exporter, what: &'static str, encode: impl Fn(Vec<T>) -> Bytes) {
         loop {
-            while !self.is_full_batch() {
+            while !(self.is_full_batch() || self.closing.get() && !self.is_empty()) {
                 if tokio::time::timeout(self.limits.delay, self.filled.notified()).await.is_err() && !self.is_empty() {
                     break;
                 }
@@ -123,8 +139,10 @@ impl<T> Queue<T> {
     async fn export(&self, exporter: &mut Exporter, what: &'static str, encode: &impl Fn(Vec<T>) -> Bytes) {
         let batch = self.take();
         let count = batch.len() as u64;
+        self.leaving.set(batch.len());
         let outcome = exporter.export(encode(batch), random).await;
         let counts = &self.counts;
+        self.leaving.set(0);
         counts.waiting.store(self.items.borrow().len() as u64, Relaxed);
         let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
         match outcome {

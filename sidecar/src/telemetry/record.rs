@@ -1,0 +1,135 @@
+//! What is known of one request, or one opaque connection, when it is over: plain data that leaves the worker whole.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use weft_core::failure::{Failure, Reason};
+use weft_core::trace::{Context, SpanId};
+
+use super::propagate::Forms;
+use crate::metrics::Direction;
+
+/// The most bytes that are kept of a path, and of each other text that comes from outside.
+pub const LONGEST: usize = 1_024;
+const LONGEST_OTHER: usize = 256;
+/// Attempts that are kept; a request has a few at most.
+const MOST_ATTEMPTS: usize = 16;
+
+/// One request or connection.
+#[derive(Debug)]
+pub struct Record {
+    pub direction: Direction,
+    /// Nanoseconds since 1970.
+    pub began: u64,
+    pub took: Duration,
+    /// Until the head of the answer; none if there was none.
+    pub first: Option<Duration>,
+    /// Who called: the address.
+    pub client: IpAddr,
+    /// Inbound: the identity that the caller proved, or `plaintext`.
+    pub caller: Arc<str>,
+    /// The service, workload or port that was dialled.
+    pub target: Arc<str>,
+    pub port: u16,
+    /// `http/1.1`, `http/2` or `tcp`.
+    pub protocol: &'static str,
+    /// None for bytes that are not HTTP.
+    pub request: Option<Box<Request>>,
+    /// The status that the caller was given; 0 without one.
+    pub status: u16,
+    pub grpc_status: Option<u8>,
+    pub reason: Option<Reason>,
+    /// What exactly, from our own side.
+    pub detail: Option<Box<str>>,
+    /// What a denial is found by.
+    pub reference: Option<u64>,
+    /// Bytes of bodies, or of an opaque connection: from the caller, and to it.
+    pub received: u64,
+    pub sent: u64,
+    pub attempts: SmallVec<[Attempt; 1]>,
+    pub trace: Option<Trace>,
+    /// It ended as it should.
+    pub whole: bool,
+    /// The names of the request's fields, while somebody taps.
+    pub fields: Option<Box<[Box<str>]>>,
+}
+
+/// The head of a request, as it came.
+#[derive(Debug)]
+pub struct Request {
+    pub method: Box<[u8]>,
+    /// Without the query.
+    pub path: Box<[u8]>,
+    pub query: Option<Box<[u8]>>,
+    pub host: Box<[u8]>,
+    pub user_agent: Option<Box<[u8]>>,
+    pub grpc: bool,
+}
+
+/// One attempt at a request.
+#[derive(Debug)]
+pub struct Attempt {
+    pub span: SpanId,
+    /// After the beginning of the request.
+    pub began: Duration,
+    pub took: Duration,
+    /// The endpoint's identity, or what else it is called.
+    pub peer: Arc<str>,
+    pub address: SocketAddr,
+    /// The status of its answer; 0 without one.
+    pub status: u16,
+    pub reason: Option<Reason>,
+}
+
+/// Where a request stands in a trace.
+#[derive(Debug)]
+pub struct Trace {
+    /// At the span that was sent on, or would have been.
+    pub context: Context,
+    /// The caller's span; none at the beginning of a trace.
+    pub parent: Option<SpanId>,
+    /// The span of the request as a whole; the same as the first attempt's where there is one attempt.
+    pub span: SpanId,
+    pub forms: Forms,
+    /// Its spans are exported, whatever becomes of it.
+    pub sampled: bool,
+    /// `tracestate`, where it is one.
+    pub state: Option<Box<str>>,
+}
+
+pub(super) fn kept(bytes: &[u8], path: bool) -> Box<[u8]> {
+    bytes[..bytes.len().min(if path { LONGEST } else { LONGEST_OTHER })].into()
+}
+
+impl Record {
+    /// Whether it failed as far as its user sees: an error of the server or of weft, an answer that broke off, or an error in gRPC.
+    pub fn is_error(&self) -> bool {
+        let grpc = self.grpc_status.is_some_and(|status| status != 0);
+        self.reason.is_some() || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
+    }
+
+    /// An attempt begins, `after` so long, and its span.
+    pub(super) fn begins(&mut self, after: Duration, span: SpanId, peer: &Arc<str>, address: SocketAddr) {
+        if self.attempts.len() < MOST_ATTEMPTS {
+            let (took, status, reason) = (Duration::ZERO, 0, None);
+            self.attempts.push(Attempt { span, began: after, took, peer: peer.clone(), address, status, reason });
+        }
+    }
+
+    /// The last attempt is over, and nothing of its answer was passed on.
+    pub(super) fn failed(&mut self, after: Duration, failure: &Failure) {
+        if let Some(last) = self.attempts.last_mut() {
+            last.took = after.saturating_sub(last.began);
+            last.reason = Some(failure.reason);
+        }
+    }
+
+    /// weft itself fails it, or refuses it.
+    pub(super) fn fails(&mut self, failure: &Failure) {
+        self.reason = Some(failure.reason);
+        self.detail.clone_from(&failure.detail);
+        self.reference = failure.answer.as_ref().and_then(|a| a.reference);
+    }
+}

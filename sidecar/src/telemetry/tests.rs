@@ -1,0 +1,215 @@
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::Value as Json;
+use smallvec::smallvec;
+use tokio::time::Instant;
+use weft_core::failure::Reason;
+use weft_core::trace::{Context, SpanId};
+
+use super::fields::{FIELDS, Told, standard};
+use super::record::{Attempt, Record, Request, Trace};
+use super::tap::{Filter, open};
+use super::{Telemetry, WorkerTelemetry, line, span};
+use crate::metrics::Direction;
+
+fn attempt(n: u8, status: u16, reason: Option<Reason>) -> Attempt {
+    Attempt {
+        span: SpanId::random(n.into()),
+        began: Duration::from_millis(n.into()),
+        took: Duration::from_millis(1),
+        peer: "spiffe://td/ns/shop/sa/cart".into(),
+        address: (Ipv4Addr::new(10, 0, 0, n), 8080).into(),
+        status,
+        reason,
+    }
+}
+
+fn record(direction: Direction) -> Record {
+    let context = Context::root(1, 2, SpanId::random(9));
+    Record {
+        direction,
+        began: 1_790_000_000_123_456_789,
+        took: Duration::from_micros(12_345),
+        first: Some(Duration::from_millis(3)),
+        client: Ipv4Addr::new(10, 0, 0, 9).into(),
+        caller: "spiffe://td/ns/shop/sa/web".into(),
+        target: "shop/cart".into(),
+        port: 80,
+        protocol: "http/1.1",
+        request: Some(Box::new(Request {
+            method: b"GET"[..].into(),
+            path: b"/items"[..].into(),
+            query: Some(b"secret=1"[..].into()),
+            host: b"cart.shop:8080"[..].into(),
+            user_agent: Some(b"curl/8"[..].into()),
+            grpc: false,
+        })),
+        status: 200,
+        grpc_status: None,
+        reason: None,
+        detail: None,
+        reference: None,
+        received: 5,
+        sent: 17,
+        attempts: smallvec![attempt(1, 200, None)],
+        trace: Some(Trace {
+            context,
+            parent: Some(SpanId::random(8)),
+            span: context.span,
+            forms: super::propagate::Forms::default(),
+            sampled: true,
+            state: Some("a=b".into()),
+        }),
+        whole: true,
+        fields: Some(vec!["Authorization".into(), "x\u{1b}[2J".into()].into()),
+    }
+}
+
+fn text(span: &Span, name: &str) -> Option<String> {
+    match span.attributes.iter().find(|a| a.key == name)?.value.as_ref()?.value.as_ref()? {
+        Any::StringValue(text) => Some(text.clone()),
+        Any::IntValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
+    let mut record = record(Direction::Inbound);
+    let request = record.request.as_mut().expect("HTTP");
+    request.path = "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes().into();
+    request.method = b"\xff\n"[..].into();
+    let told = Told { record: &record, policy: Some("shop/deny#1") };
+    for form in [line::json, line::text] {
+        let mut out = String::new();
+        form(&mut out, FIELDS, &told);
+        assert!(out.bytes().all(|b| (b' '..=b'~').contains(&b)), "{out}");
+        assert!(out.contains("\\u000d\\u000astatus=200 x\\\"y\\\\\\u001b[31m\\u202e\\u009b1"), "{out}");
+    }
+    let mut out = String::new();
+    line::json(&mut out, &standard(), &told);
+    let read: Json = serde_json::from_str(&out).expect("it is JSON");
+    assert_eq!(read["path"], "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1");
+    assert_eq!((&read["status"], &read["duration_ms"], &read["policy"]), (&200.into(), &12.345.into(), &"shop/deny#1".into()));
+    assert!(!out.contains("secret") && !out.contains("curl"), "neither the query nor the user agent was asked for: {out}");
+    assert_eq!(read["time"], "2026-09-21T14:13:20.123456Z");
+    let mut out = String::new();
+    line::text(&mut out, &standard()[1..4], &told);
+    assert_eq!(out, "direction=inbound client=10.0.0.9 peer=spiffe://td/ns/shop/sa/web");
+    assert!("what".parse::<super::fields::Named>().is_err_and(|why| why.contains("direction, client")));
+}
+
+#[test]
+fn one_attempt_is_one_client_span_and_several_stand_below_one() {
+    let mut record = record(Direction::Outbound);
+    let spans = span::spans(&Told { record: &record, policy: None });
+    assert_eq!(spans.len(), 1);
+    assert_eq!((spans[0].kind, &*spans[0].name, &*spans[0].trace_state), (3, "GET", "a=b"));
+    assert_eq!(spans[0].parent_span_id, SpanId::random(8).to_bytes());
+    for (name, value) in [
+        ("http.request.method", "GET"),
+        ("http.response.status_code", "200"),
+        ("url.full", "http://cart.shop:8080/items"),
+        ("server.address", "cart.shop"),
+        ("server.port", "8080"),
+        ("network.peer.address", "10.0.0.1"),
+        ("network.protocol.version", "1.1"),
+        ("weft.peer.identity", "spiffe://td/ns/shop/sa/cart"),
+    ] {
+        assert_eq!(text(&spans[0], name).as_deref(), Some(value), "{name}");
+    }
+    assert!(spans[0].status.is_none() && text(&spans[0], "error.type").is_none());
+
+    record.attempts = smallvec![attempt(1, 0, Some(Reason::UpstreamConnectRefused)), attempt(2, 200, None)];
+    let whole = SpanId::random(77);
+    record.trace.as_mut().expect("traced").span = whole;
+    let spans = span::spans(&Told { record: &record, policy: None });
+    assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
+    assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
+    assert_eq!(text(&spans[1], "error.type").as_deref(), Some("upstream-connect-refused"));
+    assert_eq!([1, 2].map(|i| text(&spans[i], "http.request.resend_count")), [None, Some("1".to_owned())]);
+    assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
+    // Nobody can make names up.
+    record.request.as_mut().expect("HTTP").method = b"X7"[..].into();
+    assert_eq!(span::spans(&Told { record: &record, policy: None })[0].name, "HTTP");
+}
+
+#[test]
+fn an_error_is_one_where_the_conventions_call_it_so() {
+    let mut inbound = record(Direction::Inbound);
+    let failed = |record: &Record| {
+        let spans = span::spans(&Told { record, policy: Some("shop/p") });
+        spans[0].status.is_some().then(|| text(&spans[0], "error.type"))
+    };
+    inbound.status = 404;
+    assert_eq!(failed(&inbound), None);
+    inbound.direction = Direction::Outbound;
+    assert_eq!(failed(&inbound), Some(Some("404".to_owned())));
+    inbound.direction = Direction::Inbound;
+    inbound.status = 500;
+    assert_eq!(failed(&inbound), Some(Some("500".to_owned())));
+    inbound.status = 200;
+    inbound.request.as_mut().expect("HTTP").grpc = true;
+    inbound.request.as_mut().expect("HTTP").path = b"/shop.Cart/Add"[..].into();
+    for (status, error) in [(0, None), (5, None), (14, Some(Some("UNAVAILABLE".to_owned())))] {
+        inbound.grpc_status = Some(status);
+        assert_eq!(failed(&inbound), error, "{status}");
+    }
+    let spans = span::spans(&Told { record: &inbound, policy: None });
+    assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("shop.Cart/Add", Some("shop.Cart/Add")));
+    assert_eq!(text(&spans[0], "rpc.response.status_code").as_deref(), Some("UNAVAILABLE"));
+}
+
+#[test]
+fn a_full_way_drops_and_counts() {
+    let all = Arc::new(Telemetry::off());
+    let worker = WorkerTelemetry::new(all.clone());
+    for _ in 0..super::ON_THE_WAY + 7 {
+        worker.hand_over(Box::new(record(Direction::Inbound)));
+    }
+    assert_eq!(all.lost.load(super::Relaxed), 7);
+    let mut out = String::new();
+    all.render(&mut out);
+    assert!(out.contains("\nweft_telemetry_records_lost_total 7\n"), "{out}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
+    use hyper::body::Body;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    let all = Arc::new(Telemetry::off());
+    let filter = Filter::read("from=sa%2Fweb&path=/it&status=2xx&rate=2&method=get").expect("good");
+    let mut events = open(&all, filter).expect("the first");
+    assert!(all.is_wanted());
+    let (fits, mut other) = (record(Direction::Inbound), record(Direction::Inbound));
+    other.status = 404;
+    let tell = |record: &Record| all.taps().tell(&Told { record, policy: None }, Instant::now());
+    for record in [&other, &fits, &fits, &fits, &fits] {
+        tell(record);
+    }
+    tokio::time::advance(Duration::from_secs(3)).await;
+    all.taps().beat(Instant::now());
+    let mut lines = Vec::new();
+    for _ in 0..3 {
+        let frame = poll_fn(|cx| Pin::new(&mut events).poll_frame(cx)).await.expect("an event").expect("infallible");
+        lines.push(String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text"));
+    }
+    assert_eq!(lines[2], "{\"dropped\":2}\n");
+    let event: Json = serde_json::from_str(&lines[0]).expect("it is JSON");
+    assert_eq!(event["headers"][0], "Authorization");
+    assert_eq!(event["attempts"][0]["endpoint"], "10.0.0.1:8080");
+    assert!(!lines[0].contains("secret") && !lines[0].contains('\u{1b}'), "{}", lines[0]);
+    let others: Vec<_> = std::iter::from_fn(|| open(&all, Filter::default())).collect();
+    assert_eq!(others.len(), 7, "there are eight at once");
+    drop((events, others));
+    assert!(!all.is_wanted(), "nobody wants anything any more");
+    for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz"] {
+        assert!(Filter::read(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The telemetry thread: takes records from all workers, and makes spans, lines and tap events of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{AccessLog, TelemetryConfig, Tracing, Which};
+use super::fields::{Named, Told, standard};
+use super::record::Record;
+use super::resource::{resource, scope};
+use super::stdout::Lines;
+use super::{Telemetry, line, span};
+use crate::denials::Reference;
+use crate::identity::random;
+use crate::otlp::batch::{Limits, Queue};
+use crate::otlp::{Env, Exporter, SettingError, Signal};
+use crate::worker::Shared;
+
+/// How often the queues are looked at. Workers wake nobody: that would cost each request a system call.
+const LOOK: Duration = Duration::from_millis(50);
+/// Records that are taken from one worker before others have their turn.
+const AT_ONCE: usize = 1_024;
+/// Attributes of one span are some 1.5 KB: a batch fits into the 4 MiB that a gRPC server takes unless it says otherwise.
+const SPANS: Duration = Duration::from_secs(5);
+const LOGS: Duration = Duration::from_secs(1);
+
+/// What is exported and written, as it was set.
+pub struct Plan {
+    env: Env,
+    config: TelemetryConfig,
+    traces: Option<Exporter>,
+    logs: Option<Exporter>,
+}
+
+impl Plan {
+    /// Reads everything. What cannot be honoured is told in the log and left out: traffic matters more. `mark`: see [`Exporter::new`].
+    pub fn read(env: Env, config: &TelemetryConfig, mark: u32) -> (Self, Telemetry) {
+        let told = |signal: Signal, exporter: Result<Option<Exporter>, SettingError>| {
+            exporter.unwrap_or_else(|why| {
+                tracing::error!("{} are not exported: {why}", signal.upper().to_lowercase());
+                None
+            })
+        };
+        let traces = told(Signal::Traces, Exporter::new(Signal::Traces, &env, mark));
+        // The access log as OTLP only where it is asked for by name: an endpoint is often there for traces alone.
+        let asked = env.get("OTEL_LOGS_EXPORTER").is_some() || env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").is_some();
+        let logs = if asked { told(Signal::Logs, Exporter::new(Signal::Logs, &env, mark)) } else { None };
+        let tracing = Tracing::read(&env, traces.is_some(), config.trace_errors).unwrap_or_else(|why| {
+            tracing::error!("nothing is traced: {why}");
+            None
+        });
+        if let Some(exporter) = &traces {
+            tracing::info!(to = exporter.place(), "spans are exported");
+        }
+        if let Some(exporter) = &logs {
+            tracing::info!(to = exporter.place(), "the access log is exported");
+        }
+        let telemetry = Telemetry::new(tracing, logs.is_some() || config.access_log != AccessLog::Off);
+        (Self { env, config: config.clone(), traces, logs }, telemetry)
+    }
+}
+
+/// Starts the thread. It ends after `stop`, once everything is exported, or in two seconds.
+pub fn start(shared: Arc<Shared>, plan: Plan, stop: CancellationToken) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("weft-telemetry".to_owned()).spawn(move || {
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(async move {
+            match Teller::new(shared, plan) {
+                Ok(teller) => teller.run(stop).await,
+                Err(e) => tracing::error!(error = %e, "nothing is told of requests"),
+            }
+        }));
+    })
+}
+
+struct Teller {
+    shared: Arc<Shared>,
+    config: TelemetryConfig,
+    fields: Vec<Named>,
+    workers: Vec<Receiver<Box<Record>>>,
+    lines: Option<Lines>,
+    spans: Option<Rc<Queue<Span>>>,
+    logs: Option<Rc<Queue<LogRecord>>>,
+}
+
+/// How long the end may take.
+const LAST: Duration = Duration::from_secs(2);
+
+impl Teller {
+    fn new(shared: Arc<Shared>, plan: Plan) -> std::io::Result<Self> {
+        let Plan { env, config, traces, logs } = plan;
+        let env = Rc::new(env);
+        let telemetry = shared.telemetry.clone();
+        let lines = if config.access_log == AccessLog::Off { None } else { Some(Lines::new(telemetry.clone())?) };
+        let spans = traces.map(|exporter| {
+            let queue = Queue::new(Limits::read(&env, "OTEL_BSP", SPANS), telemetry.spans.clone());
+            let (shared, env) = (shared.clone(), env.clone());
+            tokio::task::spawn_local(queue.clone().run(exporter, "spans", move |spans| {
+                let scope_spans = ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA.to_owned() };
+                let resource = Some(resource(&shared, &env));
+                let all = ResourceSpans { resource, scope_spans: vec![scope_spans], schema_url: SCHEMA.to_owned() };
+                ExportTraceServiceRequest { resource_spans: vec![all] }.encode_to_vec().into()
+            }));
+            queue
+        });
+        let logs = logs.map(|exporter| {
+            let queue = Queue::new(Limits::read(&env, "OTEL_BLRP", LOGS), telemetry.logs.clone());
+            let (shared, env) = (shared.clone(), env.clone());
+            tokio::task::spawn_local(queue.clone().run(exporter, "log records", move |log_records| {
+                let scope_logs = ScopeLogs { scope: Some(scope()), log_records, schema_url: SCHEMA.to_owned() };
+                let resource = Some(resource(&shared, &env));
+                let all = ResourceLogs { resource, scope_logs: vec![scope_logs], schema_url: SCHEMA.to_owned() };
+                ExportLogsServiceRequest { resource_logs: vec![all] }.encode_to_vec().into()
+            }));
+            queue
+        });
+        let fields = if config.access_log_fields.is_empty() { standard() } else { config.access_log_fields.clone() };
+        Ok(Self { shared, config, fields, workers: vec![], lines, spans, logs })
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        let telemetry = self.shared.telemetry.clone();
+        while !stop.is_cancelled() {
+            let wait = async {
+                if telemetry.is_wanted() {
+                    tokio::time::sleep(LOOK).await;
+                } else {
+                    telemetry.wake.notified().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = wait => {}
+            }
+            while self.look() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let waits = |waiting: &std::sync::atomic::AtomicU64| waiting.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        let emptied = async {
+            while waits(&telemetry.spans.waiting) || waits(&telemetry.logs.waiting) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if let Some(queue) = &self.spans {
+            queue.close();
+        }
+        if let Some(queue) = &self.logs {
+            queue.close();
+        }
+        let _ = tokio::time::timeout(LAST, emptied).await;
+    }
+
+    /// Takes what came; true if there may be more.
+    fn look(&mut self) -> bool {
+        let telemetry = self.shared.telemetry.clone();
+        self.workers.append(&mut telemetry.fresh());
+        let mut workers = std::mem::take(&mut self.workers);
+        let mut more = false;
+        workers.retain(|worker| {
+            for _ in 0..AT_ONCE {
+                match worker.try_recv() {
+                    Ok(record) => self.tell(&record),
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+            more = true;
+            true
+        });
+        self.workers = workers;
+        if let Some(lines) = &mut self.lines {
+            lines.flush();
+        }
+        telemetry.taps().beat(Instant::now());
+        more
+    }
+
+    fn tell(&mut self, record: &Record) {
+        let policy = record.reference.and_then(|reference| {
+            let denial = self.shared.denials.of(&Reference(reference).to_string())?;
+            let policy = denial.policy?;
+            Some(denial.rule.map_or_else(|| policy.clone(), |rule| format!("{policy}#{rule}")))
+        });
+        let told = Told { record, policy: policy.as_deref() };
+        let failed = record.is_error();
+        let telemetry = &self.shared.telemetry;
+        if let Some(tracing) = &telemetry.tracing
+            && record.trace.as_ref().is_some_and(|t| t.sampled || (failed && tracing.errors))
+        {
+            for span in span::spans(&told) {
+                if let Some(queue) = &self.spans {
+                    queue.push(span.clone());
+                }
+                telemetry.ring.keep(span);
+            }
+        }
+        let config = &self.config;
+        let logged = failed || (config.access_log_only == Which::All && config.access_log_sample.takes(random()));
+        if logged && let Some(queue) = &self.logs {
+            let now = record.began + record.took.as_nanos() as u64;
+            queue.push(span::log_record(&told, now));
+        }
+        if logged && let Some(lines) = &mut self.lines {
+            let fields = &self.fields;
+            lines.line(|out| match config.access_log {
+                AccessLog::Json => line::json(out, fields, &told),
+                AccessLog::Text | AccessLog::Off => line::text(out, fields, &told),
+            });
+        }
+        let mut taps = telemetry.taps();
+        if !taps.is_empty() {
+            taps.tell(&told, Instant::now());
+        }
+    }
+}
+
+/// The version of the semantic conventions whose names are used.
+const SCHEMA: &str = "https://opentelemetry.io/schemas/1.38.0";
