@@ -13,6 +13,8 @@ use weft_core::wellknown::SIDECAR_CONTAINER;
 use crate::rundir::{self, Which};
 use crate::{sidecar, validate};
 
+pub(crate) mod reach;
+
 /// Where sidecars are asked.
 #[derive(Debug, Clone)]
 pub(crate) enum Fleet {

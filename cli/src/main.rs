@@ -36,7 +36,9 @@ mod status;
 mod strict_ready;
 mod suggest;
 mod table;
+mod tap;
 mod token;
+mod trace;
 mod trust;
 mod up;
 mod userns;
@@ -76,6 +78,10 @@ enum Command {
     Suggest(suggest::SuggestArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
+    /// Show requests and connections of a workload, live
+    Tap(tap::TapArgs),
+    /// Show the last traces that the sidecars keep
+    Trace(trace::TraceArgs),
     /// Join tokens, for sidecars on machines without a cluster
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -128,6 +134,8 @@ fn main() -> ExitCode {
         Command::Record(args) => record::main(&args),
         Command::Suggest(args) => suggest::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
+        Command::Tap(args) => tap::main(&args),
+        Command::Trace(args) => trace::main(&args),
         Command::Get(args) => sidecar::get(&args),
         Command::Token(command) => token::main(&command),
         Command::Trust(command) => trust::main(&command),

@@ -1,6 +1,6 @@
 //! `weft sidecar`: what one sidecar knows and has counted, from its own Unix socket, which only the mesh's owner can reach.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -19,9 +19,13 @@ pub(crate) struct SidecarArgs {
     #[arg(value_name = "NS/REPLICA")]
     target: String,
 
-    /// What to ask for: /config, /edges, /denials, /plaintext, /flows, /metrics or /ready
+    /// What to ask for: /config, /edges, /denials, /plaintext, /flows, /traces, /metrics or /ready; or `log`: what it logs
     #[arg(default_value = "/config")]
     path: String,
+
+    /// With `log`: what it is to log from now on, until it starts anew: a level, or TARGET=LEVEL,…
+    #[arg(value_name = "FILTER")]
+    level: Option<String>,
 
     #[command(flatten)]
     which: Which,
@@ -37,13 +41,26 @@ pub(crate) struct GetArgs {
 }
 
 pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
-    let text = ask(&args.which.find()?, &args.target, &args.path)?;
+    let run = args.which.find()?;
+    let text = match (args.path.as_str(), &args.level) {
+        ("log", None) => ask(&run, &args.target, "/log")?,
+        ("log", Some(filter)) if filter.bytes().all(|b| b.is_ascii_graphic() && b != b'#') => {
+            tell(&run, &args.target, "POST", &format!("/log?filter={filter}"))?
+        }
+        ("log", Some(filter)) => bail!("{filter:?} is no filter: write debug, or info,weft_sidecar::discovery=debug"),
+        (_, Some(_)) => bail!("only log takes a second word"),
+        (path, None) => ask(&run, &args.target, path)?,
+    };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The body of one GET on a sidecar's socket.
 pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String> {
+    tell(run, target, "GET", path)
+}
+
+fn tell(run: &Path, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
     let all = door::list(run)?;
     let index = all.iter().position(|l| l.name() == target).with_context(|| {
         let known: Vec<String> = all.iter().map(Listed::name).collect();
@@ -52,7 +69,7 @@ pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String
     if !all[index].meshed {
         bail!("{target} has no sidecar");
     }
-    ask_one(run, index, target, path)
+    tell_one(run, index, target, method, path)
 }
 
 /// The same of every sidecar: the replica, and the answer's body.
@@ -111,12 +128,44 @@ fn tell_one(run: &Path, index: usize, target: &str, method: &str, path: &str) ->
 /// Inside the lab: one question, the answer's body to standard output.
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let mut stream = UnixStream::connect(&args.socket).with_context(|| format!("{} does not answer", args.socket.display()))?;
+    if args.method == "FOLLOW" {
+        return follow(stream, &args.path);
+    }
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "{} {} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", args.method, args.path)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("it does not answer in time")?;
     let body = body(&answer).with_context(|| format!("{} {}", args.method, args.path))?;
     std::io::stdout().write_all(body)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A tap says that it is there every two seconds: who is silent for longer is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Passes on an answer for as long as it comes.
+fn follow(mut stream: UnixStream, path: &str) -> anyhow::Result<ExitCode> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    // In this version of HTTP a body without a length ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: sidecar\r\n\r\n")?;
+    let mut answer = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < 16 * 1024 {
+        if answer.read_until(b'\n', &mut head)? == 0 {
+            break;
+        }
+    }
+    if !head.split(|b| *b == b' ').nth(1).is_some_and(|status| status == b"200") {
+        answer.take(16 * 1024).read_to_end(&mut head)?;
+        body(&head)?;
+    }
+    let mut out = std::io::stdout().lock();
+    let mut line = Vec::new();
+    while answer.read_until(b'\n', &mut line)? > 0 {
+        // Whoever reads this may be gone.
+        out.write_all(&line).and_then(|()| out.flush())?;
+        line.clear();
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -141,7 +141,8 @@ impl Readiness {
         let namespace = &self.namespace;
         if let Some(youngest) = self.heard.values().max() {
             let (count, since) = (self.heard.len(), when(*youngest));
-            let _ = writeln!(text, "{count} sidecars of namespace {namespace} have all looked for plaintext callers since {since}");
+            let _ =
+                writeln!(text, "{count} sidecars of namespace {namespace} have all looked for plaintext callers since {since}");
         } else {
             let _ = writeln!(text, "no sidecar of namespace {namespace} was heard: nothing is known");
         }
