@@ -13,6 +13,7 @@ pub mod model;
 pub mod objects;
 pub mod operator;
 pub mod probe;
+pub mod push;
 pub mod server;
 pub mod snapshot;
 pub mod source;

@@ -24,6 +24,7 @@ use weft_control_plane::issue::trust::living::Living;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
+use weft_control_plane::push;
 use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer};
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
@@ -59,6 +60,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(address) = config.probe {
         probe::serve(address, health.clone()).await?;
     }
+    push::begin(&health);
     // Until it serves, it may be stopped at any time.
     let Some(source) = stop.run_until_cancelled(Source::open(&config.source)).await else { return Ok(()) };
     let source = source?;

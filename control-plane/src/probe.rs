@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use weft_core::admission::Limits;
 use weft_core::metrics::{Family, Format, Labels, expose, table};
+use weft_otlp::batch::Counts;
 
 use crate::accept::{self, Gate, Incoming as Accepted};
 use crate::hub::Hub;
@@ -46,6 +47,8 @@ pub struct Health {
     /// Pods without the sidecar that they should have.
     pub strays: AtomicUsize,
     gates: ArcSwap<Vec<Gate>>,
+    /// What became of data points that were pushed.
+    pub pushed: Arc<Counts>,
 }
 
 impl Health {
@@ -57,6 +60,7 @@ impl Health {
             leading: AtomicBool::new(false),
             strays: AtomicUsize::new(0),
             gates: ArcSwap::default(),
+            pushed: Arc::default(),
         })
     }
 
@@ -112,7 +116,7 @@ impl Health {
         ];
         all.extend(of_ca(self.ca.get().map(|ca| &**ca)));
         all.extend(accept::families(&self.gates.load()));
-        all.push(Family::new(&table::POINTS_EXPORTED));
+        all.extend(self.pushed.fate().families(None, &table::POINTS_EXPORTED));
         all
     }
 }

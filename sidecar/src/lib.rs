@@ -24,7 +24,7 @@ pub mod limits;
 pub mod links;
 pub mod mesh;
 pub mod metrics;
-pub mod otlp;
+pub use weft_otlp as otlp;
 pub mod outbound;
 pub mod plaintext;
 pub mod pool;

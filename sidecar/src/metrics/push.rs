@@ -13,8 +13,8 @@ use crate::worker::Shared;
 pub fn begin(shared: &Arc<Shared>, env: &Env) -> Result<Option<String>, SettingError> {
     let Some(push) = Push::new(env, shared.config.net.mark)? else { return Ok(None) };
     let place = push.place().to_owned();
-    let (counts, began) = (shared.metrics.points.clone(), shared.metrics.since);
+    let counts = shared.metrics.points.clone();
     let (shared, env) = (shared.clone(), env.clone());
-    tokio::spawn(push.run(began, counts, random, move || (gather(&shared), constant(&shared), resource(&shared, &env))));
+    tokio::spawn(push.run(counts, random, move || (gather(&shared), constant(&shared), resource(&shared, &env))));
     Ok(Some(place))
 }

@@ -9,7 +9,6 @@ use weft_core::metrics::family::Exemplars;
 use weft_core::metrics::histogram::Reading;
 
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
-use super::worker::unix_nanos;
 use super::{Code, EdgeKey};
 use crate::otlp::batch::Counts;
 
@@ -196,8 +195,6 @@ pub struct Registry {
     /// Where it is heard what workers made, and what is known so far.
     known: Mutex<(mpsc::Receiver<Fresh>, Known)>,
     ejections: Mutex<HashMap<Arc<str>, [u64; 3]>>,
-    /// When it began, in nanoseconds since the Unix epoch.
-    pub since: u64,
     /// What became of data points that were pushed.
     pub points: Arc<Counts>,
 }
@@ -205,7 +202,7 @@ pub struct Registry {
 impl Registry {
     pub fn new() -> Arc<Self> {
         let (tell, told) = mpsc::channel();
-        Arc::new(Self { tell, known: Mutex::new((told, Known::default())), ejections: Mutex::default(), since: unix_nanos(), points: Arc::default() })
+        Arc::new(Self { tell, known: Mutex::new((told, Known::default())), ejections: Mutex::default(), points: Arc::default() })
     }
 
     pub(super) fn teller(&self) -> mpsc::Sender<Fresh> {

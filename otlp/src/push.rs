@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::time::MissedTickBehavior;
 use weft_core::metrics::{Family, Labels};
 
 use super::batch::Counts;
-use super::points::{Aggregation, Points, Temporality};
+use super::points::{Aggregation, Points, Temporality, attribute};
 use super::{Env, Exporter, SettingError, Signal};
 
 /// How metrics are pushed.
@@ -60,10 +61,10 @@ impl Push {
         self.exporter.place()
     }
 
-    /// Pushes for ever. `began` is when the program began, in nanoseconds since the Unix epoch; `random` is drawn from for jitter. A push that fails is told
+    /// Pushes for ever. `random` is drawn from for jitter. A push that fails is told
     /// once for each time that it begins; what was counted is not lost by it, unless the temporality is delta.
-    pub async fn run(mut self, began: u64, counts: Arc<Counts>, random: impl Fn() -> u64, gather: impl Fn() -> Gathered) {
-        let mut points = Points::new(self.temporality, self.aggregation, began);
+    pub async fn run(mut self, counts: Arc<Counts>, random: impl Fn() -> u64, gather: impl Fn() -> Gathered) {
+        let mut points = Points::new(self.temporality, self.aggregation, now());
         // Sidecars that begin together do not push together.
         let first = self.interval.mul_f64((random() % 1_000) as f64 / 1_000.0);
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, self.interval);
@@ -95,6 +96,28 @@ impl Push {
             }
         }
     }
+}
+
+/// Whose metrics these are: what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, and, where they say nothing of it, `service` and `more`.
+pub fn resource(env: &Env, service: &str, more: &[(&str, &str)]) -> Resource {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    let mut add = |name: &str, value: &str| {
+        if pairs.iter().all(|(other, _)| other != name) {
+            pairs.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    if let Some(name) = env.get("OTEL_SERVICE_NAME") {
+        add("service.name", name);
+    }
+    for (name, value) in env.get("OTEL_RESOURCE_ATTRIBUTES").map(Env::pairs).unwrap_or_default().into_iter().flatten() {
+        add(&name, &value);
+    }
+    add("service.name", service);
+    for (name, value) in more {
+        add(name, value);
+    }
+    let attributes = pairs.into_iter().map(|(name, value)| attribute(&name, Value::StringValue(value))).collect();
+    Resource { attributes, ..Resource::default() }
 }
 
 fn now() -> u64 {

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use weft_core::metrics::telemetry::Fate;
 
-use super::{Env, Exporter};
-use crate::identity::random;
+use super::{Env, Exporter, random};
 
 /// `OTEL_BSP_*` and `OTEL_BLRP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! OTLP: how telemetry leaves the sidecar. Settings from the standard `OTEL_*` variables, gRPC and HTTP/protobuf, TLS, compression, retries.
+//! OTLP: how telemetry leaves weft's programs. Settings from the standard `OTEL_*` variables, gRPC and HTTP/protobuf, TLS, compression, retries.
 //!
 //! It takes whole messages and sends them; it knows nothing of spans, metrics or logs. Nothing here runs on a worker.
 
@@ -27,6 +27,13 @@ use transport::{Answer, Connection};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest of them.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Drawn from for jitter.
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random number generator works");
+    u64::from_le_bytes(bytes)
+}
 
 /// What a collector took.
 #[derive(Debug, Default, PartialEq, Eq)]

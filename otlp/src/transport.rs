@@ -1,7 +1,8 @@
 //! One connection to a collector, and one exchange on it. gRPC is HTTP/2 with a frame around the message and a status in the trailers.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression;
@@ -12,13 +13,13 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
+use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::settings::{Protocol, Settings};
 use super::{printable, retry, retry_info};
-use crate::identity::unix_now;
-use crate::io::Dialer;
 
 /// How long a collector may take to accept a connection, TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 64 * 1024;
 /// The longest pause that a collector may ask for.
 const MAX_AFTER: Duration = Duration::from_secs(600);
-const AGENT: &str = concat!("weft-sidecar/", env!("CARGO_PKG_VERSION"));
+const AGENT: &str = concat!("weft/", env!("CARGO_PKG_VERSION"));
 
 /// What a collector said.
 pub(super) enum Answer {
@@ -55,6 +56,35 @@ impl Drop for Connection {
     }
 }
 
+/// Connects to an address; where `mark` is not 0, by a socket with it, which the redirect lets by.
+async fn connect(to: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+    let raw = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(socket2::Protocol::TCP))?;
+    raw.set_nonblocking(true)?;
+    if mark != 0 {
+        raw.set_mark(mark)?;
+    }
+    TcpSocket::from_std_stream(raw.into()).connect(to).await
+}
+
+/// An error with its causes, on one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
 impl Connection {
     /// Connects; an error says what failed.
     pub(super) async fn open(settings: &Settings, mark: u32) -> Result<Self, String> {
@@ -63,7 +93,7 @@ impl Connection {
             let addresses = addresses.map_err(|e| format!("its name cannot be looked up: {e}"))?;
             let mut why = "its name stands for no address".to_owned();
             for address in addresses {
-                match (Dialer { mark }).connect(address).await {
+                match connect(address, mark).await {
                     Ok(stream) => {
                         let _ = stream.set_nodelay(true);
                         return Self::speak(settings, stream).await;
@@ -76,7 +106,7 @@ impl Connection {
         tokio::time::timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(format!("no connection in {} s", CONNECT.as_secs())))
     }
 
-    async fn speak(settings: &Settings, stream: tokio::net::TcpStream) -> Result<Self, String> {
+    async fn speak(settings: &Settings, stream: TcpStream) -> Result<Self, String> {
         let Some(tls) = &settings.tls else { return Self::begin(settings, stream).await };
         let name =
             ServerName::try_from(settings.host.clone()).map_err(|_| "its name cannot stand in a certificate".to_owned())?;
@@ -89,7 +119,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (io, told) = (TokioIo::new(stream), |e: hyper::Error| crate::control::chain(&e));
+        let (io, told) = (TokioIo::new(stream), |e: hyper::Error| chain(&e));
         match settings.protocol {
             Protocol::Http => {
                 let (sender, connection) = http1::handshake(io).await.map_err(told)?;
@@ -117,7 +147,7 @@ impl Connection {
     /// Sends a message that [`framed`] has made. An error means that the connection is of no use any more.
     pub(super) async fn send(&mut self, settings: &Settings, body: Bytes) -> Result<Answer, String> {
         let request = request(settings, body);
-        let told = |e: hyper::Error| crate::control::chain(&e);
+        let told = |e: hyper::Error| chain(&e);
         let response = match &mut self.sender {
             Sender::Http1(sender) => {
                 sender.ready().await.map_err(told)?;
