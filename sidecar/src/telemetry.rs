@@ -5,6 +5,7 @@
 //! traffic never waits.
 
 use std::cell::OnceCell;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,7 +101,6 @@ impl Telemetry {
 
     /// In the Prometheus text format.
     pub fn render(&self, out: &mut String) {
-        use std::fmt::Write;
         let name = "weft_telemetry_items_total";
         let _ = writeln!(out, "# HELP {name} Spans and log records, by what became of them.\n# TYPE {name} counter");
         let lost = self.lost.load(Relaxed);
