@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::edges::{self, Edge};
-use crate::rundir;
+use crate::fleet::Fleet;
+use crate::{rundir, trace};
 
 /// Shows a whole mesh on this machine, and checks that it does what it says
 #[derive(Args, Debug)]
@@ -39,6 +40,9 @@ const FILES: [(&str, &str); 4] = [
 
 /// How long the shop may take to open.
 const OPENING: Duration = Duration::from_secs(60);
+
+/// How long a span may be on its way to where it is kept.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// What was claimed, and what was seen.
 struct Claim {
@@ -203,6 +207,7 @@ impl Demo {
         claim("a plaintext intruder is refused, with the reason", self.refused());
         claim("raw plaintext to the ledger gets nothing", self.refused_bytes());
         claim("an endpoint is killed under load and no call fails", self.killed());
+        claim("the trace of a call is whole across all hops", self.traced());
         let edges = self.edges()?;
         Ok((claims, edges))
     }
@@ -336,13 +341,32 @@ impl Demo {
         Ok(format!("catalog-1 was killed while {CALLS} calls ran: {good} of {CALLS} answered"))
     }
 
+    /// A call whose caller begins a trace, as the sidecars on its way have it.
+    fn traced(&self) -> anyhow::Result<String> {
+        const SPANS: usize = 4;
+        let id = format!("{:016x}{:016x}", u64::from(self.up), 0x7765_6674_2064_656d_u64);
+        let field = format!("traceparent: 00-{id}-00000000000000d1-01");
+        self.exec("shop/customer", &["curl", "-sS", "--max-time", "10", "-H", &field, "http://web/buy/loom"])?;
+        let (fleet, began) = (Fleet::Run(self.run.clone()), Instant::now());
+        loop {
+            let (spans, tree) = trace::of(&fleet, &id)?;
+            if spans == SPANS {
+                return Ok(tree.trim_end().to_owned());
+            }
+            if spans > SPANS || began.elapsed() > TOLD {
+                bail!("it has {spans} spans and not {SPANS}:\n{tree}");
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
     fn show(&self, claim: &Claim) {
         let (mark, colour, text) = match &claim.seen {
             Ok(seen) => ("✓", "32", seen),
             Err(why) => ("✗", "31", why),
         };
         let mark = if self.colour { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
-        self.say(&format!("{mark} {}\n    {text}", claim.what));
+        self.say(&format!("{mark} {}\n    {}", claim.what, text.replace('\n', "\n    ")));
     }
 
     fn summary(&self, claims: &[Claim], edges: &[Edge]) -> anyhow::Result<()> {
@@ -355,6 +379,8 @@ impl Demo {
             writeln!(out, "\nthe shop is still open; look around:")?;
             for line in [
                 "weft status",
+                "weft trace",
+                "weft tap shop/web",
                 "weft exec shop/customer -- curl -s http://web/buy/shuttle",
                 &format!("weft exec outside/intruder -- curl -si http://{}:8080/", self.address("web-0")?),
             ] {

@@ -134,10 +134,9 @@ impl Drop for Ending {
 
 /// Passes on what a follower prints, by a thread.
 fn follow(i: usize, child: &mut Child, tell: &Sender<Said>) {
-    let (stdout, stderr, tell) = (child.stdout.take(), child.stderr.take(), tell.clone());
+    let (Some(stdout), stderr, tell) = (child.stdout.take(), child.stderr.take(), tell.clone()) else { return };
     std::thread::spawn(move || {
-        let mut lines =
-            BufReader::new(stdout.into_iter().next().map(|s| Box::new(s) as Box<dyn Read>).unwrap_or(Box::new(std::io::empty())));
+        let mut lines = BufReader::new(stdout);
         let mut line = String::new();
         while lines.by_ref().take(LONGEST).read_line(&mut line).is_ok_and(|n| n > 0) {
             if tell.send(Said::Line(i, std::mem::take(&mut line))).is_err() {

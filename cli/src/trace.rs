@@ -66,9 +66,15 @@ impl Span {
     }
 }
 
-pub(crate) fn main(args: &TraceArgs) -> anyhow::Result<ExitCode> {
-    let fleet = Fleet::find(&args.which, args.context.as_deref())?;
-    let path = args.trace.as_ref().map_or_else(|| "/traces".to_owned(), |id| format!("/traces?id={id}"));
+/// How many spans the sidecars keep of one trace, and all of them as a tree.
+pub(crate) fn of(fleet: &Fleet, id: &str) -> anyhow::Result<(usize, String)> {
+    let traces = last(heard(fleet, Some(id))?, 1);
+    Ok(traces.first().map_or_else(|| (0, String::new()), |spans| (spans.len(), shown(spans))))
+}
+
+/// The spans that the sidecars keep: all of them, or those of one trace.
+fn heard(fleet: &Fleet, trace: Option<&str>) -> anyhow::Result<Vec<Span>> {
+    let path = trace.map_or_else(|| "/traces".to_owned(), |id| format!("/traces?id={id}"));
     let mut spans = Vec::new();
     for (sidecar, answer) in fleet.ask(None, "GET", &path)? {
         match answer.and_then(|text| Ok(serde_json::from_str::<Vec<Value>>(&text)?)) {
@@ -76,7 +82,12 @@ pub(crate) fn main(args: &TraceArgs) -> anyhow::Result<ExitCode> {
             Err(why) => crate::complain(&format!("not heard: {sidecar}: {why:#}")),
         }
     }
-    let traces = last(spans, args.last);
+    Ok(spans)
+}
+
+pub(crate) fn main(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let fleet = Fleet::find(&args.which, args.context.as_deref())?;
+    let traces = last(heard(&fleet, args.trace.as_deref())?, args.last);
     if traces.is_empty() {
         bail!("no sidecar keeps such a trace: is anything sampled? (OTEL_TRACES_SAMPLER)");
     }

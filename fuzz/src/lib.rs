@@ -7,6 +7,7 @@ mod first_bytes;
 mod http1;
 mod manifest;
 mod tokens;
+mod trace;
 
 pub use admission::admission;
 pub use certificates::{csr, leaf};
@@ -14,13 +15,14 @@ pub use first_bytes::{client_hello, detect};
 pub use http1::http1;
 pub use manifest::manifest;
 pub use tokens::{jwks, jwt};
+pub use trace::trace;
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 9] = [
+    const TARGETS: [(&str, fn(&[u8])); 10] = [
         ("admission", super::admission),
         ("client_hello", super::client_hello),
         ("csr", super::csr),
@@ -30,6 +32,7 @@ mod tests {
         ("jwt", super::jwt),
         ("leaf", super::leaf),
         ("manifest", super::manifest),
+        ("trace", super::trace),
     ];
 
     #[test]

@@ -110,7 +110,8 @@ impl FromIterator<(String, String)> for Env {
     }
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+/// None where an escape is not two digits, or what comes out is no UTF-8.
+pub fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -108,7 +108,7 @@ pub fn require_modules(modules: &[&str]) {
     let good = output.is_ok_and(|output| output.status.success());
     assert!(
         good,
-        "{} cannot import {}: python3 -m venv .cache/venv && .cache/venv/bin/pip install grpcio websockets 'pyjwt[crypto]' spiffe (`make test` does it)",
+        "{} cannot import {}: python3 -m venv .cache/venv && .cache/venv/bin/pip install grpcio websockets 'pyjwt[crypto]' spiffe rotel (`make test` does it)",
         python.display(),
         modules.join(", ")
     );

@@ -45,7 +45,7 @@ const LONGEST: usize = 512;
 
 /// Whether a `tracestate`, its values joined by commas, is one (section 3.3). What is none is not taken into a span.
 pub fn is_tracestate(value: &[u8]) -> bool {
-    let members = || value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|m| !m.is_empty());
+    let members = || value.split(|b| *b == b',').map(trimmed).filter(|m| !m.is_empty());
     value.len() <= LONGEST
         && members().count() <= MEMBERS
         && members().all(|member| {
@@ -60,6 +60,14 @@ pub fn is_tracestate(value: &[u8]) -> bool {
             let key = |m: &[u8]| m.iter().position(|b| *b == b'=').map(|at| m[..at].to_vec());
             members().take(i).all(|earlier| key(earlier) != key(member))
         })
+}
+
+/// Without the optional white space around it (RFC 9110, section 5.6.3).
+fn trimmed(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
 }
 
 fn is_key(key: &[u8]) -> bool {

@@ -202,24 +202,25 @@ impl Note {
         self.making.record.as_mut().expect("it is there until the drop")
     }
 
-    /// An attempt begins. Later attempts than the first have a span of their own, and the context in which their head is sent, if it is
-    /// to say so, is given.
+    /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it
+    /// is to say one, is given.
     pub fn attempt(&mut self, worker: &Worker, number: u32, lease: &Lease) -> Option<(Context, Forms)> {
         let after = self.making.began.elapsed();
         let record = self.record();
         let mut goes = None;
         let mut span = SpanId::random(1);
-        if let Some(trace) = &mut record.trace {
+        // Only where the request stands at a span of our own: the log alone has the caller's.
+        if let Some(trace) = &mut record.trace
+            && trace.parent != Some(trace.span)
+        {
             span = trace.context.span;
-            if number > 1 && (trace.sampled || trace.span == trace.context.span) {
+            if number > 1 && record.direction == Direction::Outbound {
                 span = SpanId::random(worker.random());
-                if trace.sampled {
-                    goes = Some((trace.context.at(span, true), trace.forms));
+                goes = trace.sampled.then(|| (trace.context.at(span, true), trace.forms));
+                if number == 2 {
+                    // The first attempt's span was sent already: the whole gets another.
+                    trace.span = SpanId::random(worker.random());
                 }
-            }
-            if number == 2 && record.direction == Direction::Outbound {
-                // The first attempt's span was sent already: the whole gets another.
-                trace.span = SpanId::random(worker.random());
             }
         }
         record.begins(after, span, &lease.peer, lease.destination.address());

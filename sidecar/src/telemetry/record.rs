@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use weft_core::failure::{Failure, Reason};
+use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::trace::{Context, SpanId};
 
 use super::propagate::Forms;
@@ -122,7 +122,10 @@ impl Record {
     pub(super) fn failed(&mut self, after: Duration, failure: &Failure) {
         if let Some(last) = self.attempts.last_mut() {
             last.took = after.saturating_sub(last.began);
-            last.reason = Some(failure.reason);
+            // Where it answered, its status says why; unless its own sidecar answered in its stead.
+            if last.status == 0 || failure.retryable == Retryable::Unprocessed {
+                last.reason = Some(failure.reason);
+            }
         }
     }
 

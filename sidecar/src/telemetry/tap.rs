@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::fields::{FIELDS, Named, Told};
 use super::line::{json, quoted};
 use super::{TAP, Telemetry};
+use crate::otlp::env::percent_decoded;
 
 /// Taps of one sidecar at once.
 const MOST_TAPS: usize = 8;
@@ -51,7 +52,7 @@ impl Filter {
         let mut filter = Self::default();
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').ok_or_else(|| format!("{part:?} has no ="))?;
-            let value = decoded(value).ok_or_else(|| format!("the value of {name} is not percent-encoded UTF-8"))?;
+            let value = percent_decoded(value).ok_or_else(|| format!("the value of {name} is not percent-encoded UTF-8"))?;
             match name {
                 "from" => filter.from = Some(value),
                 "to" => filter.to = Some(value),
@@ -95,21 +96,6 @@ impl Filter {
 fn is_status(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() == 3 && bytes[0].is_ascii_digit() && (&bytes[1..] == b"xx" || bytes[1..].iter().all(u8::is_ascii_digit))
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        if *first == b'%' {
-            bytes.push(u8::from_str_radix(std::str::from_utf8(after.get(..2)?).ok()?, 16).ok()?);
-            rest = &after[2..];
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 struct Tap {

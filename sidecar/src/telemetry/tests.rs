@@ -1,20 +1,33 @@
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Parser;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::Value as Json;
 use smallvec::smallvec;
 use tokio::time::Instant;
-use weft_core::failure::Reason;
+use weft_core::failure::{Failure, Reason, Retryable};
+use weft_core::metrics::table;
+use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
 use super::fields::{FIELDS, Told, standard};
 use super::record::{Attempt, Record, Request, Trace};
 use super::tap::{Filter, open};
-use super::{Telemetry, WorkerTelemetry, line, span};
+use super::{Note, Telemetry, Tracing, WorkerTelemetry, line, span};
+use crate::config::Config;
+use crate::connect::Destination;
+use crate::http::RequestHead;
+use crate::http::caller::HttpCaller;
+use crate::http::fields::Fields;
+use crate::mesh::Mesh;
 use crate::metrics::Direction;
+use crate::otlp::Env;
+use crate::route::{Route, Tried, Wish};
+use crate::worker::{Shared, Worker};
 
 fn attempt(n: u8, status: u16, reason: Option<Reason>) -> Attempt {
     Attempt {
@@ -172,9 +185,9 @@ fn a_full_way_drops_and_counts() {
         worker.hand_over(Box::new(record(Direction::Inbound)));
     }
     assert_eq!(all.lost.load(super::Relaxed), 7);
-    let mut out = String::new();
-    all.render(&mut out);
-    assert!(out.contains("\nweft_telemetry_records_lost_total 7\n"), "{out}");
+    let families = all.families();
+    let lost = families.iter().find(|family| family.metric == &table::RECORDS_LOST).expect("it is told");
+    assert_eq!(lost.points[0].value, weft_core::metrics::Value::Count(7));
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,4 +225,103 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz"] {
         assert!(Filter::read(bad).is_err(), "{bad}");
     }
+}
+
+fn worker(pairs: &[(&str, &str)], errors: bool) -> Rc<Worker> {
+    let config = Config::parse_from(["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"]);
+    let env: Env = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let tracing = Tracing::read(&env, false, errors).expect("a sampler");
+    let (mesh, _lookups) = Mesh::new();
+    Worker::new(Arc::new(Shared::telling(config, mesh, Telemetry::new(tracing, false))), 1)
+}
+
+fn head(fields: &[(&str, &str)]) -> RequestHead {
+    let mut all = Fields::default();
+    for (name, value) in fields {
+        all.push(name.as_bytes(), value.as_bytes());
+    }
+    RequestHead {
+        method: "GET".into(),
+        target: "/a?b".into(),
+        authority: None,
+        scheme: None,
+        protocol: None,
+        http10: false,
+        fields: all,
+    }
+}
+
+fn app() -> Route {
+    let address = (Ipv4Addr::new(10, 0, 0, 1), 8080).into();
+    Route::App { destination: Arc::new(Destination::Plain { address, dial: None }), name: "port 8080".into() }
+}
+
+fn noted(worker: &Worker, caller: &HttpCaller, head: &mut RequestHead) -> Option<Note> {
+    super::request(worker, caller, &app(), head, MeshProtocol::Http1, Instant::now())
+}
+
+fn handed_over(worker: &Worker) -> Option<Box<Record>> {
+    worker.shared.telemetry.fresh().first()?.try_recv().ok()
+}
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const ALWAYS: [(&str, &str); 1] = [("OTEL_TRACES_SAMPLER", "parentbased_always_on")];
+
+#[tokio::test]
+async fn each_attempt_is_sent_on_with_the_span_that_it_gets() {
+    let worker = worker(&ALWAYS, false);
+    let caller = HttpCaller::outbound(Ipv4Addr::LOCALHOST.into());
+    let mut head = head(&[("traceparent", PARENT), ("host", "web")]);
+    let mut note = noted(&worker, &caller, &mut head).expect("it is sampled");
+    let lease = app().pick(&worker, &Tried::new(), Wish::default(), false).expect("there is one");
+    assert!(note.attempt(&worker, 1, &lease).is_none(), "its head says so already");
+    note.failed(&Failure::upstream(Reason::UpstreamConnectRefused, Retryable::Unprocessed));
+    let (context, _) = note.attempt(&worker, 2, &lease).expect("another span");
+    note.answered(200);
+    note.head(200, &Fields::default());
+    note.whole();
+    drop(note);
+    let record = handed_over(&worker).expect("a record");
+    let spans = span::spans(&Told { record: &record, policy: None });
+    let sent = head.fields.named("traceparent").next().expect("it says so").to_vec();
+    assert_eq!(spans.len(), 3);
+    assert_eq!(weft_core::hex::hex(&spans[1].span_id).as_bytes(), &sent[36..52]);
+    assert_eq!(spans[2].span_id, context.span.to_bytes());
+    assert!(spans[1..].iter().all(|s| s.parent_span_id == spans[0].span_id));
+    assert_eq!(weft_core::hex::hex(&spans[0].parent_span_id), "b7ad6b7169203331");
+    assert!(spans.iter().all(|s| weft_core::hex::hex(&s.trace_id) == "0af7651916cd43dd8448eb211c80319c"));
+}
+
+#[tokio::test]
+async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() {
+    let unsampled = PARENT.replace("-01", "-00");
+    let caller = HttpCaller::outbound(Ipv4Addr::LOCALHOST.into());
+    let off = worker(&[], false);
+    assert!(noted(&off, &caller, &mut head(&[("traceparent", PARENT)])).is_none(), "nobody wants anything");
+    let on = worker(&ALWAYS, false);
+    let mut asked = head(&[("traceparent", &unsampled)]);
+    assert!(noted(&on, &caller, &mut asked).is_none());
+    let never = worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")], false);
+    let mut bare = head(&[]);
+    assert!(noted(&never, &caller, &mut bare).is_none() && bare.fields.is_empty(), "none is forged");
+
+    let errors = worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")], true);
+    for (fails, fields) in [(false, &[("traceparent", &*unsampled)][..]), (true, &[("traceparent", &*unsampled)]), (true, &[])] {
+        let mut head = head(fields);
+        let mut note = noted(&errors, &caller, &mut head).expect("it may fail");
+        note.head(if fails { 503 } else { 200 }, &Fields::default());
+        note.whole();
+        drop(note);
+        assert_eq!(head.fields.named("traceparent").next(), fields.first().map(|(_, v)| v.as_bytes()), "it goes on as it came");
+        let record = handed_over(&errors);
+        assert_eq!(record.is_some(), fails);
+        if let Some(record) = record {
+            let spans = span::spans(&Told { record: &record, policy: None });
+            assert_eq!((spans.len(), spans[0].flags & 1), (1, 0));
+        }
+    }
+    // Whoever goes away is told of, too.
+    let note = noted(&on, &caller, &mut head(&[])).expect("a trace of our own");
+    drop(note);
+    assert_eq!(handed_over(&on).expect("a record").reason, Some(Reason::DownstreamGone));
 }

@@ -28,9 +28,11 @@ use crate::worker::Shared;
 
 /// How often the queues are looked at. Workers wake nobody: that would cost each request a system call.
 const LOOK: Duration = Duration::from_millis(50);
+/// After so many looks in vain they are fewer.
+const IDLE: u32 = 40;
 /// Records that are taken from one worker before others have their turn.
 const AT_ONCE: usize = 1_024;
-/// Attributes of one span are some 1.5 KB: a batch fits into the 4 MiB that a gRPC server takes unless it says otherwise.
+/// How long spans and log records wait for others, unless `OTEL_BSP_SCHEDULE_DELAY` and `OTEL_BLRP_SCHEDULE_DELAY` say otherwise.
 const SPANS: Duration = Duration::from_secs(5);
 const LOGS: Duration = Duration::from_secs(1);
 
@@ -131,10 +133,11 @@ impl Teller {
 
     async fn run(mut self, stop: CancellationToken) {
         let telemetry = self.shared.telemetry.clone();
+        let mut idle = 0;
         while !stop.is_cancelled() {
             let wait = async {
                 if telemetry.is_wanted() {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(if idle < IDLE { LOOK } else { LOOK * 4 }).await;
                 } else {
                     telemetry.wake.notified().await;
                 }
@@ -144,7 +147,12 @@ impl Teller {
                 () = stop.cancelled() => {}
                 () = wait => {}
             }
-            while self.look() {
+            idle += 1;
+            while let Some(more) = self.look() {
+                idle = 0;
+                if !more {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
         }
@@ -163,16 +171,19 @@ impl Teller {
         let _ = tokio::time::timeout(LAST, emptied).await;
     }
 
-    /// Takes what came; true if there may be more.
-    fn look(&mut self) -> bool {
+    /// Takes what came: none if nothing did, else whether there may be more.
+    fn look(&mut self) -> Option<bool> {
         let telemetry = self.shared.telemetry.clone();
         self.workers.append(&mut telemetry.fresh());
         let mut workers = std::mem::take(&mut self.workers);
-        let mut more = false;
+        let (mut some, mut more) = (false, false);
         workers.retain(|worker| {
             for _ in 0..AT_ONCE {
                 match worker.try_recv() {
-                    Ok(record) => self.tell(&record),
+                    Ok(record) => {
+                        some = true;
+                        self.tell(&record);
+                    }
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => return false,
                 }
@@ -185,7 +196,7 @@ impl Teller {
             lines.flush();
         }
         telemetry.taps().beat(Instant::now());
-        more
+        some.then_some(more)
     }
 
     fn tell(&mut self, record: &Record) {
