@@ -102,7 +102,8 @@ impl Status {
     /// All metrics.
     pub fn families(&self) -> Vec<Family> {
         let mut info = Family::new(&table::TARGET_INFO);
-        let name = Labels::new().and(table::SERVICE_NAME, "weft-cni-agent").and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+        let name =
+            Labels::new().and(table::SERVICE_NAME, "weft-cni-agent").and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
         info.counts(name, 1);
         let mut answers = Family::new(&table::CNI_ANSWERS);
         for ((task, outcome), count) in &*locked(&self.answers) {

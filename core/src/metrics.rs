@@ -17,7 +17,7 @@ mod text;
 mod tests;
 
 pub use family::{Exemplar, Family, Labels, Point, Text, Value};
-pub use histogram::{Recorder, Reading};
+pub use histogram::{Reading, Recorder};
 pub use negotiate::Format;
 pub use table::{Kind, Metric, Program};
 

@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::B
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram,
-    HistogramDataPoint, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar,
+    AggregationTemporality, Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint,
+    Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
@@ -208,10 +208,7 @@ fn buckets(reading: &Reading) -> Buckets {
     let last = reading.slots.iter().rposition(|n| *n > 0);
     match first.zip(last) {
         None => Buckets::default(),
-        Some((first, last)) => Buckets {
-            offset: FIRST + first as i32 - 1,
-            bucket_counts: reading.slots[first..=last].to_vec(),
-        },
+        Some((first, last)) => Buckets { offset: FIRST + first as i32 - 1, bucket_counts: reading.slots[first..=last].to_vec() },
     }
 }
 

@@ -81,7 +81,11 @@ impl Push {
                     counts.exported.fetch_add(count.saturating_sub(taken.rejected), Relaxed);
                     if taken.rejected > 0 {
                         let rejected = taken.rejected;
-                        tracing::warn!(to = self.place(), "the collector refused {rejected} of {count} data points: {}", taken.message);
+                        tracing::warn!(
+                            to = self.place(),
+                            "the collector refused {rejected} of {count} data points: {}",
+                            taken.message
+                        );
                     }
                     if was_failing {
                         tracing::info!(to = self.place(), "metrics are pushed again");
@@ -140,7 +144,10 @@ mod tests {
         assert!(of(&[endpoint, ("OTEL_METRICS_EXPORTER", "none")]).expect("known").is_none());
         assert!(of(&[endpoint, ("OTEL_METRICS_EXPORTER", "prometheus")]).expect("known").is_none());
         let usual = of(&[endpoint]).expect("known").expect("an endpoint");
-        assert_eq!((usual.temporality, usual.aggregation, usual.interval), (Temporality::Cumulative, Aggregation::Explicit, INTERVAL));
+        assert_eq!(
+            (usual.temporality, usual.aggregation, usual.interval),
+            (Temporality::Cumulative, Aggregation::Explicit, INTERVAL)
+        );
         let other = of(&[
             endpoint,
             ("OTEL_METRIC_EXPORT_INTERVAL", "500"),

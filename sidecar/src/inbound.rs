@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
@@ -12,7 +13,6 @@ use weft_core::policy::{Caller, MtlsMode};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, VerifyError, verify_error};
-use tokio::time::Instant;
 
 use crate::authorize::{Guard, while_allowed};
 use crate::connect::Destination;
@@ -99,7 +99,8 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     };
     let patience = worker.shared.config.timeouts.handshake;
     let began = Instant::now();
-    let told = |error: &'static str, tls| worker.metrics.handshake(HandshakeKey { is_client: false, tls, error }, began.elapsed());
+    let told =
+        |error: &'static str, tls| worker.metrics.handshake(HandshakeKey { is_client: false, tls, error }, began.elapsed());
     let handshake = tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone())));
     let stream = match serve::unless_closing(worker, handshake).await {
         None => return,

@@ -70,7 +70,8 @@ fn prometheus_scrapes_the_mesh_and_answers_what_people_ask() {
 
 /// One of its own network and directory, with no other way in.
 fn prometheus(world: &World, at: &str, more: &[&str]) -> Running {
-    let (dir, replicas) = (world.work().join(format!("prometheus-{at}")), ["shop/web-0", "shop/web-1", CLIENT_0, "else/stranger-0"]);
+    let (dir, replicas) =
+        (world.work().join(format!("prometheus-{at}")), ["shop/web-0", "shop/web-1", CLIENT_0, "else/stranger-0"]);
     fs::create_dir(&dir).expect("a fresh directory takes another");
     let targets: Vec<Value> = replicas
         .iter()
@@ -83,7 +84,8 @@ fn prometheus(world: &World, at: &str, more: &[&str]) -> Running {
     });
     let file = dir.join("prometheus.yml");
     fs::write(&file, config.to_string()).expect("written");
-    let (file, data) = (format!("--config.file={}", file.display()), format!("--storage.tsdb.path={}", dir.join("data").display()));
+    let (file, data) =
+        (format!("--config.file={}", file.display()), format!("--storage.tsdb.path={}", dir.join("data").display()));
     let listen = format!("--web.listen-address={at}");
     let mut command = vec!["prometheus", &file, &data, &listen, "--log.level=warn"];
     command.extend(more);
@@ -100,7 +102,8 @@ const CLIENT_0: &str = "shop/client-0";
 /// The one number that a query gives; none before it gives any.
 fn ask(world: &World, at: &str, query: &str) -> Option<f64> {
     let url = format!("http://{at}/api/v1/query");
-    let output = world.lab(&["curl", "-sS", "--max-time", "5", "--data-urlencode", &format!("query={query}"), &url]).wait(PATIENCE);
+    let output =
+        world.lab(&["curl", "-sS", "--max-time", "5", "--data-urlencode", &format!("query={query}"), &url]).wait(PATIENCE);
     let answer: Value = serde_json::from_str(&output.stdout).ok()?;
     assert_eq!(answer["status"], "success", "{query}: {answer}");
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
@@ -129,7 +132,8 @@ fn is(n: impl Into<f64>) -> impl Fn(f64) -> bool {
 /// So many requests that are answered well, some that are not, and some that may not come in.
 fn load(world: &World) {
     let many = |path: &str, count: u32| {
-        let line = format!("for i in $(seq {count}); do printf 'url=http://web:8090{path}\\noutput=/dev/null\\n'; done | curl -sS -K -");
+        let line =
+            format!("for i in $(seq {count}); do printf 'url=http://web:8090{path}\\noutput=/dev/null\\n'; done | curl -sS -K -");
         world.exec(CLIENT, &["sh", "-c", &line]).good();
     };
     many("/name", GOOD);
@@ -149,11 +153,31 @@ fn counts_agree(world: &World) {
             NATIVE => format!("histogram_count({})", of(metric.trim_end_matches("_count"), labels)),
             _ => of(metric, labels),
         };
-        comes_to(world, at, &of(client, "weft_workload=\"client\",weft_service=\"shop/web\",http_response_status_code=\"200\""), is(GOOD));
+        comes_to(
+            world,
+            at,
+            &of(client, "weft_workload=\"client\",weft_service=\"shop/web\",http_response_status_code=\"200\""),
+            is(GOOD),
+        );
         comes_to(world, at, &of(client, "weft_workload=\"client\",error_type=\"500\""), is(BAD));
-        comes_to(world, at, &of(client, "weft_workload=\"client\",weft_route=\"HTTPRoute shop/web\",weft_mtls=\"true\""), is(GOOD + BAD));
-        comes_to(world, at, &of(server, "weft_workload=\"web\",weft_peer=\"spiffe://cluster.local/ns/shop/sa/client\""), is(GOOD + BAD));
-        comes_to(world, at, &of(server, "weft_workload=\"web\",error_type=\"denied\",http_response_status_code=\"403\""), is(DENIED));
+        comes_to(
+            world,
+            at,
+            &of(client, "weft_workload=\"client\",weft_route=\"HTTPRoute shop/web\",weft_mtls=\"true\""),
+            is(GOOD + BAD),
+        );
+        comes_to(
+            world,
+            at,
+            &of(server, "weft_workload=\"web\",weft_peer=\"spiffe://cluster.local/ns/shop/sa/client\""),
+            is(GOOD + BAD),
+        );
+        comes_to(
+            world,
+            at,
+            &of(server, "weft_workload=\"web\",error_type=\"denied\",http_response_status_code=\"403\""),
+            is(DENIED),
+        );
         comes_to(world, at, &of(client, "weft_workload=\"stranger\",http_response_status_code=\"403\""), is(DENIED));
     }
     let good = format!("{client}{{weft_service=\"shop/web\",weft_namespace=\"shop\",error_type=\"\"}}");
@@ -193,12 +217,18 @@ fn sidecars(world: &World) {
         ("min(weft_certificate_not_after_seconds - time())", 1.0..90_000.0),
         ("max(weft_discovery_staleness_seconds)", 0.0..60.0),
         ("min(weft_ready)", 1.0..1.1),
-        ("sum(weft_tls_handshake_duration_seconds_count{weft_tls_role=\"server\",tls_curve=\"X25519MLKEM768\",error_type=\"\"})", 2.0..100.0),
+        (
+            "sum(weft_tls_handshake_duration_seconds_count{weft_tls_role=\"server\",tls_curve=\"X25519MLKEM768\",error_type=\"\"})",
+            2.0..100.0,
+        ),
         ("sum(weft_detections_total{weft_direction=\"outbound\",weft_outcome=\"http/1\"})", 2.0..100.0),
         ("count(target_info{service_namespace=\"shop\"})", 3.0..3.1),
         ("sum(weft_breaker_endpoints{weft_workload=\"client\",weft_service=\"shop/web\",weft_state=\"closed\"})", 2.0..2.1),
         ("min(weft_retry_budget_remaining{weft_workload=\"client\"})", 1.0..1e6),
-        ("sum(weft_connections_total{weft_workload=\"web\",weft_direction=\"inbound\",network_protocol_name=\"http\"})", 2.0..100.0),
+        (
+            "sum(weft_connections_total{weft_workload=\"web\",weft_direction=\"inbound\",network_protocol_name=\"http\"})",
+            2.0..100.0,
+        ),
     ] {
         comes_to(world, CLASSIC, query, |n| right.contains(&n));
     }
@@ -213,7 +243,8 @@ fn sidecars(world: &World) {
 #[track_caller]
 fn promtool(words: &[&str], text: &str) {
     let mut command = Command::new("promtool");
-    let mut child = command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child =
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut input = child.stdin.take().expect("piped");
     let writer = std::thread::spawn({
         let text = text.to_owned();
@@ -265,7 +296,10 @@ fn rules_are_sound_and_do_what_they_say() {
         assert!(output.status.success(), "promtool {}: {said}", words.join(" "));
     }
     let rules = fs::read_to_string(dir.join("weft-rules.yaml")).expect("it is there");
-    only_what_the_table_has("weft-rules.yaml", &rules.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n"));
+    only_what_the_table_has(
+        "weft-rules.yaml",
+        &rules.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n"),
+    );
 }
 
 #[test]
@@ -278,7 +312,8 @@ fn dashboards_ask_for_what_there_is() {
         let mut asked = Vec::new();
         expressions(&board, &mut asked);
         assert!(asked.len() > 10, "{file} asks for nothing");
-        let rules: Vec<Value> = asked.iter().enumerate().map(|(i, expr)| json!({"record": format!("asked:{i}"), "expr": expr})).collect();
+        let rules: Vec<Value> =
+            asked.iter().enumerate().map(|(i, expr)| json!({"record": format!("asked:{i}"), "expr": expr})).collect();
         let text = json!({"groups": [{"name": file, "rules": rules}]}).to_string();
         let rules = dir.path().join(format!("{file}.yaml"));
         fs::write(&rules, text).expect("written");
@@ -294,11 +329,21 @@ fn expressions(value: &Value, out: &mut Vec<String>) {
             for (name, value) in fields {
                 match (name.as_str(), value) {
                     ("expr", Value::String(expr)) => out.push(
-                        expr.replace("$__rate_interval", "5m").replace("$__range", "1h").replace("$namespace", ".*").replace("$workload", ".*").replace("$service", ".*"),
+                        expr.replace("$__rate_interval", "5m")
+                            .replace("$__range", "1h")
+                            .replace("$namespace", ".*")
+                            .replace("$workload", ".*")
+                            .replace("$service", ".*"),
                     ),
                     ("definition", Value::String(query)) => {
                         let inner = query.strip_prefix("label_values(").and_then(|q| q.rsplit_once(','));
-                        out.extend(inner.map(|(selector, label)| format!("group by ({}) ({})", label.trim().trim_end_matches(')'), selector.replace("$namespace", ".*"))));
+                        out.extend(inner.map(|(selector, label)| {
+                            format!(
+                                "group by ({}) ({})",
+                                label.trim().trim_end_matches(')'),
+                                selector.replace("$namespace", ".*")
+                            )
+                        }));
                     }
                     (_, value) => expressions(value, out),
                 }

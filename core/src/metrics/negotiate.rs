@@ -22,7 +22,9 @@ impl Format {
             let mut parts = item.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default();
             let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-            let of = |name: &str| parameters.iter().find(|(n, _)| n.trim().eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().trim_matches('"'));
+            let of = |name: &str| {
+                parameters.iter().find(|(n, _)| n.trim().eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().trim_matches('"'))
+            };
             let format = match media.to_ascii_lowercase().as_str() {
                 "application/vnd.google.protobuf"
                     if of("proto").is_none_or(|p| p == "io.prometheus.client.MetricFamily")

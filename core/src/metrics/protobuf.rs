@@ -13,11 +13,14 @@ pub(super) fn write(families: &[Family], constant: &Labels) -> Vec<u8> {
         let mut message = Message::default();
         message.text(1, &family.metric.prometheus_name());
         message.text(2, family.metric.help);
-        message.number(3, match family.metric.kind {
-            Kind::Counter => 0,
-            Kind::Gauge | Kind::UpDownCounter | Kind::Info => 1,
-            Kind::Histogram => 4,
-        });
+        message.number(
+            3,
+            match family.metric.kind {
+                Kind::Counter => 0,
+                Kind::Gauge | Kind::UpDownCounter | Kind::Info => 1,
+                Kind::Histogram => 4,
+            },
+        );
         for point in &family.points {
             message.message(4, &metric(point, &first));
         }

@@ -30,7 +30,11 @@ pub fn page() -> String {
     );
     out.push_str(CARDINALITY);
     for program in Program::ALL {
-        let _ = write!(out, "\n## Of the {}\n\n| Prometheus | OpenTelemetry | kind | unit | what |\n|---|---|---|---|---|\n", program.as_str());
+        let _ = write!(
+            out,
+            "\n## Of the {}\n\n| Prometheus | OpenTelemetry | kind | unit | what |\n|---|---|---|---|---|\n",
+            program.as_str()
+        );
         for metric in table::of(program) {
             row(&mut out, metric);
         }

@@ -69,7 +69,8 @@ fn hostile_labels_stay_within_their_quotation_marks() {
     let text = String::from_utf8(expose(Format::Text, &hostile(), &constant)).expect("text");
     let labels = r#"weft_namespace="shop",weft_peer="spiffe://td/ns/a\"b/sa/c\\d\ne",http_response_status_code="200""#;
     for line in [
-        "# HELP http_server_request_duration_seconds Time from the head of a request that came in to the end of its answer.".to_owned(),
+        "# HELP http_server_request_duration_seconds Time from the head of a request that came in to the end of its answer."
+            .to_owned(),
         "# TYPE http_server_request_duration_seconds histogram".to_owned(),
         format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.0025\"}} 0"),
         format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 1"),
@@ -90,10 +91,12 @@ fn hostile_labels_stay_within_their_quotation_marks() {
 #[test]
 fn openmetrics_has_exemplars_units_and_an_end() {
     let text = String::from_utf8(expose(Format::OpenMetrics, &hostile(), &Labels::new())).expect("text");
-    for line in ["# TYPE weft_retries counter", "# UNIT http_server_request_duration_seconds seconds", "# TYPE weft_ready gauge"] {
+    for line in ["# TYPE weft_retries counter", "# UNIT http_server_request_duration_seconds seconds", "# TYPE weft_ready gauge"]
+    {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
-    let exemplar = format!("le=\"0.005\"}} 1 # {{trace_id=\"{}\",span_id=\"0101010101010101\"}} 0.003 1700000000.123\n", "ab".repeat(16));
+    let exemplar =
+        format!("le=\"0.005\"}} 1 # {{trace_id=\"{}\",span_id=\"0101010101010101\"}} 0.003 1700000000.123\n", "ab".repeat(16));
     assert!(text.contains(&exemplar) && text.contains("le=\"1.0\"") && text.ends_with("# EOF\n"), "{text}");
 }
 
@@ -141,8 +144,11 @@ fn protobuf_has_both_kinds_of_buckets() {
     let numbers = |field| histogram.iter().filter(|(n, ..)| *n == field).map(|(.., n)| *n).collect::<Vec<_>>();
     // Count, schema 3 in zigzag, and 1, 0 (a new span), 1 as differences in zigzag.
     assert_eq!((numbers(1), numbers(5), numbers(7), numbers(13)), (vec![2], vec![6], vec![0], vec![2, 0]));
-    let spans: Vec<Vec<u64>> =
-        histogram.iter().filter(|(n, ..)| *n == 12).map(|(_, bytes, _)| fields(bytes).iter().map(|(.., n)| *n).collect()).collect();
+    let spans: Vec<Vec<u64>> = histogram
+        .iter()
+        .filter(|(n, ..)| *n == 12)
+        .map(|(_, bytes, _)| fields(bytes).iter().map(|(.., n)| *n).collect())
+        .collect();
     let zigzag = |n: i64| (n << 1 ^ n >> 63) as u64;
     let at = |seconds: f64| (seconds.log2() * 8.0).ceil() as i64;
     assert_eq!(spans, [[zigzag(at(0.003)), 1], [zigzag(at(0.3) - at(0.003) - 1), 1]]);

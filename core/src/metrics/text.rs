@@ -8,7 +8,8 @@ use super::table::Kind;
 use crate::hex::hex;
 
 pub(super) fn write(families: &[Family], constant: &Labels, open: bool) -> Vec<u8> {
-    let points: usize = families.iter().map(|f| f.points.len() * if f.metric.kind == Kind::Histogram { CLASSIC + 2 } else { 1 }).sum();
+    let points: usize =
+        families.iter().map(|f| f.points.len() * if f.metric.kind == Kind::Histogram { CLASSIC + 2 } else { 1 }).sum();
     let mut out = String::with_capacity(families.len() * 200 + points * 300);
     let mut first = String::new();
     labelled(constant, &mut first);
@@ -21,7 +22,13 @@ pub(super) fn write(families: &[Family], constant: &Labels, open: bool) -> Vec<u
         let kind = match metric.kind {
             Kind::Counter => "counter",
             Kind::Gauge | Kind::UpDownCounter => "gauge",
-            Kind::Info => if open { "info" } else { "gauge" },
+            Kind::Info => {
+                if open {
+                    "info"
+                } else {
+                    "gauge"
+                }
+            }
             Kind::Histogram => "histogram",
         };
         let _ = writeln!(out, "# HELP {head} {}\n# TYPE {head} {kind}", metric.help);

@@ -92,7 +92,8 @@ fn edge_labels(key: &EdgeKey, overflow: bool) -> Labels {
         return Labels::overflow();
     }
     let parts = Parts::of(key);
-    let mut labels = Labels::new().and(table::DIRECTION, parts.direction).and(table::PEER, &key.peer).and(table::SERVICE, &key.target);
+    let mut labels =
+        Labels::new().and(table::DIRECTION, parts.direction).and(table::PEER, &key.peer).and(table::SERVICE, &key.target);
     labels.add(table::MTLS, parts.mtls);
     protocol(key, &mut labels);
     if let Some(port) = parts.port {

@@ -17,7 +17,14 @@ const MOST: usize = 50;
 const LONG: Duration = Duration::from_secs(900);
 
 fn key(peer: &str) -> EdgeKey {
-    EdgeKey { direction: Direction::Outbound, port: 80, peer: peer.into(), target: "shop/web".into(), protocol: "http/1.1", tls: ("", "") }
+    EdgeKey {
+        direction: Direction::Outbound,
+        port: 80,
+        peer: peer.into(),
+        target: "shop/web".into(),
+        protocol: "http/1.1",
+        tls: ("", ""),
+    }
 }
 
 fn get(status: u16) -> Call<'static> {
@@ -64,10 +71,25 @@ async fn the_scraper_merges_workers() {
     let text = text(&shared);
     let client = "http_client_request_duration_seconds_count";
     for (parts, n) in [
-        (vec![client, "weft_peer=\"spiffe://td/ns/shop/sa/\\\"\\n\"", "http_response_status_code=\"200\"", "server_port=\"80\""], 2.0),
+        (
+            vec![
+                client,
+                "weft_peer=\"spiffe://td/ns/shop/sa/\\\"\\n\"",
+                "http_response_status_code=\"200\"",
+                "server_port=\"80\"",
+            ],
+            2.0,
+        ),
         (vec![client, "http_response_status_code=\"404\"", "weft_mtls=\"true\"", "error_type=\"404\""], 1.0),
         (vec![client, "http_request_method=\"_OTHER\"", "error_type=\"no-endpoints\"", "server_port=\"81\""], 1.0),
-        (vec!["rpc_client_call_duration_seconds_count", "rpc_response_status_code=\"UNAVAILABLE\"", "server_address=\"web.shop\""], 1.0),
+        (
+            vec![
+                "rpc_client_call_duration_seconds_count",
+                "rpc_response_status_code=\"UNAVAILABLE\"",
+                "server_address=\"web.shop\"",
+            ],
+            1.0,
+        ),
         (vec!["weft_errors_total", "error_type=\"no-endpoints\""], 1.0),
         (vec![client, "weft_namespace=\"shop\",weft_workload=\"web\""], 4.0),
     ] {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
-use weft_core::metrics::{Format, Labels, expose};
 use weft_core::authorization::policy::{Operation, PathMatch, Peer, Rule, Target};
 use weft_core::authorization::{Action, Authorization, Policy, Posture};
+use weft_core::metrics::{Format, Labels, expose};
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::policy::Outlier;
