@@ -205,7 +205,7 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
         Probe::Started | Probe::Tcp(_) | Probe::Http { .. } => None,
     };
     let mut telemetry = mesh.telemetry.clone();
-    telemetry.entry("OTEL_SERVICE_NAME".to_owned()).or_insert_with(|| workload.name.clone());
+    telemetry.entry("OTEL_SERVICE_NAME".to_owned()).or_insert_with(|| workload.name.to_string());
     ReplicaSpec {
         namespace: workload.namespace.to_string(),
         pod: replica.pod.clone(),

@@ -156,7 +156,7 @@ fn follow(mut stream: UnixStream, path: &str) -> anyhow::Result<ExitCode> {
         }
     }
     if !head.split(|b| *b == b' ').nth(1).is_some_and(|status| status == b"200") {
-        answer.take(16 * 1024).read_to_end(&mut head)?;
+        answer.by_ref().take(16 * 1024).read_to_end(&mut head)?;
         body(&head)?;
     }
     let mut out = std::io::stdout().lock();
