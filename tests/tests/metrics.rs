@@ -206,7 +206,7 @@ fn quantiles(world: &World) {
 }
 
 fn policy(world: &World) {
-    let denials = "sum(weft_denials_total{weft_workload=\"web\",weft_policy_name=\"none\",weft_reason=\"default\"})";
+    let denials = "sum(weft_denials_total{weft_workload=\"web\",weft_policy_name=\"none\"})";
     comes_to(world, CLASSIC, denials, is(DENIED));
     let decisions = "sum(weft_policy_decisions_total{weft_workload=\"web\",weft_direction=\"inbound\",weft_verdict=\"denied\"})";
     comes_to(world, CLASSIC, decisions, is(DENIED));
