@@ -231,13 +231,17 @@ impl Pools {
 }
 
 /// A handshake that is under way; one that is given up took too long.
-struct Handshaking<'a> {
+pub struct Handshaking<'a> {
     metrics: &'a WorkerMetrics,
     began: Instant,
 }
 
-impl Handshaking<'_> {
-    fn ends(self, error: &'static str, tls: (&'static str, &'static str)) {
+impl<'a> Handshaking<'a> {
+    pub fn begin(metrics: &'a WorkerMetrics) -> Self {
+        Self { metrics, began: Instant::now() }
+    }
+
+    pub fn ends(self, error: &'static str, tls: (&'static str, &'static str)) {
         self.metrics.handshake(HandshakeKey { is_client: true, tls, error }, self.began.elapsed());
         std::mem::forget(self);
     }
@@ -369,7 +373,7 @@ impl Worker {
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
         let config = self.client_config(identity, protocol)?;
         let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;
-        let told = Handshaking { metrics: &self.metrics, began: Instant::now() };
+        let told = Handshaking::begin(&self.metrics);
         let stream = match stream.connect_tls(config, name).await {
             Ok(stream) => stream,
             Err(e) => {

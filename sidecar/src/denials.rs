@@ -374,7 +374,8 @@ mod tests {
         assert_eq!(of("shop/policy-0", "denied"), Some(Value::Count(2)), "what is there counts on");
         assert_eq!(of("other", "denied"), Some(Value::Count(more as u64)));
         assert_eq!(of("other", "default"), Some(Value::Count(1)));
-        let sum: u64 = denied.points.iter().filter_map(|point| if let Value::Count(n) = point.value { Some(n) } else { None }).sum();
+        let sum: u64 =
+            denied.points.iter().filter_map(|point| if let Value::Count(n) = point.value { Some(n) } else { None }).sum();
         assert_eq!(sum, (MOST_COUNTS + more + 2) as u64);
     }
 }

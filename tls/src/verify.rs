@@ -111,7 +111,7 @@ impl VerifyError {
             Self::Validity { .. } => "validity",
             Self::Denied { .. } => "denied",
             Self::Reserved(_) | Self::NotControlPlane(_) => "reserved",
-            Self::Identity { .. } => "identity",
+            Self::Identity { .. } | Self::OtherPeer { .. } | Self::OtherDomain { .. } => "identity",
             Self::NotPinned { .. } => "not-pinned",
         }
     }
