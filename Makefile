@@ -57,7 +57,7 @@ cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
 cluster-test:    ## the tests on that cluster, or on the one that KUBECONFIG names
 	@scripts/need demo test
 	@$(CARGO) build --workspace --bins $(CLUSTER)
-	@tests/cluster/with tests/cluster/run $(ARGS)
+	@FEATURES="$(CLUSTER)" tests/cluster/with tests/cluster/run $(ARGS)
 
 cluster-down:    ## and away
 	@tests/cluster/down

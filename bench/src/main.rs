@@ -23,7 +23,7 @@ struct Cli {
 enum Command {
     /// Certificates a second, memory for each connected sidecar, and how long a change takes to reach all of them
     ControlPlane(control_plane::Args),
-    /// What a decision costs with few and with many `AuthorizationPolicies`
+    /// What a decision costs with few and with many policies, and with a short and a long deny list
     Policy(policy::Args),
     /// What it costs to record a request, and to answer `/metrics` in each format
     Metrics(metrics::Args),

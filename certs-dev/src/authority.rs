@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use weft_core::TrustDomain;
 use weft_core::identity::InvalidName;
-use weft_core::wellknown::{BACKDATE_SECS, LEAF_LIFETIME_SECS, OID_ATTESTED_POD};
+use weft_core::wellknown::{BACKDATE_SECS, OID_ATTESTED_POD};
 
 use crate::leaf::{LeafKind, LeafSpec};
 
@@ -194,7 +194,7 @@ fn authority_params(
 
 /// A good leaf's parameters, but for the one thing that `spec.kind` asks to be wrong. Who signs it is not among them.
 fn leaf_params(spec: &LeafSpec, now: OffsetDateTime) -> Result<CertificateParams, CertsError> {
-    let lifetime = Duration::seconds(LEAF_LIFETIME_SECS);
+    let lifetime = Duration::seconds(spec.lifetime_secs);
     let mut params = CertificateParams::default();
     (params.not_before, params.not_after) = match spec.kind {
         LeafKind::Expired => (now - OUT_OF_TIME - lifetime, now - OUT_OF_TIME),

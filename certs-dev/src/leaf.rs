@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use weft_core::wellknown::LEAF_LIFETIME_SECS;
+
 /// The one table of kinds: the variant, what it means and its name.
 macro_rules! leaf_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
@@ -85,12 +87,14 @@ pub struct LeafSpec {
     pub id: String,
     /// `NS/POD` for the attested-pod extension; without it, the extension is left out.
     pub pod: Option<String>,
+    /// How long it is good for from its making on, in seconds: 24 hours.
+    pub lifetime_secs: i64,
 }
 
 impl LeafSpec {
     /// A leaf for `id` that names no pod.
     pub fn new(kind: LeafKind, id: impl Into<String>) -> Self {
-        Self { kind, id: id.into(), pod: None }
+        Self { kind, id: id.into(), pod: None, lifetime_secs: LEAF_LIFETIME_SECS }
     }
 
     /// The same, attested for `pod`, which reads `NS/POD`.
@@ -98,5 +102,11 @@ impl LeafSpec {
     pub fn with_pod(mut self, pod: impl Into<String>) -> Self {
         self.pod = Some(pod.into());
         self
+    }
+
+    /// The same, good for so many seconds.
+    #[must_use]
+    pub fn lasting(self, lifetime_secs: i64) -> Self {
+        Self { lifetime_secs, ..self }
     }
 }

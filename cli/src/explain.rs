@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ use weft_core::service::ObjectRef;
 use weft_core::{Namespace, ServiceAccount};
 use weft_proto::v1;
 
+use crate::fleet::{Cluster, Fleet};
 use crate::operator::{self, Meant};
 use crate::output::{Format, print};
 use crate::{record, rundir};
@@ -29,7 +31,8 @@ mod told;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Without --method, --path, --host and --header it is said what is known before any request: allowed, denied, or that it depends on each \
-request. With -f it is answered from manifests alone: a Deployment's template, or one of another controller, counts as one pod with a \
+request. A mesh on this machine is asked where one runs and no --context is given; else the cluster, whose objects are read by kubectl. \
+With -f it is answered from manifests alone: a Deployment's template, or one of another controller, counts as one pod with a \
 sidecar. With --what-if it is answered with the manifests of that file laid over, and said what flips; without --from or --to, for every \
 caller and every service, as far as it is known before any request.
 
@@ -44,6 +47,7 @@ Examples:
   weft explain --from front/client --to shop/db:5432 -f manifests/ -f policies.yaml
   weft explain --from front/client --to shop/web:80 --path /admin --what-if new-policy.yaml
   weft explain --what-if new-policy.yaml
+  weft explain --context kind-shop --from front/client --to shop/web:80
   weft explain --what-if new-policy.yaml --flows flows.jsonl
   weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
 pub(crate) struct ExplainArgs {
@@ -66,6 +70,10 @@ pub(crate) struct ExplainArgs {
     /// A host outside of the mesh that is called, and its port
     #[arg(long, value_name = "HOST:PORT", value_parser = outside, conflicts_with_all = ["to", "unauthenticated", "what_if"])]
     to_host: Option<(String, u16)>,
+
+    /// With --to-host: the address that the host leads to, by which network policies are judged
+    #[arg(long, value_name = "IP", requires = "to_host")]
+    address: Option<IpAddr>,
 
     /// Method of the request [default: GET]
     #[arg(long, value_name = "METHOD")]
@@ -117,6 +125,10 @@ pub(crate) struct ExplainArgs {
 
     #[command(flatten)]
     meant: Meant,
+
+    /// Context of the kubeconfig: a mesh on that cluster is meant, and its objects are read by kubectl
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "mesh", "run_dir", "socket"])]
+    context: Option<String>,
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
@@ -210,16 +222,43 @@ fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
     Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?)
 }
 
+/// Where the answer comes from.
+enum Place {
+    Files,
+    Socket(PathBuf),
+    Fleet(Fleet),
+}
+
+fn place(args: &ExplainArgs) -> anyhow::Result<Place> {
+    if !args.files.is_empty() {
+        return Ok(Place::Files);
+    }
+    match args.meant.named() {
+        Some(socket) => Ok(Place::Socket(socket.to_owned())),
+        None => Ok(Place::Fleet(Fleet::find(&args.meant.which, args.context.as_deref())?)),
+    }
+}
+
 /// The manifests that are asked.
 fn offline(args: &ExplainArgs) -> anyhow::Result<Offline> {
-    let offline = if args.files.is_empty() { of_mesh(&args.meant.which.find()?)? } else { Offline::of(&args.files)? };
+    let offline = match place(args)? {
+        Place::Files => Offline::of(&args.files)?,
+        Place::Fleet(Fleet::Run(run)) => of_mesh(&run)?,
+        Place::Fleet(Fleet::Cluster(context)) => Offline::of_cluster(Cluster::read(context.as_deref())?)?,
+        Place::Socket(_) => bail!("a control plane at a socket is asked about what is in force alone: give manifests with -f"),
+    };
     Ok(offline.with_defaults(args.mtls, args.default_policy).with_egress(args.egress))
 }
 
 fn answer(args: &ExplainArgs) -> anyhow::Result<Told> {
     let question = question(args)?;
-    if args.files.is_empty() && args.what_if.is_empty() {
-        let answer = operator::ask(&args.meant.socket()?, async |mut operator| operator.explain(question.clone()).await)?;
+    let socket = match place(args)? {
+        Place::Socket(socket) => Some(socket),
+        Place::Fleet(Fleet::Run(run)) => Some(run.join(rundir::OPERATOR_SOCKET)),
+        Place::Files | Place::Fleet(Fleet::Cluster(_)) => None,
+    };
+    if let (Some(socket), true) = (socket, args.what_if.is_empty()) {
+        let answer = operator::ask(&socket, async |mut operator| operator.explain(question.clone()).await)?;
         return Ok(Told::new(&question, &answer));
     }
     let offline = offline(args)?;
@@ -263,6 +302,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<v1::ExplainRequest> {
         to: args.to.as_ref().map(|(id, _)| id.into()),
         port: args.to.as_ref().map(|(_, port)| *port).or(args.to_host.as_ref().map(|(_, port)| *port)).map_or(0, Into::into),
         to_host: args.to_host.as_ref().map(|(host, _)| host.clone()).unwrap_or_default(),
+        to_address: args.address.map(|ip| ip.to_string()).unwrap_or_default(),
         call: has_call(args).then(|| v1::ExplainedCall {
             method: text(&args.method),
             path: text(&args.path),

@@ -8,8 +8,9 @@ use serde_json::Value;
 use weft_control_plane::objects::{Kind, Object};
 use weft_control_plane::watch::parse::{from_json, parse_each};
 use weft_core::Namespace;
-use weft_core::wellknown::SIDECAR_CONTAINER;
+use weft_core::wellknown::{CONTROL_PLANE_SERVICE_ACCOUNT, SIDECAR_CONTAINER};
 
+use crate::install::object::LABEL_NAME;
 use crate::rundir::{self, Which};
 use crate::{sidecar, validate};
 
@@ -82,6 +83,76 @@ impl Fleet {
     }
 }
 
+/// What a cluster's control plane goes by: every object that explanations read, and the flags that it was installed with.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) objects: Vec<Object>,
+    pub(crate) flags: Vec<String>,
+}
+
+/// The kinds that say who may call whom, and what kubectl calls them. A cluster may do without those that are not its own.
+const KINDS: [(Kind, &str); 11] = [
+    (Kind::Namespace, "namespaces"),
+    (Kind::Service, "services"),
+    (Kind::Pod, "pods"),
+    (Kind::EndpointSlice, "endpointslices.discovery.k8s.io"),
+    (Kind::NetworkPolicy, "networkpolicies.networking.k8s.io"),
+    (Kind::AuthorizationPolicy, "authorizationpolicies.weft.dev"),
+    (Kind::MtlsPolicy, "mtlspolicies.weft.dev"),
+    (Kind::JwtIssuer, "jwtissuers.weft.dev"),
+    (Kind::ExternalService, "externalservices.weft.dev"),
+    (Kind::IdentityDenial, "identitydenials.weft.dev"),
+    (Kind::Federation, "federatedtrustdomains.weft.dev"),
+];
+
+impl Cluster {
+    /// Reads it by `kubectl`. A policy that cannot be read might be what decides: that is an error. Of other objects, those are left out.
+    pub(crate) fn read(context: Option<&str>) -> anyhow::Result<Self> {
+        let label = format!("{LABEL_NAME}={CONTROL_PLANE_SERVICE_ACCOUNT}");
+        let text = kubectl(context, &["get", "deployments.apps", "-A", "-l", &label, "-o", "json"])?;
+        let flags = flags(&serde_json::from_str(&text).context("kubectl prints what is not JSON")?)?;
+        let mut objects = Vec::new();
+        for (kind, plural) in KINDS {
+            let values = match listed(context, plural, None) {
+                Ok(values) => values,
+                Err(why)
+                    if plural.ends_with(".weft.dev") && why.to_string().contains("the server doesn't have a resource type") =>
+                {
+                    continue;
+                }
+                Err(why) => return Err(why),
+            };
+            for value in &values {
+                match from_json(kind, value) {
+                    Ok(object) => objects.push(object),
+                    Err(_) if matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice) => {}
+                    Err(fault) => {
+                        let (namespace, name) = (&value["metadata"]["namespace"], &value["metadata"]["name"]);
+                        bail!("{} {namespace}/{name} cannot be read: {}: {}", kind.as_str(), fault.field, fault.message);
+                    }
+                }
+            }
+        }
+        Ok(Self { objects, flags })
+    }
+
+    /// What a flag of the control plane says; none where it is left out.
+    pub(crate) fn flag(&self, name: &str) -> Option<&str> {
+        self.flags.iter().find_map(|flag| flag.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+/// The flags of the one control plane that a list of Deployments has.
+fn flags(list: &Value) -> anyhow::Result<Vec<String>> {
+    let found = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let [deployment] = found else {
+        bail!("the cluster has {} Deployments of weft's control plane, where one is expected: weft check says more", found.len());
+    };
+    let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+    let arguments = arguments.context("the control plane's Deployment has no arguments")?;
+    Ok(arguments.iter().filter_map(|word| word.as_str().map(ToOwned::to_owned)).collect())
+}
+
 /// Whether a pod has a sidecar that can be asked: its container, or its init container that stays.
 fn has_sidecar(pod: &Value) -> bool {
     let of = |list: &str| pod["spec"][list].as_array().into_iter().flatten();
@@ -115,6 +186,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_control_plane_says_what_its_mesh_has_by_default() {
+        let deployment = json!({"spec": {"template": {"spec": {"containers": [{"args": ["--kubernetes", "--mtls=strict", "--egress=deny"]}]}}}});
+        let flags = flags(&json!({"items": [deployment]})).expect("one control plane");
+        let cluster = Cluster { objects: vec![], flags };
+        assert_eq!((cluster.flag("mtls"), cluster.flag("egress"), cluster.flag("m")), (Some("strict"), Some("deny"), None));
+        for none in [json!({}), json!({"items": []}), json!({"items": [deployment, deployment]}), json!({"items": [{}]})] {
+            assert!(super::flags(&none).is_err(), "{none}");
+        }
+    }
 
     #[test]
     fn a_sidecar_is_asked_where_its_pod_runs() {

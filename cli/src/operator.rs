@@ -18,8 +18,10 @@ use zeroize::Zeroizing;
 
 use crate::rundir::{self, Which};
 
-/// How long a call may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call may take. About the root, replicas ask each other and their API server first.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the socket may take.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -36,6 +38,11 @@ pub(crate) struct Meant {
 }
 
 impl Meant {
+    /// The operator socket that was named.
+    pub(crate) fn named(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     /// Its operator socket.
     pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
         match &self.socket {
@@ -61,7 +68,7 @@ impl Operator {
         // The socket first, since its error says more than the transport's.
         UnixStream::connect(path).await.with_context(failed)?;
         // The name is for the protocol alone: the connector knows the way.
-        let endpoint = Endpoint::from_static("http://operator.weft").timeout(TIMEOUT).connect_timeout(TIMEOUT);
+        let endpoint = Endpoint::from_static("http://operator.weft").timeout(TIMEOUT).connect_timeout(CONNECT);
         let channel = endpoint.connect_with_connector(Connector(path.to_owned())).await.with_context(failed)?;
         // An explanation tells of every policy, and there may be many.
         Ok(Self(OperatorClient::new(channel).max_decoding_message_size(MAX_ANSWER)))

@@ -1,5 +1,6 @@
 //! `weft record`: who called what, as the sidecars of the called pods saw it, for a while. Nothing is recorded but while somebody asks.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_control_plane::explain::flows::Flow;
 use weft_core::Namespace;
+use weft_core::wellknown::RECORDED_ALREADY;
 
 use crate::duration;
 use crate::fleet::Fleet;
@@ -48,6 +50,10 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 
+    /// End what another weft record has begun and not ended; nothing is written
+    #[arg(long, conflicts_with_all = ["time", "output", "command"])]
+    stop: bool,
+
     /// Runs this, and records for as long as it runs (at most 1h)
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -82,9 +88,22 @@ pub(crate) fn main(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::find(&args.which, args.context.as_deref())?;
     let namespace = args.namespace.as_ref();
     let seconds = if args.command.is_empty() { (args.time.as_secs() + MARGIN).min(MOST.as_secs()) } else { MOST.as_secs() };
-    let begun = fleet.ask(namespace, "POST", &format!("/record?seconds={seconds}"))?;
+    if args.stop {
+        return stop(&fleet, namespace);
+    }
+    // Whose it is: of two at once, one would end the other's.
+    let by = format!("by={:x}", RandomState::new().hash_one(std::process::id()));
+    let begun = fleet.ask(namespace, "POST", &format!("/record?seconds={seconds}&{by}"))?;
     if begun.is_empty() {
         bail!("there is no sidecar to ask");
+    }
+    let refused = begun.iter().find_map(|(pod, answer)| {
+        let why = format!("{:#}", answer.as_ref().err()?);
+        why.contains(RECORDED_ALREADY).then(|| format!("{pod}: {why}"))
+    });
+    if let Some(why) = refused {
+        drop(fleet.ask(namespace, "POST", &format!("/record?seconds=0&{by}"))?);
+        bail!("another weft record is at work, and nothing was recorded: {why}");
     }
     let since = duration::now();
     let mut ran = true;
@@ -102,7 +121,7 @@ pub(crate) fn main(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     }
     let answers = fleet.ask(namespace, "GET", "/flows")?;
     // Whoever does not hear this stops by itself when the time is over.
-    drop(fleet.ask(namespace, "POST", "/record?seconds=0")?);
+    drop(fleet.ask(namespace, "POST", &format!("/record?seconds=0&{by}"))?);
     let mut header = Header { weft_flows: 1, since, until: duration::now(), sidecars: vec![], not_heard: vec![], left_out: 0 };
     for (pod, answer) in begun {
         if let (Err(why), None) = (&answer, answers.iter().find(|(other, said)| *other == pod && said.is_ok())) {
@@ -128,6 +147,18 @@ pub(crate) fn main(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     crate::complain(&format!("{calls} calls in {count} flows, of {} sidecars", header.sidecars.len()));
     tell(&header);
     Ok(if ran && header.not_heard.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Ends it at every sidecar, whoever began it.
+fn stop(fleet: &Fleet, namespace: Option<&Namespace>) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for (pod, answer) in fleet.ask(namespace, "POST", "/record?seconds=0")? {
+        if let Err(why) = answer {
+            crate::complain(&format!("not heard: {pod}: {why:#}"));
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }
 
 /// Says what a file of flows does not have.

@@ -79,14 +79,7 @@ pub(crate) fn ask_all(run: &Path, path: &str) -> anyhow::Result<Vec<(String, Str
     meshed.map(|(index, l)| Ok((l.name(), ask_one(run, index, &l.name(), path)?))).collect()
 }
 
-/// The same, whatever each of them answers: a replica that is going does not hide what the others know.
-pub(crate) fn ask_each(run: &Path, path: &str) -> anyhow::Result<Vec<(String, anyhow::Result<String>)>> {
-    let all = door::list(run)?;
-    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed);
-    Ok(meshed.map(|(index, l)| (l.name(), ask_one(run, index, &l.name(), path))).collect())
-}
-
-/// Asks those whose namespace is wanted, whatever each of them answers; `method` is GET or POST.
+/// Asks those whose namespace is wanted, whatever each of them answers: a replica that is going does not hide what the others know. `method` is GET or POST.
 pub(crate) fn tell_each(
     run: &Path,
     method: &str,

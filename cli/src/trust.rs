@@ -211,6 +211,11 @@ fn name(missing: &TrustMissing) -> String {
     if missing.pod.is_empty() { "unrecorded".to_owned() } else { format!("{}/{}", missing.namespace, missing.pod) }
 }
 
+/// Until when it is waited for; a replica of the control plane always is.
+fn until(missing: &TrustMissing, now: i64) -> String {
+    if missing.until == 0 { "-".to_owned() } else { duration::brief(missing.until.saturating_sub(now)) }
+}
+
 fn phase(status: &TrustStatusResponse) -> (&'static str, &'static str) {
     let none_missing = status.missing_total == 0;
     match status.phase() {
@@ -263,8 +268,7 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
         let _ = writeln!(text, "given up: {}", status.given_up.join(", "));
     }
     if !status.missing.is_empty() {
-        let rows: Vec<Vec<String>> =
-            status.missing.iter().map(|m| vec![name(m), duration::brief(m.until.saturating_sub(now)), m.why.clone()]).collect();
+        let rows: Vec<Vec<String>> = status.missing.iter().map(|m| vec![name(m), until(m, now), m.why.clone()]).collect();
         let _ = write!(text, "\nMISSING ({})\n{}", status.missing_total, table::render(&["POD", "UNTIL", "WHY"], &rows));
     }
     for domain in &status.federated {

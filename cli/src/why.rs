@@ -1,34 +1,56 @@
-//! `weft why`: what a reference stands for that a refused caller was given. Only the sidecar that refused knows, and tells the mesh's owner.
+//! `weft why`: what a reference stands for that a refused caller was given, or what was refused last. Only the sidecar that refused knows, and tells the
+//! mesh's owner.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use weft_core::Namespace;
 
+use crate::fleet::{Answer, Fleet};
 use crate::output::{Format, print};
 use crate::rundir::Which;
-use crate::sidecar;
+use crate::table;
 
 /// What `weft why` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A call that is denied is answered with 403, or for gRPC with PERMISSION_DENIED, and a reference in the field weft-ref. Each sidecar keeps its last \
-1,000 denials.
+A call that is denied is answered with 403, or for gRPC with PERMISSION_DENIED, and a reference in the field weft-ref. A connection that is reset can \
+carry none: without REF, the last refusals are listed, the newest first. Each sidecar keeps its last 1,000, and at most 125 of one source. A mesh on this \
+machine is asked where one runs and no --context is given; else the cluster, by kubectl exec.
+
+Exit status: 0, 1 where no sidecar knows the reference, or one was not heard.
 
 Examples:
   weft why 8c0f3a5512d7e94b
-  weft why -o json 8c0f3a5512d7e94b | jq -r .policy")]
+  weft why -o json 8c0f3a5512d7e94b | jq -r .policy
+  weft why -n shop --last 5
+  weft why -o json | jq -r '.denials[] | select(.protocol == \"tcp\") | .text'
+  weft why --context kind-shop 8c0f3a5512d7e94b")]
 pub(crate) struct WhyArgs {
-    /// The reference: 16 hexadecimal digits
+    /// The reference: 16 hexadecimal digits [default: the last refusals are listed]
     #[arg(value_name = "REF", value_parser = reference)]
-    reference: String,
+    reference: Option<String>,
+
+    /// Without REF: how many are listed
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "reference")]
+    last: usize,
+
+    /// Ask only the sidecars of this namespace
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<Namespace>,
 
     #[command(flatten)]
     which: Which,
+
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
+    context: Option<String>,
 
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
@@ -45,8 +67,10 @@ fn reference(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn main(args: &WhyArgs) -> anyhow::Result<ExitCode> {
-    let answers = sidecar::ask_each(&args.which.find()?, &format!("/denials/{}", args.reference))?;
-    let (replica, record) = found(&args.reference, answers)?;
+    let fleet = Fleet::find(&args.which, args.context.as_deref())?;
+    let ask = |path: &str| fleet.ask(args.namespace.as_ref(), "GET", path);
+    let Some(reference) = &args.reference else { return listed(ask("/denials")?, args) };
+    let (replica, record) = found(reference, ask(&format!("/denials/{reference}"))?)?;
     print(&match args.output {
         Format::Text => shown(&replica, &record),
         Format::Json => {
@@ -58,8 +82,70 @@ pub(crate) fn main(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Lists the last refusals; succeeds where every sidecar was heard.
+fn listed(answers: Vec<Answer>, args: &WhyArgs) -> anyhow::Result<ExitCode> {
+    let (records, silent) = last(answers, args.last);
+    match args.output {
+        Format::Text => {
+            print(&tabled(&records))?;
+            for (replica, why) in &silent {
+                crate::complain(&format!("not heard: {replica}: {why}"));
+            }
+        }
+        Format::Json => print(&format!("{:#}\n", json!({ "denials": records, "notHeard": silent })))?,
+    }
+    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The last refusals of all sidecars, the newest first, each with whose it is; and the sidecars that were not heard, with why.
+fn last(answers: Vec<Answer>, most: usize) -> (Vec<Value>, BTreeMap<String, String>) {
+    let (mut records, mut silent) = (Vec::new(), BTreeMap::new());
+    for (replica, answer) in answers {
+        match answer.and_then(|text| Ok(serde_json::from_str::<Vec<Map<String, Value>>>(&text)?)) {
+            Ok(found) => records.extend(found.into_iter().map(|mut record| {
+                record.insert("sidecar".to_owned(), replica.clone().into());
+                Value::Object(record)
+            })),
+            Err(why) => {
+                silent.insert(replica, format!("{why:#}"));
+            }
+        }
+    }
+    // Those of one sidecar come the newest first, and stay so within a second.
+    records.sort_by_key(|record| Reverse(record["at"].as_i64()));
+    records.truncate(most);
+    (records, silent)
+}
+
+fn tabled(records: &[Value]) -> String {
+    if records.is_empty() {
+        return "no refusal is kept\n".to_owned();
+    }
+    let row = |record: &Value| {
+        let text = |field: &str| match &record[field] {
+            Value::Null => "-".to_owned(),
+            Value::String(text) if text.is_empty() => "-".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let called = match (&record["to"], &record["called"]) {
+            (Value::String(host), _) => format!("{host}:{}", record["port"]),
+            (_, Value::String(address)) => address.clone(),
+            _ => format!("port {}", record["port"]),
+        };
+        let policy = match &record["rule"] {
+            Value::Number(rule) => format!("{} rule {rule}", text("policy")),
+            _ => text("policy"),
+        };
+        let time = record["at"].as_i64().and_then(when).unwrap_or_else(|| "-".to_owned());
+        vec![time, text("sidecar"), text("source"), text("peer"), called, text("cause"), policy, text("clause"), text("ref")]
+    };
+    let rows: Vec<_> = records.iter().map(row).collect();
+    table::render(&["TIME", "SIDECAR", "SOURCE", "IDENTITY", "CALLED", "CAUSE", "POLICY", "CLAUSE", "REF"], &rows)
+}
+
 /// The one sidecar that knows the reference. Where none does, those that did not answer are named: one of them might have.
-fn found(reference: &str, answers: Vec<(String, anyhow::Result<String>)>) -> anyhow::Result<(String, Value)> {
+fn found(reference: &str, answers: Vec<Answer>) -> anyhow::Result<(String, Value)> {
     let asked = answers.len();
     let mut silent = Vec::new();
     for (replica, answer) in answers {
@@ -68,7 +154,7 @@ fn found(reference: &str, answers: Vec<(String, anyhow::Result<String>)>) -> any
                 let record = serde_json::from_str(&text).with_context(|| format!("what the sidecar of {replica} knows of it"))?;
                 return Ok((replica, record));
             }
-            Err(error) if error.to_string().contains("404") => {}
+            Err(error) if error.to_string().contains("it answers 404") => {}
             Err(error) => silent.push(error.to_string()),
         }
     }
@@ -128,8 +214,6 @@ fn when(seconds: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -165,6 +249,28 @@ denied by DENY shop/no-put rule 0 (to methods PUT)
         let gone = Err(anyhow::anyhow!("the sidecar of e/f: it does not answer"));
         let some = found("12", vec![("a/b".into(), unknown()), ("e/f".into(), gone)]).expect_err("nobody").to_string();
         assert!(some.contains("e/f"), "{some}");
+    }
+
+    #[test]
+    fn the_last_refusals_are_listed_with_who_was_not_heard() {
+        let old = r#"[{"ref": "0a", "at": 2, "source": "10.47.0.9", "peer": "plaintext", "port": 6379, "cause": "mtls-required", "policy": null}]"#;
+        let new = r#"[{"ref": "0b", "at": 3, "source": "10.47.0.8", "peer": "spiffe://td/ns/a/sa/b", "port": 80, "cause": "matched",
+            "policy": "shop/no", "rule": 1, "clause": "to ports 80"}, {"ref": "00", "at": 1}]"#;
+        let gone = Err(anyhow::anyhow!("gone"));
+        let answers =
+            vec![("a/b".to_owned(), Ok(old.to_owned())), ("c/d".to_owned(), Ok(new.to_owned())), ("e/f".to_owned(), gone)];
+        let (records, silent) = last(answers, 2);
+        assert_eq!(records.iter().map(|r| r["ref"].as_str()).collect::<Vec<_>>(), [Some("0b"), Some("0a")]);
+        assert_eq!(silent, BTreeMap::from([("e/f".to_owned(), "gone".to_owned())]));
+        let expected = "\
+TIME                  SIDECAR  SOURCE     IDENTITY               CALLED     CAUSE          POLICY          CLAUSE       REF
+1970-01-01T00:00:03Z  c/d      10.47.0.8  spiffe://td/ns/a/sa/b  port 80    matched        shop/no rule 1  to ports 80  0b
+1970-01-01T00:00:02Z  a/b      10.47.0.9  plaintext              port 6379  mtls-required  -               -            0a
+";
+        assert_eq!(tabled(&records), expected);
+        for hostile in ["7", "{}", "[7]"] {
+            assert_eq!(last(vec![("a/b".to_owned(), Ok(hostile.to_owned()))], 2).1.len(), 1, "{hostile}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ const MAX_TCP: usize = 128;
 
 /// Serves both transports on `addr` until the task is dropped.
 pub async fn serve(addr: SocketAddr, domain: &str, hub: Arc<Hub>) -> anyhow::Result<()> {
-    let zone = Arc::new(Zone { domain: domain.trim_matches('.').to_ascii_lowercase(), hub });
+    let zone = Arc::new(Zone::new(domain, hub));
     let context = |e: std::io::Error| anyhow::anyhow!("cannot serve DNS on {addr}: {e}");
     let udp = UdpSocket::bind(addr).await.map_err(context)?;
     let tcp = TcpListener::bind(addr).await.map_err(context)?;
@@ -71,14 +71,19 @@ async fn serve_tcp(mut socket: TcpStream, zone: &Zone) -> std::io::Result<()> {
 /// Aliases of aliases that are followed.
 const MAX_ALIASES: usize = 8;
 
-struct Zone {
+/// The domain that is answered for.
+pub struct Zone {
     domain: String,
     hub: Arc<Hub>,
 }
 
 impl Zone {
-    /// The answer to a query, cut to `limit` with the truncation bit set; none for what is no query.
-    fn answer(&self, query: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
+    pub fn new(domain: &str, hub: Arc<Hub>) -> Self {
+        Self { domain: domain.trim_matches('.').to_ascii_lowercase(), hub }
+    }
+
+    /// The answer to a query, cut to `limit` bytes with the truncation bit set; none for what is no query.
+    pub fn answer(&self, query: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
         let query = Message::from_vec(query).ok()?;
         let meta = &query.metadata;
         if meta.message_type != hickory_proto::op::MessageType::Query {

@@ -4,7 +4,9 @@
 pub mod bundle;
 pub mod ca;
 pub mod lease;
+pub mod replicas;
 pub mod review;
+pub mod shared;
 pub mod status;
 pub mod strays;
 pub mod unenforced;
@@ -23,6 +25,8 @@ use crate::config;
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::kubernetes::PodTokens;
+use crate::issue::trust::Rotates;
+use crate::issue::trust::shared::Shared;
 use crate::probe::Health;
 use crate::server::random;
 use crate::watch::Batch;
@@ -56,6 +60,12 @@ impl Cluster {
     pub async fn ca(&self, config: &config::Config) -> anyhow::Result<Ca> {
         let (namespace, name) = (config.cluster.namespace.as_str(), &config.cluster.ca_secret);
         Ok(ca::open(self.client.clone(), namespace, name, &config.trust_domain).await?)
+    }
+
+    /// The rotation of the root that all replicas share.
+    pub fn trust(&self, config: &config::Config, ca: &Arc<Ca>, hub: &Arc<Hub>) -> anyhow::Result<Arc<dyn Rotates>> {
+        let cluster = shared::ApiServer::new(self.client.clone(), config, ca.clone(), hub.clone())?;
+        Ok(Shared::new(ca.clone(), Arc::new(cluster)))
     }
 
     pub fn pod_tokens(&self, config: &config::Config, hub: &Arc<Hub>) -> PodTokens {
@@ -92,13 +102,6 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let namespace = config.cluster.namespace.to_string();
         tasks.spawn(lease::hold(self.client.clone(), namespace.clone(), me.clone(), leading, stop.clone()));
-        if config.ca_chain.is_none() {
-            let following = ca::follow(self.client.clone(), namespace.clone(), config.cluster.ca_secret.clone(), ca.clone());
-            let stop = stop.clone();
-            tasks.spawn(async move {
-                stop.run_until_cancelled(following).await;
-            });
-        }
         let bundles = bundle::Bundles { client: self.client.clone(), ca: ca.clone() };
         tasks.spawn(bundles.run(hub.meshed(), led.clone()));
         let (totals, counts) = watch::channel(uptake::Counts::new());

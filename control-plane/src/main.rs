@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -19,13 +18,14 @@ use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
 use weft_control_plane::issue::given;
 use weft_control_plane::issue::service::CertificatesService;
-use weft_control_plane::issue::trust::Trust;
+use weft_control_plane::issue::trust::Lives;
 use weft_control_plane::issue::trust::living::Living;
+use weft_control_plane::issue::trust::telling::ReplicasService;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
 use weft_control_plane::push;
-use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer};
+use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer, ReplicasServer};
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
 use weft_control_plane::watch::{Batch, Problem};
@@ -43,15 +43,10 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    no_core_files();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
-}
-
-/// Has the kernel write no core file of this process: its memory holds the CA's keys.
-fn no_core_files() {
-    if let Err(e) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+    if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold the CA's keys");
     }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -78,7 +73,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let socket = server::operator_socket(&config.state.join("operator.sock"))?;
     let (complete, mut is_complete) = watch::channel(false);
     let living = Arc::new(Living::default());
-    let trust = trust(&ca, &hub, &living);
+    let trust = source.trust(&config, &ca, &hub, lives(&hub, &living))?;
     let operators = Server::builder()
         .add_service(OperatorServer::new(OperatorService {
             ca: ca.clone(),
@@ -129,6 +124,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let workloads = server::workload_server()
         .add_service(CertificatesServer::new(certificates).max_decoding_message_size(64 * 1024))
         .add_service(DiscoveryServer::new(discovery).max_decoding_message_size(1 << 20))
+        .add_service(ReplicasServer::new(ReplicasService { trust: trust.clone() }).max_decoding_message_size(1024))
         .add_service(health_service)
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));
@@ -194,10 +190,10 @@ async fn drained(stop: CancellationToken, health: Arc<Health>, stopping: Cancell
     sleep(drain / 3).await;
 }
 
-/// The rotation of the root. A pod that is gone serves nobody; before all is read, nobody is known to be gone.
-fn trust(ca: &Arc<Ca>, hub: &Arc<Hub>, living: &Arc<Living>) -> Arc<Trust> {
+/// A pod that is gone serves nobody; before all is read, nobody is known to be gone.
+fn lives(hub: &Arc<Hub>, living: &Arc<Living>) -> Lives {
     let (hub, living) = (hub.clone(), living.clone());
-    Trust::new(ca.clone(), Arc::new(move |pod| living.lives(pod, hub.snapshot().pods.contains_key(pod))))
+    Arc::new(move |pod| living.lives(pod, hub.snapshot().pods.contains_key(pod)))
 }
 
 /// Has it known who is gone; ends when that can be seen from the model alone.

@@ -431,7 +431,7 @@ impl Model {
             Object::AuthorizationPolicy(o) => self.authorizations.insert(o, None),
             Object::NetworkPolicy(o) => self.networks.insert(o),
             Object::Federation(o) => drop(self.trusting.federations.insert(o.id.clone(), o)),
-            Object::IdentityDenial(o) => drop(self.trusting.denials.insert(o.id.clone(), o)),
+            Object::IdentityDenial(o) => self.trusting.deny(o),
             Object::MtlsPolicy(o) => self.modes.insert(o, None),
             Object::JwtIssuer(o) => self.issuers.insert(o, None),
             Object::ExternalService(o) => self.externals.insert(o, None),

@@ -15,7 +15,7 @@ use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::deny::DenyError;
 use crate::issue::token::Tokens;
-use crate::issue::trust::{Trust, TrustError};
+use crate::issue::trust::{Rotates, TrustError};
 use crate::server::unix_now;
 
 pub struct OperatorService {
@@ -23,7 +23,7 @@ pub struct OperatorService {
     /// None where pods attest by their service-account tokens.
     pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
-    pub trust: Arc<Trust>,
+    pub trust: Arc<dyn Rotates>,
     /// What the mesh has by default.
     pub mtls: MtlsMode,
     pub default_policy: Posture,
@@ -93,7 +93,7 @@ impl Operator for OperatorService {
     }
 
     async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
-        Ok(Response::new(self.trust.status()))
+        Ok(Response::new(self.trust.status().await))
     }
 
     async fn trust_denials(&self, _: Request<v1::TrustDenialsRequest>) -> Result<Response<v1::TrustDenialsResponse>, Status> {
@@ -115,18 +115,18 @@ impl Operator for OperatorService {
     }
 
     async fn trust_rotate(&self, request: Request<v1::TrustRotateRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
-        self.trust.rotate(&request.into_inner().give_up).map_err(|e| refused(&e))?;
-        Ok(Response::new(self.trust.status()))
+        self.trust.rotate(&request.into_inner().give_up).await.map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status().await))
     }
 
     async fn trust_finish(&self, request: Request<v1::TrustFinishRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
-        self.trust.finish(&request.into_inner().give_up).map_err(|e| refused(&e))?;
-        Ok(Response::new(self.trust.status()))
+        self.trust.finish(&request.into_inner().give_up).await.map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status().await))
     }
 
     async fn trust_abort(&self, request: Request<v1::TrustAbortRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
-        self.trust.abort(&request.into_inner().give_up).map_err(|e| refused(&e))?;
-        Ok(Response::new(self.trust.status()))
+        self.trust.abort(&request.into_inner().give_up).await.map_err(|e| refused(&e))?;
+        Ok(Response::new(self.trust.status().await))
     }
 }
 
@@ -163,6 +163,9 @@ fn undone(e: &DenyError) -> Status {
 fn refused(e: &TrustError) -> Status {
     match e {
         TrustError::Name(_) => Status::invalid_argument(e.to_string()),
-        TrustError::Refused(_) | TrustError::Fixed | TrustError::Ca(_) => Status::failed_precondition(e.to_string()),
+        TrustError::Refused(_) | TrustError::Fixed | TrustError::Ca(_) | TrustError::Replicas(_) => {
+            Status::failed_precondition(e.to_string())
+        }
+        TrustError::Store(_) | TrustError::Contended => Status::unavailable(e.to_string()),
     }
 }

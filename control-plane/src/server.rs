@@ -240,3 +240,4 @@ pub const HEALTH_SERVICES: [&str; 2] = ["weft.v1.Certificates", "weft.v1.Discove
 pub use v1::certificates_server::CertificatesServer;
 pub use v1::discovery_server::DiscoveryServer;
 pub use v1::operator_server::OperatorServer;
+pub use v1::replicas_server::ReplicasServer;

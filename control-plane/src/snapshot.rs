@@ -178,6 +178,7 @@ pub struct PodFacts {
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
     pub host_network: bool,
+    pub has_sidecar: bool,
     pub place: Place,
 }
 
@@ -188,6 +189,7 @@ impl PodFacts {
             service_account: pod.service_account().to_owned(),
             addresses: pod.addresses(),
             host_network: pod.spec.host_network,
+            has_sidecar: pod.has_sidecar(),
             place,
         }
     }

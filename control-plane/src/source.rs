@@ -15,6 +15,7 @@ use crate::hub::Hub;
 use crate::issue::ca::{self, Ca};
 use crate::issue::service::Proof;
 use crate::issue::token::Tokens;
+use crate::issue::trust::{Lives, Rotates, Trust};
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes::Cluster;
 use crate::probe::Health;
@@ -68,6 +69,14 @@ impl Source {
         }
     }
 
+    /// The rotation of the root. Whether a pod lives, `lives` says where no cluster does.
+    pub fn trust(&self, config: &Config, ca: &Arc<Ca>, hub: &Arc<Hub>, lives: Lives) -> anyhow::Result<Arc<dyn Rotates>> {
+        match self {
+            Self::Cluster(cluster) if config.ca_chain.is_none() => cluster.trust(config, ca, hub),
+            _ => Ok(Trust::new(ca.clone(), lives)),
+        }
+    }
+
     /// Starts to follow it. The first batch that is complete is everything as it stands.
     pub fn follow(&self) -> anyhow::Result<mpsc::Receiver<Batch>> {
         match self {
@@ -111,6 +120,9 @@ impl Cluster {
         anyhow::bail!("this program was built without Kubernetes: build it with --features kubernetes, or use --dir")
     }
     async fn ca(&self, _: &Config) -> anyhow::Result<Ca> {
+        match *self {}
+    }
+    fn trust(&self, _: &Config, _: &Arc<Ca>, _: &Arc<Hub>) -> anyhow::Result<Arc<dyn Rotates>> {
         match *self {}
     }
     fn pod_tokens(&self, _: &Config, _: &Arc<Hub>) -> crate::issue::kubernetes::PodTokens {

@@ -30,7 +30,7 @@ pub mod path;
 pub mod policy;
 pub mod token;
 
-pub use clause::{Connection, Unclear};
+pub use clause::{Connection, Unclear, is_alike};
 pub use decision::{Cause, Challenge, Considered, Decision, Failed, Match, Nearest, Verdict};
 pub use index::Compiled;
 pub use judge::{Judge, Outcome};

@@ -59,7 +59,11 @@ mod tests {
             let mut b = Backoff::new(base, max);
             for (i, r) in randoms.iter().enumerate() {
                 let ceiling = base.saturating_mul(2_u32.saturating_pow(i as u32)).min(max);
-                prop_assert!(b.next_wait(*r) <= ceiling);
+                let wait = b.next_wait(*r);
+                prop_assert!(wait <= ceiling);
+                // The whole way up to it, evenly: as far as the number is among all numbers.
+                let even = ceiling.mul_f64(*r as f64 / u64::MAX as f64);
+                prop_assert!(wait.abs_diff(even) < Duration::from_micros(1), "{wait:?} of {ceiling:?}");
             }
         }
 
@@ -68,5 +72,16 @@ mod tests {
             let d = renewal_delay(Duration::from_secs(24 * 3600), r).as_secs_f64() / (16.0 * 3600.0);
             prop_assert!((0.9..=1.1).contains(&d));
         }
+    }
+
+    #[test]
+    fn jitter_reaches_both_ends() {
+        let life = Duration::from_secs(24 * 3600);
+        let hours = |random| renewal_delay(life, random).as_secs_f64() / 3600.0;
+        assert!((hours(0) - 14.4).abs() < 0.001 && (hours(u64::MAX) - 17.6).abs() < 0.001, "{} {}", hours(0), hours(u64::MAX));
+        assert!((hours(u64::MAX / 2) - 16.0).abs() < 0.001, "{}", hours(u64::MAX / 2));
+        let wait = |random| Backoff::new(Duration::from_secs(8), Duration::from_secs(8)).next_wait(random);
+        assert_eq!(wait(0), Duration::ZERO);
+        assert!(wait(u64::MAX) > Duration::from_millis(7_999), "{:?}", wait(u64::MAX));
     }
 }

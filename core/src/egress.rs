@@ -12,17 +12,19 @@
 mod address;
 mod external;
 mod host;
+mod origination;
 mod table;
 
 pub use address::{Forbidden, forbidden};
-pub use external::{
-    Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, InvalidEgress, Origination, Resolution,
-};
+pub use external::{Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, InvalidEgress, Resolution};
 pub use host::{Host, host_of};
+pub use origination::{InvalidPeers, MAX_PEERS, Origination, Peer, Server};
 pub use table::{Listed, Table};
 
 /// Needed by an outbound policy whose [`Egress`] is not the default.
 pub const FEATURE_EGRESS: &str = "egress/v1";
+/// Needed by an outbound policy that has an external service with [`Server::Peer`].
+pub const FEATURE_EGRESS_PEER: &str = "egress-peer/v1";
 
 #[cfg(test)]
 mod tests;

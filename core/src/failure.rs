@@ -78,6 +78,7 @@ reasons! {
     UpstreamTls "upstream-tls" 502 14 "The TLS handshake with the endpoint failed.",
     UpstreamDenied "upstream-denied" 502 14 "The endpoint's identity or certificate is on the mesh's deny list.",
     UpstreamIdentity "upstream-identity" 502 14 "The endpoint proved another identity than discovery gave for it.",
+    UpstreamUntrusted "upstream-untrusted" 502 14 "No `FederatedTrustDomain` brings the anchors of the trust domain that the endpoint is to be of.",
     UpstreamReset "upstream-reset" 502 14 "The endpoint ended the connection before its answer was complete.",
     UpstreamProtocol "upstream-protocol" 502 14 "The endpoint's answer is not valid HTTP, or is ambiguous about where it ends.",
     UpstreamTimeout "upstream-timeout" 504 4 "The endpoint did not answer in time.",
@@ -91,6 +92,10 @@ reasons! {
     ForbiddenDestination "forbidden-destination" 403 7 "The destination is not one that this sidecar may dial.",
     EgressDenied "egress-denied" 403 7 "The destination is outside of the mesh, and nothing allows it.",
     NameUnresolved "name-unresolved" 502 14 "The host's name leads to no address that may be dialled.",
+    NameNotFound "name-not-found" 502 14 "The name servers say that the host's name does not exist.",
+    NameWithoutAddress "name-without-address" 502 14 "The host's name exists, and has no address of a family that the pod has.",
+    NameServerSilent "name-server-silent" 504 14 "No name server answered for the host's name in time.",
+    NameServerFailed "name-server-failed" 502 14 "The name servers failed, or refused to answer for the host's name.",
     DownstreamGone "downstream-gone" 499 1 "The caller went away.",
     Internal "internal" 500 13 "A fault in weft itself.",
 }

@@ -95,6 +95,7 @@ pub const FEATURES: &[&str] = &[
     FEATURE_DENY_LIST,
     FEATURE_JWT,
     crate::egress::FEATURE_EGRESS,
+    crate::egress::FEATURE_EGRESS_PEER,
 ];
 
 /// What the pod's own programs may call. The default lets them call everything.

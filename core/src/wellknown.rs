@@ -60,3 +60,6 @@ pub const QUIET_TIME_MILLIS: u64 = 25;
 /// The object identifier of the certificate extension that names the attested pod (UTF-8 `NS/POD`).
 /// It lies in the arc that ITU-T X.667 gives to anyone (2.25 followed by a random integer).
 pub const OID_ATTESTED_POD: [u64; 3] = [2, 25, 6_814_922_301_547_066_183];
+
+/// A sidecar's words where its calls are being recorded for somebody else.
+pub const RECORDED_ALREADY: &str = "its calls are recorded already";

@@ -1,9 +1,7 @@
 //! Reviews that an API server sends, and pods in them.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
-use weft_injector::{InjectorOptions, admit};
+use weft_injector::{InjectorOptions, NamespaceFacts};
 
 // JSON patch as the injector's own tests have it.
 #[path = "../../injector/tests/admission/apply.rs"]
@@ -24,7 +22,7 @@ pub fn admission(bytes: &[u8]) {
         },
     });
     for native_sidecar in [true, false] {
-        let options = options(native_sidecar);
+        let options = InjectorOptions { native_sidecar, ..InjectorOptions::new("example.com/weft:0.1.0", "weft-control-plane.weft-system.svc:4700") };
         answered(&asked, &options);
         answered(&review, &options);
     }
@@ -47,14 +45,6 @@ fn answered(asked: &Value, options: &InjectorOptions) {
     assert_eq!(again["response"]["auditAnnotations"]["skipped"], "already-injected", "{again}");
 }
 
-fn options(native_sidecar: bool) -> InjectorOptions {
-    InjectorOptions {
-        version: "0.1.0".to_owned(),
-        sidecar_image: "example.com/weft-sidecar:0.1.0".to_owned(),
-        redirect_image: "example.com/weft-redirect:0.1.0".to_owned(),
-        control_plane: "weft-control-plane.weft-system.svc:4700".to_owned(),
-        trust_bundle: "weft-trust-bundle".to_owned(),
-        native_sidecar,
-        namespaces: BTreeMap::new(),
-    }
+fn admit(review: &Value, options: &InjectorOptions) -> Value {
+    weft_injector::admit(review, options, |name| Ok(NamespaceFacts::selected(name.clone()))).review
 }

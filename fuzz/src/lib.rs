@@ -3,17 +3,27 @@
 
 mod admission;
 mod certificates;
+mod chains;
+mod dns;
 mod first_bytes;
 mod http1;
 mod manifest;
+mod names;
+mod path;
+mod policies;
 mod tokens;
 mod trace;
 
 pub use admission::admission;
 pub use certificates::{csr, leaf};
+pub use chains::chain;
+pub use dns::dns;
 pub use first_bytes::{client_hello, detect};
 pub use http1::http1;
 pub use manifest::manifest;
+pub use names::spiffe;
+pub use path::path;
+pub use policies::policy;
 pub use tokens::{jwks, jwt};
 pub use trace::trace;
 
@@ -22,17 +32,22 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 10] = [
+    const TARGETS: [(&str, fn(&[u8])); 15] = [
         ("admission", super::admission),
+        ("chain", super::chain),
         ("client_hello", super::client_hello),
         ("csr", super::csr),
         ("detect", super::detect),
+        ("dns", super::dns),
         ("http1", super::http1),
         ("jwks", super::jwks),
         ("jwt", super::jwt),
         ("leaf", super::leaf),
         ("manifest", super::manifest),
         ("trace", super::trace),
+        ("path", super::path),
+        ("policy", super::policy),
+        ("spiffe", super::spiffe),
     ];
 
     #[test]

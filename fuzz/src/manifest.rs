@@ -41,7 +41,7 @@ pub fn manifest(bytes: &[u8]) {
     model.apply(keys.into_iter().map(Change::Delete).collect());
     let left = model.snapshot();
     assert!(left.services.is_empty() && left.endpoints.is_empty() && left.dns.is_empty(), "of services: {left:?}");
-    assert!(left.inbound.is_empty() && left.accounts.is_empty(), "of pods: {left:?}");
+    assert!(left.inbound.is_empty() && left.outbound.is_empty(), "of pods: {left:?}");
     assert!(left.addresses.is_empty(), "of addresses: {left:?}");
     assert_eq!(model.problems(), []);
 }

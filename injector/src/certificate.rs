@@ -19,8 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
 };
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -29,6 +28,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use weft_core::wellknown::BACKDATE_SECS;
+use weft_tls::{Key, key_der};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
@@ -84,7 +84,7 @@ pub fn make(names: &[String], now: OffsetDateTime, life: Duration) -> Result<Mad
     let mut authority = params(&format!("weft injector {}", now.unix_timestamp()));
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let authority_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let authority_key = Key::generate()?;
     let authority_pem = authority.self_signed(&authority_key)?.pem();
 
     let mut leaf = params(names.first().map_or("weft-injector", String::as_str));
@@ -93,9 +93,9 @@ pub fn make(names: &[String], now: OffsetDateTime, life: Duration) -> Result<Mad
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let key = Key::generate()?;
     let certificate = leaf.signed_by(&key, &Issuer::new(authority, authority_key))?.pem();
-    Ok(Made { certificate, key: Zeroizing::new(key.serialize_pem()), authority: authority_pem })
+    Ok(Made { certificate, key: key.pem(), authority: authority_pem })
 }
 
 /// A certificate with its key, ready to be served. `Debug` shows no key.
@@ -113,7 +113,8 @@ impl Serving {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|e| unusable(&e))?;
         let leaf = chain.first().ok_or_else(|| unusable(&"it is empty"))?;
         let (names, not_before, not_after) = facts(leaf).ok_or_else(|| unusable(&"it does not parse"))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| unusable(&e))?;
+        let key = key_der(key).ok_or_else(|| unusable(&"there is no private key in PEM"))?;
+        let key = PrivateKeyDer::try_from(key.as_slice()).map_err(|e| unusable(&e))?;
         let certified = CertifiedKey::new(chain, any_supported_type(&key).map_err(|e| unusable(&e))?);
         certified.keys_match().map_err(|e| unusable(&e))?;
         Ok(Self { certified: Arc::new(certified), names, not_before, not_after })

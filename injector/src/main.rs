@@ -25,6 +25,9 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Err(e) = weft_tls::keep_private() {
+        tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
+    }
     // The client of the API server takes the process's provider; without one it would guess among those that are built in.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a cryptographic provider is in place already: a fault in weft");
@@ -92,7 +95,8 @@ async fn serve(config: Config, current: Arc<Current>, status: Arc<Status>, stop:
 
 fn from_directory(dir: &Path) -> anyhow::Result<Serving> {
     let read = |name: &str| std::fs::read(dir.join(name)).with_context(|| format!("{}/{name}", dir.display()));
-    Serving::read(&read("tls.crt")?, &read("tls.key")?).with_context(|| format!("tls.crt and tls.key in {}", dir.display()))
+    Serving::read(&read("tls.crt")?, &zeroize::Zeroizing::new(read("tls.key")?))
+        .with_context(|| format!("tls.crt and tls.key in {}", dir.display()))
 }
 
 /// Asks the API server for its version until it answers. A cluster that is upgraded later has native sidecars from the

@@ -24,8 +24,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
+use weft_core::egress::Egress;
 use weft_core::metrics::{Format, expose};
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
+use weft_core::wellknown::RECORDED_ALREADY;
 
 use crate::flows::MAX_TIME;
 use crate::io::Dialer;
@@ -290,24 +292,36 @@ fn flows(shared: &Shared) -> serde_json::Value {
 }
 
 /// Has calls recorded for so many seconds, or, with 0, no longer.
+/// `seconds=N`, and `by=HEX` for whom: it is theirs to end. Without that, 0 ends it for anybody.
 fn record(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
-    let seconds = query.and_then(|q| q.strip_prefix("seconds=")).and_then(|n| n.parse::<u64>().ok());
+    let mut parts = query.unwrap_or_default().split('&');
+    let seconds = parts.next().and_then(|q| q.strip_prefix("seconds=")).and_then(|n| n.parse::<u64>().ok());
+    let by = parts.next().map(|q| q.strip_prefix("by=").and_then(|id| u64::from_str_radix(id, 16).ok()));
     let most = MAX_TIME.as_secs();
-    match seconds {
-        Some(0) => {
-            shared.flows.stop();
+    match (seconds, by) {
+        (Some(0), None | Some(Some(_))) => {
+            shared.flows.stop(by.flatten());
             plain(StatusCode::OK, "nothing is recorded any more")
         }
-        Some(seconds) if seconds <= most => {
+        (Some(seconds), None | Some(Some(_))) if seconds <= most => {
             let (flows, time) = (shared.flows.clone(), Duration::from_secs(seconds));
-            flows.record_for(time);
+            if let Err(left) = flows.record_for(by.flatten().unwrap_or(0), time) {
+                let left = left.as_secs();
+                let why = format!(
+                    "{RECORDED_ALREADY} for somebody else, for {left} s more: wait, or end that with `weft record --stop`"
+                );
+                return plain(StatusCode::CONFLICT, &why);
+            }
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
                 flows.expire();
             });
             plain(StatusCode::OK, &format!("calls are recorded for {seconds} s"))
         }
-        _ => plain(StatusCode::BAD_REQUEST, &format!("say for how long: POST /record?seconds=N, with N from 0 to {most}")),
+        _ => {
+            let why = format!("say for how long, and for whom: POST /record?seconds=N&by=HEX, with N from 0 to {most}");
+            plain(StatusCode::BAD_REQUEST, &why)
+        }
     }
 }
 
@@ -396,9 +410,26 @@ pub fn config(shared: &Shared) -> serde_json::Value {
         "outbound": mesh.outbound.load().as_ref().map(|p| json!({
             "required_features": p.required_features,
             "network_policies": p.network.as_deref().map(isolating),
+            "egress": leaving(&p.policy().egress),
         })),
         "mesh_ranges": mesh.ranges.load().as_ref().map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "addresses": addresses,
+    })
+}
+
+/// Where a pod may go outside of the mesh.
+fn leaving(egress: &Egress) -> Value {
+    json!({
+        "default": egress.default.to_string(),
+        "default_from": egress.default_from.to_string(),
+        "external_services": egress.externals.iter().map(|e| json!({
+            "id": e.id.to_string(),
+            "hosts": e.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ports": e.ports.iter().map(|p| json!({"port": p.port, "target": p.target, "protocol": p.protocol.as_str()})).collect::<Vec<_>>(),
+            "tls": e.origination.is_some(),
+            "peer": e.origination.as_ref().and_then(|o| o.peer()).map(ToString::to_string),
+            "policies": e.authorization.policies.iter().map(|a| a.id.to_string()).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
     })
 }
 

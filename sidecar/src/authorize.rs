@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use weft_core::SpiffeId;
 use weft_core::authorization::{Challenge, Compiled, Connection, Decision, Judge, Outcome};
+use weft_core::egress::Listed;
 use weft_core::failure::{Answer, Failure, Reason};
 use weft_core::network_policy::{self, End, Proved};
 use weft_core::policy::{Caller, Denial};
@@ -14,7 +15,6 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::service::ObjectRef;
 use weft_core::traffic::table::RequestFacts;
 
-use crate::connect::Destination;
 use crate::denials::Call;
 use crate::egress::Aim;
 use crate::flows;
@@ -37,6 +37,8 @@ pub struct Guard {
     called: Option<Box<Called>>,
     /// It is the pod that calls, outside of the mesh: the outbound policy is asked.
     aim: Option<Box<Aim>>,
+    /// The external service by which it does: how it is reached must stay as it was.
+    by: Option<Arc<Listed>>,
     standing: RefCell<Option<(u64, Standing)>>,
 }
 
@@ -48,7 +50,7 @@ enum Standing {
     /// Each request is asked for, and bytes are.
     Judged(Rc<Judge>),
     /// Nothing comes in, before any policy about who calls what is asked.
-    Refused(Failure),
+    Refused(Rc<Failure>),
     /// Network policies refuse it.
     Isolated(Rc<network_policy::Denied>),
 }
@@ -56,7 +58,7 @@ enum Standing {
 impl Guard {
     /// Somebody calls the pod's own `port` from `source`.
     pub fn new(port: u16, caller: Caller, source: IpAddr) -> Self {
-        Self { caller, source, port, pod: None, called: None, aim: None, standing: RefCell::default() }
+        Self { caller, source, port, pod: None, called: None, aim: None, by: None, standing: RefCell::default() }
     }
 
     /// The same, of a caller whose certificate says which pod it is.
@@ -85,19 +87,17 @@ impl Guard {
         })
     }
 
-    /// The same for one request: none where nobody is to be asked.
-    pub fn of_request(worker: &Worker, lease: &Lease, protocol: MeshProtocol) -> Option<Box<Self>> {
-        // A host outside of the mesh is asked about when its address is known.
-        let is_outside = matches!(*lease.destination, Destination::Outside(_));
-        (lease.own || !is_outside && isolation::is_isolated(worker.mesh())).then(|| Self::of_call(worker, lease, protocol))
-    }
-
-    /// The pod calls `port` of something outside of the mesh.
-    pub fn outside(worker: &Worker, port: u16, aim: Aim, protocol: MeshProtocol) -> Self {
+    /// The pod calls `port` of something outside of the mesh, by an external service or by none.
+    pub fn outside(worker: &Worker, port: u16, aim: Aim, by: Option<&Arc<Listed>>, protocol: MeshProtocol) -> Self {
         let identity = worker.mesh().identity.load();
         let caller = identity.as_ref().map_or(Caller::Plaintext, |i| Caller::Mesh(i.svid.info().id.clone(), protocol));
         let source = worker.shared.config.net.pod_ips[0];
-        Self { aim: Some(Box::new(aim)), ..Self::new(port, caller, source) }
+        Self { aim: Some(Box::new(aim)), by: by.cloned(), ..Self::new(port, caller, source) }
+    }
+
+    /// What is meant outside of the mesh.
+    pub fn aim(&self) -> Option<&Aim> {
+        self.aim.as_deref()
     }
 
     /// The pod calls itself, through an endpoint of its own; none where the endpoint is another's. Without a certificate it is as anybody else.
@@ -117,7 +117,7 @@ impl Guard {
                 head.to_origin_form()?;
                 self.judged(worker, &judge, Some(head), true)
             }
-            Standing::Refused(failure) => Err(failure),
+            Standing::Refused(failure) => Err(self.refused(worker, &failure, Some(head))),
             Standing::Isolated(denied) => Err(self.isolated(worker, &denied, Some(head))),
         };
         self.recorded(worker, Some(head), verdict)
@@ -189,7 +189,7 @@ impl Guard {
         match self.standing(worker) {
             Standing::Open => Ok(()),
             Standing::Judged(judge) => self.judged(worker, &judge, head, first),
-            Standing::Refused(failure) => Err(failure),
+            Standing::Refused(failure) => Err(self.refused(worker, &failure, head)),
             Standing::Isolated(denied) => Err(self.isolated(worker, &denied, head)),
         }
     }
@@ -244,7 +244,7 @@ impl Guard {
         let mesh = worker.mesh();
         if let Some(called) = &self.called {
             if let Err(failure) = mesh.may_call() {
-                return Standing::Refused(failure);
+                return Standing::Refused(failure.into());
             }
             if let Some(denied) = isolation::forbids(&worker.shared, called) {
                 return Standing::Isolated(denied.into());
@@ -254,15 +254,17 @@ impl Guard {
             }
         }
         if let Some(aim) = &self.aim {
-            return match aim.compiled(mesh, self.port) {
-                Err(failure) => Standing::Refused(failure),
+            return match aim.compiled(mesh, self.port, self.by.as_ref()) {
+                Err(failure) => Standing::Refused(failure.into()),
                 Ok(None) => Standing::Open,
                 Ok(Some(compiled)) => self.stand_by(compiled),
             };
         }
-        let Some(policy) = mesh.inbound.load_full() else { return Standing::Refused(Failure::mesh(Reason::NotReady)) };
+        let Some(policy) = mesh.inbound.load_full() else {
+            return Standing::Refused(Failure::mesh(Reason::NotReady).detail("there is no inbound policy yet").into());
+        };
         if let Err(denial) = policy.decide(self.port, &self.caller) {
-            return Standing::Refused(denied(&denial));
+            return Standing::Refused(denied(&denial).into());
         }
         if let Some(network) = &policy.network
             && let Some(denied) = isolation::refuses(worker, network, &self.end(), self.port)
@@ -301,16 +303,39 @@ impl Guard {
         if let Some(called) = &self.called {
             return isolation::tell_outgoing(worker, called.address, denied);
         }
-        let peer = self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
-        let call = Call {
-            to: None,
-            peer: &peer,
+        let peer = self.peer();
+        isolation::tell_incoming(worker, &self.call(&peer, None, head), denied)
+    }
+
+    /// Writes down a refusal before any policy about who calls what is asked: its caller gets a reference as well.
+    #[cold]
+    fn refused(&self, worker: &Worker, failure: &Failure, head: Option<&RequestHead>) -> Failure {
+        let (peer, to) = (self.peer(), self.aim.as_ref().map(ToString::to_string));
+        let called = self.called.as_ref().map(|called| called.address);
+        let denials = &worker.shared.denials;
+        let reference = denials.add_refused(&self.call(&peer, to.as_deref(), head), called, failure);
+        if denials.may_log() {
+            tracing::info!(peer, client = %self.source, port = self.port, %reference, "call refused: {failure}");
+        }
+        let detail = failure.detail.as_deref().unwrap_or_else(|| failure.reason.explain());
+        let answer = Answer { reference: Some(reference.0), ..failure.answer.as_deref().copied().unwrap_or_default() };
+        failure.clone().detail(format_args!("{detail}, reference {reference}")).answered(answer)
+    }
+
+    /// The identity that the caller proved, or `plaintext`.
+    fn peer(&self) -> String {
+        self.identity().map_or_else(|| "plaintext".to_owned(), ToString::to_string)
+    }
+
+    fn call<'a>(&self, peer: &'a str, to: Option<&'a str>, head: Option<&'a RequestHead>) -> Call<'a> {
+        Call {
+            peer,
+            to,
             source: self.source,
             port: self.port,
             protocol: self.protocol(head),
             request: head.map(|h| (&h.method[..], RequestHead::path(h))),
-        };
-        isolation::tell_incoming(worker, &call, denied)
+        }
     }
 
     fn identity(&self) -> Option<&SpiffeId> {
@@ -337,14 +362,7 @@ impl Guard {
     fn tell(&self, worker: &Worker, judge: &Judge, head: Option<&RequestHead>, decision: &Decision) -> Result<(), Failure> {
         let connection = judge.connection();
         let to = self.aim.as_ref().map(ToString::to_string);
-        let call = Call {
-            peer: connection.caller_text(),
-            to: to.as_deref(),
-            source: connection.source,
-            port: connection.port,
-            protocol: self.protocol(head),
-            request: head.map(|h| (&h.method[..], RequestHead::path(h))),
-        };
+        let call = self.call(connection.caller_text(), to.as_deref(), head);
         let denials = &worker.shared.denials;
         denials.count(decision);
         if decision.is_allowed() {

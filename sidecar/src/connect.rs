@@ -15,6 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_core::SpiffeId;
+use weft_core::egress::Table;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::policy::Tcp;
@@ -23,6 +24,7 @@ use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 use crate::egress::outside::{self, Outside};
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
+use crate::isolation::{self, Called};
 use crate::metrics::WorkerMetrics;
 use crate::metrics::slots::{HandshakeKey, Held, PoolSlots};
 use crate::standing::Place;
@@ -204,10 +206,15 @@ impl Pools {
         }
     }
 
-    /// Drops what idles for longer than `idle` or was made under another generation of the identity; tells what is left.
-    pub fn sweep(&self, generation: u64, idle: Duration, told: &PoolSlots) {
+    /// Drops what idles for longer than `idle`, was made under another generation of the identity, or for an external service that is not in force any more;
+    /// tells what is left.
+    pub fn sweep(&self, generation: u64, egress: Option<&Table>, idle: Duration, told: &PoolSlots) {
         let now = Instant::now();
-        let current = |key: &Key| !matches!(*key.destination, Destination::Mesh { .. }) || key.generation == generation;
+        let current = |key: &Key| match &*key.destination {
+            Destination::Mesh { .. } => key.generation == generation,
+            Destination::Plain { .. } => true,
+            Destination::Outside(outside) => outside.is_in(egress) && (!outside.is_mutual() || key.generation == generation),
+        };
         self.http1.borrow_mut().retain(|key, list| {
             list.retain(|c| current(key) && now.duration_since(c.since) < idle);
             !list.is_empty()
@@ -224,13 +231,17 @@ impl Pools {
 }
 
 /// A handshake that is under way; one that is given up took too long.
-struct Handshaking<'a> {
+pub struct Handshaking<'a> {
     metrics: &'a WorkerMetrics,
     began: Instant,
 }
 
-impl Handshaking<'_> {
-    fn ends(self, error: &'static str, tls: (&'static str, &'static str)) {
+impl<'a> Handshaking<'a> {
+    pub fn begin(metrics: &'a WorkerMetrics) -> Self {
+        Self { metrics, began: Instant::now() }
+    }
+
+    pub fn ends(self, error: &'static str, tls: (&'static str, &'static str)) {
         self.metrics.handshake(HandshakeKey { is_client: true, tls, error }, self.began.elapsed());
         std::mem::forget(self);
     }
@@ -256,6 +267,7 @@ impl Worker {
         to: &Arc<Destination>,
         waits: impl FnOnce() -> Result<Place, Failure>,
     ) -> Result<(Exchange, bool), Unopened> {
+        self.opened.ask_again(self);
         let key = self.key(to, MeshProtocol::Http1);
         if let Some(connection) = self.pools.take_http1(&key) {
             return Ok((Exchange::Http1(connection), true));
@@ -280,6 +292,7 @@ impl Worker {
         to: &Arc<Destination>,
         waits: impl FnOnce() -> Result<Place, Failure>,
     ) -> Result<(Exchange, bool), Unopened> {
+        self.opened.ask_again(self);
         let key = self.key(to, MeshProtocol::Http2);
         if let Some(sender) = self.pools.http2_with_room(&key) {
             return Ok((Exchange::Http2(sender), true));
@@ -316,10 +329,12 @@ impl Worker {
     }
 
     fn key(&self, to: &Arc<Destination>, protocol: MeshProtocol) -> Key {
-        let generation = match **to {
-            Destination::Mesh { .. } => self.mesh().identity.load().as_ref().map_or(0, |i| i.generation),
-            Destination::Plain { .. } | Destination::Outside(_) => 0,
+        let rests_on_identity = match &**to {
+            Destination::Mesh { .. } => true,
+            Destination::Plain { .. } => false,
+            Destination::Outside(outside) => outside.is_mutual(),
         };
+        let generation = if rests_on_identity { self.mesh().identity.load().as_ref().map_or(0, |i| i.generation) } else { 0 };
         Key { destination: to.clone(), protocol, generation }
     }
 
@@ -345,12 +360,20 @@ impl Worker {
             return Box::pin(outside::open(self, outside, protocol)).await;
         }
         let address = to.address();
+        let called = self.called(to, protocol);
+        let asked = self.mesh().generation();
+        if let Some(called) = &called {
+            isolation::may_call(self, called)?;
+        }
         let socket = self.dialer.connect(address, to.dial().map(|d| &d.tcp)).await.map_err(|e| connect_failure(&e, address))?;
         let stream = Stream::plain(socket, self.buffers.clone());
+        if let Some(called) = called {
+            self.opened.note(self, called, &stream, asked)?;
+        }
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
         let config = self.client_config(identity, protocol)?;
         let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;
-        let told = Handshaking { metrics: &self.metrics, began: Instant::now() };
+        let told = Handshaking::begin(&self.metrics);
         let stream = match stream.connect_tls(config, name).await {
             Ok(stream) => stream,
             Err(e) => {
@@ -372,6 +395,18 @@ impl Worker {
             other => Err(Failure::upstream(Reason::UpstreamTls, Retryable::Unprocessed)
                 .detail(format!("{address} does not speak {protocol}: it chose {other:?}"))),
         }
+    }
+
+    /// Whom network policies are asked about before requests go there; none where that is the pod itself. Who opens bytes asks for themselves.
+    fn called(&self, to: &Destination, protocol: MeshProtocol) -> Option<Called> {
+        let address = to.address();
+        let is_own = self.shared.config.net.pod_ips.contains(&address.ip());
+        (protocol != MeshProtocol::Tcp && !is_own).then(|| Called {
+            address,
+            pod: None,
+            identity: to.identity().cloned(),
+            is_known: true,
+        })
     }
 
     /// Notes that a connection rests on a peer's certificate; false, and the connection is to be reset, where that is believed no more.
@@ -417,7 +452,10 @@ pub fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
 pub fn tls_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     let verify = as_tls_error(e).and_then(verify_error);
     let reason = match verify {
-        Some(VerifyError::Identity { .. }) => Reason::UpstreamIdentity,
+        Some(VerifyError::Identity { .. } | VerifyError::OtherPeer { .. } | VerifyError::OtherDomain { .. }) => {
+            Reason::UpstreamIdentity
+        }
+        Some(VerifyError::ForeignDomain { .. }) => Reason::UpstreamUntrusted,
         Some(VerifyError::Denied { .. }) => Reason::UpstreamDenied,
         _ => Reason::UpstreamTls,
     };

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
+use weft_core::failure::{Failure, Reason};
 use weft_core::metrics::{Family, Labels, Text, table};
 use weft_core::network_policy;
 
@@ -87,7 +88,7 @@ impl Record {
             reference: String::new(),
             at: unix_now(),
             peer: call.peer.to_owned(),
-            source: call.source,
+            source: call.source.to_canonical(),
             to: call.to.map(|to| short(to.as_bytes())),
             port: call.port,
             called: None,
@@ -166,6 +167,20 @@ impl Denials {
     pub fn add_egress(&self, call: &Call<'_>, text: String, remedy: String) -> Reference {
         add(&mut self.kept().denied, ("none".to_owned(), None, "egress"));
         self.keep(Record { remedy: Some(remedy), ..Record::new(call, "egress", text) })
+    }
+
+    /// Keeps a call that was refused before any policy about who calls what was asked, and counts it; `called` is where a call of the pod's own went to.
+    pub fn add_refused(&self, call: &Call<'_>, called: Option<SocketAddr>, failure: &Failure) -> Reference {
+        let (reason, cause) = (failure.reason, failure.reason.as_str());
+        add(&mut self.kept().denied, ("none".to_owned(), None, cause));
+        let why = failure.detail.as_deref().unwrap_or_else(|| reason.explain());
+        let verdict = if reason == Reason::NotReady { "not ready" } else { "denied" };
+        self.keep(Record {
+            called: called.map(|address| address.to_string()),
+            verdict: verdict.to_owned(),
+            remedy: remedy(reason, call).map(ToOwned::to_owned),
+            ..Record::new(call, cause, format!("{verdict} before any policy is asked: {why}"))
+        })
     }
 
     fn keep(&self, mut record: Record) -> Reference {
@@ -262,6 +277,24 @@ impl Denials {
     }
 }
 
+/// What would have let in a call that was refused before any policy was asked.
+fn remedy(reason: Reason, call: &Call<'_>) -> Option<&'static str> {
+    Some(match reason {
+        Reason::MtlsRequired => {
+            "mutual TLS, that is a sidecar for the caller; or an MtlsPolicy that is permissive for the workload or the port (weft explain \
+             --unauthenticated says which one is in force)"
+        }
+        Reason::ProtocolMismatch if call.to.is_none() => {
+            "HTTP, or a port that is not declared as HTTP (appProtocol of the Service)"
+        }
+        Reason::ProtocolMismatch => "the protocol that the ExternalService declares for the port",
+        Reason::NotReady => "the first policy from the control plane: weft status says whether the sidecar is connected",
+        Reason::Denied => "a sidecar of the control plane's version",
+        Reason::EgressDenied => "an ExternalService that names the host and the port, in the pod's namespace or for the mesh",
+        _ => return None,
+    })
+}
+
 fn add(counts: &mut BTreeMap<CountKey, u64>, key: CountKey) {
     let what = key.2;
     let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
@@ -274,7 +307,25 @@ mod tests {
 
     use weft_core::authorization::{Authorization, Compiled, Connection, Judge, Posture};
 
+    use weft_core::metrics::Value;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_before_any_policy_is_found_by_its_reference_too() {
+        let denials = Denials::default();
+        let source = "10.0.0.9".parse().expect("an address");
+        let call = Call { peer: "plaintext", source, to: None, port: 80, protocol: "http/1.1", request: Some((b"GET", b"/")) };
+        let strict = Failure::mesh(Reason::MtlsRequired).detail("the workload is strict");
+        let record = denials.of(&denials.add_refused(&call, None, &strict).to_string()).expect("it is kept");
+        assert_eq!((record.cause, &*record.text), ("mtls-required", "denied before any policy is asked: the workload is strict"));
+        assert!(record.remedy.is_some_and(|remedy| remedy.contains("mutual TLS") && remedy.contains("MtlsPolicy")));
+        let early =
+            denials.of(&denials.add_refused(&call, None, &Failure::mesh(Reason::NotReady)).to_string()).expect("it is kept");
+        assert_eq!((&*early.verdict, early.remedy.is_some()), ("not ready", true));
+        let labels = Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "mtls-required");
+        assert!(denials.families()[0].points.iter().any(|point| point.labels == labels));
+    }
 
     #[test]
     fn as_many_are_kept_as_may_be_and_a_reference_finds_its_own() {
@@ -301,5 +352,30 @@ mod tests {
         denials.count(&decision);
         let denied = &denials.families()[0];
         assert_eq!(denied.points[0].labels, Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "default"));
+    }
+
+    /// Whoever may write policies cannot make a sidecar keep, and a collector take, ever more.
+    #[test]
+    fn the_counts_are_bounded_and_lose_none() {
+        let denials = Denials::default();
+        let more = 70;
+        for n in 0..MOST_COUNTS + more {
+            add(&mut denials.kept().denied, (format!("shop/policy-{n}"), None, "denied"));
+        }
+        add(&mut denials.kept().denied, ("shop/policy-0".to_owned(), None, "denied"));
+        add(&mut denials.kept().denied, ("shop/one-more".to_owned(), None, "default"));
+        let [denied, _] = denials.families();
+        let of = |policy: &str, cause: &'static str| {
+            let labels = Labels::new().and(table::POLICY, policy.to_owned()).and(table::REASON, cause);
+            denied.points.iter().find(|point| point.labels == labels).map(|point| point.value.clone())
+        };
+        // Those, and `other` for each cause: there are a few.
+        assert_eq!(denied.points.len(), MOST_COUNTS + 2);
+        assert_eq!(of("shop/policy-0", "denied"), Some(Value::Count(2)), "what is there counts on");
+        assert_eq!(of("other", "denied"), Some(Value::Count(more as u64)));
+        assert_eq!(of("other", "default"), Some(Value::Count(1)));
+        let sum: u64 =
+            denied.points.iter().filter_map(|point| if let Value::Count(n) = point.value { Some(n) } else { None }).sum();
+        assert_eq!(sum, (MOST_COUNTS + more + 2) as u64);
     }
 }

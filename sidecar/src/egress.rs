@@ -4,13 +4,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use weft_core::authorization::Compiled;
 use weft_core::authorization::policy::PostureFrom;
 use weft_core::detect::{ClientHello, Detection};
-use weft_core::egress::{EgressDefault, ExternalPort, ExternalProtocol, Host, Listed, Table, host_of};
+use weft_core::egress::{EgressDefault, External, ExternalPort, ExternalProtocol, Host, Listed, Table, host_of};
 use weft_core::failure::{Answer, Failure, Reason};
 use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::table::RequestFacts as _;
@@ -29,6 +29,7 @@ use crate::stream::Stream;
 use crate::worker::Worker;
 
 pub mod outside;
+pub mod tls;
 
 use outside::Outside;
 
@@ -52,11 +53,21 @@ impl Aim {
         }
     }
 
-    /// The policies that say whether the pod may go there; none where it may. An error where nothing allows it.
-    pub fn compiled(&self, mesh: &Mesh, port: u16) -> Result<Option<Arc<Compiled>>, Failure> {
+    /// The policies that say whether the pod may go there; none where it may. An error where nothing allows it, or where it goes by an external service
+    /// that is gone or says another way now.
+    pub fn compiled(&self, mesh: &Mesh, port: u16, by: Option<&Arc<Listed>>) -> Result<Option<Arc<Compiled>>, Failure> {
         mesh.may_call()?;
-        let Some(table) = mesh.egress() else { return Ok(None) };
-        match self.find(&table, port) {
+        let table = mesh.egress();
+        let found = table.as_ref().and_then(|table| self.find(table, port));
+        if let Some(by) = by
+            && found.is_none_or(|(listed, _)| !Arc::ptr_eq(listed, by) && !is_same_way(&listed.external, &by.external, port))
+        {
+            let id = &by.external.id;
+            let detail = format!("{self} is reached by ExternalService {id} no more, or in another way now");
+            return Err(Failure::mesh(Reason::EgressDenied).detail(detail));
+        }
+        let Some(table) = &table else { return Ok(None) };
+        match found {
             Some((listed, _)) => Ok(listed.compiled.clone()),
             None if table.default() == EgressDefault::Allow => Ok(None),
             None => Err(Failure::mesh(Reason::EgressDenied).detail(format_args!("{self} is in no external service any more"))),
@@ -73,18 +84,23 @@ impl fmt::Display for Aim {
     }
 }
 
+/// Whether two versions of an external service, or two of them, lead to the same servers in the same way.
+fn is_same_way(one: &External, other: &External, port: u16) -> bool {
+    (one.port(port), &one.origination, &one.resolution) == (other.port(port), &other.origination, &other.resolution)
+}
+
 /// The way out for one request or connection.
 pub struct Way {
     pub destination: Arc<Destination>,
     /// The external service, for metrics.
     pub name: Arc<str>,
-    /// The host, or the address, that is meant.
-    pub aim: String,
+    /// It knows what is meant.
     pub guard: Guard,
 }
 
 fn unknown() -> Arc<str> {
-    "unknown".into()
+    static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
+    UNKNOWN.clone()
 }
 
 /// Serves one connection to an address that the mesh does not know, where not everything is open.
@@ -127,7 +143,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr,
         }
         Detection::Tls(hello) => match aim_of(hello, table, port) {
             Ok(Some((aim, listed, at))) => {
-                let outside = Outside::named(worker, listed, at, &aim);
+                let outside = Outside::named(listed, at, &aim);
                 stream.unread(first.bytes.freeze());
                 bytes(worker, &stream, destination, aim, outside).await;
             }
@@ -194,8 +210,8 @@ async fn refused(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr, f
 /// Bytes to an external service, for as long as its policies let them.
 async fn bytes(worker: &Rc<Worker>, stream: &Stream, dialled: SocketAddr, aim: Aim, outside: Outside) {
     let generation = worker.mesh().generation();
-    let guard = Guard::outside(worker, dialled.port(), aim, MeshProtocol::Tcp);
-    let name = outside.name.clone();
+    let guard = Guard::outside(worker, dialled.port(), aim, Some(outside.listed()), MeshProtocol::Tcp);
+    let name = outside.name().clone();
     let opened = match guard.bytes(worker) {
         Ok(()) => worker.open_bytes(&Destination::Outside(Arc::new(outside))).await,
         Err(failure) => Err(failure),
@@ -247,8 +263,8 @@ async fn find(worker: &Worker, dialled: SocketAddr, head: &mut RequestHead) -> R
         // What is judged is what goes out.
         head.to_origin_form()?;
         let aim = Aim::Host(host.clone());
-        let outside = Outside::named(worker, listed, at, &aim);
-        return Ok(way(worker, outside.name.clone(), Destination::Outside(Arc::new(outside)), aim, port));
+        let outside = Outside::named(listed, at, &aim);
+        return Ok(way(worker, listed.name.clone(), Some(listed), Destination::Outside(Arc::new(outside)), (aim, port)));
     }
     let aim = host.map_or(Aim::Nameless(dialled.ip()), Aim::Host);
     match table.default() {
@@ -257,15 +273,14 @@ async fn find(worker: &Worker, dialled: SocketAddr, head: &mut RequestHead) -> R
     }
 }
 
-fn way(worker: &Worker, name: Arc<str>, destination: Destination, aim: Aim, port: u16) -> Route {
-    let (text, protocol) = (aim.to_string(), MeshProtocol::Http1);
-    let guard = Guard::outside(worker, port, aim, protocol);
-    Route::Outside(Rc::new(Way { destination: Arc::new(destination), name, aim: text, guard }))
+fn way(worker: &Worker, name: Arc<str>, by: Option<&Arc<Listed>>, to: Destination, (aim, port): (Aim, u16)) -> Route {
+    let guard = Guard::outside(worker, port, aim, by, MeshProtocol::Http1);
+    Route::Outside(Rc::new(Way { destination: Arc::new(to), name, guard }))
 }
 
 /// Nothing says where else it might go.
 fn as_dialled(worker: &Worker, dialled: SocketAddr, aim: Aim) -> Route {
-    way(worker, unknown(), Destination::Plain { address: dialled, dial: None }, aim, dialled.port())
+    way(worker, unknown(), None, Destination::Plain { address: dialled, dial: None }, (aim, dialled.port()))
 }
 
 /// The one host that a request names; none where it names none, several, or what is no host. The target of CONNECT is for somebody else to dial.

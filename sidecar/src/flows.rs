@@ -133,6 +133,8 @@ struct State {
     since: i64,
     until: i64,
     ends: Option<Instant>,
+    /// For whom, while it is recorded.
+    by: u64,
 }
 
 /// What was recorded: of the time that it is recorded now, or was last.
@@ -160,7 +162,7 @@ pub struct Counted {
 impl Flows {
     pub fn new() -> Arc<Self> {
         let (tell, told) = mpsc::channel();
-        let state = State { told, slots: vec![], epoch: 0, since: 0, until: 0, ends: None };
+        let state = State { told, slots: vec![], epoch: 0, since: 0, until: 0, ends: None, by: 0 };
         Arc::new(Self { epoch: AtomicU64::new(0), left_out: AtomicU64::new(0), tell, state: Mutex::new(state) })
     }
 
@@ -168,11 +170,20 @@ impl Flows {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records for so long, or for so much longer. What was recorded before is kept only while it goes on. Somebody calls [`Self::expire`] then.
-    pub fn record_for(&self, time: Duration) {
+    /// Records for somebody, for so long or for so much longer. What was recorded before is kept only while it goes on. Somebody calls [`Self::expire`] then.
+    ///
+    /// # Errors
+    ///
+    /// Where it is recorded for somebody else: for how much longer. Two would end each other's, and each have calls of the other's time.
+    pub fn record_for(&self, by: u64, time: Duration) -> Result<(), Duration> {
         let time = time.min(MAX_TIME);
         let mut state = self.state();
-        if state.ends.is_none() {
+        let left = state.ends.map(|ends| ends.saturating_duration_since(Instant::now())).unwrap_or_default();
+        if !left.is_zero() && state.by != by {
+            return Err(left);
+        }
+        state.by = by;
+        if left.is_zero() {
             state.epoch += 1;
             state.slots.clear();
             state.since = unix_now();
@@ -182,12 +193,13 @@ impl Flows {
         let ends = Instant::now() + time;
         state.ends = Some(state.ends.map_or(ends, |before| before.max(ends)));
         state.until = state.until.max(unix_now() + time.as_secs() as i64);
+        Ok(())
     }
 
-    /// Records no more. What was recorded is kept until it is recorded again.
-    pub fn stop(&self) {
+    /// Records no more for somebody, or for anybody. What was recorded is kept until it is recorded again.
+    pub fn stop(&self, by: Option<u64>) {
         let mut state = self.state();
-        if state.ends.take().is_some() {
+        if by.is_none_or(|by| by == state.by) && state.ends.take().is_some() {
             state.until = unix_now();
             self.epoch.store(0, Relaxed);
         }
@@ -196,7 +208,7 @@ impl Flows {
     /// Stops if the time is over.
     pub fn expire(&self) {
         if self.state().ends.is_some_and(|ends| ends <= Instant::now()) {
-            self.stop();
+            self.stop(None);
         }
     }
 
@@ -312,7 +324,7 @@ mod tests {
         let (a, b) = (FlowLog::new(all.clone()), FlowLog::new(all.clone()));
         a.note(&call(b"/before", None));
         assert!(!a.is_on() && all.report().flows.is_empty());
-        all.record_for(Duration::from_secs(10));
+        all.record_for(1, Duration::from_secs(10)).expect("nobody else records");
         for log in [&a, &a, &b] {
             log.note(&call(b"/a", None));
         }
@@ -333,7 +345,10 @@ mod tests {
 
         all.expire();
         assert!(a.is_on());
-        all.record_for(Duration::from_secs(5));
+        all.record_for(1, Duration::from_secs(5)).expect("its own");
+        assert_eq!(all.record_for(2, Duration::from_secs(60)), Err(Duration::from_secs(10)));
+        all.stop(Some(2));
+        assert!(a.is_on(), "it is not theirs to end");
         tokio::time::advance(Duration::from_secs(9)).await;
         all.expire();
         assert!(a.is_on(), "it was asked for ten seconds");
@@ -344,7 +359,9 @@ mod tests {
         a.sweep();
         let report = all.report();
         assert!(!report.recording && report.flows.len() == MOST + 2);
-        all.record_for(Duration::from_secs(1));
+        all.record_for(2, Duration::from_secs(1)).expect("the other's is over");
         assert!(all.report().flows.is_empty(), "it begins anew");
+        all.stop(None);
+        assert!(!a.is_on());
     }
 }

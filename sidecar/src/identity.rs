@@ -284,8 +284,14 @@ impl Keeper {
         let held = current.filter(|i| i.svid.info().not_after > unix_now() && !self.rejoin);
         let files = &self.config.identity;
         let (channel, attestation) = if let (Some(token), Some(anchors)) = (&files.token_file, &files.anchors_file) {
-            let (token, anchors) = (text(token, "service-account token")?, Arc::new(self.anchors(anchors)?));
-            // The server is known by the anchors as they stand now, not by those of the certificate that is to be replaced.
+            let token = text(token, "service-account token")?;
+            // The server is known by the anchors as they stand now, not by those of the certificate that is to be replaced: while there is a stream, by what it
+            // says, since the kubelet may bring the file a minute later.
+            let told = self.current.borrow().as_ref().map(|i| i.bundle.clone()).filter(|_| self.mesh.connected.load(Relaxed));
+            let anchors = match told {
+                Some(bundle) => bundle,
+                None => Arc::new(self.anchors(anchors)?),
+            };
             (control::connect(&self.config, Trust::Anchors(&anchors)).await?, Attestation::KubernetesToken(token))
         } else if let Some(identity) = &held {
             let channel = control::connect(&self.config, Trust::Bundle(&identity.svid, &identity.bundle)).await?;

@@ -3,6 +3,8 @@
 //! An endpoint that the caller's policies forbid is no candidate: that is worked out when the control thread makes the view of a service, so
 //! that no choice pays for it. What is dialled by its own address is asked for when it is dialled.
 
+mod open;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,6 +20,8 @@ use crate::denials::Call;
 use crate::mesh::Mesh;
 use crate::service::{Candidate, ServiceView};
 use crate::worker::{Shared, Worker};
+
+pub use open::Opened;
 
 /// How long a mesh peer waits that no set knows yet: a pod may call as soon as it runs.
 const PATIENCE: Duration = Duration::from_millis(500);

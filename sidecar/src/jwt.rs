@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use weft_core::authorization::is_alike;
 use weft_core::jwt::{Bearer, Forward, Issuer, Keys, KeysUrl, Place, TokenFault};
 use weft_core::traffic::table::RequestFacts;
 use weft_tls::tokens::{Jwks, Unverified, Verified};
@@ -195,12 +196,6 @@ fn behind<'a>(place: &Place, value: &'a [u8]) -> Option<&'a [u8]> {
     let rest = value.get(..scheme.len()).filter(|v| v.eq_ignore_ascii_case(scheme)).map(|_| &value[scheme.len()..])?;
     let is_whole = scheme.is_empty() || rest.is_empty() || rest.first().is_some_and(u8::is_ascii_whitespace);
     is_whole.then(|| rest.trim_ascii_start())
-}
-
-/// As clauses about headers have it: to some readers `_` is `-`.
-fn is_alike(sent: &[u8], name: &[u8]) -> bool {
-    let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    sent.len() == name.len() && sent.iter().map(folded).eq(name.iter().map(folded))
 }
 
 /// A request, with what it bears.

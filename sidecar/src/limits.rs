@@ -15,13 +15,6 @@ pub fn raise_open_files() {
     }
 }
 
-/// Has the kernel write no core file of this process: its memory holds private keys.
-pub fn no_core_files() {
-    if let Err(e) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
-        tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
-    }
-}
-
 /// How many files may be open at once.
 pub fn open_files() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))

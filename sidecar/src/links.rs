@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 use weft_core::TrustDomain;
+use weft_core::wellknown::CLOCK_SKEW_SECS;
 use weft_tls::{LeafInfo, TrustBundle};
 
 use crate::io::Socket;
@@ -39,6 +40,20 @@ impl Links {
             open.most = open.links.len() * 2;
         }
         open.links.push(Link { peer, socket });
+    }
+
+    /// Cuts the connections of peers whose certificates have ended at `now`, in seconds since the Unix epoch, by any clock that is believed. A sidecar at the
+    /// other end has done so already; another server may not.
+    pub fn end(&self, now: i64) {
+        self.open.borrow_mut().links.retain(|link| {
+            let Some(socket) = link.socket.upgrade() else { return false };
+            let goes = link.peer.not_after + CLOCK_SKEW_SECS < now;
+            if goes {
+                tracing::info!(peer = %link.peer.id, address = %socket.peer(), "connection cut: the peer's certificate has expired");
+                socket.cut();
+            }
+            !goes
+        });
     }
 
     /// Cuts the connections of whoever is believed no more, and of those of a foreign domain that has lost an anchor since `before`, since which

@@ -34,7 +34,9 @@ fn main() -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
     weft_sidecar::limits::raise_open_files();
-    weft_sidecar::limits::no_core_files();
+    if let Err(e) = weft_tls::keep_private() {
+        tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
+    }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(run(config, Levels::new(levels)))
 }

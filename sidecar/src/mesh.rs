@@ -161,6 +161,13 @@ pub struct Outgoing {
     pub egress: Option<Arc<Table>>,
 }
 
+impl Outgoing {
+    /// As it was pushed.
+    pub fn policy(&self) -> &OutboundPolicy {
+        &self.policy
+    }
+}
+
 impl std::ops::Deref for Outgoing {
     type Target = OutboundPolicy;
     fn deref(&self) -> &OutboundPolicy {
@@ -303,7 +310,10 @@ impl Mesh {
         let refused = policy.decide().err();
         let (refused, egress) = match self.own.get() {
             _ if policy.egress == Egress::default() => (refused, None),
-            Some(own) => (refused, Some(Arc::new(Table::new(&policy.egress, own)))),
+            Some(own) => {
+                let before = self.egress();
+                (refused, Some(Arc::new(Table::new(&policy.egress, own, before.as_deref()))))
+            }
             // Nobody has said whose policies these are.
             None => (refused.or_else(|| Some(Denial::FeatureMissing("an identity of the pod's own".to_owned()))), None),
         };

@@ -217,7 +217,7 @@ impl Route {
             Self::Workload { endpoint, .. } => endpoint.destination.address().to_string(),
             Self::App { destination, .. } => destination.address().to_string(),
             Self::Refuse { name, .. } | Self::Unknown { name } => name.to_string(),
-            Self::Outside(way) => way.aim.clone(),
+            Self::Outside(way) => way.guard.aim().map_or_else(|| way.name.to_string(), ToString::to_string),
         }
     }
 

@@ -130,7 +130,7 @@ mod tests {
 
     fn svid() -> (Svid, TrustBundle) {
         let ca = Authority::new("cluster.local");
-        let leaf = ca.leaf(&LeafSpec { kind: LeafKind::Valid, id: "spiffe://cluster.local/ns/a/sa/b".into(), pod: None });
+        let leaf = ca.leaf(&LeafSpec::new(LeafKind::Valid, "spiffe://cluster.local/ns/a/sa/b"));
         let key = Zeroizing::new(leaf.key_der.secret_der().to_vec());
         let svid = Svid::new(leaf.chain_der.clone(), key).expect("valid");
         (svid, TrustBundle::new("cluster.local".parse().expect("valid"), vec![ca.root_der().clone()]).expect("valid"))

@@ -24,8 +24,11 @@ use crate::connect::Pools;
 use crate::denials::Denials;
 use crate::detect::ServerFirst;
 use crate::dns::Resolver;
+use crate::egress::tls::Clients;
 use crate::flows::{FlowLog, Flows};
+use crate::identity::unix_now;
 use crate::io::{Dial, Dialer, Listener, Socket};
+use crate::isolation::Opened;
 use crate::jwt::{self, KeyStore, TokenCache};
 use crate::levels::Levels;
 use crate::links::Links;
@@ -108,6 +111,10 @@ pub struct Worker {
     pub metrics: WorkerMetrics,
     /// Connections that rest on a peer's certificate.
     pub links: Links,
+    /// Connections of the pod's own that network policies are asked about again.
+    pub opened: Opened,
+    /// How TLS is opened to hosts outside of the mesh.
+    pub outside: Clients,
     pub plaintext: Seen,
     pub flows: FlowLog,
     pub telemetry: Rc<WorkerTelemetry>,
@@ -139,6 +146,8 @@ impl Worker {
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone(), shared.config.metrics_series),
             links: Links::default(),
+            opened: Opened::default(),
+            outside: Clients::default(),
             plaintext: Seen::new(shared.plaintext.clone()),
             flows: FlowLog::new(shared.flows.clone()),
             telemetry: Rc::new(WorkerTelemetry::new(shared.telemetry.clone())),
@@ -166,6 +175,14 @@ impl Worker {
         x ^= x >> 27;
         self.random.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Drops pooled connections that idle too long, and those that would not be made any more.
+    fn sweep_pools(&self) {
+        let generation = self.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
+        // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
+        let idle = self.shared.config.timeouts.idle * 4 / 5;
+        self.pools.sweep(generation, self.mesh().egress().as_deref(), idle, &self.metrics.slots().pool);
     }
 
     pub fn is_draining(&self) -> bool {
@@ -313,6 +330,9 @@ async fn watch_policy(worker: Rc<Worker>) {
     let mut generations = worker.mesh().generations();
     while generations.changed().await.is_ok() {
         worker.policy_changed.notify_waiters();
+        worker.opened.ask_again(&worker);
+        worker.outside.sweep(worker.mesh().egress().as_deref());
+        worker.sweep_pools();
     }
 }
 
@@ -332,14 +352,13 @@ async fn watch_trust(worker: Rc<Worker>) {
     }
 }
 
-/// Drops pooled connections that idle too long, and those of an earlier certificate.
+/// Looks after what ends by time.
 async fn sweep(worker: Rc<Worker>) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
-        let generation = worker.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
-        // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
-        worker.pools.sweep(generation, worker.shared.config.timeouts.idle * 4 / 5, &worker.metrics.slots().pool);
+        worker.sweep_pools();
+        worker.links.end(unix_now());
         worker.metrics.sweep();
         worker.server_first.borrow_mut().sweep();
         worker.flows.sweep();

@@ -16,12 +16,14 @@ const PACKAGES: [(&str, &str); 15] = [
     ("mariadbd", "mariadb-server"),
     ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
+    ("nmap", "nmap"),
     ("openssl", "openssl"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("testssl", "testssl.sh"),
     ("unshare", "util-linux"),
 ];
 

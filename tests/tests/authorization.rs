@@ -94,7 +94,24 @@ fn requests(world: &World) {
         assert!(reference.len() == 16 && reference.bytes().all(|b| b.is_ascii_hexdigit()), "{what}: {reference:?}");
     }
     let plain = format!("http://{}:8090/name", world.address("shop/cart-0"));
-    assert_eq!(world.status("outside/intruder", &plain), "403 mtls-required", "plaintext is not asked who it is");
+    let (status, reference) = ask(world, "outside/intruder", &[&plain]);
+    assert_eq!(status, "403 mtls-required", "plaintext is not asked who it is");
+    let why = why(world, &reference);
+    let intruder = world.address("outside/intruder-0");
+    assert_eq!(
+        (&why["cause"], &why["peer"], &why["source"]),
+        (&"mtls-required".into(), &"plaintext".into(), &intruder.into()),
+        "{why:#}"
+    );
+    assert!(why["remedy"].as_str().is_some_and(|text| text.contains("mutual TLS") && text.contains("MtlsPolicy")), "{why:#}");
+}
+
+/// What `weft why` says of a reference; or, with options in its place, of the last refusals.
+#[track_caller]
+fn why(world: &World, asked: &str) -> Value {
+    let output = world.shell(&format!("weft why -o json {asked}")).output().expect("weft runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// An operator finds out by the reference; a caller does not.
@@ -102,9 +119,7 @@ fn reasons(world: &World) {
     let (_, reference) = ask(world, WEB, &["-XPOST", "http://cart.shop:8090/name"]);
     let said = world.curl(WEB, &["-XPOST", "http://cart.shop:8090/name"]);
     assert!(said.starts_with("weft: denied: ") && !said.contains("shop/cart") && !said.contains("GET"), "{said}");
-    let output = world.shell(&format!("weft why -o json {reference}")).output().expect("weft runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let why: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let why = why(world, &reference);
     assert_eq!((&why["peer"], &why["method"]), (&"spiffe://cluster.local/ns/shop/sa/web".into(), &"POST".into()), "{why:#}");
     let remedy = why["remedy"].as_str().expect("what would have allowed it");
     assert!(remedy.contains("ALLOW shop/cart rule 0") && remedy.contains("methods GET"), "{remedy}");
@@ -115,6 +130,16 @@ fn bytes(world: &World) {
     assert_eq!(ping(WEB).stdout.trim(), "PONG", "what the policy allows");
     let refused = world.peer(JOB, &["raw.py", "talk", "cache.shop", "6379", "PING\r\n"]);
     assert_eq!(refused["outcome"], "reset", "another caller: {refused}");
+    // A reset carries no reference: the refusal is in the list.
+    let told = why(world, "-n shop");
+    let last = told["denials"].as_array().and_then(|all| all.iter().find(|one| one["protocol"] == "tcp")).expect("it is listed");
+    assert_eq!(
+        (&last["sidecar"], &last["port"], &last["cause"]),
+        (&"shop/cache-0".into(), &6379.into(), &"none-allows".into()),
+        "{told:#}"
+    );
+    assert_eq!(last["peer"], "spiffe://cluster.local/ns/batch/sa/job", "{told:#}");
+    assert_eq!(last["source"], world.address("batch/job-0"), "{told:#}");
     // A clause about HTTP, on a port that carries none.
     put(&world.work(), &POLICIES.replace(r#"sa/web"]}]}]"#, r#"sa/web"]}], to: [{methods: [GET]}]}]"#));
     eventually("bytes that cannot be judged are denied", || {

@@ -50,6 +50,15 @@ metadata: {name: database, namespace: shop}
 spec: {hosts: [db.example], ports: [{port: 5432, protocol: tcp}]}
 ---
 apiVersion: weft.dev/v1alpha1
+kind: ExternalService
+metadata: {name: fixed, namespace: shop}
+spec:
+  hosts: [fixed.example]
+  ports: [{port: 80, protocol: http}, {port: 5432, protocol: tcp}]
+  resolution: static
+  endpoints: [{address: 203.0.113.10}]
+---
+apiVersion: weft.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: plain, namespace: shop}
 spec:
@@ -279,6 +288,12 @@ fn dns(world: &World) {
     assert_eq!(over_tcp["id"], 7, "the answer is under the id of the question");
     let nobody = world.peer(WEB, &["outside.py", "ask", "nobody.example"]);
     assert_eq!(nobody["addresses"], Value::Array(vec![]), "{nobody}");
+    // No name server knows it: its endpoints are fixed.
+    assert_eq!(world.curl(WEB, &["http://fixed.example/"]), format!("{GOOD} http fixed.example\n"));
+    let over_tcp = world.peer(WEB, &["outside.py", "ask", "fixed.example"]);
+    assert_eq!((&over_tcp["addresses"], &over_tcp["id"]), (&serde_json::json!([GOOD]), &7.into()), "{over_tcp}");
+    let greeted = world.peer(WEB, &["raw.py", "talk", "fixed.example", "5432", "x"]);
+    assert!(greeted["data"].as_str().is_some_and(|data| data.starts_with(&format!("hello from {GOOD}"))), "{greeted}");
 }
 
 /// Bytes are known by the name that led to their address.

@@ -146,3 +146,138 @@ fn federated(world: &World, foreign: &Authority) {
     assert!(problems.contains("mesh's own trust domain"), "{problems}");
     put(&world.work(), NOTHING);
 }
+
+/// Where servers of the foreign domain are, outside of the mesh.
+const EAST: &str = "203.0.113.20";
+const STOCK: &str = "spiffe://east.example/ns/shop/sa/stock";
+
+/// Calls out to a foreign domain: ports 80 and 7000 lead to a server that is who it should be, 81 to one of a third domain, and 82 to one whose chain leads to
+/// a root that only looks like the right one.
+fn peers(identity: &str) -> String {
+    let ports = "{port: 80, targetPort: 8443, protocol: http}, {port: 81, targetPort: 8444, protocol: http}, {port: 82, targetPort: 8445, protocol: http}, \
+                 {port: 7000, targetPort: 7443, protocol: tcp}";
+    format!(
+        "---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {{name: stock, namespace: shop}}\nspec: {{hosts: ['{EAST}'], ports: [{ports}], \
+         tls: {{mode: mutual, identities: ['{identity}']}}, resolution: static, endpoints: [{{address: {EAST}}}]}}\n"
+    )
+}
+
+fn federation(foreign: &Authority) -> String {
+    let bundle = foreign.root_pem().replace('\n', "\n    ");
+    format!(
+        "---\napiVersion: weft.dev/v1alpha1\nkind: FederatedTrustDomain\nmetadata: {{name: east, namespace: weft-system}}\nspec:\n  trustDomain: \
+         east.example\n  bundle: |\n    {bundle}\n"
+    )
+}
+
+/// Servers that any SPIFFE peer could be, and that ask for the client's certificate; they end with what is returned.
+fn servers(world: &World) -> Vec<Running> {
+    world.lab(&["ip", "address", "add", &format!("{EAST}/32"), "dev", "weft0"]).wait(PATIENCE).good();
+    let work = world.work();
+    let anchors = "cp \"$(find \"$WEFT_RUN_DIR\" -name chain.pem | head -n 1)\"";
+    Running::start(world.shell(&format!("{anchors} '{}'", work.join("own.pem").display()))).wait(PATIENCE).good();
+    let file = |name: &str| work.join(name).display().to_string();
+    let serve = |port: u16, name: &str, how: &str| {
+        let [chain, key, issuer] = ["pem", "key", "issuer"].map(|kind| file(&format!("{name}.{kind}")));
+        world.lab(&[
+            "openssl",
+            "s_server",
+            "-accept",
+            &format!("{EAST}:{port}"),
+            "-tls1_3",
+            "-cert",
+            &chain,
+            "-key",
+            &key,
+            "-cert_chain",
+            &issuer,
+            "-CAfile",
+            &file("own.pem"),
+            "-Verify",
+            "4",
+            "-verify_return_error",
+            how,
+        ])
+    };
+    let all = vec![
+        serve(8443, "stock", "-www"),
+        serve(8444, "west", "-www"),
+        serve(8445, "posing", "-www"),
+        serve(7443, "stock", "-rev"),
+    ];
+    for running in &all {
+        eventually("it serves", || running.stdout().contains("ACCEPT").then_some(()));
+    }
+    all
+}
+
+#[test]
+fn a_foreign_domain_is_called_while_its_anchors_stand_and_its_servers_are_who_is_meant() {
+    require(&["curl", "openssl"]);
+    let (east, west) = (Authority::new("east.example"), Authority::new("west.example"));
+    let world = World::up_with(MESH, |work| {
+        put(work, NOTHING);
+        let valid = |authority: &Authority, id: &str| authority.leaf(&LeafSpec::new(LeafKind::Valid, id));
+        for (name, authority, leaf) in [
+            ("stock", &east, valid(&east, STOCK)),
+            ("west", &west, valid(&west, "spiffe://west.example/ns/shop/sa/stock")),
+            ("posing", &east, east.leaf(&LeafSpec::new(LeafKind::ForeignRoot, STOCK))),
+        ] {
+            fs::write(work.join(format!("{name}.pem")), leaf.chain_pem()).expect("written");
+            fs::write(work.join(format!("{name}.key")), leaf.key_pem()).expect("written");
+            fs::write(work.join(format!("{name}.issuer")), authority.issuer_pem()).expect("written");
+        }
+    });
+    let _servers = servers(&world);
+    let put = |text: &str| put(&world.work(), &format!("{NOTHING}{text}"));
+    let is = |port: u16| world.status(WEB, &format!("http://{EAST}:{port}/"));
+    let becomes = |what: &str, wanted: &str| eventually(what, || (is(80) == wanted).then_some(()));
+    let open = || {
+        let wait = world.spawn_peer(WEB, &["raw.py", "wait", EAST, "7000", "hello\n"]);
+        eventually("the echo", || wait.stderr().contains("olleh").then_some(()));
+        wait
+    };
+    let is_cut = |wait: Running| {
+        let ended: Value = wait.wait(PATIENCE).json();
+        assert_ne!(ended["outcome"], "data", "what was open is cut: {ended}");
+    };
+    let (peers_stock, believed) = (peers(STOCK), federation(&east));
+
+    put(&peers_stock);
+    becomes("nobody vouches for it", "502 upstream-untrusted");
+    put(&(believed.clone() + &peers_stock));
+    becomes("it is called", "200");
+    assert_eq!(is(81), "502 upstream-identity", "another domain, whose anchors nobody asks");
+    assert_eq!(is(82), "502 upstream-tls", "another root");
+    let explained = world.shell(&format!("weft explain --from shop/web --to-host {EAST}:80")).output().expect("weft runs");
+    let told = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(told.contains("ALLOWED") && told.contains("mutual TLS with spiffe://east.example"), "{told}");
+
+    put(&(believed.clone() + &peers("spiffe://east.example/ns/shop/sa/other")));
+    becomes("another one is meant", "502 upstream-identity");
+    put(&(believed.clone() + &peers("spiffe://east.example/*")));
+    becomes("everybody of the domain is", "200");
+    put(&(believed.clone() + &peers_stock));
+    becomes("as before", "200");
+
+    // Whatever takes the connection's ground away ends it.
+    let wait = open();
+    let denial = format!(
+        "---\napiVersion: weft.dev/v1alpha1\nkind: IdentityDenial\nmetadata: {{name: stolen, namespace: weft-system}}\nspec: {{identities: ['{STOCK}']}}\n"
+    );
+    put(&(believed.clone() + &peers_stock + &denial));
+    is_cut(wait);
+    becomes("it is denied", "502 upstream-denied");
+    put(&(believed.clone() + &peers_stock));
+    becomes("it is denied no more", "200");
+    let wait = open();
+    put(&peers_stock);
+    is_cut(wait);
+    becomes("nobody vouches for it any more", "502 upstream-untrusted");
+    put(&(believed.clone() + &peers_stock));
+    becomes("it is called again", "200");
+    let wait = open();
+    put(&believed);
+    is_cut(wait);
+    eventually("nothing leads there", || (is(80) != "200").then_some(()));
+}

@@ -111,7 +111,7 @@ fn what_was_recorded_is_allowed_by_what_is_suggested_and_replayed_over_a_change(
         world.work().join("calls"),
         format!(
             "weft exec {WEB} -- curl -s -o /dev/null {} {} && weft exec batch/job -- curl -s -o /dev/null {} && \
-             weft exec {WEB} -- redis-cli -h cache.shop ping",
+             weft exec {WEB} -- redis-cli -h cache.shop ping && ! weft record -n shop --for 1s -o second.jsonl",
             url("/name"),
             url("/seen/1"),
             url("/name"),
@@ -126,6 +126,7 @@ fn what_was_recorded_is_allowed_by_what_is_suggested_and_replayed_over_a_change(
     assert_eq!(lines[0]["weftFlows"], 1, "{flows}");
     assert_eq!(lines.len(), 5, "three requests and a connection: {flows}");
     assert!(!flows.contains("/paths"), "{flows}");
+    assert!(text.contains("its calls are recorded already") && !world.work().join("second.jsonl").exists(), "{text}");
 
     let (text, code) = shell(
         &world,

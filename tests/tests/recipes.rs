@@ -25,6 +25,8 @@ struct Recipes {
     manifests: &'static str,
     /// Whose sidecars tell whether it is in force.
     replicas: &'static [&'static str],
+    /// Whether the program stands for what is outside, and runs on the mesh's own network.
+    is_outside: bool,
 }
 
 #[test]
@@ -35,6 +37,7 @@ fn traffic_goes_as_the_page_says() {
         program: "prices.py",
         manifests: "traffic.yaml",
         replicas: &["shop/till-0", "shop/prices-v2-0"],
+        is_outside: false,
     }
     .run();
 }
@@ -47,6 +50,7 @@ fn policy_decides_as_the_page_says() {
         program: "orders.py",
         manifests: "policies.yaml",
         replicas: &["shop/orders-0", "shop/orders-1"],
+        is_outside: false,
     }
     .run();
 }
@@ -59,6 +63,7 @@ fn network_policies_hold_as_the_page_says() {
         program: "orders.py",
         manifests: "policies.yaml",
         replicas: &["shop/orders-0", "shop/report-0"],
+        is_outside: false,
     }
     .run();
 }
@@ -71,6 +76,7 @@ fn identities_are_believed_as_the_page_says() {
         program: "orders.py",
         manifests: "policies.yaml",
         replicas: &["shop/orders-0", "shop/orders-1"],
+        is_outside: false,
     }
     .run();
 }
@@ -83,6 +89,7 @@ fn a_namespace_becomes_strict_as_the_page_says() {
         program: "stock.py",
         manifests: "policies.yaml",
         replicas: &["shop/stock-0"],
+        is_outside: false,
     }
     .run();
 }
@@ -95,6 +102,7 @@ fn what_is_called_becomes_policies_as_the_page_says() {
         program: "stock.py",
         manifests: "policies.yaml",
         replicas: &["shop/stock-0"],
+        is_outside: false,
     }
     .run();
 }
@@ -108,6 +116,21 @@ fn tokens_open_as_the_page_says() {
         program: "tokens.py",
         manifests: "policies.yaml",
         replicas: &["shop/notes-0"],
+        is_outside: false,
+    }
+    .run();
+}
+
+#[test]
+fn what_leaves_the_mesh_is_what_the_page_lets_out() {
+    require(&["curl", "openssl"]);
+    Recipes {
+        page: "docs/egress.md",
+        example: "examples/egress",
+        program: "outside.py",
+        manifests: "egress.yaml",
+        replicas: &["shop/web-0", "shop/till-0"],
+        is_outside: true,
     }
     .run();
 }
@@ -127,6 +150,12 @@ impl Recipes {
             for file in [self.program, self.manifests, "mesh.yaml"] {
                 fs::copy(example.join(file), work.join(file)).expect("copied");
             }
+        });
+        let program = world.work().join(self.program);
+        let _outside = self.is_outside.then(|| {
+            let running = world.lab(&["python3", &program.to_string_lossy()]);
+            eventually("what is outside serves", || running.stdout().contains("ready").then_some(()));
+            running
         });
         let steps = steps(&page);
         assert!(steps.len() > 4, "the page has recipes: {}", steps.len());
@@ -192,15 +221,23 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Without its numbers and hashes, and with one space between its words.
+/// Without its numbers and hashes, but for a status code at the beginning of a line, and with one space between its words.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
-        let words: Vec<String> = line.split_whitespace().map(number_free).collect();
-        masked.push_str(&words.join(" "));
+        let mut words = line.split_whitespace().peekable();
+        let mut free = Vec::new();
+        free.extend(words.next_if(|first| first.starts_with("HTTP/")).map(str::to_owned));
+        free.extend(words.next_if(|word| is_status(word)).map(str::to_owned));
+        free.extend(words.map(number_free));
+        masked.push_str(&free.join(" "));
         masked.push('\n');
     }
     masked.trim().to_owned()
+}
+
+fn is_status(word: &str) -> bool {
+    matches!(word.as_bytes(), [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'])
 }
 
 fn number_free(word: &str) -> String {

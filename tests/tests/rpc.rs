@@ -11,6 +11,7 @@ use weft_core::SpiffeId;
 use weft_proto::v1;
 use weft_proto::v1::issue_request::Attestation;
 use weft_proto::v1::operator_client::OperatorClient;
+use weft_proto::v1::replicas_client::ReplicasClient;
 use weft_tests::{ControlPlane, PATIENCE, Watch, issue};
 use weft_tls::{PendingKey, Svid, TrustBundle};
 use zeroize::Zeroizing;
@@ -49,9 +50,9 @@ async fn asked(channel: &Channel, who: &SpiffeId, attestation: Attestation) -> R
     issue(channel.clone(), &key, who, Some(attestation)).await.map(drop)
 }
 
-/// What each RPC answers: renewal of one's own, of another's and of a reserved identity; a pod's token, where there is no cluster; discovery; and one
-/// of the operator's.
-async fn table(channel: &Channel) -> [Code; 6] {
+/// What each RPC answers: renewal of one's own, of another's and of a reserved identity; a pod's token, where there is no cluster; discovery; one
+/// of the operator's; and what replicas tell each other.
+async fn table(channel: &Channel) -> [Code; 7] {
     let code = |r: Result<(), Status>| r.err().map_or(Code::Ok, |s| s.code());
     let reserved: SpiffeId = RESERVED.parse().expect("valid");
     let watched = match Watch::open(channel.clone(), BTreeMap::new()).await {
@@ -69,6 +70,7 @@ async fn table(channel: &Channel) -> [Code; 6] {
         code(asked(channel, &id("web"), Attestation::KubernetesToken("a.b.c".into())).await),
         code(watched),
         code(operator),
+        code(ReplicasClient::new(channel.clone()).trust(v1::ReplicaTrustRequest {}).await.map(drop)),
     ]
 }
 
@@ -79,11 +81,10 @@ async fn each_rpc_for_each_caller_by_table() {
     let (web, bundle) = control_plane.join("shop", "web-0", "web").await;
     let (_, anchor) = control_plane.token("shop", "web-0", "web", 0).await;
     let stranger = control_plane.stranger(&anchor).await.expect("the control plane is reached");
-    let no = Unauthenticated;
-    assert_eq!(table(&stranger).await, [no, no, no, FailedPrecondition, no, Unimplemented], "nobody");
+    let (no, denied) = (Unauthenticated, PermissionDenied);
+    assert_eq!(table(&stranger).await, [no, no, no, FailedPrecondition, no, Unimplemented, denied], "nobody");
     let workload = control_plane.workload(&web, &bundle).await.expect("an SVID is a way in");
-    let denied = PermissionDenied;
-    assert_eq!(table(&workload).await, [Ok, denied, denied, FailedPrecondition, Ok, Unimplemented], "a workload");
+    assert_eq!(table(&workload).await, [Ok, denied, denied, FailedPrecondition, Ok, Unimplemented, denied], "a workload");
 
     // What no authority of the mesh has signed opens nothing: not even what nobody may have.
     let foreign = Authority::new("cluster.local");

@@ -7,16 +7,22 @@
 mod bundle;
 mod denied;
 pub mod jwt;
+mod key;
 mod leaf;
+mod memory;
 mod outside;
+mod peer;
 mod svid;
 pub mod tokens;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle, anchor_hash};
 pub use denied::{Denied, InvalidSerial, serial};
+pub use key::{Key, key_der};
 pub use leaf::{LeafError, LeafInfo};
+pub use memory::keep_private;
 pub use outside::{OutsideError, anchors, outside_config, outside_config_as};
+pub use peer::PeerVerifier;
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};
 

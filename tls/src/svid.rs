@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rcgen::{CertificateParams, DistinguishedName, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use weft_core::SpiffeId;
 use zeroize::Zeroizing;
 
+use crate::key::Key;
 use crate::leaf::{LeafError, LeafInfo};
 
 /// Why a key or certificate cannot be made or used.
@@ -30,16 +31,12 @@ pub enum SvidError {
 }
 
 /// A fresh private key that waits for its certificate. It never leaves the process but to memory-backed state.
-pub struct PendingKey {
-    pkcs8: Zeroizing<Vec<u8>>,
-    pair: KeyPair,
-}
+pub struct PendingKey(Key);
 
 impl PendingKey {
     /// A new ECDSA P-256 key.
     pub fn generate() -> Result<Self, SvidError> {
-        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        Ok(Self { pkcs8: Zeroizing::new(pair.serialize_der()), pair })
+        Ok(Self(Key::generate()?))
     }
 
     /// The certification request (PKCS#10, DER) for `id`: exactly one URI SAN and nothing else.
@@ -47,12 +44,12 @@ impl PendingKey {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
-        Ok(params.serialize_request(&self.pair)?.der().to_vec())
+        Ok(params.serialize_request(&self.0)?.der().to_vec())
     }
 
     /// The key with the chain that was issued for it.
     pub fn with_chain(&self, chain: Vec<CertificateDer<'static>>) -> Result<Svid, SvidError> {
-        Svid::new(chain, self.pkcs8.clone())
+        Svid::new(chain, Zeroizing::new(self.0.der().to_vec()))
     }
 }
 

@@ -3,7 +3,6 @@
 //! One form is taken: three parts of canonical base64url, signed with a private key. What is not known to be harmless is refused: `none`, shared secrets,
 //! `crit`, unencoded payloads, a member that stands twice. Keys and addresses of keys that a token brings along are not looked at.
 
-mod base64url;
 mod json;
 mod jwks;
 mod token;

@@ -72,6 +72,22 @@ pub enum VerifyError {
         /// Who would have been accepted.
         expected: Vec<SpiffeId>,
     },
+    /// A verified peer of a foreign domain that is not one of those who were expected.
+    #[error("the peer proved to be {actual}, and {expected} was expected")]
+    OtherPeer {
+        /// Who it is.
+        actual: SpiffeId,
+        /// Who would have been accepted.
+        expected: String,
+    },
+    /// A peer that says to be of another domain than the one whose anchors are asked.
+    #[error("the peer says that it is {id}, and {expected} was expected: no anchors of other trust domains are asked")]
+    OtherDomain {
+        /// Who the peer says that it is.
+        id: SpiffeId,
+        /// Who would have been accepted.
+        expected: String,
+    },
     /// No certificate in the chain has the pinned hash.
     #[error(
         "no certificate that the control plane showed has the hash {pinned} that the join token pins: wrong server, or the root was replaced"
@@ -95,7 +111,7 @@ impl VerifyError {
             Self::Validity { .. } => "validity",
             Self::Denied { .. } => "denied",
             Self::Reserved(_) | Self::NotControlPlane(_) => "reserved",
-            Self::Identity { .. } => "identity",
+            Self::Identity { .. } | Self::OtherPeer { .. } | Self::OtherDomain { .. } => "identity",
             Self::NotPinned { .. } => "not-pinned",
         }
     }
@@ -197,6 +213,8 @@ macro_rules! signature_methods {
         }
     };
 }
+
+pub(crate) use signature_methods;
 
 /// Decides about a server: it must prove one of the identities that discovery gave for the endpoint.
 #[derive(Debug)]

@@ -12,16 +12,17 @@ use weft_control_plane::objects::{Object, ObjectKey, Transport};
 use weft_control_plane::snapshot::{Entry, Snapshot};
 use weft_control_plane::watch::Change;
 use weft_control_plane::watch::parse::{parse, parse_each};
-use weft_core::TrustDomain;
 use weft_core::authorization::Posture;
 use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, DEFAULT_TRUST_DOMAIN, LABEL_INJECT, SIDECAR_CONTAINER};
+use weft_core::{Namespace, TrustDomain};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
 use super::told::{PairFlip, verdicts};
+use crate::fleet::Cluster;
 use crate::validate::{self, File};
 
 /// Objects, and what the mesh has by default.
@@ -32,15 +33,32 @@ pub(super) struct Offline {
     mtls: MtlsMode,
     default_policy: Posture,
     egress: EgressDefault,
+    /// The namespace of the installation.
+    system: Namespace,
 }
 
 impl Offline {
+    /// What a cluster's control plane goes by.
+    pub(super) fn of_cluster(cluster: Cluster) -> anyhow::Result<Self> {
+        let said =
+            |flag| cluster.flag(flag).ok_or_else(|| anyhow!("the control plane's Deployment does not say --{flag}: upgrade it"));
+        Ok(Self {
+            trust_domain: said("trust-domain")?.parse()?,
+            mtls: said("mtls")?.parse()?,
+            default_policy: said("default-policy")?.parse()?,
+            // One of an older version lets everything out.
+            egress: cluster.flag("egress").map_or(Ok(EgressDefault::Allow), str::parse)?,
+            system: cluster.flag("kube-namespace").unwrap_or(CONTROL_PLANE_NAMESPACE).parse()?,
+            objects: cluster.objects.into_iter().map(|object| (object.key(), object)).collect(),
+        })
+    }
+
     pub(super) fn of(named: &[PathBuf]) -> anyhow::Result<Self> {
         let read = validate::read(named, true)?;
         let usual = (MtlsMode::Permissive, Posture::AllowAll, EgressDefault::Allow);
         let (mtls, default_policy, egress) = read.defaults.unwrap_or(usual);
-        let trust_domain = DEFAULT_TRUST_DOMAIN.parse()?;
-        Ok(Self { objects: objects(&read.files)?, trust_domain, mtls, default_policy, egress })
+        let (trust_domain, system) = (DEFAULT_TRUST_DOMAIN.parse()?, CONTROL_PLANE_NAMESPACE.parse()?);
+        Ok(Self { objects: objects(&read.files)?, trust_domain, mtls, default_policy, egress, system })
     }
 
     /// With what the command line says.
@@ -86,7 +104,7 @@ impl Offline {
         let trust = Entry::new(Body::Trust(v1::TrustBundle::default()));
         let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
         let mut model = Model::new(self.trust_domain.clone(), self.mtls, trust, mesh)
-            .with_authorization(self.default_policy, CONTROL_PLANE_NAMESPACE.parse()?)
+            .with_authorization(self.default_policy, self.system.clone())
             .with_egress(self.egress);
         model.apply(self.objects.values().cloned().map(Change::Upsert).collect());
         Ok(model.snapshot().clone())

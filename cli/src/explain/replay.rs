@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use weft_control_plane::explain::flows::{Flow, Replay, Ruling};
+use weft_control_plane::snapshot::Snapshot;
 
 use super::offline::Offline;
 
@@ -19,6 +20,8 @@ pub(super) struct Replayed {
     unknown: usize,
     /// Flows that a policy with header fields or tokens is about: none are recorded, and it is taken that there were none.
     without_fields: usize,
+    /// The change is about where pods may go: calls out of the mesh are not recorded, and so in no flow.
+    changes_egress: bool,
 }
 
 #[derive(Serialize, Debug)]
@@ -31,11 +34,16 @@ struct Flip {
     after: Ruling,
 }
 
+/// Whether a pod may go elsewhere than before: by the default of egress, external services and their policies, or network policies.
+fn changes_egress(old: &Snapshot, new: &Snapshot) -> bool {
+    old.outbound.iter().any(|(pod, before)| new.outbound.get(pod).is_some_and(|after| after.body != before.body))
+}
+
 impl Replayed {
     pub(super) fn of(flows: &[Flow], before: &Offline, after: &Offline) -> anyhow::Result<Self> {
         let (old, new) = (before.snapshot()?, after.snapshot()?);
         let (mut was, mut is) = (Replay::new(&old, before.domain()), Replay::new(&new, after.domain()));
-        let mut told = Self { flows: flows.len(), ..Self::default() };
+        let mut told = Self { flows: flows.len(), changes_egress: changes_egress(&old, &new), ..Self::default() };
         for flow in flows {
             told.calls += flow.count;
             let (Some(before), Some(after)) = (was.ruling(flow), is.ruling(flow)) else {
@@ -67,6 +75,12 @@ impl Replayed {
             let _ = writeln!(
                 text,
                 "{count} flows are to pods whose policies ask for header fields or tokens, which are not recorded: judged as if there were none"
+            );
+        }
+        if self.changes_egress {
+            text.push_str(
+                "calls out of the mesh are not recorded, and the change is about where pods may go: what becomes of such calls is not in this answer \
+                 (ask with --to-host)\n",
             );
         }
         if self.flips.is_empty() {

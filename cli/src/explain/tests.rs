@@ -140,6 +140,57 @@ fn without_a_question_every_caller_is_asked_for() {
     assert!(run(&["--path", "/x"]).is_err());
 }
 
+/// Calls out of the mesh are in no flow: nothing is said of them, and that is said.
+#[test]
+fn a_replay_says_that_it_does_not_judge_calls_out_of_the_mesh() {
+    const EXTERNAL: &str = "\
+apiVersion: weft.dev/v1alpha1
+kind: ExternalService
+metadata: {name: pay, namespace: shop}
+spec: {hosts: [pay.example], ports: [{port: 80, protocol: http}]}
+";
+    const NO_FLOWS: &str = r#"{"weftFlows": 1, "since": 0, "until": 0, "sidecars": [], "notHeard": [], "leftOut": 0}"#;
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (shop, flows) = (write("shop.yaml", SHOP), write("flows", NO_FLOWS));
+    let told = |change: &str| {
+        let words = ["-f", &shop, "--what-if", change, "--flows", &flows];
+        run(&args(&words).expect("a question")).expect("an answer").0
+    };
+    let (inside, outside) = (told(&write("inside.yaml", NO_BOOKS)), told(&write("outside.yaml", EXTERNAL)));
+    assert!(outside.contains("calls out of the mesh are not recorded"), "{outside}");
+    assert!(!inside.contains("not recorded") && inside.contains("nothing flips"), "{inside}");
+}
+
+#[test]
+fn a_cluster_is_asked_by_its_own_objects_and_defaults() {
+    let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+spec: {serviceAccountName: web, containers: [{name: app}, {name: weft-sidecar}]}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+";
+    let objects = || weft_control_plane::watch::parse::parse("cluster", text).expect("good objects");
+    let cluster = |flags: &[&str]| Cluster { objects: objects(), flags: flags.iter().map(ToString::to_string).collect() };
+    let flags = ["--trust-domain=td", "--mtls=permissive", "--default-policy=deny", "--kube-namespace=mesh"];
+    let asked = question(&args(&["--from", "shop/web", "--to", "shop/web:80"]).expect("a question")).expect("a question");
+    let answer = Offline::of_cluster(cluster(&flags)).expect("a cluster").explain(&asked).expect("an answer");
+    assert_eq!(answer.caller, "spiffe://td/ns/shop/sa/web");
+    assert!(answer.answers[0].reason.contains("the default of the mesh is deny"), "{answer:?}");
+    let error = Offline::of_cluster(cluster(&flags[..2])).expect_err("no default").to_string();
+    assert!(error.contains("--default-policy"), "{error}");
+}
+
 #[test]
 fn json_has_the_same() {
     let dir = tempfile::tempdir().expect("a directory");

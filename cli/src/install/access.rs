@@ -103,7 +103,8 @@ pub(crate) fn at_home(part: Part, settings: &Settings) -> Vec<Rule<'_>> {
             // Made by server-side apply.
             named("", &["configmaps"], UPTAKE, &["create", "get", "patch"]),
             rule("", &["secrets"], CREATE),
-            named("", &["secrets"], &settings.ca_secret, &["get"]),
+            // Changed when the root is rotated: the new one and its key stand there, too.
+            named("", &["secrets"], &settings.ca_secret, &["get", "update"]),
         ],
         Part::Injector => {
             vec![rule("", &["secrets"], CREATE), named("", &["secrets"], WEBHOOK_SECRET, &["get", "update"])]

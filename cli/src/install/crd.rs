@@ -52,6 +52,11 @@ fn column(name: &str, kind: &str, path: &str, text: &str) -> Value {
     json!({ "name": name, "type": kind, "jsonPath": path, "description": text })
 }
 
+/// Whether it is in force, as its status has it.
+fn accepted() -> Value {
+    column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force")
+}
+
 /// A kind with namespaces in its first version.
 fn namespaced(names: &Names, columns: &[Value], schema: &Value) -> Value {
     let Names { kind, singular, plural, short } = names;

@@ -1,6 +1,6 @@
 //! What network policies say of a call: those that isolate the caller's pod for egress, and those that isolate the called pod for ingress.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_core::network_policy::{Denied, End, Isolation, PeerSets, Proved, Verdict};
@@ -20,7 +20,7 @@ impl Ground<'_> {
             let proved = endpoint.workload.as_ref().map(|pod| Proved { pod: Some(pod), identity: endpoint.reach.identity() });
             let end = End { address: endpoint.address, proved };
             let is_own = endpoint.workload.as_ref() == Some(pod);
-            denied = self.look(pod, egress(self.snapshot, pod), &end, (port, is_own), "EGRESS", told);
+            denied = look(self.snapshot, pod, egress(self.snapshot, pod), &end, (port, is_own), ("EGRESS", told));
         }
         if let (Some(called), Some(_)) = (&endpoint.workload, endpoint.reach.identity()) {
             let proved = self.caller.map(|identity| Proved { pod: self.pod, identity: Some(identity) });
@@ -30,7 +30,7 @@ impl Ground<'_> {
                 told.notes.extend(self.source.note().filter(|note| !told.notes.contains(note)));
             }
             let is_own = Some(called) == self.pod;
-            let refused = self.look(called, network, &end, (port, is_own), "INGRESS", told);
+            let refused = look(self.snapshot, called, network, &end, (port, is_own), ("INGRESS", &mut *told));
             denied = denied.or(refused);
         }
         if let Some((way, denied)) = denied {
@@ -40,49 +40,53 @@ impl Ground<'_> {
             told.remedy = denied.remedy();
         }
     }
+}
 
-    /// Every policy of a pod's namespace, and what those that isolate the pod say together.
-    fn look(
-        &self,
-        pod: &ObjectRef,
-        network: Option<Arc<Isolation>>,
-        end: &End<'_>,
-        (port, is_own): (u16, bool),
-        way: &'static str,
-        told: &mut v1::Explanation,
-    ) -> Option<(&'static str, Box<Denied>)> {
-        let sets = sets(self.snapshot, pod);
-        let isolating = network.as_deref().map(|n| n.policies.as_slice()).unwrap_or_default();
-        for policy in isolating {
-            let alone = Isolation { policies: vec![policy.clone()] };
-            let (matches, why) = match alone.judge(&sets, end, port) {
-                Verdict::Allowed { rule, .. } => (true, format!("rule {rule} allows it")),
-                Verdict::Denied(denied) => (
-                    false,
-                    match denied.nearest {
-                        None => "it has no rule that could allow it".to_owned(),
-                        Some(nearest) => match nearest.rule {
-                            Some(rule) => format!("no rule allows it; rule {rule} comes nearest: {}", nearest.miss),
-                            None => nearest.miss.to_string(),
-                        },
+/// What those of the caller's pod say of an address outside of the mesh; none where they let it go there, or none isolates the pod.
+pub(super) fn outside(snapshot: &Snapshot, pod: &ObjectRef, to: SocketAddr, told: &mut v1::Explanation) -> Option<Box<Denied>> {
+    let end = End { address: to.ip(), proved: None };
+    look(snapshot, pod, egress(snapshot, pod), &end, (to.port(), false), ("EGRESS", told)).map(|(_, denied)| denied)
+}
+
+/// Every policy of a pod's namespace, and what those that isolate the pod say together.
+fn look(
+    snapshot: &Snapshot,
+    pod: &ObjectRef,
+    network: Option<Arc<Isolation>>,
+    end: &End<'_>,
+    (port, is_own): (u16, bool),
+    (way, told): (&'static str, &mut v1::Explanation),
+) -> Option<(&'static str, Box<Denied>)> {
+    let sets = sets(snapshot, pod);
+    let isolating = network.as_deref().map(|n| n.policies.as_slice()).unwrap_or_default();
+    for policy in isolating {
+        let alone = Isolation { policies: vec![policy.clone()] };
+        let (matches, why) = match alone.judge(&sets, end, port) {
+            Verdict::Allowed { rule, .. } => (true, format!("rule {rule} allows it")),
+            Verdict::Denied(denied) => (
+                false,
+                match denied.nearest {
+                    None => "it has no rule that could allow it".to_owned(),
+                    Some(nearest) => match nearest.rule {
+                        Some(rule) => format!("no rule allows it; rule {rule} comes nearest: {}", nearest.miss),
+                        None => nearest.miss.to_string(),
                     },
-                ),
-            };
-            told.considered.push(considered(&policy.id, way, pod, (true, matches), why));
-        }
-        let mut others: Vec<&ObjectRef> = self.snapshot.networks.keys().filter(|id| id.namespace == pod.namespace).collect();
-        others.retain(|id| !isolating.iter().any(|p| p.id == **id));
-        others.sort();
-        for id in others {
-            let isolates =
-                self.snapshot.networks.get(id).is_some_and(|f| if way == "EGRESS" { f.isolates.1 } else { f.isolates.0 });
-            let why = if isolates { "its podSelector does not pick this pod" } else { "it does not isolate this way" };
-            told.considered.push(considered(id, way, pod, (false, false), why.to_owned()));
-        }
-        match network.filter(|_| !is_own)?.judge(&sets, end, port) {
-            Verdict::Allowed { .. } => None,
-            Verdict::Denied(denied) => Some((if way == "EGRESS" { "the caller" } else { "the called pod" }, denied)),
-        }
+                },
+            ),
+        };
+        told.considered.push(considered(&policy.id, way, pod, (true, matches), why));
+    }
+    let mut others: Vec<&ObjectRef> = snapshot.networks.keys().filter(|id| id.namespace == pod.namespace).collect();
+    others.retain(|id| !isolating.iter().any(|p| p.id == **id));
+    others.sort();
+    for id in others {
+        let isolates = snapshot.networks.get(id).is_some_and(|f| if way == "EGRESS" { f.isolates.1 } else { f.isolates.0 });
+        let why = if isolates { "its podSelector does not pick this pod" } else { "it does not isolate this way" };
+        told.considered.push(considered(id, way, pod, (false, false), why.to_owned()));
+    }
+    match network.filter(|_| !is_own)?.judge(&sets, end, port) {
+        Verdict::Allowed { .. } => None,
+        Verdict::Denied(denied) => Some((if way == "EGRESS" { "the caller" } else { "the called pod" }, denied)),
     }
 }
 

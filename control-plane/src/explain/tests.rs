@@ -324,3 +324,36 @@ fn a_host_outside_is_answered_for_as_the_callers_sidecar_would() {
     let nobody = v1::ExplainRequest { to: None, to_host: "a.example".into(), ..ask("front/stranger", 80, None) };
     assert!(matches!(explain(&snapshot, &"td".parse().expect("a domain"), &nobody), Err(Unexplained::NotThere(_))));
 }
+
+#[test]
+fn network_policies_are_asked_about_an_address_outside_where_it_is_known() {
+    use v1::ExplainedVerdict::{Allowed, Denied};
+    let outside = "---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: pay, namespace: front}\n\
+         spec: {hosts: [pay.example], ports: [{port: 80, targetPort: 8080, protocol: http}]}\n\
+         ---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: fixed, namespace: front}\n\
+         spec: {hosts: [fixed.example], ports: [{port: 80, protocol: http}], resolution: static, endpoints: [{address: 203.0.113.1}, {address: 203.0.113.9}]}\n\
+         ---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: stock, namespace: front}\n\
+         spec: {hosts: [stock.example], ports: [{port: 80, protocol: http}], tls: {mode: mutual, identities: ['spiffe://td/*']}}\n\
+         ---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: out, namespace: front}\n\
+         spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 203.0.113.8/29}}], ports: [{port: 8080}, {port: 80}]}]}\n";
+    let snapshot = snapshot(&format!("{SHOP}{outside}"));
+    let told = |host: &str, address: &str| {
+        let question =
+            v1::ExplainRequest { to: None, to_host: host.into(), to_address: address.into(), ..ask("front/client", 80, None) };
+        let answer = explain(&snapshot, &"td".parse().expect("a domain"), &question).unwrap_or_else(|e| panic!("{host}: {e}"));
+        let first = &answer.answers[0];
+        (first.verdict(), first.policy.clone(), first.reason.clone() + &first.notes.join("\n"))
+    };
+    let (verdict, _, words) = told("pay.example", "");
+    assert!(verdict == Allowed && words.contains("not judged") && words.contains("--address"), "{words}");
+    let (verdict, policy, words) = told("pay.example", "203.0.113.1");
+    assert!(verdict == Denied && policy == "front/out" && words.contains("203.0.113.1:8080"), "{words}");
+    assert_eq!(told("pay.example", "203.0.113.9").0, Allowed);
+    assert!(told("pay.example", "64:ff9b::7f00:1").2.contains("a loopback address"));
+    let (verdict, _, words) = told("fixed.example", "");
+    assert!(verdict == Allowed && words.contains("203.0.113.1:80 is not dialled"), "one of them is enough: {words}");
+    assert!(told("fixed.example", "203.0.113.7").2.contains("none of the endpoints"));
+    // Under the default, what is dialled is what is asked about.
+    assert_eq!((told("203.0.113.1", "").0, told("203.0.113.9", "").0), (Denied, Allowed));
+    assert!(told("stock.example", "").2.contains("mesh's own trust domain"));
+}

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, PublicKeyData as _,
     SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use weft_core::{TrustDomain, wellknown};
+use weft_tls::Key;
 use weft_tls::jwt::{KeyError, SigningKey};
 use zeroize::Zeroizing;
 
@@ -44,7 +45,7 @@ const MAX_CHAIN: usize = 8;
 
 /// What leaves are signed with.
 pub struct Authority {
-    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, Key>,
     pub(super) ends: OffsetDateTime,
     /// The issuer's certificate and whatever stands between it and the root, which is last.
     pub(super) chain: Vec<CertificateDer<'static>>,
@@ -79,7 +80,7 @@ impl Authority {
         if chain.last() != Some(&root) {
             chain.push(root.clone());
         }
-        let key = KeyPair::from_pem(&pem.key).map_err(|e| bad(e.to_string()))?;
+        let key = Key::from_pem(&pem.key).map_err(|e| bad(e.to_string()))?;
         let first = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| bad(e.to_string()))?.1;
         if first.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(bad("the key is not that of the first certificate in the chain".into()));
@@ -127,9 +128,8 @@ impl Authority {
     ///
     /// Where no key can be derived.
     pub fn token_key(&self, domain: &TrustDomain) -> Result<Arc<SigningKey>, CaError> {
-        let issuer = Zeroizing::new(self.issuer.key().serialize_der());
         let bad = |e: KeyError| CaError::Pem { place: "the issuer's key".into(), why: e.to_string() };
-        SigningKey::derive(&issuer, domain).map(Arc::new).map_err(bad)
+        SigningKey::derive(self.issuer.key().der(), domain).map(Arc::new).map_err(bad)
     }
 
     /// When the root ends, in seconds since the Unix epoch.
@@ -185,17 +185,13 @@ pub fn make(domain: &TrustDomain, tag: &str) -> Result<Made, CaError> {
         dn.push(DnType::OrganizationName, domain.as_str());
         dn
     };
-    let root_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let root_key = Key::generate()?;
     let root_params = params(&named("weft root"), 1, 3650);
     let root = root_params.self_signed(&root_key)?;
-    let issuer_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let root_key_pem = Zeroizing::new(root_key.serialize_pem());
+    let issuer_key = Key::generate()?;
+    let root_key_pem = root_key.pem();
     let issuer = params(&named("weft issuer"), 0, ISSUER_DAYS).signed_by(&issuer_key, &Issuer::new(root_params, root_key))?;
-    Ok(Made {
-        root_key: root_key_pem,
-        issuer_key: Zeroizing::new(issuer_key.serialize_pem()),
-        chain: Zeroizing::new(issuer.pem() + &root.pem()),
-    })
+    Ok(Made { root_key: root_key_pem, issuer_key: issuer_key.pem(), chain: Zeroizing::new(issuer.pem() + &root.pem()) })
 }
 
 /// The certificate of a CA's issuer under another CA's root, as PEM: whoever knows that root alone believes what the issuer signs, too.
@@ -216,8 +212,8 @@ pub fn cross(of: &Pem, by: &Pem, by_root_key: &str) -> Result<String, CaError> {
             name.push(kind, text);
         }
     }
-    let signer = Issuer::from_ca_cert_der(root.root(), KeyPair::from_pem(by_root_key)?)?;
-    let key = KeyPair::from_pem(&of.key)?;
+    let signer = Issuer::from_ca_cert_der(root.root(), Key::from_pem(by_root_key)?)?;
+    let key = Key::from_pem(&of.key)?;
     Ok(params(&name, 0, ISSUER_DAYS).signed_by(&key, &signer)?.pem())
 }
 

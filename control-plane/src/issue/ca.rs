@@ -21,6 +21,7 @@ use super::given;
 use super::tokens::TokenKeys;
 use super::trust::keep::Keep;
 use super::trust::records::Records;
+use super::trust::roots::Roots;
 
 /// Why the CA cannot start or sign.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,8 @@ pub enum Source<'a> {
     Given(&'a given::Files),
     /// Given as text.
     Text(&'a Pem),
+    /// Kept where all replicas share it.
+    Shared(&'a Roots),
 }
 
 /// Signs leaves for one trust domain, and knows whom it has signed for. The issuer below the root can be renewed while it serves; a root that is
@@ -95,7 +98,7 @@ impl Ca {
         let standing = match source {
             Source::Kept(dir) => {
                 let (keep, records) = Keep::open(dir, &domain)?;
-                let standing = keep.standing(&domain)?;
+                let standing = keep.roots().standing(&domain)?;
                 let standing = watch::Sender::new(Arc::new(standing));
                 let keep = Some(Mutex::new(keep));
                 return Ok(Self {
@@ -110,8 +113,10 @@ impl Ca {
             }
             Source::Given(files) => given::standing(&domain, &files.load()?)?,
             Source::Text(pem) => given::standing(&domain, pem)?,
+            Source::Shared(roots) => roots.standing(&domain)?,
         };
-        let (standing, records) = (watch::Sender::new(Arc::new(standing)), Records::new());
+        let records = if matches!(source, Source::Shared(_)) { Records::shared() } else { Records::new() };
+        let standing = watch::Sender::new(Arc::new(standing));
         Ok(Self {
             domain,
             standing,
@@ -221,10 +226,14 @@ impl Ca {
 
     /// Puts what is kept in force. When it returns, everything that was signed before is recorded.
     pub(super) fn put_in_force(&self, keep: &Keep) -> Result<(), CaError> {
-        let standing = Arc::new(keep.standing(&self.domain)?);
-        self.standing.send_replace(standing);
-        drop(self.signing.write().unwrap_or_else(PoisonError::into_inner));
+        self.take(keep.roots().standing(&self.domain)?);
         Ok(())
+    }
+
+    /// Puts something else in force. When it returns, everything that was signed before is recorded.
+    pub(super) fn take(&self, standing: Standing) {
+        self.standing.send_replace(Arc::new(standing));
+        drop(self.signing.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub fn domain(&self) -> &TrustDomain {

@@ -337,6 +337,7 @@ mod tests {
                 serials: (0..serials).map(|i| format!("{:x}", i + 1)).collect(),
                 reason: String::new(),
                 expires: None,
+                unread: vec![],
             })],
             ..Said::default()
         };

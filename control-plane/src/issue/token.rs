@@ -34,10 +34,24 @@ pub enum TokenError {
     Record(std::io::Error),
 }
 
+/// SHA-256 of a token's secret, hexadecimal. It has no `==`, so that nothing compares it but [`Self::is_of`].
+#[derive(Serialize, Deserialize, Clone)]
+struct SecretHash(String);
+
+impl SecretHash {
+    fn of(secret: &str) -> Self {
+        Self(hex_digest(secret.as_bytes()))
+    }
+
+    /// Whether it is this secret's, in a time that says nothing of either.
+    fn is_of(&self, secret: &str) -> bool {
+        self.0.as_bytes().ct_eq(Self::of(secret).0.as_bytes()).into()
+    }
+}
+
 #[derive(Serialize, Deserialize, Clone)]
 struct Record {
-    /// SHA-256 of the secret.
-    secret_hash: String,
+    secret_hash: SecretHash,
     namespace: String,
     pod: String,
     service_account: String,
@@ -94,7 +108,7 @@ impl Tokens {
         let (id, secret) = (random_hex::<8>(), Zeroizing::new(random_hex::<32>()));
         let expires_at = now + ttl;
         let record = Record {
-            secret_hash: hex_digest(secret.as_bytes()),
+            secret_hash: SecretHash::of(secret.as_str()),
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
             service_account: service_account.to_owned(),
@@ -123,7 +137,7 @@ impl Tokens {
         };
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let record = records.get(id).ok_or(TokenError::Unknown)?;
-        if !bool::from(record.secret_hash.as_bytes().ct_eq(hex_digest(secret.as_bytes()).as_bytes())) {
+        if !record.secret_hash.is_of(secret) {
             return Err(TokenError::Unknown);
         }
         if now > record.expires_at {
@@ -203,6 +217,33 @@ mod tests {
             assert!(tokens.redeem(bad, b"key", 1001).is_err(), "{bad} was accepted");
         }
         assert!(tokens.redeem(&token, b"key", 1001).is_ok());
+    }
+
+    /// Does not compile once the hash can be compared by `==`, which ends at the first byte that differs: the name below would be ambiguous.
+    #[test]
+    fn secrets_are_compared_in_constant_time_alone() {
+        trait Compared<How> {
+            fn is() {}
+        }
+        struct ByEq;
+        impl<T> Compared<()> for T {}
+        impl<T: PartialEq> Compared<ByEq> for T {}
+        <SecretHash as Compared<_>>::is();
+
+        let secret = "0123456789abcdef".repeat(4);
+        let hash = SecretHash::of(&secret);
+        assert!(hash.is_of(&secret) && !hash.is_of(&secret[1..]) && !hash.is_of("") && !hash.is_of(&hash.0));
+        for i in 0..secret.len() {
+            let mut other = secret.clone().into_bytes();
+            other[i] ^= 1;
+            assert!(!hash.is_of(std::str::from_utf8(&other).expect("ASCII")), "byte {i}");
+        }
+        // Each byte of the hash counts.
+        for i in 0..hash.0.len() {
+            let mut other = hash.0.clone().into_bytes();
+            other[i] ^= 1;
+            assert!(!SecretHash(String::from_utf8(other).expect("ASCII")).is_of(&secret), "byte {i}");
+        }
     }
 
     #[test]

@@ -30,6 +30,14 @@ impl TokenKeys {
         self
     }
 
+    /// The same, where those of `before` are still good for checking tokens.
+    #[must_use]
+    pub fn retiring(mut self, before: &Self) -> Self {
+        let before = std::iter::once(&before.own).chain(before.before.iter().map(|(key, _)| key)).chain(&before.others);
+        self.others.extend(before.cloned());
+        self
+    }
+
     /// What is signed with at `now`, in seconds since the Unix epoch.
     pub fn signing(&self, now: i64) -> &Arc<SigningKey> {
         match &self.before {
@@ -73,6 +81,14 @@ mod tests {
         assert_eq!(second.signing(1059).id(), a.id());
         assert_eq!(second.signing(1060).id(), b.id());
         assert_eq!(second.signing(900).id(), b.id(), "the clock was set back");
+    }
+
+    #[test]
+    fn keys_that_retire_check_and_do_not_sign() {
+        let (a, b) = (key("a"), key("b"));
+        let both = TokenKeys::new(b.clone(), vec![a.clone()]);
+        let after = TokenKeys::new(b.clone(), vec![]).retiring(&both);
+        assert_eq!((names(&after), after.signing(0).id()), (vec![b.id().to_owned(), a.id().to_owned()], b.id()));
     }
 
     #[test]

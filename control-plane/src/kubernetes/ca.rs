@@ -2,11 +2,10 @@
 //! one issuing key without a leader.
 //!
 //! Its keys are those of a `kubernetes.io/tls` Secret as cert-manager writes it, too: `tls.crt` (the issuer, then what stands
-//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the roots that are trusted, one or several). The key of a root that is made here goes into a Secret of
-//! its own, which weft may make and never read.
+//! between it and the root), `tls.key` (the issuer's) and `ca.crt` (the roots that are trusted, one or several). What a rotation keeps stands beside them
+//! ([`parts`](crate::issue::trust::parts)). The key of a root that is made here goes into a Secret of its own, which weft may make and never read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -18,15 +17,14 @@ use weft_core::backoff::Backoff;
 use zeroize::Zeroizing;
 
 use super::{MANAGED_BY, MANAGER, within, won};
-use crate::issue::ca::{Ca, Made, Pem, Source, make};
+use crate::issue::ca::{Ca, Source, make};
 use crate::issue::given;
+use crate::issue::trust::parts::Parts;
+use crate::issue::trust::shared::Stored;
 use crate::server::random;
 
 const NEEDS: &str =
     "the CA cannot be read or made, and is tried again; the control plane's Role needs get on this Secret and create on Secrets";
-
-/// How often the Secret is looked at.
-const LOOK: Duration = Duration::from_secs(20);
 
 /// Why the Secret cannot be used; the API server being away is none of these, and is waited for.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +42,18 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
     loop {
         match within(api.get_opt(name)).await {
-            Ok(Some(secret)) => return Ok(Ca::open(domain.clone(), &Source::Text(&pem(&place, secret)?))?),
+            Ok(Some(secret)) => return opened(&stored(&place, secret)?, domain),
             Ok(None) => {
                 let made = make(domain, "")?;
-                let secret = secret(name, &made);
+                let secret = secret(name, &Parts::made(format!("Secret {place}"), &made), None);
                 match within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
                     Ok(true) => {
                         tracing::info!(secret = place, "a new CA was made");
-                        keep_root(&api, name, &made).await;
+                        if let Err(why) = keep_root(&api, &format!("{name}-root"), &made.root_key).await {
+                            tracing::warn!(
+                                "the root's key could not be kept, and is gone: this CA can be replaced, not renewed ({why})"
+                            );
+                        }
                     }
                     // Another replica was faster: what it made is read now.
                     Ok(false) => continue,
@@ -64,67 +66,45 @@ pub async fn open(client: Client, namespace: &str, name: &str, domain: &TrustDom
     }
 }
 
-/// Looks at the Secret again and again: an issuer that was renewed, as cert-manager does, and other roots in `ca.crt` are taken over while it
-/// serves. What cannot be taken over is told once.
-pub async fn follow(client: Client, namespace: String, name: String, ca: Arc<Ca>) {
-    let api = Api::<Secret>::namespaced(client, &namespace);
-    let place = format!("{namespace}/{name}");
-    let mut seen = None;
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let secret = match within(api.get_opt(&name)).await {
-            Ok(Some(secret)) => secret,
-            // Whoever replaces it may delete it first; and what is in use does not need it.
-            Ok(None) => continue,
-            Err(why) => {
-                tracing::debug!(secret = place, "the CA was not looked at: {why}");
-                continue;
-            }
-        };
-        let version = secret.metadata.resource_version.clone();
-        // What could not be taken over may be another time: certificates have ended meanwhile.
-        if seen == version && ca.problem().is_empty() {
-            continue;
-        }
-        seen = version;
-        match pem(&place, secret) {
-            Ok(pem) => given::settle(&ca, ca.renew(&pem), true, &pem.place),
-            Err(e) => {
-                if ca.note_problem(e.to_string()) {
-                    tracing::warn!("{e}; what was read before stays in use");
-                }
-            }
+/// The CA as the Secret has it: one that weft has made may be in the middle of a rotation.
+fn opened(stored: &Stored, domain: &TrustDomain) -> Result<Ca, SecretError> {
+    let given = stored.parts.given()?;
+    if !stored.ours || !stored.parts.is_one_root() {
+        return Ok(Ca::open(domain.clone(), &Source::Text(&given))?);
+    }
+    // What it signs must be believed, whosever it is.
+    given::standing(domain, &given)?;
+    Ok(Ca::open(domain.clone(), &Source::Shared(&stored.parts.roots()?))?)
+}
+
+/// The CA's Secret as it was read.
+pub fn stored(place: &str, secret: Secret) -> Result<Stored, SecretError> {
+    let ours = secret.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == MANAGER);
+    let version = secret.metadata.resource_version.unwrap_or_default();
+    let texts = secret.data.unwrap_or_default().into_iter();
+    let texts: BTreeMap<_, _> =
+        texts.filter_map(|(key, bytes)| Some((key, Zeroizing::new(String::from_utf8(bytes.0).ok()?)))).collect();
+    for key in ["tls.crt", "ca.crt", "tls.key"] {
+        if texts.get(key).is_none_or(|text| text.is_empty()) {
+            return Err(SecretError::Lacks { place: place.to_owned(), key });
         }
     }
+    Ok(Stored { parts: Parts { place: format!("Secret {place}"), texts }, version, ours })
 }
 
-fn pem(place: &str, secret: Secret) -> Result<Pem, SecretError> {
-    let mut data = secret.data.unwrap_or_default();
-    let mut text = |key: &'static str| {
-        let bytes = data.remove(key).map(|b| b.0);
-        let text = bytes.and_then(|b| String::from_utf8(b).ok()).filter(|t| !t.is_empty());
-        text.ok_or_else(|| SecretError::Lacks { place: place.to_owned(), key })
-    };
-    let (chain, roots, key) = (text("tls.crt")?, text("ca.crt")?, Zeroizing::new(text("tls.key")?));
-    Ok(Pem { place: format!("Secret {place}"), chain, key, anchors: Some(roots) })
+/// The CA's Secret as it is to be written: in place of that of `version`, or as a new one.
+pub fn secret(name: &str, parts: &Parts, version: Option<&str>) -> Secret {
+    let texts = parts.texts.iter().map(|(key, text)| (key.clone(), ByteString(text.as_bytes().to_vec())));
+    let mut secret = of(name, "kubernetes.io/tls", texts.collect());
+    secret.metadata.resource_version = version.map(str::to_owned);
+    secret
 }
 
-fn secret(name: &str, made: &Made) -> Secret {
-    let root = made.chain.rfind("-----BEGIN CERTIFICATE-----").map_or("", |at| &made.chain[at..]);
-    let data: BTreeMap<String, ByteString> =
-        [("tls.crt", made.chain.as_str()), ("tls.key", made.issuer_key.as_str()), ("ca.crt", root)]
-            .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
-            .into();
-    of(name, "kubernetes.io/tls", data)
-}
-
-/// Where the root's key is, for whoever renews the issuer by hand.
-async fn keep_root(api: &Api<Secret>, name: &str, made: &Made) {
-    let key = ByteString(made.root_key.as_bytes().to_vec());
-    let secret = of(&format!("{name}-root"), "Opaque", [("root.key".to_owned(), key)].into());
-    if let Err(why) = within(async { won(api.create(&PostParams::default(), &secret).await) }).await {
-        tracing::warn!("the root's key could not be kept, and is gone: this CA can be replaced, not renewed ({why})");
-    }
+/// Puts a root's key where its owner finds it, for whoever renews the issuer by hand.
+pub async fn keep_root(api: &Api<Secret>, name: &str, root_key: &str) -> Result<(), String> {
+    let key = ByteString(root_key.as_bytes().to_vec());
+    let secret = of(name, "Opaque", [("root.key".to_owned(), key)].into());
+    within(async { won(api.create(&PostParams::default(), &secret).await) }).await.map(drop)
 }
 
 fn of(name: &str, kind: &str, data: BTreeMap<String, ByteString>) -> Secret {
@@ -148,10 +128,15 @@ mod tests {
     fn what_is_made_is_read_again_and_so_is_what_cert_manager_writes() {
         let domain: TrustDomain = "cluster.local".parse().expect("valid");
         let made = make(&domain, "").expect("made");
-        let ca = |secret: Secret| Ca::open(domain.clone(), &Source::Text(&pem("a/b", secret).expect("whole")));
-        let ours = ca(secret("weft-ca", &made)).expect("good");
+        let made = secret("weft-ca", &Parts::made("a/b".into(), &made), Some("7"));
+        let ca = |secret: Secret| opened(&stored("a/b", secret).expect("whole"), &domain);
+        let whole = stored("a/b", made.clone()).expect("whole");
+        assert_eq!((whole.ours, whole.version.as_str()), (true, "7"));
+        let ours = ca(made.clone()).expect("good");
         // cert-manager's chain ends before the root.
-        let mut theirs = secret("weft-ca", &made);
+        let mut theirs = made;
+        theirs.metadata.labels = None;
+        assert!(!stored("a/b", theirs.clone()).expect("whole").ours);
         let data = theirs.data.as_mut().expect("there");
         let root = data["ca.crt"].0.clone();
         let whole = data["tls.crt"].0.clone();
@@ -162,9 +147,10 @@ mod tests {
     #[test]
     fn a_secret_that_lacks_a_part_says_which() {
         let domain: TrustDomain = "cluster.local".parse().expect("valid");
-        let mut secret = secret("weft-ca", &make(&domain, "").expect("made"));
+        let made = Parts::made("a/b".into(), &make(&domain, "").expect("made"));
+        let mut secret = secret("weft-ca", &made, None);
         secret.data.as_mut().expect("there").remove("ca.crt");
-        let e = pem("weft-system/weft-ca", secret).err().expect("incomplete");
+        let e = stored("weft-system/weft-ca", secret).err().expect("incomplete");
         assert!(e.to_string().contains("ca.crt") && e.to_string().contains("weft-system/weft-ca"), "{e}");
     }
 }

@@ -8,10 +8,9 @@ use weft_core::service::ObjectRef;
 
 use super::within;
 use crate::issue::kubernetes::{Review, Witness};
-use crate::objects::Object;
+use crate::objects::{Kind, Object};
 use crate::snapshot::{Place, PodFacts};
-use crate::watch::kubernetes::lean::Lean;
-use crate::watch::kubernetes::resource::of;
+use crate::watch::kubernetes::lean::{Lean, ReadIn};
 
 /// The cluster that vouches for its pods.
 pub struct ApiServer {
@@ -47,9 +46,10 @@ impl Witness for ApiServer {
     }
 
     async fn pod(&self, pod: &ObjectRef) -> Result<Option<PodFacts>, String> {
-        let api = Api::<Lean<of::Pod>>::namespaced_with(self.client.clone(), pod.namespace.as_str(), &"v1");
+        let api =
+            Api::<Lean>::namespaced_with(self.client.clone(), pod.namespace.as_str(), &ReadIn { kind: Kind::Pod, version: "v1" });
         let Some(found) = within(api.get_opt(pod.name.as_str())).await? else { return Ok(None) };
-        match found.object {
+        match found.read(Kind::Pod).object {
             Ok(Object::Pod(pod)) if pod.ended() => Ok(None),
             Ok(Object::Pod(pod)) => Ok(Some(PodFacts::of(&pod, Place::default()))),
             Ok(_) => Err("its answer is no pod".into()),

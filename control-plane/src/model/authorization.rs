@@ -235,19 +235,18 @@ impl Authorizations {
         self.about_tokens.iter().filter(|id| self.names(id).any(|name| name == issuer)).cloned().collect()
     }
 
-    /// The issuers that the policies of a pod name.
-    pub(super) fn named_by(&self, policies: &[v1::BoundPolicy]) -> BTreeSet<Arc<str>> {
-        let in_force = self.about_tokens.iter().filter_map(|id| self.held.get(id)?.in_force.as_ref());
-        // A policy is encoded once, and its bytes are shared.
-        let is_bound = |it: &&InForce| policies.iter().any(|p| p.policy.as_ptr() == it.bytes.as_ptr());
-        in_force.filter(is_bound).flat_map(|it| it.issuers.iter().cloned()).collect()
-    }
-
-    /// Of these, those that policies for the whole mesh name.
-    pub(super) fn named_by_mesh(&self, policies: &[v1::BoundPolicy]) -> BTreeSet<Arc<str>> {
-        let in_force = self.about_tokens.iter().filter_map(|id| self.held.get(id)?.in_force.as_ref());
-        let is_bound = |it: &&InForce| it.scope == Scope::Mesh && policies.iter().any(|p| p.policy.as_ptr() == it.bytes.as_ptr());
-        in_force.filter(is_bound).flat_map(|it| it.issuers.iter().cloned()).collect()
+    /// The issuers that the policies of a pod name, each with whether one for the whole mesh names it.
+    pub(super) fn named_by(&self, policies: &[v1::BoundPolicy]) -> BTreeMap<Arc<str>, bool> {
+        let mut named = BTreeMap::new();
+        for it in self.about_tokens.iter().filter_map(|id| self.held.get(id)?.in_force.as_ref()) {
+            // A policy is encoded once, and its bytes are shared.
+            if policies.iter().any(|p| p.policy.as_ptr() == it.bytes.as_ptr()) {
+                for issuer in &it.issuers {
+                    *named.entry(issuer.clone()).or_default() |= it.scope == Scope::Mesh;
+                }
+            }
+        }
+        named
     }
 
     /// What a policy refuses or allows, and why it is so: for explanations.

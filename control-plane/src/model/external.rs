@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use weft_core::Namespace;
 use weft_core::authorization::Posture;
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, InvalidEgress};
+use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress, Origination};
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::ANNOTATION_EGRESS;
+use weft_core::{Namespace, TrustDomain};
 use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
 
 use super::Model;
@@ -68,6 +68,11 @@ impl Externals {
     }
 }
 
+/// Whether it expects peers of the mesh's own trust domain.
+fn is_own(own: &TrustDomain, good: &Good) -> bool {
+    good.external.origination.as_ref().and_then(Origination::peer).is_some_and(|peer| peer.domain() == own)
+}
+
 impl Model {
     /// What becomes of destinations that nobody knows, where a namespace says nothing.
     #[must_use]
@@ -93,7 +98,9 @@ impl Model {
         let is_mesh_wide = self.is_home(&id.namespace);
         let policies = self.authorizations.of_external(id);
         let Some(held) = self.externals.held.get_mut(id) else { return };
-        held.bytes = held.good.as_ref().map(|good| {
+        // Called by an identity of its own, the mesh is called from inside.
+        let good = held.good.as_ref().filter(|good| !is_own(&self.trust_domain, good));
+        held.bytes = good.map(|good| {
             let mut wire = v1::ExternalService { mesh_wide: is_mesh_wide, ..(&*good.external).into() };
             let size: usize = policies.iter().map(|p| p.policy.len()).sum();
             wire.authorization = Some(if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
@@ -112,12 +119,15 @@ impl Model {
         let home = self.authorizations.home();
         let of = |namespace: &Namespace| {
             let namespace = namespace.clone();
-            self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace).filter_map(|(_, held)| held.bytes.clone())
+            let held = self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace);
+            held.filter_map(|(_, held)| Some((held.bytes.clone()?, held.good.as_ref()?.external.is_mutual())))
         };
-        let mut externals: Vec<Bytes> = of(home).collect();
+        let mut seen: Vec<(Bytes, bool)> = of(home).collect();
         if pod.id.namespace != *home {
-            externals.extend(of(&pod.id.namespace));
+            seen.extend(of(&pod.id.namespace));
         }
+        let is_mutual = seen.iter().any(|(_, is_mutual)| *is_mutual);
+        let externals: Vec<Bytes> = seen.into_iter().map(|(bytes, _)| bytes).collect();
         if otherwise == EgressDefault::Allow && externals.is_empty() {
             return (None, vec![]);
         }
@@ -134,7 +144,9 @@ impl Model {
             // No version has this, so that the pod's sidecar refuses everything, and says why.
             return (None, vec![format!("room for {count} external services with {size} bytes")]);
         }
-        (Some(v1::Egress { externals, ..egress_to(otherwise, &from) }), vec![FEATURE_EGRESS.to_owned()])
+        // A version that does not know peers would take their servers for ones that are known by their names.
+        let required = std::iter::once(FEATURE_EGRESS).chain(is_mutual.then_some(FEATURE_EGRESS_PEER));
+        (Some(v1::Egress { externals, ..egress_to(otherwise, &from) }), required.map(str::to_owned).collect())
     }
 
     /// The namespace's own, or the mesh's. A word that is none denies, and is reported.
@@ -165,6 +177,14 @@ impl Model {
                         Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")));
                 }
             }
+        }
+        if outcome.refused.is_none() && held.good.as_ref().is_some_and(|good| is_own(&self.trust_domain, good)) {
+            let message = format!(
+                "they are of the mesh's own trust domain, {}, which is called inside of the mesh; it stands for nothing, and the default decides",
+                self.trust_domain
+            );
+            outcome.refused = Some(Refusal::new("Invalid", "tls.identities", message));
+            outcome.fallen_back = None;
         }
         let policies = self.authorizations.of_external(&key.id);
         let size: usize = policies.iter().map(|p| p.policy.len()).sum();

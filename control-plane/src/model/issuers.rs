@@ -105,13 +105,8 @@ impl Model {
         }
         let home = &self.authorizations.home;
         // Under a policy of the mesh's no namespace puts keys of its own, not even where the mesh's issuer is missing.
-        let of_mesh = self.authorizations.named_by_mesh(&authorization.policies);
-        let ids = names.iter().filter_map(|name| {
-            if of_mesh.contains(name) {
-                self.issuers.in_namespace(home, name)
-            } else {
-                self.issuers.of(home, &pod.id.namespace, name)
-            }
+        let ids = names.iter().filter_map(|(name, is_of_mesh)| {
+            if *is_of_mesh { self.issuers.in_namespace(home, name) } else { self.issuers.of(home, &pod.id.namespace, name) }
         });
         inbound.jwt_issuers = ids.filter_map(|id| self.issuers.held.get(id)).map(|held| held.bytes.clone()).collect();
         inbound.required_features.push(FEATURE_JWT.to_owned());

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::HostMatch;
 use weft_core::egress::{
-    Endpoint, External, ExternalPort, ExternalProtocol, Forbidden, Host, Origination, Resolution, forbidden,
+    Endpoint, External, ExternalPort, ExternalProtocol, Forbidden, Host, InvalidPeers, Origination, Peer, Resolution, Server,
+    forbidden,
 };
 use weft_core::service::ObjectRef;
 
@@ -69,8 +70,10 @@ enum ProtocolSpec {
 struct TlsSpec {
     #[serde(default)]
     mode: ModeSpec,
-    /// PEM. Default: the system's anchors.
+    /// With `originate`. PEM. Default: the system's anchors.
     ca_certificates: Option<String>,
+    /// With `mutual`: SPIFFE IDs of one foreign trust domain, or `spiffe://TRUST_DOMAIN/*`. 1 to 64.
+    identities: Option<Vec<String>>,
     /// Default: the host.
     sni: Option<String>,
 }
@@ -81,6 +84,17 @@ enum ModeSpec {
     #[default]
     None,
     Originate,
+    Mutual,
+}
+
+impl ModeSpec {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Originate => "originate",
+            Self::Mutual => "mutual",
+        }
+    }
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -123,7 +137,7 @@ impl ExternalSpec {
         let resolution = self.resolution()?;
         let hosts = self.hosts(&resolution)?;
         let origination = self.origination()?;
-        let ports = self.ports(origination.is_some())?;
+        let ports = self.ports(origination.as_ref())?;
         Ok(External {
             id: id.clone(),
             is_mesh_wide: false,
@@ -165,7 +179,8 @@ impl ExternalSpec {
         each.collect()
     }
 
-    fn ports(&self, originates: bool) -> Result<Vec<ExternalPort>, Wrong> {
+    fn ports(&self, origination: Option<&Origination>) -> Result<Vec<ExternalPort>, Wrong> {
+        let is_mutual = origination.is_some_and(|o| o.peer().is_some());
         counted("ports", self.ports.len(), MAX_PORTS)?;
         let mut ports: Vec<ExternalPort> = Vec::new();
         for (i, p) in self.ports.iter().enumerate() {
@@ -188,42 +203,56 @@ impl ExternalSpec {
                 ProtocolSpec::Tls => ExternalProtocol::Tls,
                 ProtocolSpec::Tcp => ExternalProtocol::Tcp,
             };
-            if originates && !protocol.is_http() {
+            let is_taken = protocol.is_http() || is_mutual && protocol == ExternalProtocol::Tcp;
+            if origination.is_some() && !is_taken {
                 let message = format!(
-                    "TLS is opened for http and http2; a port of {} goes into an ExternalService of its own",
+                    "TLS is opened for http and http2, and for tcp where it is mutual; a port of {} goes into an ExternalService of its own",
                     protocol.as_str()
                 );
                 return wrong(field("protocol"), message);
             }
-            let usual = if originates && p.port == 80 { 443 } else { p.port };
+            let usual = if origination.is_some() && !is_mutual && p.port == 80 { 443 } else { p.port };
             ports.push(ExternalPort { port: p.port, target: p.target_port.unwrap_or(usual), protocol });
         }
         Ok(ports)
     }
 
     fn origination(&self) -> Result<Option<Origination>, Wrong> {
-        let TlsSpec { mode, ca_certificates, sni } = &self.tls;
-        if *mode == ModeSpec::None {
-            for (field, is_given) in [("tls.caCertificates", ca_certificates.is_some()), ("tls.sni", sni.is_some())] {
-                if is_given {
-                    return wrong(field, "means nothing unless tls.mode is originate");
-                }
+        let TlsSpec { mode, ca_certificates, sni, identities } = &self.tls;
+        for (field, is_given, modes) in [
+            ("caCertificates", ca_certificates.is_some(), &[ModeSpec::Originate][..]),
+            ("identities", identities.is_some(), &[ModeSpec::Mutual]),
+            ("sni", sni.is_some(), &[ModeSpec::Originate, ModeSpec::Mutual]),
+        ] {
+            if is_given && !modes.contains(mode) {
+                let modes = modes.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(" or ");
+                return wrong(format!("tls.{field}"), format!("means nothing unless tls.mode is {modes}"));
             }
-            return Ok(None);
         }
+        let server = match mode {
+            ModeSpec::None => return Ok(None),
+            ModeSpec::Originate => match ca_certificates {
+                None => Server::System,
+                Some(pem) => {
+                    if pem.len() > MAX_CA {
+                        return wrong("tls.caCertificates", format!("{} bytes; at most {MAX_CA} are taken", pem.len()));
+                    }
+                    weft_tls::anchors(pem).map_err(|e| ("tls.caCertificates".to_owned(), e.to_string()))?;
+                    Server::Anchored(pem.as_str().into())
+                }
+            },
+            ModeSpec::Mutual => Server::Peer(Peer::read(identities.as_deref().unwrap_or_default()).map_err(|e| match e {
+                InvalidPeers::Count(_) => ("tls.identities".to_owned(), e.to_string()),
+                InvalidPeers::Text { place, why } => (format!("tls.identities[{place}]"), why),
+            })?),
+        };
         if let Some(sni) = sni
             && Host::read(sni).is_none_or(|host| host.name().is_none())
         {
             return wrong("tls.sni", "it must be a host name");
         }
-        if let Some(pem) = ca_certificates {
-            if pem.len() > MAX_CA {
-                return wrong("tls.caCertificates", format!("{} bytes; at most {MAX_CA} are taken", pem.len()));
-            }
-            weft_tls::anchors(pem).map_err(|e| ("tls.caCertificates".to_owned(), e.to_string()))?;
-        }
         let lower = |text: &String| text.trim_end_matches('.').to_ascii_lowercase().into();
-        Ok(Some(Origination { sni: sni.as_ref().map(lower), ca: ca_certificates.as_deref().map(Into::into) }))
+        Ok(Some(Origination { sni: sni.as_ref().map(lower), server }))
     }
 
     fn resolution(&self) -> Result<Resolution, Wrong> {

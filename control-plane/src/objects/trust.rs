@@ -17,6 +17,8 @@ const MAX_BUNDLE: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 10_000;
 /// Characters of a reason.
 pub const MAX_REASON: usize = 300;
+/// Faults of one denial that are told of one by one.
+const MAX_TOLD: usize = 10;
 
 /// A foreign trust domain whose identities are believed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +39,9 @@ pub struct DenialObject {
     pub reason: String,
     /// Seconds since the Unix epoch; none: for ever.
     pub expires: Option<i64>,
+    /// What is wrong with entries that are not among these, and with the reason; 11 at most. A slip in one entry must not let those in that the
+    /// others name.
+    pub unread: Vec<Wrong>,
 }
 
 /// What is wrong: a field of `spec`, and why.
@@ -90,9 +95,11 @@ impl FederationSpec {
 }
 
 impl DenialSpec {
+    /// Entries that cannot be denied are left out, and told of in `unread`: neither identity nor serial number, or a control plane's identity.
+    ///
     /// # Errors
     ///
-    /// Where an entry is neither identity nor serial number, an identity is a control plane's, or there are none or too many.
+    /// Where there are no entries, or too many.
     pub fn read(self, id: ObjectRef) -> Result<DenialObject, Wrong> {
         let count = self.identities.len() + self.serials.len();
         if count == 0 || count > MAX_ENTRIES {
@@ -101,24 +108,32 @@ impl DenialSpec {
                 format!("{count} identities and serials; 1 to {MAX_ENTRIES} are read in one object"),
             ));
         }
-        if self.reason.chars().count() > MAX_REASON {
-            return Err(wrong("reason", format!("it is longer than {MAX_REASON} characters")));
+        let mut unread = Vec::new();
+        let identities = readable("identities", &self.identities, deniable, &mut unread);
+        let serials = readable("serials", &self.serials, |text| serial(text).map_err(|e| e.to_string()), &mut unread);
+        let mut reason = self.reason;
+        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+            reason.truncate(end);
+            unread.push(wrong("reason", format!("it is longer than {MAX_REASON} characters, and cut")));
         }
-        let identities = self
-            .identities
-            .iter()
-            .enumerate()
-            .map(|(i, text)| deniable(text).map_err(|why| wrong(format!("identities[{i}]"), why)));
-        let serials =
-            self.serials.iter().enumerate().map(|(i, text)| serial(text).map_err(|e| wrong(format!("serials[{i}]"), e)));
-        Ok(DenialObject {
-            id,
-            identities: identities.collect::<Result<_, _>>()?,
-            serials: serials.collect::<Result<_, _>>()?,
-            reason: self.reason,
-            expires: self.expires.map(|m| m.0),
-        })
+        if unread.len() > MAX_TOLD {
+            let more = unread.len() - MAX_TOLD;
+            unread.truncate(MAX_TOLD);
+            unread.push(wrong("identities", format!("{more} more entries, of these and of serials, cannot be read")));
+        }
+        Ok(DenialObject { id, identities, serials, reason, expires: self.expires.map(|m| m.0), unread })
     }
+}
+
+fn readable<T>(field: &str, texts: &[String], read: impl Fn(&str) -> Result<T, String>, unread: &mut Vec<Wrong>) -> Vec<T> {
+    let mut good = Vec::with_capacity(texts.len());
+    for (i, text) in texts.iter().enumerate() {
+        match read(text) {
+            Ok(entry) => good.push(entry),
+            Err(why) => unread.push(wrong(format!("{field}[{i}]"), why)),
+        }
+    }
+    good
 }
 
 /// An identity that may be denied: without the control plane's, sidecars would hear of nothing any more, the end of the denial included.
@@ -147,15 +162,29 @@ mod tests {
         let good = r#"{"identities": ["spiffe://cluster.local/ns/shop/sa/web"], "serials": ["00:AB"], "expires": "2026-01-31T12:00:00Z"}"#;
         let read = serde_json::from_str::<DenialSpec>(good).expect("good").read(id()).expect("good");
         assert_eq!((read.serials[0].as_str(), read.expires), ("ab", Some(1_769_860_800)));
-        for (spec, field) in [
-            ("{}", "identities"),
-            (r#"{"identities": ["web"]}"#, "identities[0]"),
-            (r#"{"identities": ["spiffe://cluster.local/ns/weft-system/sa/weft-control-plane"]}"#, "identities[0]"),
-            (r#"{"serials": ["1", "x"]}"#, "serials[1]"),
+        assert_eq!(read.unread, []);
+        let (at, why) = serde_json::from_str::<DenialSpec>("{}").expect("it has the shape").read(id()).expect_err("nobody");
+        assert_eq!(at, "identities", "{why}");
+        // The entries beside a bad one are in force.
+        let long = format!(r#"{{"serials": ["1"], "reason": "{}"}}"#, "ü".repeat(MAX_REASON + 1));
+        for (spec, fields, in_force) in [
+            (r#"{"identities": ["web"]}"#, &["identities[0]"][..], 0),
+            (r#"{"identities": ["spiffe://cluster.local/ns/weft-system/sa/weft-control-plane"]}"#, &["identities[0]"], 0),
+            (
+                r#"{"identities": ["spiffe://cluster.local/ns/shop/sa/web", ""], "serials": ["1", "x"]}"#,
+                &["identities[1]", "serials[1]"],
+                2,
+            ),
+            (&long, &["reason"], 1),
         ] {
-            let (at, why) = serde_json::from_str::<DenialSpec>(spec).expect("it has the shape").read(id()).expect_err(spec);
-            assert_eq!(at, field, "{why}");
+            let read = serde_json::from_str::<DenialSpec>(spec).expect("it has the shape").read(id()).expect(spec);
+            assert_eq!(read.unread.iter().map(|(field, _)| field.as_str()).collect::<Vec<_>>(), fields);
+            assert_eq!(read.identities.len() + read.serials.len(), in_force, "{spec}");
+            assert!(read.reason.chars().count() <= MAX_REASON);
         }
+        let many = DenialSpec { identities: vec![], serials: vec!["x".into(); 500], reason: String::new(), expires: None };
+        let told = many.read(id()).expect("it can be read").unread;
+        assert_eq!(told.len(), MAX_TOLD + 1, "{told:?}");
         assert!(serde_json::from_str::<DenialSpec>(r#"{"identitys": []}"#).is_err(), "a misspelt field would deny nobody");
     }
 

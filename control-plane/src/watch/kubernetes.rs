@@ -24,8 +24,8 @@ use tokio_stream::StreamExt;
 use weft_core::backoff::Backoff;
 
 use self::known::{Event, Known, absence_shows};
-use self::lean::Lean;
-use self::resource::{KINDS, Need, Resource, Watched, of, resource};
+use self::lean::{Lean, ReadIn};
+use self::resource::{KINDS, Need, Resource, resource};
 use self::standing::Statuses;
 use super::Batch;
 use crate::kubernetes::explain;
@@ -36,8 +36,8 @@ use crate::server::random;
 const GATHER: Duration = Duration::from_millis(5);
 /// The most that is gathered before it is passed on.
 const MAX_GATHERED: usize = 2_000;
-/// Objects in one page of a list.
-const PAGE: u32 = 250;
+/// Objects in one page of a list, which is held whole until all of it is read.
+const PAGE: u32 = 100;
 /// The server ends a watch after this many seconds, and it is resumed; a connection that died unseen is noticed then, too.
 const WATCH_SECS: u32 = 120;
 /// What a watch has received and the model has not been told may be this much; then the server waits for us.
@@ -54,29 +54,23 @@ pub fn follow(client: &Client, statuses: &Arc<Statuses>) -> mpsc::Receiver<Batch
     let (tx, rx) = mpsc::channel(4);
     let (events_tx, events) = mpsc::channel(WAITING);
     let mut watches = JoinSet::new();
-    macro_rules! watch {
-        ($($kind:ident)*) => {
-            $(watches.spawn(watch::<of::$kind>(client.clone(), events_tx.clone(), statuses.clone()));)*
-        };
+    for kind in KINDS {
+        watches.spawn(watch(*kind, client.clone(), events_tx.clone(), statuses.clone()));
     }
-    watch!(Namespace Service Pod EndpointSlice NetworkPolicy);
-    watch!(HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy);
-    watch!(Federation IdentityDenial JwtIssuer ExternalService);
-    debug_assert_eq!(watches.len(), KINDS.len(), "every kind is watched");
     // The watches end with this task, which ends with the receiver.
     tokio::spawn(gather(events, tx, watches, Known::new(KINDS, statuses.clone())));
     rx
 }
 
 /// Watches one kind until nobody listens, in the first of its versions that the server has.
-async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, statuses: Arc<Statuses>) {
-    let versions = resource(T::KIND).versions;
+async fn watch(kind: Kind, client: Client, events: mpsc::Sender<(Kind, Event)>, statuses: Arc<Statuses>) {
+    let versions = resource(kind).versions;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     // The version that is tried, how many in a row the server did not have, and how often it had none of them.
     let (mut at, mut missing, mut absences) = (0, 0, 0);
-    let quick_looks = absence_shows(T::KIND).as_millis() / QUICK_LOOK.as_millis() + MORE_LOOKS;
+    let quick_looks = absence_shows(kind).as_millis() / QUICK_LOOK.as_millis() + MORE_LOOKS;
     loop {
-        match follow_in::<T>(versions[at], &client, &events, &statuses, &mut backoff).await {
+        match follow_in(ReadIn { kind, version: versions[at] }, &client, &events, &statuses, &mut backoff).await {
             End::Unheard => return,
             End::Forgotten => (missing, absences) = (0, 0),
             End::Missing { worked } => {
@@ -90,7 +84,7 @@ async fn watch<T: Watched>(client: Client, events: mpsc::Sender<(Kind, Event)>, 
                 }
                 missing = 0;
                 absences += 1;
-                if events.send((T::KIND, Event::Absent)).await.is_err() {
+                if events.send((kind, Event::Absent)).await.is_err() {
                     return;
                 }
                 // Everything waits for the first of these.
@@ -119,16 +113,17 @@ async fn pause(backoff: &mut Backoff) {
 }
 
 /// Watches one kind in one version.
-async fn follow_in<T: Watched>(
-    version: &'static str,
+async fn follow_in(
+    read: ReadIn,
     client: &Client,
     events: &mpsc::Sender<(Kind, Event)>,
     statuses: &Statuses,
     backoff: &mut Backoff,
 ) -> End {
-    let resource = resource(T::KIND);
+    let ReadIn { kind, version } = read;
+    let resource = resource(kind);
     let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECS);
-    let mut stream = pin!(watcher(Api::<Lean<T>>::all_with(client.clone(), &version), config));
+    let mut stream = pin!(watcher(Api::<Lean>::all_with(client.clone(), &read), config));
     let mut worked = false;
     // A watcher never ends by itself.
     while let Some(event) = stream.next().await {
@@ -137,10 +132,10 @@ async fn follow_in<T: Watched>(
                 if !matches!(event, watcher::Event::Init) {
                     backoff.reset();
                     if !std::mem::replace(&mut worked, true) {
-                        statuses.served(T::KIND, version);
+                        statuses.served(kind, version);
                     }
                 }
-                if events.send((T::KIND, event.into())).await.is_err() {
+                if events.send((kind, Event::of(kind, event))).await.is_err() {
                     return End::Unheard;
                 }
                 continue;
@@ -152,7 +147,7 @@ async fn follow_in<T: Watched>(
             return End::Missing { worked };
         }
         let failure = Event::Failed(failure(&resource, version, code, &problem));
-        if code != GONE && events.send((T::KIND, failure)).await.is_err() {
+        if code != GONE && events.send((kind, failure)).await.is_err() {
             return End::Unheard;
         }
         pause(backoff).await;

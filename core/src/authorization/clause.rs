@@ -13,6 +13,8 @@ use crate::traffic::table::RequestFacts;
 
 mod fields;
 
+pub use fields::is_alike;
+
 /// What is known of a connection, for as long as it lasts.
 #[derive(Clone, Debug)]
 pub struct Connection {

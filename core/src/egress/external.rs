@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::origination::Origination;
 use crate::authorization::policy::{Authorization, HostMatch, PostureFrom};
 use crate::service::ObjectRef;
 
@@ -121,15 +122,6 @@ impl ExternalProtocol {
     }
 }
 
-/// TLS that the sidecar opens for the application.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Origination {
-    /// The server name that is asked for, and that the certificate must have; none is the host.
-    pub sni: Option<Arc<str>>,
-    /// The anchors that vouch for the server (PEM); none is the system's.
-    pub ca: Option<Arc<str>>,
-}
-
 /// Where the addresses of a host come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Resolution {
@@ -152,6 +144,11 @@ impl External {
     /// What it says of a port that is dialled.
     pub fn port(&self, port: u16) -> Option<&ExternalPort> {
         self.ports.iter().find(|p| p.port == port)
+    }
+
+    /// Whether its TLS is mutual, with SPIFFE peers.
+    pub fn is_mutual(&self) -> bool {
+        self.origination.as_ref().is_some_and(|o| o.peer().is_some())
     }
 
     /// The fixed endpoints; none where the resolver is asked.

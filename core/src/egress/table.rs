@@ -9,6 +9,7 @@ use super::host::Host;
 use crate::authorization::Compiled;
 use crate::authorization::policy::{HostMatch, PostureFrom};
 use crate::identity::SpiffeId;
+use crate::service::ObjectRef;
 
 /// What one pod may reach outside of the mesh, ready to be asked. Immutable; made anew when a policy changes.
 #[derive(Debug)]
@@ -32,18 +33,26 @@ pub struct Table {
 /// An external service, with its policies.
 #[derive(Debug)]
 pub struct Listed {
+    /// What it is called in metrics.
+    pub name: Arc<str>,
     /// What it says.
     pub external: Arc<External>,
     /// Who may go there; none where everybody may.
     pub compiled: Option<Arc<Compiled>>,
 }
 
+/// Addresses of one host that are told.
+const MOST_FIXED: usize = 64;
+
 /// What goes before what: whether it is a namespace's, how little its host says, its place.
 type Rank = (bool, u32, u32);
 
 impl Table {
-    /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about.
-    pub fn new(egress: &Egress, own: &SpiffeId) -> Self {
+    /// Compiles what applies to the pod whose identity is `own`: the principal that its policies are about. What is in `before`, made for the same
+    /// pod, and says the same is kept as it is: whoever holds it holds what is in force.
+    pub fn new(egress: &Egress, own: &SpiffeId, before: Option<&Self>) -> Self {
+        let held: HashMap<&ObjectRef, &Arc<Listed>> =
+            before.into_iter().flat_map(|before| &before.all).map(|listed| (&listed.external.id, listed)).collect();
         let mut externals = egress.externals.clone();
         externals.sort_by(|a, b| (!a.is_mesh_wide, &a.id).cmp(&(!b.is_mesh_wide, &b.id)));
         let mut table = Self {
@@ -57,12 +66,15 @@ impl Table {
             bytes: HashSet::new(),
         };
         for external in externals {
-            table.add(external, own);
+            let same = held.get(&external.id).filter(|listed| listed.external == external);
+            let listed = same.map_or_else(|| Arc::new(Listed::new(external, own)), |listed| Arc::clone(listed));
+            table.add(listed);
         }
         table
     }
 
-    fn add(&mut self, external: Arc<External>, own: &SpiffeId) {
+    fn add(&mut self, listed: Arc<Listed>) {
+        let external = &listed.external;
         let place = self.all.len() as u32;
         for host in &external.hosts {
             match host {
@@ -83,9 +95,12 @@ impl Table {
                 self.addresses.entry(endpoint.address.to_canonical()).or_default().push(place);
             }
         }
-        let compiled = Compiled::new(&external.authorization, own.clone());
-        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
-        self.all.push(Arc::new(Listed { external, compiled }));
+        self.all.push(listed);
+    }
+
+    /// Whether it has this very one: not one that has replaced it.
+    pub fn holds(&self, listed: &Arc<Listed>) -> bool {
+        self.all.iter().any(|held| Arc::ptr_eq(held, listed))
     }
 
     /// Whether nothing is asked: whatever is not known is dialled.
@@ -150,6 +165,26 @@ impl Table {
         fixed.chain(named).min_by_key(|(listed, _)| !listed.external.is_mesh_wide)
     }
 
+    /// The addresses that are fixed for a host that is named itself, by what counts for it at each port; empty where the resolver is asked at one of
+    /// them. At most 64.
+    pub fn fixed(&self, host: &Host) -> Vec<IpAddr> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        let places = self.exact.get(host).into_iter().flatten();
+        for port in places.flat_map(|place| &self.all[*place as usize].external.ports) {
+            let Some((listed, _)) = self.find(host, port.port) else { continue };
+            if listed.is_resolved() {
+                return vec![];
+            }
+            for endpoint in listed.external.endpoints() {
+                let ip = endpoint.address.to_canonical();
+                if found.len() < MOST_FIXED && !found.contains(&ip) {
+                    found.push(ip);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether anything is said of a host, at any port.
     pub fn names(&self, host: &Host) -> bool {
         let by_suffix = |name: &Arc<str>| name.match_indices('.').any(|(dot, _)| self.suffixes.contains_key(&name[dot + 1..]));
@@ -158,6 +193,12 @@ impl Table {
 }
 
 impl Listed {
+    fn new(external: Arc<External>, own: &SpiffeId) -> Self {
+        let compiled = Compiled::new(&external.authorization, own.clone());
+        let compiled = (!compiled.is_open()).then(|| Arc::new(compiled));
+        Self { name: format!("external {}", external.id).into(), external, compiled }
+    }
+
     /// Whether the resolver says where it is.
     pub fn is_resolved(&self) -> bool {
         self.external.resolution == Resolution::Dns

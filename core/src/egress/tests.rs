@@ -25,7 +25,7 @@ fn own() -> SpiffeId {
 
 fn table(externals: Vec<External>) -> Table {
     let externals = externals.into_iter().map(Arc::new).collect();
-    Table::new(&Egress { default: EgressDefault::Deny, externals, ..Egress::default() }, &own())
+    Table::new(&Egress { default: EgressDefault::Deny, externals, ..Egress::default() }, &own(), None)
 }
 
 fn winner(table: &Table, host: &str, port: u16) -> Option<String> {
@@ -61,6 +61,22 @@ fn the_mesh_goes_before_a_namespace_and_who_says_more_before_who_says_less() {
 }
 
 #[test]
+fn what_says_the_same_is_kept_when_something_else_changes() {
+    let ports = [(443, ExternalProtocol::Tls)];
+    let all = |x: &str| {
+        let externals = vec![external("shop/a", &["a.example"], &ports), external("shop/b", &[x], &ports)];
+        Egress { externals: externals.into_iter().map(Arc::new).collect(), ..Egress::default() }
+    };
+    let before = Table::new(&all("b.example"), &own(), None);
+    let after = Table::new(&all("c.example"), &own(), Some(&before));
+    let of = |table: &Table, host: &str| table.find(&Host::read(host).expect("a host"), 443).expect("listed").0.clone();
+    assert!(after.holds(&of(&before, "a.example")) && !after.holds(&of(&before, "b.example")));
+    assert_eq!(&*of(&after, "c.example").name, "external shop/b");
+    let again = Table::new(&all("c.example"), &own(), Some(&after));
+    assert!(again.holds(&of(&after, "c.example")));
+}
+
+#[test]
 fn bytes_are_known_by_their_address() {
     use ExternalProtocol::{Tcp, Tls};
     let ip: IpAddr = "203.0.113.5".parse().expect("an address");
@@ -78,6 +94,34 @@ fn bytes_are_known_by_their_address() {
     assert_eq!(found(other, 5671, &["a.queue.example.com"]).as_deref(), Some("shop/queue"));
     assert_eq!(found(other, 443, &["a.queue.example.com"]), None, "TLS is known by its server name");
     assert_eq!(found(other, 5671, &["evil.example.net"]), None);
+}
+
+#[test]
+fn what_is_fixed_for_a_name_is_known_and_what_is_resolved_is_not() {
+    use ExternalProtocol::{Http, Tcp};
+    let fixed = |id: &str, hosts: &[&str], ports: &[(u16, ExternalProtocol)], addresses: &[&str]| External {
+        resolution: Resolution::Static(
+            addresses.iter().map(|a| Endpoint { address: a.parse().expect("an address"), port: None }).collect(),
+        ),
+        ..external(id, hosts, ports)
+    };
+    let all = table(vec![
+        fixed("shop/a", &["a.example", "*.wild.example"], &[(80, Http), (81, Http)], &["203.0.113.1", "2001:db8::1"]),
+        fixed("shop/b", &["b.example"], &[(80, Http)], &["203.0.113.2"]),
+        external("shop/b-too", &["b.example"], &[(5432, Tcp)]),
+        fixed("shop/c", &["c.mesh.example"], &[(80, Http)], &["203.0.113.3"]),
+        external("weft-system/c", &["*.mesh.example"], &[(80, Http)]),
+    ]);
+    let of = |host: &str| all.fixed(&Host::read(host).expect("a host")).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(of("A.example."), ["203.0.113.1", "2001:db8::1"]);
+    for (host, why) in [
+        ("x.wild.example", "not named itself"),
+        ("b.example", "the resolver is asked at a port"),
+        ("c.mesh.example", "the mesh's own comes first, and is resolved"),
+        ("d.example", "nobody names it"),
+    ] {
+        assert_eq!(of(host), Vec::<String>::new(), "{host}: {why}");
+    }
 }
 
 #[test]
@@ -130,6 +174,30 @@ fn names_lead_neither_into_the_pod_nor_into_the_mesh() {
         ("::ffff:198.51.100.7", Some(Forbidden::Own)),
         ("10.47.3.3", Some(Forbidden::Mesh)),
         ("64:ff9b::0a2f:303", Some(Forbidden::Mesh)),
+        ("::ffff:10.47.3.3", Some(Forbidden::Mesh)),
+        ("::10.47.3.3", Some(Forbidden::Mesh)),
+        ("::ffff:0:10.47.3.3", Some(Forbidden::Mesh)),
+        // RFC 8215: any length of prefix may be in use within it (RFC 6052, section 2.2).
+        ("64:ff9b:1::a9fe:a9fe", Some(Forbidden::LinkLocal)),
+        ("64:ff9b:1:a9fe:a9:fe00::", Some(Forbidden::LinkLocal)),
+        ("64:ff9b:1:12a9:fe:a9fe::", Some(Forbidden::LinkLocal)),
+        ("64:ff9b:1:1234:a9:fea9:fe00::", Some(Forbidden::LinkLocal)),
+        ("64:ff9b:1:1234:7f:0:100::", Some(Forbidden::Loopback)),
+        ("64:ff9b:1::0a2f:303", Some(Forbidden::Mesh)),
+        ("2002:0a2f:303::1", Some(Forbidden::Mesh)),
+        // Teredo: the client's address is written inverted, the server's as it is.
+        ("2001:0:5db8:d822:0:0:5601:5601", Some(Forbidden::LinkLocal)),
+        ("2001:0:a9fe:a9fe:0:0:a247:27dd", Some(Forbidden::LinkLocal)),
+        ("2001:0:5db8:d822:0:0:f5d0:fcfc", Some(Forbidden::Mesh)),
+        // ISATAP.
+        ("2606:2800:220:1:0:5efe:a9fe:a9fe", Some(Forbidden::LinkLocal)),
+        ("2606:2800:220:1:200:5efe:0a2f:303", Some(Forbidden::Mesh)),
+        ("2606:2800:220:1:0:5efe:5db8:d822", None),
+        ("64:ff9b::5db8:d822", None),
+        ("2002:5db8:d822::1", None),
+        ("fd20:ce::254", Some(Forbidden::LinkLocal)),
+        ("100.100.100.200", Some(Forbidden::LinkLocal)),
+        ("168.63.129.16", Some(Forbidden::LinkLocal)),
         ("10.48.0.1", None),
         ("93.184.216.34", None),
         ("2606:2800:220:1::1", None),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, Origination, Resolution};
+use weft_core::egress::{
+    Egress, EgressDefault, Endpoint, External, ExternalPort, ExternalProtocol, Origination, Peer, Resolution, Server,
+};
 
 use super::traffic::each;
 use super::{WireError, address_bytes, address_from, port};
@@ -94,6 +96,33 @@ impl TryFrom<&v1::Egress> for Egress {
     }
 }
 
+impl From<&Origination> for v1::TlsOrigination {
+    fn from(o: &Origination) -> Self {
+        let (ca, identities) = match &o.server {
+            Server::System => (String::new(), vec![]),
+            Server::Anchored(ca) => (ca.to_string(), vec![]),
+            Server::Peer(peer) => (String::new(), peer.texts()),
+        };
+        Self { sni: o.sni.as_deref().unwrap_or_default().to_owned(), ca, identities }
+    }
+}
+
+impl TryFrom<&v1::TlsOrigination> for Origination {
+    type Error = WireError;
+    fn try_from(o: &v1::TlsOrigination) -> Result<Self, WireError> {
+        let server = match (o.ca.as_str(), &o.identities[..]) {
+            ("", []) => Server::System,
+            (ca, []) => Server::Anchored(ca.into()),
+            ("", identities) => Server::Peer(
+                Peer::read(identities)
+                    .map_err(|_| WireError::Missing("identities of one trust domain in an external service"))?,
+            ),
+            _ => return Err(WireError::Missing("either anchors or identities of an external service's TLS")),
+        };
+        Ok(Self { sni: (!o.sni.is_empty()).then(|| o.sni.as_str().into()), server })
+    }
+}
+
 impl From<&External> for v1::ExternalService {
     fn from(x: &External) -> Self {
         let endpoints = x
@@ -113,10 +142,7 @@ impl From<&External> for v1::ExternalService {
                     protocol: v1::ExternalProtocol::from(p.protocol).into(),
                 })
                 .collect(),
-            origination: x.origination.as_ref().map(|o| v1::TlsOrigination {
-                sni: o.sni.as_deref().unwrap_or_default().to_owned(),
-                ca: o.ca.as_deref().unwrap_or_default().to_owned(),
-            }),
+            origination: x.origination.as_ref().map(Into::into),
             endpoints: endpoints.collect(),
             authorization: Some((&x.authorization).into()),
         }
@@ -132,7 +158,6 @@ impl TryFrom<&v1::ExternalService> for External {
         if x.ports.is_empty() {
             return Err(WireError::Missing("ports of an external service"));
         }
-        let text = |text: &str| (!text.is_empty()).then(|| text.into());
         let ports = x.ports.iter().map(|p| {
             Ok(ExternalPort {
                 port: port(p.port, "external port")?,
@@ -150,7 +175,7 @@ impl TryFrom<&v1::ExternalService> for External {
             is_mesh_wide: x.mesh_wide,
             hosts: each(&x.hosts)?,
             ports: ports.collect::<Result<_, WireError>>()?,
-            origination: x.origination.as_ref().map(|o| Origination { sni: text(&o.sni), ca: text(&o.ca) }),
+            origination: x.origination.as_ref().map(TryInto::try_into).transpose()?,
             resolution: if endpoints.is_empty() { Resolution::Dns } else { Resolution::Static(endpoints) },
             // Left out, it could be one that was dropped on the way.
             authorization: x
@@ -174,7 +199,7 @@ mod tests {
             is_mesh_wide: false,
             hosts: vec!["pay.example.com".parse().expect("a host"), "*.example.org".parse().expect("a host")],
             ports: vec![ExternalPort { port: 80, target: 443, protocol: ExternalProtocol::Http }],
-            origination: Some(Origination { sni: Some("front.example.com".into()), ca: None }),
+            origination: Some(Origination { sni: Some("front.example.com".into()), server: Server::System }),
             resolution: Resolution::Static(vec![Endpoint {
                 address: "203.0.113.1".parse().expect("an address"),
                 port: Some(8443),
@@ -185,8 +210,17 @@ mod tests {
 
     #[test]
     fn an_egress_survives_the_wire() {
-        for resolution in [external().resolution, Resolution::Dns] {
-            let externals = vec![Arc::new(External { resolution, ..external() })];
+        let peer = Peer::read(&["spiffe://east.example/ns/shop/sa/stock", "spiffe://east.example/ns/shop/sa/stock2"]);
+        let everybody = Peer::read(&["spiffe://east.example/*"]);
+        let of = |server| Some(Origination { sni: None, server });
+        for (resolution, origination) in [
+            (external().resolution, external().origination),
+            (Resolution::Dns, of(Server::Anchored("PEM".into()))),
+            (Resolution::Dns, of(Server::Peer(peer.expect("good")))),
+            (Resolution::Dns, of(Server::Peer(everybody.expect("good")))),
+            (Resolution::Dns, None),
+        ] {
+            let externals = vec![Arc::new(External { resolution, origination, ..external() })];
             let default_from = PostureFrom::Namespace("shop".parse().expect("a namespace"));
             let egress = Egress { default: EgressDefault::Deny, default_from, externals };
             assert_eq!(Egress::try_from(&v1::Egress::from(&egress)), Ok(egress));
@@ -198,13 +232,19 @@ mod tests {
         assert!(Egress::try_from(&v1::Egress::default()).is_err(), "no default");
         let good = v1::ExternalService::from(&external());
         assert!(External::try_from(&good).is_ok());
-        let broken: [fn(&mut v1::ExternalService); 6] = [
-            |x| x.hosts.clear(),
-            |x| x.ports.clear(),
-            |x| x.ports[0].protocol = 77,
-            |x| x.ports[0].target = 0,
-            |x| x.endpoints[0].address = vec![1].into(),
-            |x| x.authorization = None,
+        let origination = |x: &mut v1::ExternalService, ca: &str, id: &str| {
+            x.origination = Some(v1::TlsOrigination { ca: ca.into(), identities: vec![id.into()], ..Default::default() });
+        };
+        let broken: [&dyn Fn(&mut v1::ExternalService); 9] = [
+            &|x| x.hosts.clear(),
+            &|x| x.ports.clear(),
+            &|x| x.ports[0].protocol = 77,
+            &|x| x.ports[0].target = 0,
+            &|x| x.endpoints[0].address = vec![1].into(),
+            &|x| x.authorization = None,
+            &|x| origination(x, "", "*"),
+            &|x| origination(x, "", ""),
+            &|x| origination(x, "PEM", "spiffe://east.example/*"),
         ];
         for (i, break_it) in broken.iter().enumerate() {
             let mut x = good.clone();

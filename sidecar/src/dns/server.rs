@@ -24,6 +24,8 @@ const MAX_TCP: usize = 64;
 const MOST_ADDRESSES: usize = 64;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// What an answer of ours over UDP may have (RFC 1035, section 4.2.1), whatever the question says of itself: who wants more asks over TCP.
+const SMALL: usize = 512;
 /// What an answer over UDP may have where the question does not say otherwise (RFC 1035, section 4.2.1) is kept by the server that was asked: it has seen the
 /// question as it was. This is what a datagram may carry at all.
 const MAX_DATAGRAM: usize = 65_507;
@@ -111,8 +113,13 @@ async fn over_udp(shared: Arc<Shared>, udp: Rc<UdpSocket>, waiting: Rc<Semaphore
         let (shared, udp, waiting, query) = (shared.clone(), udp.clone(), waiting.clone(), query.to_vec());
         tokio::task::spawn_local(async move {
             let Ok(_place) = waiting.try_acquire() else { return };
-            let answer = shared.resolver.upstream().over_udp(&query).await;
-            let answer = told(&shared, &query, answer, true);
+            let answer = match fixed(&shared, &query) {
+                Some(fixed) => Some(fixed).filter(|a| a.len() <= SMALL).or_else(|| message::truncated(&query)),
+                None => {
+                    let answer = shared.resolver.upstream().over_udp(&query).await;
+                    told(&shared, &query, answer, true)
+                }
+            };
             let answer = answer.filter(|a| a.len() <= MAX_DATAGRAM).or_else(|| message::truncated(&query));
             if let Some(answer) = answer {
                 let _ = udp.send_to(&answer, from).await;
@@ -147,14 +154,25 @@ async fn connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -
         if !message::is_query(&query) {
             return Ok(());
         }
-        let chosen = meant.filter(|to| may_be_asked(shared, *to));
-        let answer = shared.resolver.upstream().over_tcp(&query, chosen).await;
-        // What somebody else says of a host is passed on, and not believed.
-        let is_believed = chosen.is_none_or(|to| shared.resolver.is_server(to.ip()));
-        let Some(answer) = told(shared, &query, answer, is_believed) else { return Ok(()) };
+        let answer = match fixed(shared, &query) {
+            Some(fixed) => Some(fixed),
+            None => {
+                let chosen = meant.filter(|to| may_be_asked(shared, *to));
+                let answer = shared.resolver.upstream().over_tcp(&query, chosen).await;
+                // What somebody else says of a host is passed on, and not believed.
+                let is_believed = chosen.is_none_or(|to| shared.resolver.is_server(to.ip()));
+                told(shared, &query, answer, is_believed)
+            }
+        };
+        let Some(answer) = answer else { return Ok(()) };
         let Ok(length) = u16::try_from(answer.len()) else { return Ok(()) };
         tokio::time::timeout(IDLE, stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())).await??;
     }
+}
+
+/// The answer to a question for a name whose addresses an external service fixes.
+fn fixed(shared: &Shared, query: &[u8]) -> Option<Vec<u8>> {
+    super::fixed::answer(&*shared.mesh.egress()?, query)
 }
 
 /// Whether the server that a program has chosen is asked, and not one of the pod's own: where unknown destinations are refused, no other is.

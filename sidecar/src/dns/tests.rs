@@ -58,6 +58,63 @@ fn only_what_follows_from_the_question_is_an_address() {
 }
 
 #[test]
+fn names_that_lead_nowhere_say_why() {
+    let query = message::question("a.example", message::A).expect("a name");
+    let coded = |code| {
+        let mut message = Message::from_vec(&reply(&query, vec![])).expect("a reply");
+        message.metadata.response_code = code;
+        answer::addresses(&query, &message.to_vec().expect("it can be written"))
+    };
+    assert_eq!(coded(ResponseCode::NXDomain), Err(NoAnswer::NotFound));
+    assert!(matches!(coded(ResponseCode::ServFail), Err(NoAnswer::Failed(_))));
+    let failed = || Err(NoAnswer::Failed("x".into()));
+    let reason = |v4, v6| settled("a.example", v4, v6).map_err(|e| e.reason());
+    let found = vec![(IpAddr::from([203, 0, 113, 1]), 5)];
+    assert_eq!(reason(Ok(found.clone()), Err(NoAnswer::Silent)), Ok(found));
+    assert_eq!(reason(Ok(vec![]), Ok(vec![])), Err(Reason::NameWithoutAddress));
+    assert_eq!(reason(Ok(vec![]), Err(NoAnswer::Silent)), Err(Reason::NameServerSilent));
+    assert_eq!(reason(failed(), Ok(vec![])), Err(Reason::NameServerFailed));
+    assert_eq!(reason(failed(), Err(NoAnswer::NotFound)), Err(Reason::NameNotFound));
+    assert_eq!(reason(Err(NoAnswer::NotFound), failed()), Err(Reason::NameNotFound));
+}
+
+#[test]
+fn what_is_fixed_is_answered_without_asking_anybody() {
+    use std::sync::Arc;
+    use weft_core::authorization::Authorization;
+    use weft_core::egress::{Egress, Endpoint, External, ExternalPort, ExternalProtocol, Resolution, Table};
+
+    let endpoint = |text: &str| Endpoint { address: text.parse().expect("an address"), port: None };
+    let external = External {
+        id: "shop/db".parse().expect("an id"),
+        is_mesh_wide: false,
+        hosts: vec!["db.example".parse().expect("a host"), "*.db.example".parse().expect("a host")],
+        ports: vec![ExternalPort { port: 5432, target: 5432, protocol: ExternalProtocol::Tcp }],
+        origination: None,
+        resolution: Resolution::Static(vec![endpoint("203.0.113.1"), endpoint("203.0.113.2")]),
+        authorization: Authorization::default(),
+    };
+    let egress = Egress { externals: vec![Arc::new(external)], ..Egress::default() };
+    let table = Table::new(&egress, &"spiffe://td/ns/shop/sa/web".parse().expect("an identity"), None);
+    let ask = |host: &str, kind| message::with_id(&message::question(host, kind).expect("a name"), 7);
+    let query = ask("DB.example", message::A);
+    let told = fixed::answer(&table, &query).expect("it is fixed");
+    assert!(message::answers(&query, &told));
+    let read = Message::from_vec(&told).expect("it can be read");
+    assert_eq!((read.metadata.response_code, read.metadata.recursion_available), (ResponseCode::NoError, true));
+    let found = [IpAddr::from([203, 0, 113, 1]), IpAddr::from([203, 0, 113, 2])].map(|ip| (ip, 5));
+    assert_eq!(answer::addresses(&query, &told).expect("addresses"), found);
+    let other = ask("db.example", message::AAAA);
+    let none = fixed::answer(&table, &other).expect("it is fixed");
+    assert_eq!(answer::addresses(&other, &none), Ok(vec![]), "it exists, without addresses of that family");
+    let mut chaos = query.clone();
+    *chaos.last_mut().expect("a class") = 3;
+    for asked in [ask("a.db.example", message::A), ask("example", message::A), ask("db.example", 15), chaos] {
+        assert_eq!(fixed::answer(&table, &asked), None, "somebody else is asked");
+    }
+}
+
+#[test]
 fn an_answer_is_known_by_id_kind_and_question() {
     let query = message::with_id(&message::question("a.example", message::A).expect("a name"), 7);
     let good = reply(&query, vec![a("a.example.", 5, [203, 0, 113, 1])]);
@@ -110,6 +167,7 @@ proptest! {
         let _ = message::answers(&query, &answer);
         let _ = message::failure(&query);
         let _ = message::truncated(&query);
+        let _ = message::answer(&query, &[IpAddr::from([203, 0, 113, 1])], 5);
         let _ = message::question_of(&query).and_then(message::name_of);
         let _ = answer::addresses(&query, &answer);
         let good = message::question("a.example", message::A).expect("a name");

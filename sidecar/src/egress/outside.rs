@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
-use weft_core::egress::{ExternalPort, Host, Listed, Resolution, forbidden};
+use weft_core::egress::{ExternalPort, Host, Listed, Resolution, Table, forbidden};
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::protocol::MeshProtocol;
 
-use super::Aim;
-use crate::connect::{connect_failure, tls_failure};
+use super::{Aim, tls};
+use crate::connect::connect_failure;
 use crate::isolation::{self, Called};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -24,23 +23,18 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// A host of an external service.
 #[derive(Debug)]
 pub struct Outside {
-    /// The external service, for metrics.
-    pub name: Arc<str>,
     listed: Arc<Listed>,
     at: ExternalPort,
     /// The host that was named; none where the address says which is meant.
     host: Option<Host>,
     /// Where it is, if nobody else says so.
     dialled: Option<SocketAddr>,
-    /// The generation of the policies where network policies isolate the pod, so that what was opened under others is not used; else 0.
-    isolated: u64,
 }
 
 // What was opened for one host is used for no other, and not once the external service is another.
 impl PartialEq for Outside {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.listed, &other.listed)
-            && (self.at, &self.host, self.dialled, self.isolated) == (other.at, &other.host, other.dialled, other.isolated)
+        Arc::ptr_eq(&self.listed, &other.listed) && (self.at, &self.host, self.dialled) == (other.at, &other.host, other.dialled)
     }
 }
 
@@ -54,16 +48,9 @@ impl Hash for Outside {
 
 impl Outside {
     /// A host that was named.
-    pub fn named(worker: &Worker, listed: &Arc<Listed>, at: ExternalPort, aim: &Aim) -> Self {
+    pub fn named(listed: &Arc<Listed>, at: ExternalPort, aim: &Aim) -> Self {
         let host = if let Aim::Host(host) = aim { Some(host.clone()) } else { None };
-        Self {
-            name: format!("external {}", listed.external.id).into(),
-            listed: listed.clone(),
-            at,
-            host,
-            dialled: None,
-            isolated: isolated(worker),
-        }
+        Self { listed: listed.clone(), at, host, dialled: None }
     }
 
     /// What was dialled, of which the address says what is meant.
@@ -74,15 +61,32 @@ impl Outside {
             refuse_forbidden(worker, ip, &listed.external.id.to_string())?;
         }
         let port = fixed.and_then(|e| e.port).unwrap_or(at.target);
-        let to = SocketAddr::new(ip, port);
-        Ok(Self {
-            name: format!("external {}", listed.external.id).into(),
-            listed: listed.clone(),
-            at,
-            host: None,
-            dialled: Some(to),
-            isolated: isolated(worker),
-        })
+        Ok(Self { listed: listed.clone(), at, host: None, dialled: Some(SocketAddr::new(ip, port)) })
+    }
+
+    /// The external service by which it is reached.
+    pub fn listed(&self) -> &Arc<Listed> {
+        &self.listed
+    }
+
+    /// The external service, for metrics.
+    pub fn name(&self) -> &Arc<str> {
+        &self.listed.name
+    }
+
+    /// The host that was named, if one was.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// Whether its TLS is mutual, with SPIFFE peers: then it rests on the sidecar's own certificate, and on the trust bundle.
+    pub fn is_mutual(&self) -> bool {
+        self.listed.external.is_mutual()
+    }
+
+    /// Whether the external service is the one in force.
+    pub fn is_in(&self, table: Option<&Table>) -> bool {
+        table.is_some_and(|table| table.holds(&self.listed))
     }
 
     /// For logs; a host's address is known only when it is dialled.
@@ -103,8 +107,7 @@ impl Outside {
         let Some(name) = self.host.as_ref().and_then(Host::name) else {
             return Err(Failure::mesh(Reason::NameUnresolved).detail("no host was named"));
         };
-        let unresolved = |why: &dyn std::fmt::Display| Failure::mesh(Reason::NameUnresolved).detail(why);
-        let found = worker.shared.resolver.resolve(name).await.map_err(|e| unresolved(&e))?;
+        let found = worker.shared.resolver.resolve(name).await.map_err(|e| Failure::mesh(e.reason()).detail(e))?;
         let (mut good, mut bad) = (Vec::new(), None);
         for ip in found.iter() {
             match refuse_forbidden(worker, *ip, name) {
@@ -115,13 +118,9 @@ impl Outside {
         match (good.is_empty(), bad) {
             (false, _) => Ok(good),
             (true, Some(failure)) => Err(failure),
-            (true, None) => Err(unresolved(&format_args!("{name} has no address"))),
+            (true, None) => Err(Failure::mesh(Reason::NameWithoutAddress).detail(format_args!("{name} has no address"))),
         }
     }
-}
-
-fn isolated(worker: &Worker) -> u64 {
-    if isolation::is_isolated(worker.mesh()) { worker.mesh().generation() } else { 0 }
 }
 
 /// A name that leads into the pod or the mesh would open what is closed there.
@@ -136,8 +135,11 @@ fn refuse_forbidden(worker: &Worker, ip: IpAddr, name: &str) -> Result<(), Failu
 
 /// Opens a connection: to the first of the addresses that accepts, and with TLS where the external service says so, never without.
 pub async fn open(worker: &Worker, outside: &Outside, protocol: MeshProtocol) -> Result<Stream, Failure> {
+    // Before anything is dialled: whoever is refused anyway learns nothing.
+    let opens = tls::opens(worker, outside, protocol)?;
     let mut last = None;
     for address in outside.addresses(worker).await? {
+        let asked = worker.mesh().generation();
         let called = Called { address, pod: None, identity: None, is_known: false };
         if let Err(failure) = isolation::may_call(worker, &called) {
             last = Some(failure);
@@ -156,29 +158,11 @@ pub async fn open(worker: &Worker, outside: &Outside, protocol: MeshProtocol) ->
             }
         };
         let stream = Stream::plain(socket, worker.buffers.clone());
-        return originate(outside, protocol, stream, address).await;
+        worker.opened.note(worker, called, &stream, asked)?;
+        return match opens {
+            None => Ok(stream),
+            Some(opens) => opens.over(worker, stream, address).await,
+        };
     }
     Err(last.unwrap_or_else(|| Failure::mesh(Reason::NameUnresolved).detail("there is no endpoint for the host")))
-}
-
-async fn originate(outside: &Outside, protocol: MeshProtocol, stream: Stream, address: SocketAddr) -> Result<Stream, Failure> {
-    let Some(origination) = &outside.listed.external.origination else { return Ok(stream) };
-    let alpn: &[u8] = match protocol {
-        MeshProtocol::Http2 => b"h2",
-        MeshProtocol::Http1 | MeshProtocol::Tcp => b"http/1.1",
-    };
-    let tls = |why: &dyn std::fmt::Display| {
-        Failure::upstream(Reason::UpstreamTls, Retryable::No).detail(format_args!("{address}: {why}"))
-    };
-    let config = weft_tls::outside_config(origination.ca.as_deref(), &[alpn]).map_err(|e| tls(&e))?;
-    let host = outside.host.as_ref().map(ToString::to_string);
-    let name = origination.sni.as_deref().map(str::to_owned).or(host).unwrap_or_default();
-    let name = ServerName::try_from(name).map_err(|e| tls(&e))?;
-    let stream = stream.connect_tls(Arc::new(config), name).await.map_err(|e| tls_failure(&e, address))?;
-    match stream.tls_facts().and_then(|facts| facts.alpn) {
-        // A server that knows no ALPN speaks HTTP/1.
-        None if protocol != MeshProtocol::Http2 => Ok(stream),
-        Some(chosen) if chosen == alpn => Ok(stream),
-        _ => Err(tls(&format_args!("it does not speak {}", String::from_utf8_lossy(alpn)))),
-    }
 }

@@ -175,7 +175,7 @@ async fn try_once(
     let traced = sink.noted().and_then(|note| note.attempt(worker, attempt, &lease));
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
     let calls = caller.direction == Direction::Outbound;
-    let (guard, generation) = (calls.then(|| Guard::of_request(worker, &lease, version)).flatten(), worker.mesh().generation());
+    let (guard, generation) = (calls.then(|| Guard::own(worker, &lease, version)).flatten(), worker.mesh().generation());
     let opened = {
         let opening = pin!(async {
             if let Some(guard) = &guard {

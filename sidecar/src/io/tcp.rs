@@ -1,6 +1,6 @@
 //! The real network.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,6 +17,8 @@ use weft_core::traffic::policy::Tcp;
 pub struct TcpSocket {
     stream: RefCell<TcpStream>,
     pub(super) peer: SocketAddr,
+    /// It was ended from here, and what was read of it may lack something.
+    cut: Cell<bool>,
 }
 
 impl TcpSocket {
@@ -26,7 +28,7 @@ impl TcpSocket {
         let socket = SockRef::from(&stream);
         let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
-        Self { stream: RefCell::new(stream), peer }
+        Self { stream: RefCell::new(stream), peer, cut: Cell::new(false) }
     }
 
     /// Sets what a policy asks for. What this kernel does not have is told and left out: the connection matters more.
@@ -60,10 +62,17 @@ impl TcpSocket {
     }
 
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.cut.get() {
+            return Poll::Ready(Ok(()));
+        }
         self.stream.borrow().poll_read_ready(cx)
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.cut.get() {
+            // The kernel would tell of a proper end.
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)
     }
 
@@ -85,6 +94,7 @@ impl TcpSocket {
 
     pub(super) fn cut(&self) {
         self.reset_on_drop();
+        self.cut.set(true);
         // It may have ended already.
         let _ = SockRef::from(&*self.stream.borrow()).shutdown(std::net::Shutdown::Both);
     }

@@ -9,8 +9,10 @@ use weft_tls::tokens::Verified;
 /// Tokens that a worker remembers: those that count alone, so that nobody can drive them out with others.
 const MOST: usize = 256;
 
-/// What a token is remembered by: SHA-256.
-pub(super) type Id = [u8; 32];
+/// What a token is remembered by: its SHA-256, and never its own bytes. How long it takes to find one then tells nothing of those that are remembered, since
+/// nobody can choose a hash byte by byte.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id([u8; 32]);
 
 /// Generations of the inbound policy and of the keys.
 pub(super) type Generation = (u64, u64);
@@ -26,7 +28,7 @@ pub struct TokenCache {
 
 /// A token's [`Id`].
 pub(super) fn id(token: &[u8]) -> Id {
-    digest(&SHA256, token).as_ref().try_into().unwrap_or_default()
+    Id(digest(&SHA256, token).as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 impl TokenCache {

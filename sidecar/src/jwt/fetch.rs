@@ -16,6 +16,7 @@ use weft_core::failure::Side;
 use weft_core::jwt::KeysUrl;
 use weft_tls::tokens::Jwks;
 
+use super::keys::told;
 use super::url;
 use crate::connect::{Destination, Exchange};
 use crate::http::body::{Body, Chunk};
@@ -86,7 +87,7 @@ async fn keep_one(worker: Rc<Worker>, text: Arc<str>) {
         let again = match read {
             Ok((set, text_of_set, fresh)) => {
                 backoff.reset();
-                tracing::debug!(url = %text, keys = set.len(), "keys fetched");
+                tracing::debug!(url = told(&text), keys = set.len(), "keys fetched");
                 keys.put(&text, &text_of_set, set);
                 // Many sidecars go by the same keys: they shall not all ask at once.
                 fresh.mul_f64(0.8 + 0.2 * unit(&worker))
@@ -94,9 +95,9 @@ async fn keep_one(worker: Rc<Worker>, text: Arc<str>) {
             Err(why) => {
                 let (since, is_first) = keys.fail(&text);
                 if is_first {
-                    tracing::warn!(url = %text, since, "keys of a JwtIssuer cannot be fetched: {why}; it is tried again");
+                    tracing::warn!(url = told(&text), since, "keys of a JwtIssuer cannot be fetched: {why}; it is tried again");
                 } else {
-                    tracing::debug!(url = %text, "keys still cannot be fetched: {why}");
+                    tracing::debug!(url = told(&text), "keys still cannot be fetched: {why}");
                 }
                 let pause = AGAIN[0] / 2 + backoff.next_wait(worker.random());
                 tokio::time::sleep(pause).await;
@@ -111,7 +112,7 @@ async fn keep_one(worker: Rc<Worker>, text: Arc<str>) {
         tokio::select! {
             biased;
             () = tokio::time::sleep_until(now + again) => {}
-            () = asked => tracing::debug!(url = %text, "keys are fetched anew, for a token has one that is not among them"),
+            () = asked => tracing::debug!(url = told(&text), "keys are fetched anew, for a token has one that is not among them"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Keys that were fetched, for all workers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -19,6 +19,11 @@ use crate::identity::unix_now;
 const MOST_URLS: usize = 500;
 /// The last good keys are gone by for this long, in seconds, while their issuer is away.
 const KEPT_SECS: i64 = 24 * 3600;
+
+/// A URL as it is told of: a query may hold what is nobody else's.
+pub(super) fn told(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}
 
 /// Keys by their URL. Read without locks; one task of one worker writes.
 #[derive(Default)]
@@ -146,16 +151,41 @@ impl KeyStore {
     pub fn families(&self) -> [Family; 2] {
         let [mut fetches, mut age] = [&table::JWT_FETCHES, &table::JWT_AGE].map(Family::new);
         let sets = self.sets.load();
-        let mut urls: Vec<_> = sets.iter().collect();
-        urls.sort_by_key(|(url, _)| (*url).clone());
-        for (url, fetched) in urls.into_iter().take(MOST_URLS) {
-            let labels = Labels::new().and(table::URL, url);
-            for (result, count) in ["ok", "failed"].into_iter().zip(fetched.counts) {
+        // By what is told of them: URLs that differ in their queries alone are one.
+        let mut urls: BTreeMap<&str, ([u64; 2], i64)> = BTreeMap::new();
+        let now = unix_now();
+        for (url, fetched) in sets.iter() {
+            let age = if fetched.set.is_some() { now - fetched.at } else { -1 };
+            let (counts, oldest) = urls.entry(told(url)).or_insert(([0; 2], age));
+            counts.iter_mut().zip(fetched.counts).for_each(|(sum, count)| *sum += count);
+            *oldest = if *oldest < 0 || age < 0 { -1 } else { age.max(*oldest) };
+        }
+        for (url, (counts, oldest)) in urls.into_iter().take(MOST_URLS) {
+            let labels = Labels::new().and(table::URL, url.to_owned());
+            for (result, count) in ["ok", "failed"].into_iter().zip(counts) {
                 fetches.counts(labels.clone().and(table::OUTCOME, result), count);
             }
-            let seconds = if fetched.set.is_some() { unix_now() - fetched.at } else { -1 };
-            age.levels(labels, seconds as f64);
+            age.levels(labels, oldest as f64);
         }
         [fetches, age]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_tell_urls_without_their_queries() {
+        let store = KeyStore::default();
+        for url in ["http://id.shop/keys?key=secret", "http://id.shop/keys?key=other", "https://id.example.com"] {
+            store.fail(&url.into());
+        }
+        let [fetches, _] = store.families();
+        let failed: Vec<_> = fetches.points.iter().filter(|p| p.labels.value(table::OUTCOME) == Some(&"failed".into())).collect();
+        let told: Vec<_> =
+            failed.iter().map(|p| (p.labels.value(table::URL).map(ToString::to_string), p.value.clone())).collect();
+        let of = |url: &str, n| (Some(url.to_owned()), weft_core::metrics::Value::Count(n));
+        assert_eq!(told, [of("http://id.shop/keys", 2), of("https://id.example.com", 1)]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
-use weft_core::authorization::policy::{Operation, PathMatch, Peer, Rule, Target};
+use weft_core::authorization::policy::{GrpcMatch, Operation, PathMatch, Peer, Rule, Target};
 use weft_core::authorization::{Action, Authorization, Policy, Posture};
 use weft_core::metrics::{Format, Labels, expose};
 use weft_core::policy::{InboundPolicy, MtlsMode};
@@ -27,7 +27,7 @@ use crate::world::{A, B, BYTES, C, CALLER, Plan, Sidecar, WEB_TARGET, World, inb
 
 const OTHER: &str = "spiffe://cluster.local/ns/dev/sa/other";
 
-fn policy(name: &str, action: Action, from: Vec<Peer>, to: Vec<Operation>) -> Arc<Policy> {
+pub(crate) fn policy(name: &str, action: Action, from: Vec<Peer>, to: Vec<Operation>) -> Arc<Policy> {
     let id = format!("shop/{name}").parse().expect("a name");
     Arc::new(Policy {
         id,
@@ -48,7 +48,7 @@ fn get_below(path: &str) -> Operation {
     Operation { methods: vec!["GET".into()], paths: vec![PathMatch::prefix(path).expect("a path")], ..Operation::default() }
 }
 
-fn below(path: &str) -> Operation {
+pub(crate) fn below(path: &str) -> Operation {
     Operation { methods: vec![], ..get_below(path) }
 }
 
@@ -107,13 +107,31 @@ fn a_refused_grpc_call_is_told_as_grpc_has_it() {
             assert_eq!((called.status, called.code), (200, Some(code)));
             assert_eq!(called.field("weft-ref").is_some(), code == 7);
         }
+        // By service and method: the call is `shop.Api/Get`.
+        for (service, method, code) in [
+            (Some("shop.Api"), Some("Get"), 0),
+            (Some("shop.Api"), None, 0),
+            (None, Some("Get"), 0),
+            (Some("shop.Api"), Some("Put"), 7),
+            (Some("shop.api"), Some("Get"), 7),
+            (Some("shop.Ap"), None, 7),
+            (Some("Api"), Some("Get"), 7),
+        ] {
+            let grpc = vec![GrpcMatch { service: service.map(Into::into), method: method.map(Into::into) }];
+            let calls = Operation { grpc, ..Operation::default() };
+            deny_by_default(&lab.callees[0], vec![policy("web", Action::Allow, vec![from(CALLER)], vec![calls])]);
+            let before = lab.count();
+            let called = grpc_call(&send, 2, &[]).await.expect("an answer");
+            assert_eq!((called.status, called.code), (200, Some(code)), "{service:?} {method:?}");
+            assert_eq!(lab.count() - before, usize::from(code == 0), "{service:?} {method:?}");
+        }
         drop(send);
         lab.end().await;
     });
 }
 
 /// What an application echoes until it is ended, and whether that was by a proper end.
-fn echo(world: &World, port: u16) -> Rc<Cell<Option<bool>>> {
+pub(crate) fn echo(world: &World, port: u16) -> Rc<Cell<Option<bool>>> {
     let ended = Rc::new(Cell::new(None));
     let told = Rc::clone(&ended);
     serve(&world.network.host(B), port, move |mut peer| {
@@ -132,7 +150,7 @@ fn echo(world: &World, port: u16) -> Rc<Cell<Option<bool>>> {
     ended
 }
 
-async fn echoes(peer: &mut Raw) -> bool {
+pub(crate) async fn echoes(peer: &mut Raw) -> bool {
     let mut back = [0; 4];
     peer.write_all(b"ping").await.is_ok() && peer.read_exact(&mut back).await.is_ok() && &back == b"ping"
 }

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
+use weft_core::authorization::{Action, Authorization};
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::policy::{Balancer, Fault, HashKey, Limits, Outlier, RetryBudget};
 use weft_core::traffic::route::{BackendTarget, Filter, Mirror, Retry, RouteKind, Rule, Session, SessionKind, Timeouts};
 
+use crate::authorization;
 use crate::backend::{Asked, Reply, status};
 use crate::calls::{ask, call};
 use crate::lab::{Lab, Setup, endpoint, pod, rule};
 use crate::peers::{Random, payload};
 use crate::retries::retry;
 use crate::seeds::each_seed;
-use crate::world::{A, Plan};
+use crate::world::{A, Plan, inbound_policy};
 
 fn maybe<T>(random: &Random, value: impl FnOnce() -> T) -> Option<T> {
     (random.below(2) == 0).then(value)
@@ -121,6 +123,10 @@ fn whatever_breaks_nothing_is_held_at_the_end() {
         }
         lab.policy(0, policy(&random));
         lab.route(0, RouteKind::Http, rules(&random));
+        for callee in &lab.callees {
+            let forbids = authorization::policy("forbids", Action::Deny, vec![], vec![authorization::below("/forbidden")]);
+            callee.govern(inbound_policy(Authorization { policies: vec![forbids], ..Authorization::default() }));
+        }
         stir(&lab, seed, mesh);
         let mut clients = JoinSet::new();
         let good = Rc::new(Cell::new(0));
@@ -133,8 +139,11 @@ fn whatever_breaks_nothing_is_held_at_the_end() {
                     sleep(Duration::from_millis(random.below(300))).await;
                     let patience = if random.below(4) == 0 { random.below(200) } else { 60_000 };
                     let body = payload(id, random.below(plan.amount()));
-                    let request = one(&lab, send.as_ref(), id, random.below(2) == 0, &body);
+                    let forbidden = mesh && random.below(6) == 0;
+                    let line = if forbidden { "PUT /forbidden/1" } else { random.one_of(&["POST /", "PUT /"]) };
+                    let request = one(&lab, send.as_ref(), id, line, &body);
                     let answered = timeout(Duration::from_millis(patience), request).await.unwrap_or(false);
+                    assert!(!(forbidden && answered), "{id} was let in");
                     good.set(good.get() + u32::from(answered));
                 }
             });
@@ -144,6 +153,10 @@ fn whatever_breaks_nothing_is_held_at_the_end() {
         }
         assert!(good.get() > 5, "{} of 96 were answered: this tests nothing", good.get());
         sleep(Duration::from_secs(60)).await;
+        // Whatever broke, nothing went by the policy.
+        for backend in &lab.backends {
+            assert!(!backend.seen.borrow().iter().any(|asked| asked.target.starts_with("/forbidden")), "{}", backend.ip);
+        }
         // Nothing was sent more often than it may be: two sidecars, three attempts or so each, and a copy.
         for id in 0..1_200 {
             let times = lab.times(id);
@@ -156,8 +169,8 @@ fn whatever_breaks_nothing_is_held_at_the_end() {
 }
 
 /// One exchange, and whether all went well; an answer of the application's is whole.
-async fn one(lab: &Lab, send: Option<&h2::client::SendRequest<bytes::Bytes>>, id: u64, post: bool, body: &[u8]) -> bool {
-    let (line, id) = (if post { "POST /" } else { "PUT /" }, id.to_string());
+async fn one(lab: &Lab, send: Option<&h2::client::SendRequest<bytes::Bytes>>, id: u64, line: &str, body: &[u8]) -> bool {
+    let id = id.to_string();
     let fields = [("x-id", id.as_str())];
     let answered = if let Some(send) = send {
         let Ok(called) = call(send, line, &fields, body).await else { return false };

@@ -36,7 +36,7 @@ fn a_peer_that_is_not_who_it_should_be_gets_nothing() {
         (LeafKind::Valid, "spiffe://cluster.local/ns/shop/sa/impostor", "upstream-identity"),
         (LeafKind::Expired, CALLEE, "upstream-tls"),
         (LeafKind::NotYetValid, CALLEE, "upstream-tls"),
-        (LeafKind::WrongTrustDomain, CALLEE, "upstream-tls"),
+        (LeafKind::WrongTrustDomain, CALLEE, "upstream-untrusted"),
         (LeafKind::WrongExtendedKeyUsage, CALLEE, "upstream-tls"),
         (LeafKind::ForeignRoot, CALLEE, "upstream-tls"),
     ];

@@ -15,6 +15,7 @@ use weft_core::authorization::Authorization;
 use weft_core::policy::{InboundPolicy, MtlsMode, OutboundPolicy};
 use weft_core::protocol::AppProtocol;
 use weft_core::service::{Endpoint, Reach, Service, ServicePort};
+use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_sidecar::config::Config;
 use weft_sidecar::io::{Dial, Listener, Network, Redirect, Shape, Socket};
 use weft_sidecar::mesh::{Address, Identity, Lookup, Mesh, Target};
@@ -77,6 +78,8 @@ pub(crate) struct Plan {
     pub(crate) sidecars: &'static [IpAddr],
     /// The certificate that the callees' sidecars show.
     pub(crate) shown: (LeafKind, &'static str),
+    /// How long the certificates of the caller's sidecar and of the callees' are good for, in seconds from now.
+    pub(crate) lifetimes: [i64; 2],
     pub(crate) around: Around,
 }
 
@@ -96,6 +99,7 @@ impl Plan {
             endpoints: &[B],
             sidecars: &[B],
             shown: (LeafKind::Valid, CALLEE),
+            lifetimes: [LEAF_LIFETIME_SECS; 2],
             around: |_, running| running,
         }
     }
@@ -134,7 +138,11 @@ impl Certificates {
     }
 
     pub(crate) fn identity(&self, kind: LeafKind, id: &str) -> Identity {
-        let leaf = self.authority.leaf(&LeafSpec::new(kind, id));
+        self.lasting(kind, id, LEAF_LIFETIME_SECS)
+    }
+
+    fn lasting(&self, kind: LeafKind, id: &str, lifetime: i64) -> Identity {
+        let leaf = self.authority.leaf(&LeafSpec::new(kind, id).lasting(lifetime));
         let key = Zeroizing::new(leaf.key_der.secret_der().to_vec());
         Identity::new(1, Svid::new(leaf.chain_der.clone(), key).expect("an SVID"), self.bundle.clone())
     }
@@ -260,11 +268,12 @@ impl World {
         let service = Arc::new(ServiceState::new(ServiceView::new(facts, None, &callers.net, 0)));
         let callees = plan.sidecars.iter().map(|ip| {
             let (kind, id) = plan.shown;
-            Sidecar::start(&network, plan, config(*ip, 1, &[]), certificates.identity(kind, id), None)
+            Sidecar::start(&network, plan, config(*ip, 1, &[]), certificates.lasting(kind, id, plan.lifetimes[1]), None)
         });
         let callees = callees.collect();
         let known = [(SERVICE, Target::Service(service.clone()))];
-        let caller = Sidecar::start(&network, plan, callers, certificates.identity(LeafKind::Valid, CALLER), known);
+        let caller =
+            Sidecar::start(&network, plan, callers, certificates.lasting(LeafKind::Valid, CALLER, plan.lifetimes[0]), known);
         Self { network, caller, callees, service }
     }
 

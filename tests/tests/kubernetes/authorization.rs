@@ -1,7 +1,7 @@
 //! Who may call whom, by `AuthorizationPolicy` and the default of a namespace.
 
 use serde_json::{Value, json};
-use weft_tests::cluster::{must, soon, when};
+use weft_tests::cluster::{must, soon, weft, when};
 
 use crate::Mesh;
 use crate::routes::{condition, put, read, refused};
@@ -16,6 +16,7 @@ pub(crate) fn decides_who_may_call(mesh: &Mesh<'_>) {
     answers(&mesh.shop, &client, echo, "200");
     must(&["annotate", "namespace", shop, "weft.dev/default-policy=deny"]);
     answers(&mesh.shop, &client, echo, "403 denied");
+    tells_why(mesh, &client, echo);
 
     policy(mesh, "shop", &json!({ "action": "Allow", "rules": [{ "from": [{ "namespaces": [shop] }] }] }));
     accepted(mesh, "shop");
@@ -40,6 +41,31 @@ pub(crate) fn decides_who_may_call(mesh: &Mesh<'_>) {
     must(&["-n", shop, "delete", "apol", "all", "shop"]);
     must(&["annotate", "namespace", shop, "weft.dev/default-policy-"]);
     answers(&mesh.shop, &client, echo, "200");
+}
+
+/// An operator finds out why by the reference that the caller got, from a list, and before it happens.
+fn tells_why(mesh: &Mesh<'_>, client: &str, url: &str) {
+    let shop = mesh.shop.name();
+    let context = format!("--context={}", must(&["config", "current-context"]).trim());
+    let said = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%header{weft-ref}", url];
+    let reference = mesh.shop.exec(client, &said).good();
+    let why = weft(&["why", &context, "-o", "json", reference.trim()]).json();
+    assert_eq!((&why["cause"], &why["method"]), (&"default".into(), &"GET".into()), "{why:#}");
+    assert!(why["text"].as_str().is_some_and(|text| text.contains("no ALLOW policy applies") && text.contains(shop)), "{why:#}");
+    let listed = weft(&["why", &context, "-n", shop, "--last", "1000", "-o", "json"]).json();
+    let all = listed["denials"].as_array().expect("a list");
+    assert!(all.iter().any(|one| one["ref"] == reference.trim()), "{listed:#}");
+
+    let account = mesh.shop.pod(client)["spec"]["serviceAccountName"].as_str().expect("a pod has one").to_owned();
+    let (from, to) = (format!("{shop}/{account}"), format!("{shop}/echo:80"));
+    let told = weft(&["explain", &context, "--from", &from, "--to", &to, "-o", "json"]);
+    let answers: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", told.stdout, told.stderr));
+    assert_eq!(answers["answers"][0]["verdict"], "denied", "{answers:#}");
+
+    // Whether anybody would be refused is the story before this one; here, that all sidecars are heard.
+    let ready = weft(&["check", "--strict-ready", shop, &context, "-o", "json"]);
+    let ready: Value = serde_json::from_str(&ready.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", ready.stdout, ready.stderr));
+    assert_eq!((&ready["namespace"], &ready["notHeard"]), (&shop.into(), &json!({})), "{ready:#}");
 }
 
 fn policy(mesh: &Mesh<'_>, name: &str, spec: &Value) {

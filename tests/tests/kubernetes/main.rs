@@ -9,10 +9,12 @@ mod authorization;
 mod cni;
 mod install;
 mod outage;
+mod policies;
 mod probes;
 mod repair;
 mod replicas;
 mod rights;
+mod rotation;
 mod routes;
 mod strict;
 mod traffic;
@@ -70,6 +72,7 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     story("a namespace that denies by default lets in whom a policy allows, and the kubelet's probes", || {
         authorization::decides_who_may_call(&mesh);
     });
+    story("network policies, modes and egress hold as without a cluster", || policies::hold(&mesh));
     story("Gateway API comes, routes are followed and have conditions", || routes::routes_are_followed(&mesh));
     story("what somebody spoils is made good", || repair::makes_good_what_is_spoilt(&mesh));
     story("a pod that cannot be meshed says so, one that would weaken the mesh is refused", || {
@@ -112,6 +115,16 @@ fn another_installation_than_the_default_works_and_leaves_what_is_not_its_own() 
     story("no injector, and a webhook that lets pods by: they are found", || variant::lets_pods_by(&mesh));
     story("an upgrade shows what it would change, and changes it under load", || variant::is_upgraded(&mesh));
     story("weft leaves, and leaves what is not its own", || variant::leaves_what_is_not_its_own(mesh, &before));
+}
+
+#[test]
+fn the_root_is_replaced_by_replicas_under_load_and_no_request_fails() {
+    let cluster = Cluster::connect();
+    let before = story("what there is on the cluster", Inventory::settled);
+    let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster, Redirect::Init));
+    story("a root follows another, and a replica is killed in the middle", || rotation::costs_nothing(&mesh));
+    story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
+    story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
 }
 
 fn story<T>(what: &str, tell: impl FnOnce() -> T) -> T {

@@ -1,9 +1,11 @@
 //! Sets of public keys (RFC 7517, RFC 7518 section 6, RFC 8037 section 2).
 
 use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use weft_core::jwt::{Algorithm, Claim};
 
-use super::{base64url, json};
+use super::json;
 
 /// A set of keys. Of a set those are kept that signatures can be verified with.
 #[derive(Clone, Default, Debug)]
@@ -117,7 +119,7 @@ impl Key {
             Some(_) => return Err("has a `kid` that is no text"),
         };
         let bytes = |name| {
-            text(name).and_then(|t| base64url::decode(t.as_bytes())).ok_or("lacks a part, or has one that is not base64url")
+            text(name).and_then(|t| URL_SAFE_NO_PAD.decode(t).ok()).ok_or("lacks a part, or has one that is not base64url")
         };
         let point = |size: usize| {
             let (x, y) = (bytes("x")?, bytes("y")?);

@@ -4,6 +4,8 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
     KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA512, RsaEncoding,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use weft_core::jwt::{Algorithm, Forward, Issuer, Keys, Place, TokenFault};
 
 use super::*;
@@ -354,9 +356,9 @@ fn sets_of_keys_are_bounded_and_have_nothing_secret() {
 fn base64url_has_one_text_for_each_bytes() {
     for length in 0..70_u8 {
         let bytes: Vec<u8> = (0..length).map(|i| i.wrapping_mul(37)).collect();
-        assert_eq!(base64url::decode(encode(&bytes).as_bytes()), Some(bytes));
+        assert_eq!(URL_SAFE_NO_PAD.decode(encode(&bytes)), Ok(bytes));
     }
     for text in ["A", "AB", "AAB", "AA=", "AA==", "A A", "AA\n", "+A", "/A", "AAAAA", "\u{e9}A"] {
-        assert_eq!(base64url::decode(text.as_bytes()), None, "{text}");
+        assert!(URL_SAFE_NO_PAD.decode(text).is_err(), "{text}");
     }
 }

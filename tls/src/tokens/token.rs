@@ -1,9 +1,11 @@
 //! One token: read, and verified against its issuer's keys.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use weft_core::jwt::{Algorithm, Claim, Issuer, Token, TokenFault};
 
+use super::json;
 use super::jwks::{Jwks, Key};
-use super::{base64url, json};
 
 /// Keys that one signature is tried with.
 const MOST_TRIED: usize = 8;
@@ -39,7 +41,7 @@ impl<'t> Unverified<'t> {
         if payload.contains(&b'.') {
             return Err(malformed("it has more than three parts"));
         }
-        let decode = |part| base64url::decode(part).ok_or(malformed("a part is not canonical base64url"));
+        let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed("a part is not canonical base64url"));
         let object = |part| match json::read(&decode(part)?) {
             Ok(object @ Claim::Object(_)) => Ok(object),
             Ok(_) => Err(malformed("a part is no JSON object")),

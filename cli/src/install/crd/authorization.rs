@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 
-use super::schema::{DNS_LABEL, Field, TOKEN, ancestors, any_text, flag, list, number, object, properties, sidecars, text, word};
-use super::{Names, column, namespaced};
+use super::schema::{DNS_LABEL, Field, TOKEN, ancestors, any_text, flag, list, number, object, sidecars, text, whole, word};
+use super::{Names, accepted, column, namespaced};
 
 /// Values of one list.
 const VALUES: u32 = 256;
@@ -21,21 +21,16 @@ pub(super) fn definition() -> Value {
         column("For", "string", ".status.ancestors[*].ancestorRef.kind", "The kind of what it is attached to"),
         column("Name", "string", ".status.ancestors[*].ancestorRef.name", "What it is attached to"),
         column("Dry-Run", "boolean", ".spec.dryRun", "Whether it is only told of"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column("Sidecars", "integer", ".status.sidecars.subscribed", "How many sidecars it is for"),
         column("Applied", "integer", ".status.sidecars.applied", "How many of them have it in force"),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "Who may call workloads, and for what. Deny goes first; then, where any Allow applies to a port, one must match; else the default of the \
          namespace or the mesh decides.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            object("status", "What became of it.", vec![ancestors(), sidecars()]),
-        ],
+        spec(),
+        vec![ancestors(), sidecars()],
     );
     namespaced(&names, &columns, &schema)
 }

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, ancestors, any_text, list, number, object, properties, text, word};
-use super::{Names, column, namespaced};
+use super::schema::{Field, ancestors, list, number, object, text, whole, word};
+use super::{Names, accepted, column, namespaced};
 
 pub(super) fn definition() -> Value {
     let names = Names { kind: "ExternalService", singular: "externalservice", plural: "externalservices", short: "extsvc" };
@@ -11,19 +11,14 @@ pub(super) fn definition() -> Value {
         column("Hosts", "string", ".spec.hosts", "What callers name"),
         column("TLS", "string", ".spec.tls.mode", "Whether sidecars open TLS"),
         column("Resolution", "string", ".spec.resolution", "Where the addresses come from"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "Hosts outside of the mesh. Pods of its own namespace may go there; one in the namespace of the installation is for every pod, and goes before \
          others. An AuthorizationPolicy whose target it is says who may.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            object("status", "What became of it.", vec![ancestors()]),
-        ],
+        spec(),
+        vec![ancestors()],
     );
     namespaced(&names, &columns, &schema)
 }
@@ -75,23 +70,39 @@ fn port() -> Field {
 fn tls() -> Field {
     object(
         "tls",
-        "Whether sidecars open TLS for callers that speak plain HTTP.",
+        "Whether sidecars open TLS for callers that speak plain HTTP, or, where it is mutual, anything but TLS.",
         vec![
             word(
                 "mode",
-                &["none", "originate"],
-                "none: what callers say goes out as it is. originate: over TLS, and never without.",
+                &["none", "originate", "mutual"],
+                "none: what callers say goes out as it is. originate: over TLS, and never without. mutual: the same, with the pod's own certificate, to a SPIFFE \
+                 peer of a foreign trust domain, whose FederatedTrustDomain must be there.",
             )
             .default("none"),
             text("caCertificates", "The anchors that vouch for the hosts, in PEM form. Left out: the machine's own.")
                 .longest(65_536),
-            text("sni", "The server name that is asked for, and that the certificate must have. Left out: the host.")
+            text("sni", "The server name that is asked for, and that the certificate must have, unless mode is mutual. Left out: the host.")
                 .longest(253),
+            list(
+                "identities",
+                64,
+                "With mode mutual: who the server must be, all of one trust domain.",
+                text("", "A SPIFFE ID, or spiffe://TRUST_DOMAIN/* for everybody of a trust domain.").longest(640),
+            )
+            .shortest(1),
         ],
     )
     .rule(
-        "(has(self.mode) && self.mode == 'originate') || !(has(self.caCertificates) || has(self.sni))",
-        "caCertificates and sni stand with mode originate",
+        "(has(self.mode) && self.mode == 'originate') || !has(self.caCertificates)",
+        "caCertificates stand with mode originate",
+    )
+    .rule(
+        "(has(self.mode) && (self.mode == 'originate' || self.mode == 'mutual')) || !has(self.sni)",
+        "sni stands with mode originate or mutual",
+    )
+    .rule(
+        "(has(self.mode) && self.mode == 'mutual') == has(self.identities)",
+        "identities stand with mode mutual, and with no other",
     )
 }
 

@@ -2,26 +2,21 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, TOKEN, ancestors, any_text, list, number, object, properties, text, word};
-use super::{Names, column, namespaced};
+use super::schema::{Field, TOKEN, ancestors, any_text, list, number, object, text, whole, word};
+use super::{Names, accepted, column, namespaced};
 
 pub(super) fn definition() -> Value {
     let names = Names { kind: "JwtIssuer", singular: "jwtissuer", plural: "jwtissuers", short: "jwti" };
     let columns = [
         column("Issuer", "string", ".spec.issuer", "Whose tokens it is about"),
         column("Keys", "string", ".spec.jwksUri", "Where its keys are fetched, where they are not inline"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "Whose tokens count: for its own namespace, or, in the namespace of the installation, for the whole mesh.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            object("status", "What became of it.", vec![ancestors()]),
-        ],
+        spec(),
+        vec![ancestors()],
     );
     namespaced(&names, &columns, &schema)
 }

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, ancestors, any_text, list, number, object, properties, sidecars, text, word};
-use super::{Names, column, namespaced};
+use super::schema::{Field, ancestors, any_text, list, number, object, sidecars, text, whole, word};
+use super::{Names, accepted, column, namespaced};
 
 const MODES: [&str; 2] = ["strict", "permissive"];
 
@@ -11,7 +11,7 @@ pub(super) fn definition() -> Value {
     let names = Names { kind: "MtlsPolicy", singular: "mtlspolicy", plural: "mtlspolicies", short: "mpol" };
     let columns = [
         column("Mode", "string", ".spec.mode", "The mode where no port says otherwise"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column(
             "Overruled",
             "string",
@@ -22,16 +22,11 @@ pub(super) fn definition() -> Value {
         column("Applied", "integer", ".status.sidecars.applied", "How many of them have it in force"),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "Whether pods let in plaintext. The nearest word is followed: of the port, the workload, the namespace, the mesh. Where two of one level differ, the \
          stricter holds.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            object("status", "What became of it.", vec![ancestors(), sidecars()]),
-        ],
+        spec(),
+        vec![ancestors(), sidecars()],
     );
     namespaced(&names, &columns, &schema)
 }

@@ -139,6 +139,20 @@ pub(super) fn properties(text: &str, fields: Vec<Field>) -> Value {
     schema
 }
 
+/// The schema of a kind: what is wanted, and what became of it, where there is something to tell.
+pub(super) fn whole(what: &str, spec: Field, status: Vec<Field>) -> Value {
+    let mut fields = vec![
+        any_text("apiVersion", "The group and version of this kind."),
+        any_text("kind", "The name of this kind."),
+        Field::metadata(),
+        spec.required(),
+    ];
+    if !status.is_empty() {
+        fields.push(object("status", "What became of it.", status));
+    }
+    properties(what, fields)
+}
+
 /// What became of a policy, as the control plane writes it (GEP-713).
 pub(super) fn ancestors() -> Field {
     let reference = object(

@@ -3,28 +3,23 @@
 use serde_json::Value;
 
 use super::schema::{
-    DNS_LABEL, Field, GENERATIONS, TOKEN, ancestors, any_text, duration, flag, list, map, number, object, properties, text, word,
+    DNS_LABEL, Field, GENERATIONS, TOKEN, ancestors, any_text, duration, flag, list, map, number, object, text, whole, word,
 };
-use super::{Names, column, namespaced};
+use super::{Names, accepted, column, namespaced};
 
 pub(super) fn definition() -> Value {
     let names = Names { kind: "TrafficPolicy", singular: "trafficpolicy", plural: "trafficpolicies", short: "tpol" };
     let columns = [
         column("Target", "string", ".spec.targetRef.name", "The service that it is for"),
-        column("Accepted", "string", ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status", "Whether it is in force"),
+        accepted(),
         column("Sidecars", "integer", ".status.sidecars.subscribed", "How many sidecars call the service"),
         column("Applied", "integer", ".status.sidecars.applied", "How many of them have this policy in force"),
         column("Age", "date", ".metadata.creationTimestamp", "How old it is"),
     ];
-    let schema = properties(
+    let schema = whole(
         "How callers treat a service, and how much of them it takes. A service without one is treated as the defaults say.",
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec().required(),
-            status(),
-        ],
+        spec(),
+        status(),
     );
     namespaced(&names, &columns, &schema)
 }
@@ -286,23 +281,19 @@ fn tcp() -> Field {
 }
 
 /// `status`, as the control plane writes it.
-fn status() -> Field {
-    object(
-        "status",
-        "What became of it.",
-        vec![
-            ancestors(),
-            object(
-                "sidecars",
-                "How far it has come. Counted by all replicas of the control plane, and a few seconds old.",
-                vec![
-                    number("subscribed", 0, i64::from(i32::MAX), "Sidecars that have asked for the service's policy."),
-                    number("applied", 0, i64::from(i32::MAX), "Those of them that have the latest one in force."),
-                    number("observedGeneration", 0, GENERATIONS, "The generation of the policy that they were counted for."),
-                ],
-            ),
-        ],
-    )
+fn status() -> Vec<Field> {
+    vec![
+        ancestors(),
+        object(
+            "sidecars",
+            "How far it has come. Counted by all replicas of the control plane, and a few seconds old.",
+            vec![
+                number("subscribed", 0, i64::from(i32::MAX), "Sidecars that have asked for the service's policy."),
+                number("applied", 0, i64::from(i32::MAX), "Those of them that have the latest one in force."),
+                number("observedGeneration", 0, GENERATIONS, "The generation of the policy that they were counted for."),
+            ],
+        ),
+    ]
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::schema::{Field, any_text, list, object, properties, text};
+use super::schema::{any_text, list, object, text, whole};
 use super::{Names, column, namespaced};
 
 /// A SPIFFE ID as weft has them.
@@ -30,7 +30,11 @@ pub(super) fn federation() -> Value {
     namespaced(
         &names,
         &columns,
-        &whole("A foreign trust domain whose identities are believed. It stands in the namespace of the installation.", spec),
+        &whole(
+            "A foreign trust domain whose identities are believed. It stands in the namespace of the installation.",
+            spec,
+            vec![],
+        ),
     )
 }
 
@@ -68,18 +72,7 @@ pub(super) fn denial() -> Value {
         &whole(
             "Identities and certificates that nobody in the mesh lets in or calls, and that are not renewed. What is open with them is closed. It stands in the namespace of the installation.",
             spec,
+            vec![],
         ),
-    )
-}
-
-fn whole(what: &str, spec: Field) -> Value {
-    properties(
-        what,
-        vec![
-            any_text("apiVersion", "The group and version of this kind."),
-            any_text("kind", "The name of this kind."),
-            Field::metadata(),
-            spec.required(),
-        ],
     )
 }

@@ -241,9 +241,10 @@ async fn ca(cluster: &Cluster, home: &str) -> anyhow::Result<Option<(String, boo
     Ok(found.map(|secret| (named, is_made(&secret))))
 }
 
-/// Whether a Secret's name is that of the CA, or of its root's key.
+/// Whether a Secret's name is that of the CA, or of the key of a root of it: `-root` of the first, `-root-HASH` of one that a rotation made.
 fn is_of_ca(name: &str, ca: &str) -> bool {
-    name == ca || name.strip_prefix(ca) == Some("-root")
+    let root = name.strip_prefix(ca).and_then(|rest| rest.strip_prefix("-root"));
+    name == ca || root.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn confirm(ca: &str, home: &str) -> anyhow::Result<()> {
@@ -410,6 +411,7 @@ mod tests {
     #[test]
     fn the_root_is_kept_with_its_ca() {
         assert!(is_of_ca("weft-ca", "weft-ca") && is_of_ca("weft-ca-root", "weft-ca"));
+        assert!(is_of_ca("weft-ca-root-0123abcd", "weft-ca") && !is_of_ca("weft-ca-rooted", "weft-ca"));
         assert!(!is_of_ca("weft-ca-other", "weft-ca") && !is_of_ca("weft-injector-tls", "weft-ca"));
     }
 }

@@ -34,6 +34,7 @@ fn facts() -> PodFacts {
         service_account: "web.front".into(),
         addresses: vec![ip(FROM), ip("fd00::5")],
         host_network: false,
+        has_sidecar: true,
         place: Place::default(),
     }
 }

@@ -16,19 +16,14 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use weft_core::TrustDomain;
-use weft_core::hex::hex;
-use weft_proto::v1;
-use weft_tls::TrustBundle;
 
 use super::super::authority::{self, Authority, Made, Pem};
-use super::super::ca::{CaError, Standing};
-use super::super::tokens::TokenKeys;
+use super::super::ca::CaError;
 use super::super::{private_dir, write_private};
 use super::records::Records;
+use super::roots::{Following, Roots, new_root};
 use super::rotation::State;
 
 const STATE: &str = "trust.json";
@@ -42,9 +37,7 @@ const BACK: &str = "back.pem";
 /// What is kept, as it stands on disk.
 pub struct Keep {
     dir: PathBuf,
-    state: State,
-    current: Arc<Authority>,
-    next: Option<Arc<Authority>>,
+    roots: Roots,
     /// The directory, locked: another control plane that wrote in it would have this one's records be lost.
     _lock: File,
 }
@@ -84,42 +77,22 @@ impl Keep {
                 State::settled(Authority::read(&pem(dir)?)?.anchor().to_owned())
             }
         };
-        let (current, next) = load(dir, &state)?;
+        let roots = load(dir, state)?;
         let journal = dir.join(JOURNAL);
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let records = Records::kept(&journal, fresh, now).map_err(io(&journal))?;
-        let keep = Self { dir: dir.to_owned(), state, current, next, _lock: lock };
+        let keep = Self { dir: dir.to_owned(), roots, _lock: lock };
         keep.sweep();
         Ok((keep, records))
     }
 
     pub fn state(&self) -> &State {
-        &self.state
+        &self.roots.state
     }
 
-    /// The roots that are trusted, that which was there first before that which is to follow.
-    pub fn authorities(&self) -> impl Iterator<Item = &Arc<Authority>> {
-        std::iter::once(&self.current).chain(&self.next)
-    }
-
-    /// What follows from it.
-    ///
-    /// # Errors
-    ///
-    /// Where an anchor is no certificate.
-    pub fn standing(&self, domain: &TrustDomain) -> Result<Standing, CaError> {
-        let authority = self.authorities().find(|a| a.anchor() == self.state.issuing()).unwrap_or(&self.current).clone();
-        let bundle = TrustBundle::new(domain.clone(), self.authorities().map(|a| a.root().clone()).collect())?;
-        let issuing = self
-            .state
-            .next
-            .as_ref()
-            .map(|next| v1::Issuing { anchor: authority.anchor().to_owned(), spread_seconds: next.spread_seconds });
-        let others = self.authorities().filter(|a| a.anchor() != authority.anchor());
-        let others = others.map(|a| a.token_key(domain)).collect::<Result<_, _>>()?;
-        let tokens = TokenKeys::new(authority.token_key(domain)?, others);
-        let anchors_pem = self.authorities().map(|a| a.anchor_pem()).collect();
-        Ok(Standing { authority, bundle: Arc::new(bundle), anchors_pem, issuing, tokens })
+    /// The roots that are in use.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// Makes a root that is to follow, and gives its hash. Until a state that names it is committed, it is nothing.
@@ -128,16 +101,11 @@ impl Keep {
     ///
     /// Where it cannot be made or written.
     pub fn make(&self, domain: &TrustDomain) -> Result<String, CaError> {
-        let mut tag = [0; 3];
-        aws_lc_rs::rand::fill(&mut tag).expect("the system's random number generator works");
-        let made = authority::make(domain, &hex(&tag))?;
-        let place = "the root that was made just now";
-        let new = Pem { place: place.into(), chain: made.chain.to_string(), key: made.issuer_key.clone(), anchors: None };
-        let anchor = Authority::read(&new)?.anchor().to_owned();
+        let (made, new, anchor) = new_root(domain)?;
         let home = self.dir.join(name(&anchor));
         private_dir(&home).map_err(io(&home))?;
         write(&home, &made)?;
-        let from = place_of(&self.dir, &self.state.current);
+        let from = place_of(&self.dir, &self.state().current);
         let old = pem(&from)?;
         let put = |name: &str, text: String| write_private(&home.join(name), text.as_bytes()).map_err(io(&home.join(name)));
         put(BACK, authority::cross(&old, &new, &made.root_key)?)?;
@@ -158,11 +126,11 @@ impl Keep {
     ///
     /// Where it could not be written. Then nothing changes.
     pub fn commit(&mut self, state: State) -> Result<(), CaError> {
-        let (current, next) = load(&self.dir, &state)?;
+        let roots = load(&self.dir, state)?;
         let path = self.dir.join(STATE);
-        let text = serde_json::to_vec_pretty(&state).map_err(|e| io(&path)(e.into()))?;
+        let text = serde_json::to_vec_pretty(&roots.state).map_err(|e| io(&path)(e.into()))?;
         write_private(&path, &text).map_err(io(&path))?;
-        (self.state, self.current, self.next) = (state, current, next);
+        self.roots = roots;
         self.sweep();
         Ok(())
     }
@@ -171,17 +139,17 @@ impl Keep {
     pub fn discard(&self) {
         let on_disk = match std::fs::read(self.dir.join(STATE)) {
             Ok(bytes) => serde_json::from_slice::<State>(&bytes).ok(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(self.state.clone()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(self.state().clone()),
             Err(_) => None,
         };
-        if on_disk.as_ref() == Some(&self.state) {
+        if on_disk.as_ref() == Some(self.state()) {
             self.sweep();
         }
     }
 
     /// Removes what is not named: the keys of a root that is gone are of use to thieves alone. What cannot be removed now is at the next start.
     fn sweep(&self) {
-        let named: Vec<PathBuf> = self.state.trusted().map(|anchor| place_of(&self.dir, anchor)).collect();
+        let named: Vec<PathBuf> = self.state().trusted().map(|anchor| place_of(&self.dir, anchor)).collect();
         let complain = |path: &Path, outcome: std::io::Result<()>| {
             if let Err(e) = outcome
                 && e.kind() != std::io::ErrorKind::NotFound
@@ -243,40 +211,23 @@ fn write(home: &Path, made: &Made) -> Result<(), CaError> {
     Ok(())
 }
 
-type Loaded = (Arc<Authority>, Option<Arc<Authority>>);
-
-/// The roots that a state names, each believed by those as well who know the other one alone.
-fn load(dir: &Path, state: &State) -> Result<Loaded, CaError> {
-    let read = |anchor: &str| {
-        let pem = pem(&place_of(dir, anchor))?;
-        let authority = Authority::read(&pem)?;
-        if authority.anchor() != anchor {
-            let place = dir.join(STATE).display().to_string();
-            let why = format!("it names the root {anchor}, and {} holds {}", pem.place, authority.anchor());
-            return Err(CaError::State { place, why });
-        }
-        Ok(authority)
-    };
-    let current = read(&state.current)?;
-    let Some(next) = &state.next else { return Ok((Arc::new(current), None)) };
-    let next = read(&next.anchor)?;
-    let home = place_of(dir, next.anchor());
+/// The roots that a state names.
+fn load(dir: &Path, state: State) -> Result<Roots, CaError> {
+    let path = dir.join(STATE).display().to_string();
+    let current = pem(&place_of(dir, &state.current))?;
+    let Some(next) = &state.next else { return Roots::read(state, &path, &current, None) };
+    let home = place_of(dir, &next.anchor);
+    let next = pem(&home)?;
     let certificate = |name: &str| {
         let path = home.join(name);
-        let bad = |why: String| CaError::Pem { place: path.display().to_string(), why };
-        match std::fs::read(&path) {
-            Ok(bytes) => CertificateDer::from_pem_slice(&bytes).map(Some).map_err(|e| bad(e.to_string())),
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io(&path)(e)),
         }
     };
     let (cross, back) = (certificate(CROSS)?, certificate(BACK)?);
-    let with = |authority: Authority, cross: Option<CertificateDer<'static>>, other: &CertificateDer<'static>| match cross {
-        Some(cross) => authority.crossed(cross, other.clone()),
-        None => authority,
-    };
-    let (old_root, new_root) = (current.root().clone(), next.root().clone());
-    Ok((Arc::new(with(current, back, &new_root)), Some(Arc::new(with(next, cross, &old_root)))))
+    Roots::read(state, &path, &current, Some(Following { pem: &next, cross: cross.as_deref(), back: back.as_deref() }))
 }
 
 #[cfg(test)]

@@ -107,6 +107,21 @@ impl Unrecorded {
     }
 }
 
+/// What one pod says on several streams, of which one may be older than another: what holds of all of them. None where one of them says nothing, or there
+/// are none.
+fn together(reports: Vec<Option<Report>>) -> Option<Report> {
+    reports.into_iter().reduce(|all, one| {
+        let (mut all, one) = (all?, one?);
+        if all.anchor != one.anchor {
+            all.anchor.clear();
+        }
+        all.trusted.retain(|anchor| one.trusted.contains(anchor));
+        all.until = all.until.max(one.until);
+        all.unsaved |= one.unsaved;
+        Some(all)
+    })?
+}
+
 /// All holders.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ledger {
@@ -152,6 +167,29 @@ impl Ledger {
     /// Certificates were issued, and nobody knows to whom.
     pub fn lost(&mut self, gap: Unrecorded) {
         self.unrecorded = Some(gap.and(self.unrecorded));
+    }
+
+    /// What several replicas know, put together: of each pod that counts, what it says to those that it is connected to. Of one that nobody is connected to,
+    /// it is known that it may hold a certificate until `until`, and no more.
+    pub fn merged(heard: impl IntoIterator<Item = (ObjectRef, Vec<Option<Report>>)>, until: i64) -> Self {
+        let mut ledger = Self::default();
+        for (pod, reports) in heard {
+            let mut holder = Holder { streams: reports.len() as u32, ..Holder::default() };
+            holder.report = together(reports);
+            if holder.report.is_none() {
+                let certificate = Certificate { serial: String::new(), until };
+                holder.certificates.insert(Anchor::new(), Issued { certificate, place: 0 });
+            }
+            ledger.holders.insert(pod, holder);
+        }
+        ledger
+    }
+
+    /// What a pod said is of no use any more.
+    pub fn silenced(&mut self, pod: &ObjectRef) {
+        if let Some(holder) = self.holders.get_mut(pod) {
+            holder.report = None;
+        }
     }
 
     /// A sidecar opened a stream with this certificate.

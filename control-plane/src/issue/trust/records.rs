@@ -31,15 +31,23 @@ struct Inner {
     journal: Option<Journal>,
     /// A gap that is not in the journal yet.
     untold: Option<Unrecorded>,
+    /// Whether what a sidecar has said counts while it is connected alone: it may say something else to another replica.
+    forgets: bool,
 }
 
 impl Records {
     /// In memory alone.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            inner: Mutex::new(Inner { ledger: Ledger::default(), journal: None, untold: None }),
-            changed: Notify::new(),
-        })
+        Self::of(Inner { ledger: Ledger::default(), journal: None, untold: None, forgets: false })
+    }
+
+    /// In memory, of one replica among several.
+    pub fn shared() -> Arc<Self> {
+        Self::of(Inner { ledger: Ledger::default(), journal: None, untold: None, forgets: true })
+    }
+
+    fn of(inner: Inner) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new() })
     }
 
     /// With a journal. `fresh` says that the CA was made just now, so that nothing can have been issued before.
@@ -49,7 +57,7 @@ impl Records {
     /// Where there is a journal that cannot be read.
     pub fn kept(path: &Path, fresh: bool, now: i64) -> io::Result<Arc<Self>> {
         let Opened { journal, ledger, untold } = Journal::open(path, fresh, now)?;
-        Ok(Arc::new(Self { inner: Mutex::new(Inner { ledger, journal: Some(journal), untold }), changed: Notify::new() }))
+        Ok(Self::of(Inner { ledger, journal: Some(journal), untold, forgets: false }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -66,7 +74,7 @@ impl Records {
     /// the same, since a mesh without certificates ends: until it expires, a rotation waits for "unrecorded certificates".
     pub fn issued(&self, pod: &ObjectRef, anchor: &str, leaf: &LeafInfo, now: i64) {
         let mut inner = self.lock();
-        let Inner { ledger, journal, untold } = &mut *inner;
+        let Inner { ledger, journal, untold, .. } = &mut *inner;
         let certificate = Certificate { serial: leaf.serial.clone(), until: leaf.not_after };
         if let Some(journal) = journal {
             let told = tell(journal, ledger, untold);
@@ -97,7 +105,7 @@ impl Records {
     /// lose it.
     pub fn mend(&self) {
         let mut inner = self.lock();
-        let Inner { ledger, journal: Some(journal), untold } = &mut *inner else { return };
+        let Inner { ledger, journal: Some(journal), untold, .. } = &mut *inner else { return };
         if untold.is_some() && tell(journal, ledger, untold).is_ok() {
             tracing::info!("that certificates were issued without a record is on disk now");
         }
@@ -156,7 +164,12 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.records.lock().ledger.left(&self.pod);
+        let mut inner = self.records.lock();
+        inner.ledger.left(&self.pod);
+        if inner.forgets && inner.ledger.holders().get(&self.pod).is_some_and(|h| h.streams == 0) {
+            inner.ledger.silenced(&self.pod);
+        }
+        drop(inner);
         self.records.changed.notify_one();
     }
 }

@@ -110,6 +110,18 @@ pub enum Why {
     Away,
     /// Nobody knows who it is.
     Unrecorded,
+    /// A replica of the control plane that does not answer.
+    ReplicaSilent,
+    /// A replica that has not taken over the present phase.
+    ReplicaBehind,
+    /// A replica whose version cannot take part.
+    ReplicaOlder,
+    /// All replicas have taken over the phase, and what was under way then may come yet.
+    Settling,
+    /// Which replicas and pods there are is not known.
+    Unlisted,
+    /// What pods know the control plane by at first is not as it should be in a namespace.
+    NotSpread,
 }
 
 impl fmt::Display for Why {
@@ -124,6 +136,14 @@ impl fmt::Display for Why {
                 "certificates that were issued without a record (by an earlier version, or while the disk was full) may be in use: wait, or \
                  give them up with --give-up unrecorded"
             }
+            Self::ReplicaSilent => {
+                "this replica of the control plane does not answer, and what it knows is missing: mend it, or delete its pod, so that it can issue nothing"
+            }
+            Self::ReplicaBehind => "this replica of the control plane has not taken over the present phase yet",
+            Self::ReplicaOlder => "this replica of the control plane is of a version that cannot take part: upgrade it",
+            Self::Settling => "every replica has taken over the present phase; what was under way then may come yet",
+            Self::Unlisted => "this replica cannot learn from the API server which replicas and pods there are",
+            Self::NotSpread => "new pods of this namespace would not know the control plane: its ConfigMap does not have all anchors yet",
         })
     }
 }

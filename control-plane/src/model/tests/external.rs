@@ -1,7 +1,7 @@
 //! External services: which pods see which, with which policies, and what a namespace has by default.
 
 use weft_core::authorization::policy::PostureFrom;
-use weft_core::egress::{Egress, EgressDefault, FEATURE_EGRESS};
+use weft_core::egress::{Egress, EgressDefault, FEATURE_EGRESS, FEATURE_EGRESS_PEER};
 use weft_core::policy::OutboundPolicy;
 
 use super::*;
@@ -122,4 +122,26 @@ fn the_default_is_the_namespaces_or_the_meshs_and_a_word_that_is_none_denies() {
         "{:?}",
         m.problems()
     );
+}
+
+#[test]
+fn peers_are_of_a_foreign_domain_and_need_a_sidecar_that_knows_them() {
+    let spec = |domain: &str| {
+        format!(
+            "{{hosts: [a.example], ports: [{{port: 80, protocol: http}}], tls: {{mode: mutual, identities: ['spiffe://{domain}/*']}}}}"
+        )
+    };
+    let features = |m: &Model, pod: &str| {
+        let entry = m.snapshot().outbound.get(&pod.parse::<ObjectRef>().expect("a name")).expect("every pod has one");
+        let Body::Outbound(wire) = &entry.body else { panic!("{entry:?}") };
+        wire.required_features.iter().any(|f| f == FEATURE_EGRESS_PEER)
+    };
+    let mut m = world();
+    m.apply(upserts(&(external("shop/x", &spec("east.example")) + &external("away/y", GOOD))));
+    assert!(features(&m, "shop/web") && !features(&m, "away/web"));
+    assert!(egress(&m, "shop/web").externals[0].is_mutual());
+    let own = m.trust_domain.to_string();
+    m.apply(upserts(&external("shop/x", &spec(&own))));
+    assert_eq!(seen(&m, "shop/web"), []);
+    assert_eq!(told(&m, Kind::ExternalService, "shop/x"), ["!Accepted=Invalid"]);
 }

@@ -25,8 +25,15 @@ fn every_field_is_read() {
     assert_eq!(hosts, ["pay.example.com", "*.example.org", "203.0.113.9"]);
     let ports: Vec<_> = x.ports.iter().map(|p| (p.port, p.target, p.protocol)).collect();
     assert_eq!(ports, [(80, 443, ExternalProtocol::Http), (8080, 9443, ExternalProtocol::Http2)]);
-    assert_eq!(x.origination, Some(Origination { sni: Some("front.example.com".into()), ca: None }));
+    assert_eq!(x.origination, Some(Origination { sni: Some("front.example.com".into()), server: Server::System }));
     assert_eq!(x.endpoints().iter().map(|e| e.port).collect::<Vec<_>>(), [Some(444), None]);
+    let mutual = read(
+        "{hosts: [stock.example], ports: [{port: 80, protocol: http}, {port: 5432, protocol: tcp}],
+          tls: {mode: mutual, identities: ['spiffe://east.example/ns/shop/sa/stock', 'spiffe://east.example/*']}}",
+    );
+    let mutual = mutual.content.clone().unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(mutual.origination.as_ref().and_then(|o| o.peer()).map(|p| p.domain().as_str()), Some("east.example"));
+    assert_eq!(mutual.ports[0].target, 80, "a peer listens where its application does");
     let plain = read("{hosts: [a.example], ports: [{port: 443, protocol: tls}]}").content.clone().expect("good");
     assert_eq!((plain.ports[0].target, &plain.origination, &plain.resolution), (443, &None, &Resolution::Dns));
 }
@@ -59,6 +66,27 @@ fn what_cannot_be_honoured_names_its_field() {
             "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, caCertificates: nothing}}".into(),
             "spec.tls.caCertificates",
             "certificate",
+        ),
+        ("{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: mutual}}".into(), "spec.tls.identities", "0 of them"),
+        (
+            "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: mutual, identities: ['*']}}".into(),
+            "spec.tls.identities[0]",
+            "whole identities",
+        ),
+        (
+            "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: originate, identities: ['spiffe://e/*']}}".into(),
+            "spec.tls.identities",
+            "mutual",
+        ),
+        (
+            "{hosts: [a.b], ports: [{port: 80, protocol: http}], tls: {mode: mutual, identities: ['spiffe://e/*'], caCertificates: x}}".into(),
+            "spec.tls.caCertificates",
+            "originate",
+        ),
+        (
+            format!("{{hosts: [a.b], {ports}, tls: {{mode: mutual, identities: ['spiffe://e/*']}}}}"),
+            "spec.ports[0].protocol",
+            "mutual",
         ),
         (format!("{{hosts: [a.b], {ports}, endpoints: [{{address: 1.2.3.4}}]}}"), "spec.endpoints", "static"),
         (format!("{{hosts: [a.b], {ports}, resolution: static}}"), "spec.endpoints", "empty"),

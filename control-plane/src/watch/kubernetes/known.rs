@@ -7,11 +7,9 @@ use std::time::Duration;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
-use super::lean::Lean;
-use super::resource::Watched;
-use super::standing::{Standing, Statuses};
+use super::lean::{Lean, Received};
+use super::standing::Statuses;
 use crate::objects::{Kind, Object, ObjectKey};
-use crate::watch::parse::Fault;
 use crate::watch::{Batch, Change, Problem};
 
 /// A watch that fails once is tried again within half a minute. One that has not failed for this long works, though nothing came.
@@ -35,15 +33,6 @@ fn is_guarding(kind: Kind) -> bool {
     )
 }
 
-/// An object that was received.
-#[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) key: Option<ObjectKey>,
-    pub(super) place: String,
-    pub(super) object: Result<Object, Fault>,
-    pub(super) standing: Option<Standing>,
-}
-
 /// What a watch tells of one kind.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -59,20 +48,15 @@ pub(super) enum Event {
     Absent,
 }
 
-impl<T: Watched> From<Lean<T>> for Received {
-    fn from(lean: Lean<T>) -> Self {
-        Self { key: lean.key(), place: lean.place(), object: lean.object, standing: lean.standing }
-    }
-}
-
-impl<T: Watched> From<watcher::Event<Lean<T>>> for Event {
-    fn from(event: watcher::Event<Lean<T>>) -> Self {
+impl Event {
+    /// What happened to an object of a kind.
+    pub(super) fn of(kind: Kind, event: watcher::Event<Lean>) -> Self {
         match event {
             watcher::Event::Init => Self::Listing,
-            watcher::Event::InitApply(o) => Self::Listed(o.into()),
+            watcher::Event::InitApply(o) => Self::Listed(o.read(kind)),
             watcher::Event::InitDone => Self::Complete,
-            watcher::Event::Apply(o) => Self::Put(o.into()),
-            watcher::Event::Delete(o) => Self::Gone(o.into()),
+            watcher::Event::Apply(o) => Self::Put(o.read(kind)),
+            watcher::Event::Delete(o) => Self::Gone(o.read(kind)),
         }
     }
 }

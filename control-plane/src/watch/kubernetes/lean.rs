@@ -2,51 +2,79 @@
 //! such object: it stops neither the list that it stands in nor the watch.
 
 use std::borrow::Cow;
-use std::marker::PhantomData;
 
 use kube::core::{DynamicResourceScope, ObjectMeta};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use weft_core::service::ObjectRef;
 
-use super::resource::{Watched, resource};
+use super::resource::resource;
 use super::standing::{Standing, Unreadable};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::watch::parse::{Fault, from_json};
 
-/// An object of kind `T`, or why it is none.
-#[derive(Clone, Debug)]
-pub struct Lean<T> {
-    /// Name, namespace, uid and resource version; nothing else of what the server keeps there.
-    metadata: ObjectMeta,
-    pub object: Result<Object, Fault>,
-    /// Its status, where that is ours to write.
-    pub standing: Option<Standing>,
-    kind: PhantomData<T>,
+/// What is read, and in which version.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReadIn {
+    pub kind: Kind,
+    pub version: &'static str,
 }
 
-impl<T: Watched> Lean<T> {
-    /// Its key; none where its name is none.
-    pub fn key(&self) -> Option<ObjectKey> {
-        let name = self.metadata.name.as_deref()?;
-        let namespace = self.metadata.namespace.as_deref().unwrap_or(name);
-        Some(ObjectKey { kind: T::KIND, id: ObjectRef { namespace: namespace.parse().ok()?, name: name.parse().ok()? } })
+/// An object of some kind, as it came; without what the server notes of who wrote which field, which is most of many an object. One type for all kinds,
+/// because what follows them is code of a library's that is compiled for each type anew.
+#[derive(Clone, Debug)]
+pub struct Lean {
+    /// Name, namespace, uid and resource version; nothing else of what the server keeps there.
+    metadata: ObjectMeta,
+    value: Value,
+}
+
+impl Lean {
+    /// What of it is needed, for an object of this kind.
+    pub fn read(&self, kind: Kind) -> Received {
+        let object = from_json(kind, &self.value);
+        let standing = has_status(kind).then(|| Standing {
+            resource_version: self.metadata.resource_version.clone().unwrap_or_default(),
+            generation: self.value["metadata"]["generation"].as_i64().unwrap_or(0),
+            status: self.value["status"].clone(),
+            unreadable: object.as_ref().err().map(|fault| Unreadable::of(&self.value, fault)),
+        });
+        Received { key: self.key(kind), place: self.place(kind), object, standing }
     }
 
-    /// What it is called, for people.
-    pub fn place(&self) -> String {
+    fn key(&self, kind: Kind) -> Option<ObjectKey> {
+        let name = self.metadata.name.as_deref()?;
+        let namespace = self.metadata.namespace.as_deref().unwrap_or(name);
+        Some(ObjectKey { kind, id: ObjectRef { namespace: namespace.parse().ok()?, name: name.parse().ok()? } })
+    }
+
+    fn place(&self, kind: Kind) -> String {
         let name = self.metadata.name.as_deref().unwrap_or("without a name");
         match &self.metadata.namespace {
-            Some(namespace) => format!("{} {namespace}/{name}", T::KIND.as_str()),
-            None => format!("{} {name}", T::KIND.as_str()),
+            Some(namespace) => format!("{} {namespace}/{name}", kind.as_str()),
+            None => format!("{} {name}", kind.as_str()),
         }
     }
 }
 
-impl<'de, T: Watched> Deserialize<'de> for Lean<T> {
+/// An object that was read as far as it is needed.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// None where its name is none.
+    pub key: Option<ObjectKey>,
+    /// What it is called, for people.
+    pub place: String,
+    pub object: Result<Object, Fault>,
+    /// Its status, where that is ours to write.
+    pub standing: Option<Standing>,
+}
+
+impl<'de> Deserialize<'de> for Lean {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // One object at a time is held whole, and dropped but for what is needed of it.
-        let value = Value::deserialize(deserializer)?;
+        let mut value = Value::deserialize(deserializer)?;
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
         let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
         let metadata = ObjectMeta {
             name: text("name"),
@@ -55,14 +83,7 @@ impl<'de, T: Watched> Deserialize<'de> for Lean<T> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        let object = from_json(T::KIND, &value);
-        let standing = has_status(T::KIND).then(|| Standing {
-            resource_version: metadata.resource_version.clone().unwrap_or_default(),
-            generation: value["metadata"]["generation"].as_i64().unwrap_or(0),
-            status: value["status"].clone(),
-            unreadable: object.as_ref().err().map(|fault| Unreadable::of(&value, fault)),
-        });
-        Ok(Self { metadata, object, standing, kind: PhantomData })
+        Ok(Self { metadata, value })
     }
 }
 
@@ -85,22 +106,21 @@ const fn has_status(kind: Kind) -> bool {
     }
 }
 
-impl<T: Watched> kube::Resource for Lean<T> {
-    /// The version that it is read in.
-    type DynamicType = &'static str;
+impl kube::Resource for Lean {
+    type DynamicType = ReadIn;
     type Scope = DynamicResourceScope;
 
-    fn kind(_: &&'static str) -> Cow<'static, str> {
-        T::KIND.as_str().into()
+    fn kind(read: &ReadIn) -> Cow<'_, str> {
+        read.kind.as_str().into()
     }
-    fn group(_: &&'static str) -> Cow<'static, str> {
-        resource(T::KIND).group.into()
+    fn group(read: &ReadIn) -> Cow<'_, str> {
+        resource(read.kind).group.into()
     }
-    fn version(version: &&'static str) -> Cow<'static, str> {
-        (*version).into()
+    fn version(read: &ReadIn) -> Cow<'_, str> {
+        read.version.into()
     }
-    fn plural(_: &&'static str) -> Cow<'static, str> {
-        resource(T::KIND).plural.into()
+    fn plural(read: &ReadIn) -> Cow<'_, str> {
+        resource(read.kind).plural.into()
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata

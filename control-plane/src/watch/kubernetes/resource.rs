@@ -41,7 +41,7 @@ const fn where_served(group: &'static str, versions: &'static [&'static str], pl
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const GATEWAY_EXPERIMENTS: &str = "gateway.networking.x-k8s.io";
 
-/// Where a kind is; none for one that is read from manifests alone.
+/// Where a kind is.
 pub const fn resource(kind: Kind) -> Resource {
     match kind {
         Kind::Namespace => needed("", "namespaces"),
@@ -65,38 +65,27 @@ pub const fn resource(kind: Kind) -> Resource {
     }
 }
 
-/// A kind that is watched.
-pub trait Watched: Clone + std::fmt::Debug + Send + Sync + 'static {
-    const KIND: Kind;
-}
-
-/// A type for each kind that is followed, and all of the kinds.
-macro_rules! watched {
-    ($($kind:ident)*) => {
-        /// The kinds, as types.
-        pub mod of {
-            use super::{Kind, Watched};
-
-            $(
-                #[derive(Clone, Debug)]
-                pub enum $kind {}
-
-                impl Watched for $kind {
-                    const KIND: Kind = Kind::$kind;
-                }
-            )*
-        }
-
-        /// The kinds that are followed.
-        pub const KINDS: &[Kind] = &[$(Kind::$kind),*];
-    };
-}
-
-watched! {
-    Namespace Service Pod EndpointSlice
-    HttpRoute GrpcRoute TlsRoute TcpRoute ReferenceGrant BackendTrafficPolicy TrafficPolicy AuthorizationPolicy MtlsPolicy NetworkPolicy
-    Federation IdentityDenial JwtIssuer ExternalService
-}
+/// The kinds that are followed.
+pub const KINDS: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Service,
+    Kind::Pod,
+    Kind::EndpointSlice,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
+    Kind::ReferenceGrant,
+    Kind::BackendTrafficPolicy,
+    Kind::TrafficPolicy,
+    Kind::AuthorizationPolicy,
+    Kind::NetworkPolicy,
+    Kind::Federation,
+    Kind::IdentityDenial,
+    Kind::MtlsPolicy,
+    Kind::JwtIssuer,
+    Kind::ExternalService,
+];
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ impl HeaderMatch {
         };
         let (mut count, mut any, mut first, mut otherwise) = (0, false, false, false);
         request.fields(&mut |name, value| {
-            if !is_alike(name, &self.name) {
+            if !is_alike(name, self.name.as_bytes()) {
                 return;
             }
             let holds = is(value);
@@ -41,10 +41,10 @@ impl HeaderMatch {
     }
 }
 
-/// Whether two names are one to a reader that tells neither upper from lower case nor `_` from `-`.
-fn is_alike(sent: &[u8], name: &str) -> bool {
+/// Whether two names of header fields are one to a reader that tells neither upper from lower case nor `_` from `-` (CGI, RFC 3875, section 4.1.18).
+pub fn is_alike(sent: &[u8], name: &[u8]) -> bool {
     let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    sent.len() == name.len() && sent.iter().map(folded).eq(name.as_bytes().iter().map(folded))
+    sent.len() == name.len() && sent.iter().map(folded).eq(name.iter().map(folded))
 }
 
 fn joined(name: &str, request: &dyn RequestFacts) -> Vec<u8> {

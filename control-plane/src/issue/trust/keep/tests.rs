@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::{ServerName, UnixTime};
-use weft_tls::{PinnedAnchor, ServerVerifier, Svid};
+use weft_tls::{PinnedAnchor, ServerVerifier, Svid, TrustBundle};
 
 use super::super::super::ca::{Ca, Source};
 use super::*;
@@ -69,7 +69,7 @@ fn each_state_is_what_a_restart_begins_with_and_old_keys_go() {
     let ca = restarted(&mut keep, reissuing);
     assert_eq!((ca.anchor_hash(), hashes(&ca).len()), (new.clone(), 2));
     let svid = ca.own_svid().expect("signed");
-    let [first, second] = &keep.authorities().cloned().collect::<Vec<_>>()[..] else { panic!("two roots") };
+    let [first, second] = &keep.roots().authorities().cloned().collect::<Vec<_>>()[..] else { panic!("two roots") };
     assert!(pinned(&svid, &old) && pinned(&svid, &new), "tokens of both roots are good");
     assert!(trusted(&svid, first) && trusted(&svid, second), "who knows one root alone knows the control plane");
     assert!(!pinned(&svid, "00"));

@@ -1,7 +1,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::watch::kubernetes::resource::of;
 
 fn service(name: &str, ip: &str) -> Received {
     received(&json!({
@@ -11,7 +10,7 @@ fn service(name: &str, ip: &str) -> Received {
 }
 
 fn received(value: &Value) -> Received {
-    serde_json::from_value::<Lean<of::Service>>(value.clone()).expect("every object is read").into()
+    serde_json::from_value::<Lean>(value.clone()).expect("every object is read").read(Kind::Service)
 }
 
 fn names(batch: &Batch) -> Vec<String> {
@@ -138,7 +137,7 @@ fn route(name: &str, version: u32) -> Received {
         },
         "status": {"parents": []},
     });
-    serde_json::from_value::<Lean<of::HttpRoute>>(value).expect("every object is read").into()
+    serde_json::from_value::<Lean>(value).expect("every object is read").read(Kind::HttpRoute)
 }
 
 #[test]
@@ -217,7 +216,7 @@ fn authorization(name: &str) -> Received {
     let value = json!({
         "metadata": {"name": name, "namespace": "shop", "resourceVersion": "3", "generation": 1}, "spec": {"action": "Deny"},
     });
-    serde_json::from_value::<Lean<of::AuthorizationPolicy>>(value).expect("every object is read").into()
+    serde_json::from_value::<Lean>(value).expect("every object is read").read(Kind::AuthorizationPolicy)
 }
 
 #[test]
