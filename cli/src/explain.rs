@@ -219,7 +219,7 @@ fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
         flows.append(&mut found);
     }
     let before = offline(args)?;
-    Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?)
+    Ok(Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?))
 }
 
 /// Where the answer comes from.

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| weft_fuzz::spiffe(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| weft_promises::spiffe(bytes));

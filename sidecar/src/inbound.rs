@@ -32,6 +32,9 @@ use crate::worker::Worker;
 /// a round trip late.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// What is cut may take this long to reset its other end.
+const CUT: Duration = Duration::from_millis(500);
+
 /// Serves one connection.
 pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let destination = socket.original_destination();
@@ -150,9 +153,15 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
             MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, destination, &guard, Some(&leaf.id))).await,
         }
     };
-    if tokio::time::timeout(life, served).await.is_err() {
+    let mut served = std::pin::pin!(served);
+    if tokio::time::timeout(life, served.as_mut()).await.is_err() {
         tracing::info!(%client, id = %leaf.id, "connection ended: a certificate it was made with has expired");
         stream.reset();
+        // Whoever serves it sees that it broke, and resets the application's end of it: dropped, that would end as if complete (Invariant 7).
+        if let Some(socket) = stream.socket().upgrade() {
+            socket.cut();
+        }
+        let _ = tokio::time::timeout(CUT, served).await;
     }
 }
 

@@ -59,7 +59,7 @@ fn a_namespace_becomes_strict_when_nobody_calls_it_in_plaintext() {
 
     let (text, code) = shell(&world, "weft check --strict-ready shop");
     assert_eq!(code, 0, "nobody has called yet: {text}");
-    assert!(text.starts_with("3 sidecars of namespace shop have looked"), "{text}");
+    assert!(text.starts_with("3 sidecars of namespace shop have all looked"), "{text}");
 
     assert_eq!(world.status(OLD, &cart), "200");
     assert_eq!(world.status(WEB, "http://cart.shop:8090/name"), "200", "mesh peers are not plaintext");

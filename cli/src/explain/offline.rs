@@ -92,7 +92,7 @@ impl Offline {
     }
 
     pub(super) fn explain(&self, question: &v1::ExplainRequest) -> anyhow::Result<v1::ExplainResponse> {
-        Ok(explain(&self.snapshot()?, &self.trust_domain, question)?)
+        Ok(explain(&self.snapshot(), &self.trust_domain, question)?)
     }
 
     pub(super) fn domain(&self) -> &TrustDomain {
@@ -100,14 +100,14 @@ impl Offline {
     }
 
     /// What the control plane makes of it.
-    pub(super) fn snapshot(&self) -> anyhow::Result<Snapshot> {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let trust = Entry::new(Body::Trust(v1::TrustBundle::default()));
         let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
         let mut model = Model::new(self.trust_domain.clone(), self.mtls, trust, mesh)
             .with_authorization(self.default_policy, self.system.clone())
             .with_egress(self.egress);
         model.apply(self.objects.values().cloned().map(Change::Upsert).collect());
-        Ok(model.snapshot().clone())
+        model.snapshot().clone()
     }
 
     /// Every pair of a caller and a service's port of which another answer is given with `after`, as far as it is known before any request. Callers are the
@@ -118,7 +118,7 @@ impl Offline {
         from: Option<&Caller>,
         to: Option<&(ObjectRef, u16)>,
     ) -> anyhow::Result<Vec<PairFlip>> {
-        let (old, new) = (self.snapshot()?, after.snapshot()?);
+        let (old, new) = (self.snapshot(), after.snapshot());
         let accounts = old.pods.iter().chain(&new.pods);
         let accounts = accounts.map(|(pod, facts)| Caller::Account(pod.namespace.to_string(), facts.service_account.clone()));
         let callers: BTreeSet<Caller> = match from {

@@ -13,6 +13,7 @@ mod chaos;
 mod closed;
 mod deserted;
 mod drain;
+mod expiry;
 mod federation;
 mod grpc;
 mod lab;

@@ -43,17 +43,18 @@ fn over_http1() {
             let before = lab.count();
             let mut client = lab.client(0).await;
             client.say(format!("GET {raw} HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n").as_bytes()).await;
-            let status = client.answer().await.expect("an answer").status();
+            let status = client.answer().await.map(|answer| answer.status());
             let arrived = arrived(&lab, before);
             if may_arrive(expected) {
-                assert_eq!((status, arrived), (200, vec![(*raw).to_owned()]), "{raw:?}");
+                assert_eq!((status, arrived), (Some(200), vec![(*raw).to_owned()]), "{raw:?}");
             } else {
-                assert!([400, 403].contains(&status) && arrived.is_empty(), "{raw:?}: {status}, {arrived:?}");
+                // What is no request at all is bytes, which a policy about paths lets nobody send: a reset.
+                assert!(matches!(status, None | Some(400 | 403)) && arrived.is_empty(), "{raw:?}: {status:?}, {arrived:?}");
             }
             *told.entry(status).or_insert(0) += 1;
         }
         // Most come as far as the policy, which says so.
-        assert!(told[&403] > 40 && told[&200] > 10, "{told:?}");
+        assert!(told[&Some(403)] > 40 && told[&Some(200)] > 10, "{told:?}");
         lab.end().await;
     });
 }

@@ -22,6 +22,8 @@ use crate::install::{KubeVersion, Target, sidecars};
 const EVERY: Duration = Duration::from_millis(500);
 /// How long may be looked around before it is printed what is to be deleted.
 const LOOK: Duration = Duration::from_secs(15);
+/// How long what follows a deleted object, as its Endpoints do, may take to go with it.
+const FOLLOWS: Duration = Duration::from_secs(15);
 /// How many objects of others are named.
 const SHOWN: usize = 20;
 /// What the programs make at home, and do not label as a part of weft.
@@ -115,16 +117,19 @@ async fn namespace(
         let there = cluster.get(NAMESPACE, None, home).await?.is_some();
         return Ok(there.then(|| format!("Namespace {home} stays: it lacks the label {label}")).into_iter().collect());
     }
-    match cluster.everything_in(home).await {
-        Ok(objects) => {
-            let others = foreign(&objects);
-            if !others.is_empty() {
-                return Ok(stays(home, &others));
+    let patience = deadline.min(Instant::now() + FOLLOWS);
+    loop {
+        let late = Instant::now() >= patience;
+        match cluster.everything_in(home).await.map(|objects| foreign(&objects)) {
+            Ok(others) if others.is_empty() => break,
+            Ok(others) if late => return Ok(stays(home, &others)),
+            // A kind that was just removed is listed among those that are served for a moment longer.
+            Err(why) if late => {
+                return Ok(vec![format!("Namespace {home} stays: what else is in it can't be said: {why:#}")]);
             }
+            Ok(_) | Err(_) => {}
         }
-        Err(why) => {
-            return Ok(vec![format!("Namespace {home} stays: what else is in it can't be said: {why:#}")]);
-        }
+        sleep(EVERY).await;
     }
     delete(cluster, found, |kind| kind == NAMESPACE).await?;
     gone(cluster, NAMESPACE, home, label, deadline).await?;

@@ -48,7 +48,7 @@ fn enforced(objects: impl Iterator<Item = Object>) -> String {
     let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
     let domain = "cluster.local".parse().expect("a trust domain");
     let mut model = Model::new(domain, MtlsMode::Permissive, mesh.clone(), mesh);
-    let shop = parse::parse("shop.yaml", include_str!("../seeds/manifest/shop.yaml")).expect("good manifests");
+    let shop = parse::parse("shop.yaml", include_str!("../../seeds/manifest/shop.yaml")).expect("good manifests");
     model.apply(shop.into_iter().chain(objects).map(Change::Upsert).collect());
     let pod: ObjectRef = "shop/web-0".parse().expect("a pod");
     let own: SpiffeId = OWN.parse().expect("an identity");
@@ -82,7 +82,7 @@ fn enforced(objects: impl Iterator<Item = Object>) -> String {
         Some(&outbound),
         "it is another on its way"
     );
-    let _ = Table::new(&outbound.egress, &own);
+    let _ = Table::new(&outbound.egress, &own, None);
 
     let said = model.said();
     for denial in &said.denials {

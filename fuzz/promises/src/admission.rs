@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use weft_injector::{InjectorOptions, NamespaceFacts};
 
 // JSON patch as the injector's own tests have it.
-#[path = "../../injector/tests/admission/apply.rs"]
+#[path = "../../../injector/tests/admission/apply.rs"]
 mod apply;
 
 /// Any JSON is answered, as a review and as a pod in a good one.

@@ -84,7 +84,7 @@ fn zone() -> Zone {
     let mesh = Entry::new(Body::Mesh(v1::Mesh::default()));
     let domain = "cluster.local".parse().expect("a trust domain");
     let mut model = Model::new(domain, MtlsMode::Permissive, mesh.clone(), mesh);
-    let objects = parse::parse("shop.yaml", include_str!("../seeds/manifest/shop.yaml")).expect("good manifests");
+    let objects = parse::parse("shop.yaml", include_str!("../../seeds/manifest/shop.yaml")).expect("good manifests");
     model.apply(objects.into_iter().map(Change::Upsert).collect());
     let hub: Arc<Hub> = Hub::new(model.snapshot().clone());
     Zone::new("cluster.local", hub)

@@ -1,5 +1,5 @@
 //! What every parser of hostile bytes promises, as functions of the bytes. They panic where a promise is broken, whoever calls
-//! them: libFuzzer by `fuzz_targets/`, or the test below with the seeds.
+//! them: libFuzzer by `fuzz/fuzz_targets`, or the test below with the seeds.
 
 mod admission;
 mod certificates;
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn every_target_takes_its_seeds() {
-        let room = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let room = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         for (name, target) in TARGETS {
             let seeds = fs::read_dir(room.join("seeds").join(name)).expect("every target has seeds");
             let mut count = 0;
