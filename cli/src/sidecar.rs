@@ -148,7 +148,7 @@ fn follow(mut stream: UnixStream, path: &str) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    if !head.split(|b| *b == b' ').nth(1).is_some_and(|status| status == b"200") {
+    if head.split(|b| *b == b' ').nth(1).is_none_or(|status| status != b"200") {
         answer.by_ref().take(16 * 1024).read_to_end(&mut head)?;
         body(&head)?;
     }

@@ -95,7 +95,7 @@ impl Exporter {
         let body = transport::framed(&self.settings, message);
         for attempt in 0.. {
             let (why, asked) = match self.once(body.clone()).await {
-                Ok(Answer::Taken(body)) => return Ok(self.taken(&body)),
+                Ok(Answer::Taken(body)) => return Ok(taken(&body)),
                 Ok(Answer::Again { why, after }) => (why, after),
                 Ok(Answer::Refused(why)) => {
                     return Err(ExportError::Refused { place: self.settings.place.clone(), why });
@@ -124,15 +124,15 @@ impl Exporter {
         };
         connection.send(&self.settings, body).await
     }
+}
 
-    /// Every signal's answer has the same form: `partial_success` is field 1, with the number of those refused, and a message.
-    fn taken(&self, body: &[u8]) -> Taken {
-        let Ok(answer) = AnyResponse::decode(body) else { return Taken::default() };
-        answer.partial_success.map_or_else(Taken::default, |partial| Taken {
-            rejected: partial.rejected.max(0) as u64,
-            message: printable(&partial.error_message),
-        })
-    }
+/// Every signal's answer has the same form: `partial_success` is field 1, with the number of those refused, and a message.
+fn taken(body: &[u8]) -> Taken {
+    let Ok(answer) = AnyResponse::decode(body) else { return Taken::default() };
+    answer.partial_success.map_or_else(Taken::default, |partial| Taken {
+        rejected: partial.rejected.max(0) as u64,
+        message: printable(&partial.error_message),
+    })
 }
 
 /// What a collector says is printed as far as it is harmless.

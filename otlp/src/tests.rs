@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -210,7 +211,6 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
             for i in 0..100 {
                 queue.push(i);
             }
-            use std::sync::atomic::Ordering::Relaxed;
             assert_eq!((counts.overflowed.load(Relaxed), counts.waiting.load(Relaxed)), (90, 10));
             while counts.failed.load(Relaxed) < 10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -154,13 +154,12 @@ async fn connection(
     let taps = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         let (probe, probes) = (probe_asked(&request), probes.clone());
-        let events = if owner && request.uri().path() == "/tap" { Some(tapped(&request, &shared)) } else { None };
-        taps.store(matches!(&events, Some(Ok(_))), Relaxed);
+        let events = (owner && request.uri().path() == "/tap").then(|| tapped(&request, &shared));
+        taps.store(events.as_ref().is_some_and(|events| events.status().is_success()), Relaxed);
         let other = if events.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
         async move {
             Ok::<_, Infallible>(match (events, probe, other) {
-                (Some(Ok(events)), ..) => events.map(Either::Right),
-                (Some(Err(refused)), ..) => refused.map(Either::Left),
+                (Some(events), ..) => events,
                 (_, Some((name, agent)), _) => probed(probes.ask(&name, &agent).await).map(Either::Left),
                 (_, _, other) => other.unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "there is no such path")).map(Either::Left),
             })
@@ -183,11 +182,15 @@ async fn connection(
 const LONGEST_TAP: Duration = Duration::from_secs(3_600);
 
 /// The events of a new tap, or why there is none.
-fn tapped(request: &Request<Incoming>, shared: &Shared) -> Result<Response<Events>, Response<Full<Bytes>>> {
-    let filter = Filter::read(request.uri().query().unwrap_or_default()).map_err(|why| plain(StatusCode::BAD_REQUEST, &why))?;
-    let events = tap::open(&shared.telemetry, filter);
-    let full = || plain(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them");
-    Ok(Response::new(events.ok_or_else(full)?))
+fn tapped(request: &Request<Incoming>, shared: &Shared) -> Response<Either<Full<Bytes>, Events>> {
+    let refused = |status, why: &str| plain(status, why).map(Either::Left);
+    match Filter::read(request.uri().query().unwrap_or_default()) {
+        Err(why) => refused(StatusCode::BAD_REQUEST, &why),
+        Ok(filter) => match tap::open(&shared.telemetry, filter) {
+            Some(events) => Response::new(Either::Right(events)),
+            None => refused(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them"),
+        },
+    }
 }
 
 /// What is logged, read or changed.

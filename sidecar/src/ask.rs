@@ -47,7 +47,7 @@ fn follow(socket: &Path, path: &str) -> anyhow::Result<()> {
             break;
         }
     }
-    if !head.split(|b| *b == b' ').nth(1).is_some_and(|status| status == b"200") {
+    if head.split(|b| *b == b' ').nth(1).is_none_or(|status| status != b"200") {
         let mut why = String::new();
         answer.take(16 * 1024).read_to_string(&mut why)?;
         bail!("{path}: it answers: {}", why.trim());

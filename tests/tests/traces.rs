@@ -26,12 +26,12 @@ workloads:
 - {name: web, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080", "http://api.shop:8080/items"], ports: [{port: 8080}]}
 - {name: api, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080", "http://db.shop:8080/rows?secret=1"], ports: [{port: 8080}]}
 - {name: db, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080"], ports: [{port: 8080}]}
-- {name: collector, namespace: watch, sidecar: false, command: ["@PYTHON@", "@PEERS@/collector.py", "@WORK@", "@SIGNAL@"], ports: [{port: 4317}, {name: http, port: 4318}], health: {tcp: 4317}}
+- {name: collector, namespace: watch, sidecar: false, command: ["@PYTHON@", "@PEERS@/collector.py", "@WORK@", "@SIGNAL@"], ports: [{name: otlp, port: 4317}, {name: otlp-http, port: 4318}], health: {tcp: 4317}}
 services:
 - {name: web, namespace: shop, ports: [{port: 8080}]}
 - {name: api, namespace: shop, ports: [{port: 8080}]}
 - {name: db, namespace: shop, ports: [{port: 8080}]}
-- {name: collector, namespace: watch, headless: true, ports: [{port: 4317}, {name: http, port: 4318}]}
+- {name: collector, namespace: watch, headless: true, ports: [{name: otlp, port: 4317}, {name: otlp-http, port: 4318}]}
 "#;
 
 const FRONT: &str = "shop/front";

@@ -74,7 +74,7 @@ impl Fleet {
     }
 }
 
-/// What a pod of a cluster is one of: its controller, or the Deployment of its ReplicaSet.
+/// What a pod of a cluster is one of: its controller, or the Deployment that its `ReplicaSet` is of.
 fn workload_of(pod: &Value) -> String {
     let owner = &pod["metadata"]["ownerReferences"][0];
     let name = owner["name"].as_str().or_else(|| pod["metadata"]["name"].as_str()).unwrap_or_default();

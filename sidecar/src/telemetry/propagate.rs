@@ -8,6 +8,7 @@ use crate::http::fields::Fields;
 
 /// In which forms a request says where it stands: those that agree.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each form may stand beside each other one")]
 pub struct Forms {
     pub w3c: bool,
     pub b3: bool,

@@ -326,10 +326,7 @@ pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
         }
         None => format!("tcp {} {}", record.target, peer(record)),
     };
-    let (severity, word) = match record.is_error() {
-        true => (SeverityNumber::Warn, "WARN"),
-        false => (SeverityNumber::Info, "INFO"),
-    };
+    let (severity, word) = if record.is_error() { (SeverityNumber::Warn, "WARN") } else { (SeverityNumber::Info, "INFO") };
     let id = |span: SpanId| span.to_bytes().to_vec();
     LogRecord {
         time_unix_nano: record.began,
