@@ -1,6 +1,6 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
+//! `/check`, `/held`, `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -26,6 +26,7 @@ use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 
+use crate::checkup;
 use crate::flows::MAX_TIME;
 use crate::identity::unix_now;
 use crate::io::Dialer;
@@ -137,8 +138,15 @@ async fn connection(
     let whole = WHOLE + probes.longest();
     let service = service_fn(move |request: Request<Incoming>| {
         let (probe, probes) = (probe_asked(&request), probes.clone());
+        let checked = owner.then(|| checkup::asked(&request)).flatten().map(|question| (question, shared.clone()));
         let other = answer(&request, &shared, &drain, owner);
         async move {
+            if let Some((question, shared)) = checked {
+                return Ok(match checkup::answer(question, &shared).await {
+                    Ok(found) => reply(StatusCode::OK, "application/json", format!("{found:#}\n")),
+                    Err(why) => plain(StatusCode::BAD_REQUEST, &why),
+                });
+            }
             Ok::<_, Infallible>(match probe {
                 Some((name, agent)) => probed(probes.ask(&name, &agent).await),
                 None => other,
@@ -217,8 +225,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            let known =
-                "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, POST /record and POST /drain";
+            let known = "/live, /ready, /metrics, /probe, /config, /check, /check/path?to=IP, /held, /edges, /denials, /plaintext, /flows, POST /record and POST /drain";
             plain(StatusCode::NOT_FOUND, &format!("there are {known}"))
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),

@@ -258,6 +258,7 @@ impl Discovery {
                         return Ok(());
                     };
                     deadline.as_mut().reset(Instant::now() + silence);
+                    self.mesh.heard.note(self.mesh.now());
                     match message.message {
                         Some(Response::Update(update)) => {
                             answered = update.nonce;
@@ -269,6 +270,7 @@ impl Discovery {
                             saver.send_replace(self.held());
                         }
                         Some(Response::Heartbeat(beat)) => {
+                            self.mesh.heard.compare(beat.now_millis);
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
                             deadline.as_mut().reset(Instant::now() + silence);
                             doubts = if beat.set_hash == self.set_hash() { 0 } else { doubts + 1 };
@@ -305,6 +307,7 @@ impl Discovery {
                 _ = idle.tick() => {
                     let names = self.expire();
                     if !names.is_empty() {
+                        saver.send_replace(self.held());
                         send(Request::Unsubscribe(v1::Unsubscribe { names }))?;
                     }
                 }
