@@ -10,21 +10,31 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::lab::door::{self, Listed};
+use crate::output::Output;
 use crate::rundir::{self, Which};
 
 /// What `weft sidecar` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft sidecar shop/web-0
+  weft sidecar shop/web-0 /metrics
+  weft sidecar shop/web-0 /check -o yaml
+  weft sidecar shop/web-0 /denials -o json | jq '.[0].text'")]
 pub(crate) struct SidecarArgs {
     /// A replica, as NAMESPACE/NAME
     #[arg(value_name = "NS/REPLICA")]
     target: String,
 
-    /// What to ask for: /config, /edges, /denials, /plaintext, /flows, /metrics or /ready
+    /// What to ask for: /config, /check, /held, /edges, /denials, /plaintext, /flows, /metrics or /ready
     #[arg(default_value = "/config")]
     path: String,
 
     #[command(flatten)]
     which: Which,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What `weft __get` is told: it runs in the lab's namespaces.
@@ -36,14 +46,24 @@ pub(crate) struct GetArgs {
     method: String,
 }
 
+/// How long a sidecar may take to answer: it may have to wait for other pods.
+const ANSWER: Duration = Duration::from_secs(12);
+
 pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     let text = ask(&args.which.find()?, &args.target, &args.path)?;
-    std::io::stdout().write_all(text.as_bytes())?;
+    // Metrics are no JSON: for programs they are one text.
+    let value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone()));
+    args.output.print(|_| text.clone(), &value)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The body of one GET on a sidecar's socket.
 pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String> {
+    tell(run, target, "GET", path)
+}
+
+/// The body of the answer; `method` is GET or POST.
+pub(crate) fn tell(run: &Path, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
     let all = door::list(run)?;
     let index = all.iter().position(|l| l.name() == target).with_context(|| {
         let known: Vec<String> = all.iter().map(Listed::name).collect();
@@ -52,7 +72,7 @@ pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String
     if !all[index].meshed {
         bail!("{target} has no sidecar");
     }
-    ask_one(run, index, target, path)
+    tell_one(run, index, target, method, path)
 }
 
 /// The same of every sidecar: the replica, and the answer's body.
@@ -111,7 +131,7 @@ fn tell_one(run: &Path, index: usize, target: &str, method: &str, path: &str) ->
 /// Inside the lab: one question, the answer's body to standard output.
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let mut stream = UnixStream::connect(&args.socket).with_context(|| format!("{} does not answer", args.socket.display()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     write!(stream, "{} {} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", args.method, args.path)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("it does not answer in time")?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::output::{Format, print};
+use crate::output::Output;
 use crate::rundir::Which;
 use crate::sidecar;
 
@@ -30,9 +30,8 @@ pub(crate) struct WhyArgs {
     #[command(flatten)]
     which: Which,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// It goes into a path.
@@ -47,14 +46,9 @@ fn reference(text: &str) -> Result<String, String> {
 pub(crate) fn main(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let answers = sidecar::ask_each(&args.which.find()?, &format!("/denials/{}", args.reference))?;
     let (replica, record) = found(&args.reference, answers)?;
-    print(&match args.output {
-        Format::Text => shown(&replica, &record),
-        Format::Json => {
-            let mut whole = record;
-            whole["sidecar"] = replica.into();
-            format!("{whole:#}\n")
-        }
-    })?;
+    let mut whole = record.clone();
+    whole["sidecar"] = replica.as_str().into();
+    args.output.print(|_| shown(&replica, &record), &whole)?;
     Ok(ExitCode::SUCCESS)
 }
 
