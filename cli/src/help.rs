@@ -23,7 +23,7 @@ const REST: &str = "More";
 
 const AFTER: &str = "\
 Begin with `weft check`: it names the cause of most faults. `weft COMMAND --help` has examples.
-Exit status: 0 all is well; 1 something is wrong or could not be done; 2 the command line is wrong, or there is no answer.";
+Exit status: 0 all is well; 1 something is wrong or failed; 2 no answer, or a wrong command line.";
 
 /// The whole command line, as people see it.
 pub(crate) fn dress(command: Command) -> Command {
@@ -165,7 +165,7 @@ mod tests {
         assert!(at("Is it healthy?") < at("Who talks to whom, and how well?"));
         assert!(at("Who talks to whom, and how well?") < at("Why did this call fail?"));
         assert!(at("\n  check ") < at("\n  status "));
-        assert!(help.lines().count() <= 62 && help.lines().all(|l| l.chars().count() <= 110), "it is too long:\n{help}");
+        assert!(help.lines().count() <= 60 && help.lines().all(|l| l.chars().count() <= 110), "it is too long:\n{help}");
         for sub in command().get_subcommands().filter(|c| !c.is_hide_set()) {
             at(&format!("\n  {} ", sub.get_name()));
         }

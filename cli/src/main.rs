@@ -88,7 +88,7 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Show success, rate and latency by service, route, edge or pod
     Stat(stat::StatArgs),
-    /// Show the same live
+    /// Show the same live, as it changes
     Top(top::TopArgs),
     /// Show who talks to whom, whether secured, how well and how fast
     Edges(edges::EdgesArgs),
@@ -119,18 +119,18 @@ enum Command {
 
     /// Install the mesh on a Kubernetes cluster: prints the manifests, or applies them
     Install(Box<install::InstallArgs>),
-    /// Bring a mesh on Kubernetes to this version or to other settings: shows the differences, or applies them
+    /// Bring a mesh on Kubernetes to this version or other settings: shows what differs, or applies it
     Upgrade(Box<install::UpgradeArgs>),
     /// Remove the mesh from a Kubernetes cluster: prints what to delete, or deletes it
     Uninstall(install::uninstall::UninstallArgs),
     /// Add sidecars to the pods of manifests
     Inject(Box<inject::InjectArgs>),
-    /// Tell what is wrong with manifests, and what would become of their routes and policies
+    /// Tell what is wrong with manifests, and what would become of routes and policies
     Validate(validate::ValidateArgs),
 
     /// Print the completion of a shell
     Completion(help::CompletionArgs),
-    /// Write manual pages
+    /// Write a manual page for each command
     Man(help::ManArgs),
 
     // What `up` and `exec` start again as, inside namespaces; each is described where it is defined.

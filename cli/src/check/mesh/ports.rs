@@ -158,7 +158,7 @@ mod tests {
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8081}, {port: 81, targetPort: 9000}, {port: 82, targetPort: 8080}]}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: a, port: 80, targetPort: 8081}, {name: b, port: 81, targetPort: 9000}, {name: c, port: 82, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Service

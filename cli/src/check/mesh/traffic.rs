@@ -230,14 +230,17 @@ spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
 apiVersion: v1
 kind: Pod
 metadata: {name: web-0, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: app}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: app}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: web-2, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: app}]}
 ";
 
     #[test]
