@@ -110,7 +110,7 @@ pub(crate) fn choose(when: When) {
     let _ = CHOSEN.set(when);
 }
 
-/// Whether colours are used on an output: as --color says; else on a terminal that has them, unless NO_COLOR is set (no-color.org).
+/// Whether colours are used on an output: as --color says; else on a terminal that has them, unless `NO_COLOR` is set (no-color.org).
 pub(crate) fn colours(is_terminal: bool) -> bool {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     wanted(

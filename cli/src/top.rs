@@ -171,11 +171,8 @@ fn run(terminal: &mut DefaultTerminal, args: &TopArgs, fleet: &Fleet, interval: 
         {
             match key.code {
                 KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                KeyCode::Char(c) => match screen.key(c) {
-                    true => {}
-                    false => return Ok(()),
-                },
                 KeyCode::Esc => return Ok(()),
+                KeyCode::Char(c) if !screen.key(c) => return Ok(()),
                 _ => {}
             }
         }

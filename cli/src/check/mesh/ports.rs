@@ -17,7 +17,7 @@ pub(super) fn judge(mesh: &Mesh) -> Vec<Finding> {
         mesh.objects.iter().filter_map(|o| if let Object::Pod(p) = o { Some(&**p) } else { None }).collect();
     let services = mesh.objects.iter().filter_map(|o| if let Object::Service(s) = o { Some(&**s) } else { None });
     let mut findings = unmeshed(mesh, &pods);
-    let told = |pod: &PodObject| mesh.sidecars.iter().find(|s| s.pod == pod.id.to_string()).and_then(|s| s.told());
+    let told = |pod: &PodObject| mesh.sidecars.iter().find(|s| s.pod == pod.id.to_string()).and_then(super::Sidecar::told);
     let mut looked = 0;
     for service in services.filter(|s| !s.spec.selector.is_empty()) {
         let selected: Vec<&PodObject> = pods
