@@ -17,6 +17,13 @@ use crate::{rundir, trace};
 
 /// Shows a whole mesh on this machine, and checks that it does what it says
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: 0 where every claim holds.
+
+Examples:
+  weft demo
+  weft demo --keep
+  weft demo --json | jq .ok")]
 pub(crate) struct DemoArgs {
     /// One JSON object at the end, instead of text
     #[arg(long)]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::output::{Format, print};
+use crate::output::{Look, Output};
 use crate::rundir::Which;
 use crate::{sidecar, table};
 
@@ -30,9 +30,8 @@ pub(crate) struct EdgesArgs {
     #[arg(long, value_name = "NS/NAME")]
     to: Option<String>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 
     /// Runs this, and shows only what it brought about
     #[arg(last = true, value_name = "COMMAND")]
@@ -54,6 +53,9 @@ pub(crate) struct Edge {
     pub(crate) connections: u64,
     pub(crate) requests: u64,
     pub(crate) by_class: BTreeMap<String, u64>,
+    /// Answered requests by the route that they fell under, where the sidecar tells it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) by_route: BTreeMap<String, u64>,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) retries: u64,
     pub(crate) p50_micros: u64,
@@ -63,14 +65,14 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let key =
             |e: &Self| [&e.from, &e.direction, &e.peer, &e.target, &e.protocol, &e.cipher, &e.key_exchange].map(Clone::clone);
         key(self) == key(other)
     }
 
     /// What came since `before`; none where nothing did. A sidecar that was started meanwhile began anew.
-    fn since(&self, before: Option<&Self>) -> Option<Self> {
+    pub(crate) fn since(&self, before: Option<&Self>) -> Option<Self> {
         let Some(before) = before.filter(|b| b.requests <= self.requests && b.connections <= self.connections) else {
             return Some(self.clone());
         };
@@ -82,6 +84,7 @@ impl Edge {
             connections: self.connections - before.connections,
             requests: self.requests - before.requests,
             by_class: less(&self.by_class, &before.by_class),
+            by_route: less(&self.by_route, &before.by_route),
             errors: less(&self.errors, &before.errors),
             retries: self.retries.saturating_sub(before.retries),
             ..self.clone()
@@ -159,10 +162,7 @@ pub(crate) fn main(args: &EdgesArgs) -> anyhow::Result<ExitCode> {
         edges = read(&run)?;
     }
     edges.retain(|e| args.to.as_ref().is_none_or(|to| e.target == *to));
-    print(&match args.output {
-        Format::Text => shown(&edges),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&edges)?),
-    })?;
+    args.output.print(|look| laid_out(&edges, look), &edges)?;
     Ok(code)
 }
 
@@ -178,10 +178,35 @@ pub(crate) fn read(run: &Path) -> anyhow::Result<Vec<Edge>> {
 
 /// For people: one line for each that was called.
 pub(crate) fn shown(edges: &[Edge]) -> String {
-    let header =
-        ["FROM", "TO", "PROTOCOL", "IDENTITY", "KEY EXCHANGE", "REQUESTS", "OK", "4XX", "5XX", "RETRIES", "P50", "P99", "ERRORS"];
-    let rows: Vec<Vec<String>> = edges.iter().filter(|e| e.direction == "outbound").map(Edge::row).collect();
-    table::render(&header, &rows)
+    laid_out(edges, Look { wide: false, colour: false })
+}
+
+fn laid_out(edges: &[Edge], look: Look) -> String {
+    let mut header = vec![
+        "FROM",
+        "TO",
+        "PROTOCOL",
+        "IDENTITY",
+        "KEY EXCHANGE",
+        "REQUESTS",
+        "OK",
+        "4XX",
+        "5XX",
+        "RETRIES",
+        "P50",
+        "P99",
+        "ERRORS",
+    ];
+    let called: Vec<&Edge> = edges.iter().filter(|e| e.direction == "outbound").collect();
+    let mut rows: Vec<Vec<String>> = called.iter().map(|e| e.row()).collect();
+    if look.wide {
+        header.extend(["SECURED", "CIPHER", "CONNECTIONS"]);
+        for (row, edge) in rows.iter_mut().zip(&called) {
+            let secured = if edge.is_mutual_tls() { "mutual TLS" } else { "no" };
+            row.extend([secured.to_owned(), edge.cipher.clone(), edge.connections.to_string()]);
+        }
+    }
+    table::dressed(&header, &rows, look)
 }
 
 #[cfg(test)]
@@ -194,6 +219,7 @@ mod tests {
             direction: "outbound".into(),
             peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
             target: "shop/web".into(),
+            by_route: BTreeMap::new(),
             protocol: "http/1.1".into(),
             cipher: "TLS13_AES_128_GCM_SHA256".into(),
             key_exchange: "X25519MLKEM768".into(),

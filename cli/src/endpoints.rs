@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::output::{Format, print};
+use crate::output::{Look, Output};
 use crate::rundir::Which;
 use crate::{sidecar, table};
 
@@ -33,21 +33,13 @@ pub(crate) struct EndpointsArgs {
     #[command(flatten)]
     which: Which,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn main(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
     let found = read(&args.which.find()?, args)?;
-    print(&match args.output {
-        Format::Text => {
-            let header =
-                ["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
-            table::render(&header, &found.iter().map(row).collect::<Vec<_>>())
-        }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
-    })?;
+    args.output.print(|look| shown(&found, look), &found)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,6 +77,19 @@ fn of(replica: &str, config: &Value, wanted: Option<&str>) -> Vec<Value> {
     }
     found.sort_by_key(|one| (one["service"].to_string(), one["address"].to_string()));
     found
+}
+
+fn shown(found: &[Value], look: Look) -> String {
+    let mut header =
+        vec!["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
+    let mut rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    if look.wide {
+        header.push("REACH");
+        for (row, one) in rows.iter_mut().zip(found) {
+            row.push(one["reach"].as_str().unwrap_or("–").to_owned());
+        }
+    }
+    table::dressed(&header, &rows, look)
 }
 
 fn row(one: &Value) -> Vec<String> {

@@ -17,7 +17,7 @@ use weft_proto::v1;
 
 use crate::fleet::{Cluster, Fleet};
 use crate::operator::{self, Meant};
-use crate::output::{Format, print};
+use crate::output::{Output, print};
 use crate::{record, rundir};
 use offline::{Caller, Offline};
 use replay::Replayed;
@@ -130,9 +130,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "mesh", "run_dir", "socket"])]
     context: Option<String>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
@@ -176,26 +175,17 @@ pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
     if !args.flows.is_empty() {
         let told = replayed(args)?;
-        let text = match args.output {
-            Format::Text => told.shown(),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
-        };
+        let text = args.output.render(|_| told.shown(), &told)?;
         return Ok((text, told.is_same()));
     }
     let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
     if has_caller && (args.to.is_some() || args.to_host.is_some()) {
         let told = answer(args)?;
-        let text = match args.output {
-            Format::Text => told.shown(),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
-        };
+        let text = args.output.render(|_| told.shown(), &told)?;
         return Ok((text, told.is_allowed()));
     }
     let flips = flips(args)?;
-    let text = match args.output {
-        Format::Text => PairFlip::shown(&flips),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "flips": flips }))?),
-    };
+    let text = args.output.render(|_| PairFlip::shown(&flips), &serde_json::json!({ "flips": flips }))?;
     Ok((text, flips.is_empty()))
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
@@ -11,10 +12,14 @@ use weft_core::Namespace;
 use weft_core::wellknown::{CONTROL_PLANE_SERVICE_ACCOUNT, SIDECAR_CONTAINER};
 
 use crate::install::object::LABEL_NAME;
+use crate::lab::door;
 use crate::rundir::{self, Which};
 use crate::{sidecar, validate};
 
 pub(crate) mod reach;
+
+/// Questions that are under way at once.
+const AT_ONCE: usize = 8;
 
 /// Where sidecars are asked.
 #[derive(Debug, Clone)]
@@ -61,6 +66,61 @@ impl Fleet {
                 Ok(asked.collect())
             }
         }
+    }
+
+    /// The pods with a sidecar that can be asked, as NAMESPACE/NAME, in order.
+    pub(crate) fn sidecars(&self, namespace: Option<&Namespace>) -> anyhow::Result<Vec<String>> {
+        let mut found: Vec<String> = match self {
+            Self::Run(run) => door::list(run)?
+                .iter()
+                .filter(|l| l.meshed && namespace.is_none_or(|n| l.namespace == n.as_str()))
+                .map(door::Listed::name)
+                .collect(),
+            Self::Cluster(context) => listed(context.as_deref(), "pods", namespace)?
+                .iter()
+                .filter(|pod| has_sidecar(pod))
+                .map(|pod| {
+                    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+                    format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"))
+                })
+                .collect(),
+        };
+        found.sort();
+        Ok(found)
+    }
+
+    /// Asks one sidecar, by its pod's NAMESPACE/NAME.
+    pub(crate) fn ask_one(&self, pod: &str, method: &str, path: &str) -> anyhow::Result<String> {
+        match self {
+            Self::Run(run) => sidecar::tell(run, pod, method, path),
+            Self::Cluster(context) => {
+                let (namespace, name) = pod.split_once('/').with_context(|| format!("{pod} is not NAMESPACE/NAME"))?;
+                let words = ["exec", "-n", namespace, name, "-c", SIDECAR_CONTAINER, "--", "weft-sidecar", "ask", method, path];
+                kubectl(context.as_deref(), &words)
+            }
+        }
+    }
+
+    /// Does something for each of many, several at a time: each waits for another process.
+    pub(crate) fn each<A: Sync, B: Send>(all: &[A], ask: impl Fn(&A) -> B + Sync) -> Vec<B> {
+        let next = AtomicUsize::new(0);
+        let mut found: Vec<(usize, B)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_ONCE.min(all.len()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut mine = Vec::new();
+                        while let Some((i, one)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, all.get(i)?)))
+                        {
+                            mine.push((i, ask(one)));
+                        }
+                        mine
+                    })
+                })
+                .collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        });
+        found.sort_by_key(|(i, _)| *i);
+        found.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Every pod and Service that can be read.
@@ -170,7 +230,8 @@ fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) ->
     }
 }
 
-fn kubectl(context: Option<&str>, words: &[&str]) -> anyhow::Result<String> {
+/// What `kubectl` prints.
+pub(crate) fn kubectl(context: Option<&str>, words: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("kubectl");
     command.args(context.map(|context| format!("--context={context}"))).arg("--request-timeout=30s").args(words);
     let output =

@@ -140,6 +140,12 @@ impl Operator {
         Ok(answer.into_inner())
     }
 
+    /// What the control plane has for one sidecar.
+    pub(crate) async fn view(&mut self, request: v1::ViewRequest) -> anyhow::Result<v1::ViewResponse> {
+        let answer = self.0.view(request).await.map_err(|status| said(&status))?;
+        Ok(answer.into_inner())
+    }
+
     /// What the control plane knows of the mesh.
     pub(crate) async fn status(&mut self) -> anyhow::Result<v1::StatusResponse> {
         let answer = self.0.status(v1::StatusRequest {}).await.map_err(|status| said(&status))?;

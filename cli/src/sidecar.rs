@@ -10,16 +10,23 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::lab::door::{self, Listed};
+use crate::output::Output;
 use crate::rundir::{self, Which};
 
 /// What `weft sidecar` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft sidecar shop/web-0
+  weft sidecar shop/web-0 /metrics
+  weft sidecar shop/web-0 /check -o yaml
+  weft sidecar shop/web-0 /denials -o json | jq '.[0].text'")]
 pub(crate) struct SidecarArgs {
     /// A replica, as NAMESPACE/NAME
     #[arg(value_name = "NS/REPLICA")]
     target: String,
 
-    /// What to ask for: /config, /edges, /denials, /plaintext, /flows, /traces, /metrics or /ready; or `log`: what it logs
+    /// What to ask for: /config, /check, /held, /edges, /denials, /plaintext, /flows, /traces, /metrics or /ready; or `log`: what it logs
     #[arg(default_value = "/config")]
     path: String,
 
@@ -29,6 +36,9 @@ pub(crate) struct SidecarArgs {
 
     #[command(flatten)]
     which: Which,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What `weft __get` is told: it runs in the lab's namespaces.
@@ -39,6 +49,9 @@ pub(crate) struct GetArgs {
     #[arg(default_value = "GET")]
     method: String,
 }
+
+/// How long a sidecar may take to answer: it may have to wait for other pods.
+const ANSWER: Duration = Duration::from_secs(12);
 
 pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
@@ -51,7 +64,9 @@ pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
         (_, Some(_)) => bail!("only log takes a second word"),
         (path, None) => ask(&run, &args.target, path)?,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    // Metrics are no JSON: for programs they are one text.
+    let value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone()));
+    args.output.print(|_| text.clone(), &value)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -60,7 +75,8 @@ pub(crate) fn ask(run: &Path, target: &str, path: &str) -> anyhow::Result<String
     tell(run, target, "GET", path)
 }
 
-fn tell(run: &Path, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
+/// The body of the answer; `method` is GET or POST.
+pub(crate) fn tell(run: &Path, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
     let all = door::list(run)?;
     let index = all.iter().position(|l| l.name() == target).with_context(|| {
         let known: Vec<String> = all.iter().map(Listed::name).collect();
@@ -124,7 +140,7 @@ pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
     if args.method == "FOLLOW" {
         return follow(stream, &args.path);
     }
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     write!(stream, "{} {} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", args.method, args.path)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("it does not answer in time")?;

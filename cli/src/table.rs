@@ -1,5 +1,7 @@
 //! Text in columns.
 
+use crate::output::{Look, Tint};
+
 /// Lays `rows` out under `header`, two spaces between columns and none at the end of a line.
 pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
@@ -13,6 +15,15 @@ pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(&line(&widths, row.iter().map(String::as_str)));
     }
     text
+}
+
+/// The same, with a header that stands out where there are colours.
+pub(crate) fn dressed(header: &[&str], rows: &[Vec<String>], look: Look) -> String {
+    let text = render(header, rows);
+    match text.split_once('\n') {
+        Some((first, rest)) if look.colour => format!("{}\n{rest}", look.paint(Tint::Head, first)),
+        _ => text,
+    }
 }
 
 fn line<'a>(widths: &[usize], cells: impl Iterator<Item = &'a str>) -> String {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::fleet::reach::Reached;
-use crate::output::{Format, print};
+use crate::output::{Output, print};
 use crate::rundir::Which;
 
 /// What `weft tap` is told.
@@ -72,9 +72,8 @@ pub(crate) struct TapArgs {
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 
-    /// How it is printed: for people, or JSON line by line
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What a sidecar's follower says.
@@ -175,20 +174,18 @@ fn encoded(text: &str) -> String {
 }
 
 /// An event as it is printed; none for a line that says only that the tap is there.
-fn shown(sidecar: &Reached, line: &str, format: Format, left: &mut u64) -> Option<String> {
+fn shown(sidecar: &Reached, line: &str, output: Output, left: &mut u64) -> Option<String> {
     let mut event: Value = serde_json::from_str(line.trim()).ok()?;
     if let Some(dropped) = event["dropped"].as_u64() {
         crate::complain(&format!("{}: {dropped} events are not told: more than --rate a second", sidecar.name()));
         return None;
     }
     *left -= 1;
-    Some(match format {
-        Format::Json => {
-            event["sidecar"] = sidecar.name().into();
-            format!("{event}\n")
-        }
-        Format::Text => text(&sidecar.name(), &event),
-    })
+    if output.is_text() {
+        return Some(text(&sidecar.name(), &event));
+    }
+    event["sidecar"] = sidecar.name().into();
+    Some(output.line(&event))
 }
 
 /// One line for people: when, where, which way, who, what, and how it ended.

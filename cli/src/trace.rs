@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
-use crate::output::{Format, print};
+use crate::output::Output;
 use crate::rundir::Which;
 
 /// What `weft trace` is told.
@@ -36,9 +36,8 @@ pub(crate) struct TraceArgs {
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// It goes into a path.
@@ -91,18 +90,13 @@ pub(crate) fn main(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     if traces.is_empty() {
         bail!("no sidecar keeps such a trace: is anything sampled? (OTEL_TRACES_SAMPLER)");
     }
-    print(&match args.output {
-        Format::Json => {
-            let told = |span: &Span| {
-                let mut told = span.told.clone();
-                told["sidecar"] = json!(span.sidecar);
-                told
-            };
-            let all: Vec<Vec<Value>> = traces.iter().map(|spans| spans.iter().map(told).collect()).collect();
-            format!("{:#}\n", json!(all))
-        }
-        Format::Text => traces.iter().map(|spans| shown(spans)).collect::<Vec<_>>().join("\n"),
-    })?;
+    let told = |span: &Span| {
+        let mut told = span.told.clone();
+        told["sidecar"] = json!(span.sidecar);
+        told
+    };
+    let all: Vec<Vec<Value>> = traces.iter().map(|spans| spans.iter().map(told).collect()).collect();
+    args.output.print(|_| traces.iter().map(|spans| shown(spans)).collect::<Vec<_>>().join("\n"), &all)?;
     Ok(ExitCode::SUCCESS)
 }
 

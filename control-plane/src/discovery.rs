@@ -25,7 +25,7 @@ use weft_tls::LeafInfo;
 use crate::hub::{Hub, Subscription};
 use crate::issue::deny::Effective;
 use crate::issue::trust::records::{Records, Seat};
-use crate::server::{Peer, random, unix_now};
+use crate::server::{Peer, random, unix_millis, unix_now};
 use crate::snapshot::{EndpointsEntry, PIECE, PeersEntry, Place, View, Viewer};
 
 /// The most names that one message may carry.
@@ -200,7 +200,11 @@ impl Session {
                 },
                 () = self.sub.wait(), if window_open => self.flush().await?,
                 _ = beat.tick() => {
-                    let heartbeat = v1::Heartbeat { set_hash: self.set_hash.0, interval_millis: self.heartbeat.as_millis() as u32 };
+                    let heartbeat = v1::Heartbeat {
+                        set_hash: self.set_hash.0,
+                        interval_millis: self.heartbeat.as_millis() as u32,
+                        now_millis: unix_millis(),
+                    };
                     self.send(v1::watch_response::Message::Heartbeat(heartbeat)).await?;
                 }
             }

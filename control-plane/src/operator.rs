@@ -1,5 +1,6 @@
 //! `weft.v1.Operator`, on an owner-only Unix socket: whoever can open the socket is the owner.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -7,8 +8,8 @@ use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::{ServiceAccount, SpiffeId};
-use weft_proto::v1;
 use weft_proto::v1::operator_server::Operator;
+use weft_proto::{ResourceName, v1};
 
 use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
@@ -16,7 +17,8 @@ use crate::issue::ca::Ca;
 use crate::issue::deny::DenyError;
 use crate::issue::token::Tokens;
 use crate::issue::trust::{Rotates, TrustError};
-use crate::server::unix_now;
+use crate::server::{unix_millis, unix_now};
+use crate::snapshot::Viewer;
 
 pub struct OperatorService {
     pub ca: Arc<Ca>,
@@ -30,6 +32,8 @@ pub struct OperatorService {
     pub egress: weft_core::egress::EgressDefault,
 }
 
+/// The most names that one question about a sidecar's view may carry: more than a stream may hold.
+const MAX_VIEWED: usize = 50_000;
 const DEFAULT_TTL: u32 = 600;
 const MAX_TTL: u32 = 86_400;
 
@@ -89,6 +93,36 @@ impl Operator for OperatorService {
             mtls: self.mtls.to_string(),
             default_policy: self.default_policy.to_string(),
             egress: self.egress.to_string(),
+            now_millis: unix_millis(),
+        }))
+    }
+
+    async fn view(&self, request: Request<v1::ViewRequest>) -> Result<Response<v1::ViewResponse>, Status> {
+        let r = request.into_inner();
+        if r.names.len() > MAX_VIEWED {
+            return Err(Status::invalid_argument(format!(
+                "{} names were asked for, and {MAX_VIEWED} are the most",
+                r.names.len()
+            )));
+        }
+        let invalid = |e: weft_core::identity::InvalidName| Status::invalid_argument(e.to_string());
+        let pod = ObjectRef { namespace: r.namespace.parse().map_err(invalid)?, name: r.pod.parse().map_err(invalid)? };
+        let subscribed = self.hub.names_of(&pod);
+        // A name that this version does not know is nothing that it has.
+        let asked: BTreeMap<String, ResourceName> =
+            r.names.into_iter().filter_map(|name| Some((name.clone(), name.parse().ok()?))).collect();
+        let known: BTreeSet<String> = subscribed.iter().flatten().map(ToString::to_string).collect();
+        let unsubscribed = asked.keys().filter(|name| !known.contains(*name)).cloned().collect();
+        let mut all = asked;
+        all.extend(subscribed.iter().flatten().map(|name| (name.to_string(), name.clone())));
+        let viewer = Viewer { namespace: Some(pod.namespace.clone()), pod: Some(pod) };
+        let snapshot = self.hub.snapshot();
+        let viewed =
+            all.into_iter().map(|(name, resource)| v1::Viewed { name, version: snapshot.view(&resource, &viewer).version().0 });
+        Ok(Response::new(v1::ViewResponse {
+            connected: subscribed.is_some(),
+            resources: viewed.filter(|v| v.version != 0).collect(),
+            unsubscribed,
         }))
     }
 

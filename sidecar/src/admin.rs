@@ -1,6 +1,6 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record`, `/tap`, `/traces`, `/log` and `/drain`.
+//! `/check`, `/held`, `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record`, `/tap`, `/traces`, `/log` and `/drain`.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +29,7 @@ use weft_core::metrics::{Format, expose};
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 use weft_core::wellknown::RECORDED_ALREADY;
 
+use crate::checkup;
 use crate::flows::MAX_TIME;
 use crate::io::Dialer;
 use crate::mesh::Target;
@@ -154,10 +155,18 @@ async fn connection(
     let taps = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         let (probe, probes) = (probe_asked(&request), probes.clone());
+        let checked = owner.then(|| checkup::asked(&request)).flatten().map(|question| (question, shared.clone()));
         let events = (owner && request.uri().path() == "/tap").then(|| tapped(&request, &shared));
         taps.store(events.as_ref().is_some_and(|events| events.status().is_success()), Relaxed);
         let other = if events.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
         async move {
+            if let Some((question, shared)) = checked {
+                let answered = match checkup::answer(question, &shared).await {
+                    Ok(found) => reply(StatusCode::OK, "application/json", format!("{found:#}\n")),
+                    Err(why) => plain(StatusCode::BAD_REQUEST, &why),
+                };
+                return Ok(answered.map(Either::Left));
+            }
             Ok::<_, Infallible>(match (events, probe, other) {
                 (Some(events), ..) => events,
                 (_, Some((name, agent)), _) => probed(probes.ask(&name, &agent).await).map(Either::Left),
@@ -277,7 +286,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            let known = "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, /tap, /traces, /log, POST /record and POST /drain";
+            let known = "/live, /ready, /metrics, /probe, /config, /check, /check/path?to=IP, /held, /edges, /denials, /plaintext, /flows, /tap, /traces, /log, POST /record and POST /drain";
             plain(StatusCode::NOT_FOUND, &format!("there are {known}"))
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),

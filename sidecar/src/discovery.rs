@@ -225,8 +225,8 @@ impl Discovery {
             .map_err(|s| anyhow::Error::new(s.clone()).context(format!("the control plane refused: {}", describe(&s))))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
-        self.mesh.hearing.streams.fetch_add(1, Relaxed);
-        self.mesh.hearing.hears(self.mesh.now());
+        self.mesh.heard.streams.fetch_add(1, Relaxed);
+        self.mesh.heard.note(self.mesh.now());
         let began = Instant::now();
         let mut silence = Duration::from_secs(30);
         let mut doubts = 0;
@@ -260,12 +260,12 @@ impl Discovery {
                         return Ok(());
                     };
                     deadline.as_mut().reset(Instant::now() + silence);
-                    self.mesh.hearing.hears(self.mesh.now());
+                    self.mesh.heard.note(self.mesh.now());
                     match message.message {
                         Some(Response::Update(update)) => {
                             answered = update.nonce;
                             let (ack, resync) = self.update(update, &in_use);
-                            self.mesh.hearing.rejected.fetch_add(ack.rejected.len() as u64, Relaxed);
+                            self.mesh.heard.rejected.fetch_add(ack.rejected.len() as u64, Relaxed);
                             send(Request::Ack(ack))?;
                             if resync {
                                 send(self.hello(&in_use))?;
@@ -273,6 +273,7 @@ impl Discovery {
                             saver.send_replace(self.held());
                         }
                         Some(Response::Heartbeat(beat)) => {
+                            self.mesh.heard.compare(beat.now_millis);
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
                             deadline.as_mut().reset(Instant::now() + silence);
                             doubts = if beat.set_hash == self.set_hash() { 0 } else { doubts + 1 };
@@ -309,6 +310,7 @@ impl Discovery {
                 _ = idle.tick() => {
                     let names = self.expire();
                     if !names.is_empty() {
+                        saver.send_replace(self.held());
                         send(Request::Unsubscribe(v1::Unsubscribe { names }))?;
                     }
                 }

@@ -23,9 +23,11 @@ use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
+use weft_proto::v1;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
 use crate::authorize;
+use crate::checkup::Heard;
 use crate::jwt::Issuers;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
@@ -175,29 +177,6 @@ impl std::ops::Deref for Outgoing {
     }
 }
 
-/// What is counted of discovery, for metrics.
-#[derive(Default)]
-pub struct Hearing {
-    /// When the control plane was heard last, in nanoseconds of [`Mesh::now`]; 0 before its first word.
-    at: AtomicU64,
-    /// Streams that were opened.
-    pub streams: AtomicU64,
-    /// Resources that could not be applied.
-    pub rejected: AtomicU64,
-}
-
-impl Hearing {
-    /// The control plane said something.
-    pub fn hears(&self, now: u64) {
-        self.at.store(now, Relaxed);
-    }
-
-    /// How long ago that was, in seconds.
-    pub fn staleness(&self, now: u64) -> f64 {
-        now.saturating_sub(self.at.load(Relaxed)) as f64 / 1e9
-    }
-}
-
 /// Everything that workers read.
 pub struct Mesh {
     pub addresses: ArcSwap<imbl::HashMap<IpAddr, Address>>,
@@ -221,8 +200,10 @@ pub struct Mesh {
     pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
-    /// What is counted of discovery.
-    pub hearing: Hearing,
+    /// When the control plane was heard last, and what its clock said.
+    pub heard: Heard,
+    /// What is held, for who asks whether it is what the control plane has.
+    pub holding: OnceLock<watch::Receiver<Vec<Arc<v1::Resource>>>>,
     /// What the application is given.
     pub handing: Handing,
     lookups: mpsc::Sender<Lookup>,
@@ -250,7 +231,8 @@ impl Mesh {
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
-            hearing: Hearing::default(),
+            heard: Heard::default(),
+            holding: OnceLock::new(),
             handing: Handing::default(),
             lookups,
             started: Instant::now(),

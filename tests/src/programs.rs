@@ -36,20 +36,21 @@ pub fn weft(name: &str) -> PathBuf {
     path
 }
 
-/// A directory of weft's programs in which a shell script stands in the sidecar's place, and the `weft` in it. In the script
-/// `@SIDECAR@` stands for the real one.
-pub(crate) fn with_sidecar(directory: &Path, script: &str) -> PathBuf {
+/// A directory of weft's programs in which a shell script stands in the place of one, and the `weft` in it. In the script
+/// `@SIDECAR@` and `@CONTROL_PLANE@` stand for the real ones.
+pub(crate) fn with_script(directory: &Path, program: &str, script: &str) -> PathBuf {
     fs::create_dir(directory).expect("a fresh directory takes another");
-    for name in ["weft-control-plane", "weft-redirect"] {
+    for name in ["weft-control-plane", "weft-redirect", "weft-sidecar"].into_iter().filter(|name| *name != program) {
         symlink(weft(name), directory.join(name)).expect("a fresh directory takes a link");
     }
     // No symbolic link: it looks for the others beside its own file.
     let own = directory.join("weft");
     fs::hard_link(weft("weft"), &own).or_else(|_| fs::copy(weft("weft"), &own).map(drop)).expect("a program can be copied");
-    let sidecar = directory.join("weft-sidecar");
-    let script = script.replace("@SIDECAR@", &format!("'{}'", weft("weft-sidecar").display()));
-    fs::write(&sidecar, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
-    fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let instead = directory.join(program);
+    let real = |name: &str| format!("'{}'", weft(name).display());
+    let script = script.replace("@SIDECAR@", &real("weft-sidecar")).replace("@CONTROL_PLANE@", &real("weft-control-plane"));
+    fs::write(&instead, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
+    fs::set_permissions(&instead, fs::Permissions::from_mode(0o755)).expect("it is ours");
     own
 }
 

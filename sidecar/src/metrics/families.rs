@@ -358,9 +358,9 @@ fn state(shared: &Shared, all: &mut Vec<Family>) {
         Family::count(&table::CONNECTIONS_LIMIT, shared.capacity.most() as u64),
         Family::count(&table::READY, flag(mesh.is_ready())),
         Family::count(&table::DISCOVERY_CONNECTED, flag(mesh.connected.load(Relaxed))),
-        Family::level(&table::DISCOVERY_STALENESS, mesh.hearing.staleness(mesh.now())),
+        Family::level(&table::DISCOVERY_STALENESS, mesh.heard.staleness(mesh.now())),
         Family::count(&table::DISCOVERY_ADDRESSES, mesh.addresses.load().len() as u64),
-        Family::count(&table::DISCOVERY_STREAMS, mesh.hearing.streams.load(Relaxed)),
-        Family::count(&table::DISCOVERY_REJECTED, mesh.hearing.rejected.load(Relaxed)),
+        Family::count(&table::DISCOVERY_STREAMS, mesh.heard.streams.load(Relaxed)),
+        Family::count(&table::DISCOVERY_REJECTED, mesh.heard.rejected.load(Relaxed)),
     ]);
 }
