@@ -22,7 +22,10 @@ pub fn admission(bytes: &[u8]) {
         },
     });
     for native_sidecar in [true, false] {
-        let options = InjectorOptions { native_sidecar, ..InjectorOptions::new("example.com/weft:0.1.0", "weft-control-plane.weft-system.svc:4700") };
+        let options = InjectorOptions {
+            native_sidecar,
+            ..InjectorOptions::new("example.com/weft:0.1.0", "weft-control-plane.weft-system.svc:4700")
+        };
         answered(&asked, &options);
         answered(&review, &options);
     }

@@ -57,7 +57,13 @@ pub fn chain(bytes: &[u8]) {
     };
     let all: Vec<SpiffeId> = f.issued.iter().map(|info| info.id.clone()).collect();
     let accepted = server(&f.mesh, &all).is_ok();
-    let pinned = PinnedAnchor::new(provider(), anchor_hash(&CertificateDer::from(ANCHOR))).verify_server_cert(&leaf, &rest, &name, &[], now);
+    let pinned = PinnedAnchor::new(provider(), anchor_hash(&CertificateDer::from(ANCHOR))).verify_server_cert(
+        &leaf,
+        &rest,
+        &name,
+        &[],
+        now,
+    );
     if accepted || client(&f.mesh).is_ok() || pinned.is_ok() {
         let info = LeafInfo::read(&leaf).expect("who is believed has a name");
         assert!(f.issued.contains(&info), "nobody has signed {info:?}");
