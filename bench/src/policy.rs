@@ -125,7 +125,7 @@ fn denials(args: &Args) -> anyhow::Result<()> {
     println!("denied  handshake  push: bytes  encoded in  read in  a kept connection looked up");
     for n in &args.denied {
         let identities = (0..n.div_ceil(2)).map(|i| format!("spiffe://td/ns/shop/sa/stolen-{i}").parse());
-        let serials = (0..n / 2).map(|i| format!("{:032x}", (i as u128 + 1) << 64));
+        let serials = (0..n / 2).map(|i| format!("{:x}", (i as u128 + 1) << 64));
         let denied = Denied::new(identities.collect::<Result<Vec<SpiffeId>, _>>()?, serials);
         let leaf = |i: usize| -> anyhow::Result<LeafInfo> {
             let id = format!("spiffe://td/ns/shop/sa/app-{i}").parse()?;

@@ -138,7 +138,7 @@ fn answer(
     };
     told.notes.push(way(listed, at));
     if let Some(peer) = listed.external.origination.as_ref().and_then(Origination::peer) {
-        vouched(snapshot, own, peer, &mut told);
+        vouched(snapshot, peer, &mut told);
     }
     if let (Some(ip), Resolution::Dns) = (to.address, &listed.external.resolution)
         && let Some(why) = forbidden(ip, &facts.addresses, Some(&ranges(snapshot)))
@@ -161,11 +161,8 @@ fn deny(told: &mut v1::Explanation, reason: String) {
 }
 
 /// Whether the trust bundle has anchors that vouch for a peer, and does not deny it.
-fn vouched(snapshot: &Snapshot, own: &SpiffeId, peer: &Peer, told: &mut v1::Explanation) {
+fn vouched(snapshot: &Snapshot, peer: &Peer, told: &mut v1::Explanation) {
     let domain = peer.domain();
-    if domain == own.trust_domain() {
-        return deny(told, format!("denied: {peer} is of the mesh's own trust domain, which is called inside of the mesh"));
-    }
     let Body::Trust(bundle) = &snapshot.trust.body else {
         told.notes
             .push(format!("whether a FederatedTrustDomain brings the anchors of {domain} is not known from manifests alone"));

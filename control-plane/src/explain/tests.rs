@@ -355,6 +355,7 @@ fn network_policies_are_asked_about_an_address_outside_where_it_is_known() {
     assert!(told("fixed.example", "203.0.113.7").2.contains("none of the endpoints"));
     // Under the default, what is dialled is what is asked about.
     assert_eq!((told("203.0.113.1", "").0, told("203.0.113.9", "").0), (Denied, Allowed));
-    // One that expects peers of the mesh's own domain stands for nothing: the default decides.
-    assert_eq!(told("stock.example", "").0, Allowed);
+    // Nobody goes by one that expects peers of the mesh's own domain.
+    let (verdict, policy, words) = told("stock.example", "");
+    assert!(verdict == Denied && words.contains("the mesh's own trust domain"), "{policy}: {words}");
 }

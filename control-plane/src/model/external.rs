@@ -1,18 +1,21 @@
 //! External services: which pods see which, with the policies that are for them, and what a namespace has by default.
 //!
-//! One that cannot be honoured is as the last version of it that could be; without such a version it stands for nothing, and the default decides.
+//! One that cannot be honoured is as the last version of it that could be; without such a version nobody may go to those of its hosts and ports that can
+//! be read: it may have been to say how they are dialled, or who may.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
 use weft_core::authorization::Posture;
-use weft_core::authorization::policy::PostureFrom;
+use weft_core::authorization::policy::{Action, Policy, PostureFrom, Rule, Target};
 use weft_core::egress::{EgressDefault, External, FEATURE_EGRESS, FEATURE_EGRESS_PEER, InvalidEgress, Origination};
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::ANNOTATION_EGRESS;
 use weft_core::{Namespace, TrustDomain};
-use weft_proto::{MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, posture_to, v1};
+use weft_proto::{
+    MAX_EXTERNAL_BYTES, MAX_EXTERNALS, MAX_POLICIES, MAX_POLICY_BYTES, egress_to, external_bytes, policy_bytes, posture_to, v1,
+};
 
 use super::Model;
 use super::status::{Outcome, Refusal};
@@ -42,6 +45,8 @@ struct Held {
     good: Option<Good>,
     /// As pods get it, with its policies; none where nothing is in force.
     bytes: Option<Bytes>,
+    /// Whether the TLS of what pods get is mutual.
+    is_mutual: bool,
 }
 
 impl Externals {
@@ -56,7 +61,7 @@ impl Externals {
             Ok(external) => Some(Good { external: external.clone(), generation: object.generation }),
             Err(_) => last,
         };
-        self.held.insert(object.id.clone(), Held { object, good, bytes: None });
+        self.held.insert(object.id.clone(), Held { object, good, bytes: None, is_mutual: false });
     }
 
     pub(super) fn remove(&mut self, id: &ObjectRef) {
@@ -66,6 +71,41 @@ impl Externals {
     pub(super) fn contains(&self, id: &ObjectRef) -> bool {
         self.held.contains_key(id)
     }
+}
+
+impl Held {
+    /// What pods get, and, where it stands for one that cannot be honoured and refuses everybody, why.
+    fn said(&self, domain: &TrustDomain) -> Option<(External, Option<String>)> {
+        if let Some(good) = &self.good {
+            let external = External::clone(&good.external);
+            // Called by an identity of its own, the mesh is called from inside.
+            return Some(if is_own(domain, good) {
+                (External { origination: None, ..external }, Some(format!("tls.identities: {}", own(domain))))
+            } else {
+                (external, None)
+            });
+        }
+        let (Err((field, message)), Some(shut)) = (&self.object.content, &self.object.shut) else { return None };
+        Some((External::clone(shut), Some(format!("{field}: {message}"))))
+    }
+}
+
+/// Refuses everybody in the stead of what cannot be honoured.
+fn shutting(id: &ObjectRef, why: &str) -> Policy {
+    Policy {
+        id: id.clone(),
+        target: Target::External(id.clone()),
+        action: Action::Deny,
+        dry_run: false,
+        rules: vec![Rule::default()],
+        ports: None,
+        broken: Some(why.chars().take(300).collect::<String>().into()),
+    }
+}
+
+/// What is wrong with peers of the mesh's own.
+fn own(domain: &TrustDomain) -> String {
+    format!("they are of the mesh's own trust domain, {domain}, which is called inside of the mesh")
 }
 
 /// Whether it expects peers of the mesh's own trust domain.
@@ -98,12 +138,15 @@ impl Model {
         let is_mesh_wide = self.is_home(&id.namespace);
         let policies = self.authorizations.of_external(id);
         let Some(held) = self.externals.held.get_mut(id) else { return };
-        // Called by an identity of its own, the mesh is called from inside.
-        let good = held.good.as_ref().filter(|good| !is_own(&self.trust_domain, good));
-        held.bytes = good.map(|good| {
-            let mut wire = v1::ExternalService { mesh_wide: is_mesh_wide, ..(&*good.external).into() };
+        let said = held.said(&self.trust_domain);
+        held.is_mutual = said.as_ref().is_some_and(|(external, _)| external.is_mutual());
+        held.bytes = said.map(|(external, broken)| {
+            let mut wire = v1::ExternalService { mesh_wide: is_mesh_wide, ..(&external).into() };
             let size: usize = policies.iter().map(|p| p.policy.len()).sum();
-            wire.authorization = Some(if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
+            wire.authorization = Some(if let Some(why) = broken {
+                let policies = vec![v1::BoundPolicy { policy: policy_bytes(&shutting(id, &why)), ..Default::default() }];
+                v1::Authorization { policies, ..posture_to(Posture::AllowAll, &PostureFrom::Mesh) }
+            } else if policies.len() > MAX_POLICIES || size > MAX_POLICY_BYTES {
                 // The status says it: see `external_entry`.
                 posture_to(Posture::Deny, &PostureFrom::Mesh)
             } else {
@@ -120,7 +163,7 @@ impl Model {
         let of = |namespace: &Namespace| {
             let namespace = namespace.clone();
             let held = self.externals.held.iter().filter(move |(id, _)| id.namespace == namespace);
-            held.filter_map(|(_, held)| Some((held.bytes.clone()?, held.good.as_ref()?.external.is_mutual())))
+            held.filter_map(|(_, held)| Some((held.bytes.clone()?, held.is_mutual)))
         };
         let mut seen: Vec<(Bytes, bool)> = of(home).collect();
         if pod.id.namespace != *home {
@@ -173,16 +216,15 @@ impl Model {
             match &held.good {
                 Some(good) => outcome.fallen_back = Some((refusal(message.clone()), good.generation)),
                 None => {
-                    outcome.refused =
-                        Some(refusal(format!("{message}; until it is mended, it stands for nothing, and the default decides")));
+                    outcome.refused = Some(refusal(match held.object.shut {
+                        Some(_) => format!("{message}; until it is mended, nobody may go to its hosts at its ports"),
+                        None => format!("{message}; its hosts or its ports cannot be read, so that the default decides of them"),
+                    }));
                 }
             }
         }
         if outcome.refused.is_none() && held.good.as_ref().is_some_and(|good| is_own(&self.trust_domain, good)) {
-            let message = format!(
-                "they are of the mesh's own trust domain, {}, which is called inside of the mesh; it stands for nothing, and the default decides",
-                self.trust_domain
-            );
+            let message = format!("{}; until it is mended, nobody may go to its hosts at its ports", own(&self.trust_domain));
             outcome.refused = Some(Refusal::new("Invalid", "tls.identities", message));
             outcome.fallen_back = None;
         }

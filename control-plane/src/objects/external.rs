@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 use weft_core::authorization::Authorization;
 use weft_core::authorization::policy::HostMatch;
 use weft_core::egress::{
@@ -23,6 +24,47 @@ pub struct ExternalObject {
     pub generation: i64,
     /// Without policies, and as if it stood in no place of its own. Else the field below `spec`, and what is wrong with it.
     pub content: Result<Arc<External>, Wrong>,
+    /// The hosts and ports that can be read of one whose content cannot be honoured; none where there are not both.
+    pub shut: Option<Arc<External>>,
+}
+
+/// What can be made out of the `spec` of an `ExternalService` that cannot be honoured.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct Remains {
+    hosts: Vec<Value>,
+    ports: Vec<Value>,
+}
+
+impl Remains {
+    /// Its hosts and ports, as far as they can be read, for who is to keep them shut.
+    pub fn shut(&self, id: &ObjectRef) -> Option<External> {
+        let texts = self.hosts.iter().filter_map(Value::as_str).take(MAX_HOSTS);
+        let hosts: Vec<HostMatch> = texts.filter_map(|text| text.parse().ok()).collect();
+        let mut ports: Vec<ExternalPort> = Vec::new();
+        for it in self.ports.iter().take(MAX_PORTS) {
+            let port = it["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+            if port == 0 || ports.iter().any(|known| known.port == port) {
+                continue;
+            }
+            let protocol = match it["protocol"].as_str() {
+                Some("http") => ExternalProtocol::Http,
+                Some("http2") => ExternalProtocol::Http2,
+                Some("tcp") => ExternalProtocol::Tcp,
+                _ => ExternalProtocol::Tls,
+            };
+            ports.push(ExternalPort { port, target: port, protocol });
+        }
+        (!hosts.is_empty() && !ports.is_empty()).then(|| External {
+            id: id.clone(),
+            is_mesh_wide: false,
+            hosts,
+            ports,
+            origination: None,
+            resolution: Resolution::Dns,
+            authorization: Authorization::default(),
+        })
+    }
 }
 
 /// `spec` of an `ExternalService`. A field that is not known is an error.

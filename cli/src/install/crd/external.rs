@@ -29,7 +29,7 @@ fn spec() -> Field {
             .longest(255);
     object(
         "spec",
-        "Which hosts, and how they are reached. One that cannot be honoured stands for nothing, unless a version before it is in force.",
+        "Which hosts, and how they are reached. One that cannot be honoured keeps its hosts and ports shut, unless a version before it is in force.",
         vec![
             list("hosts", 64, "What callers name: by the server name of TLS, or by the Host of HTTP.", host).shortest(1).required(),
             list("ports", 16, "At which ports; each once.", port()).shortest(1).required(),

@@ -89,7 +89,7 @@ fn a_policy_goes_with_what_it_is_for_and_says_where_that_is_not_there() {
 }
 
 #[test]
-fn one_that_cannot_be_honoured_is_as_it_was_or_nothing() {
+fn one_that_cannot_be_honoured_is_as_it_was_or_shut() {
     let mut m = world();
     let broken = "{hosts: [], ports: [{port: 443, protocol: tls}]}";
     m.apply(upserts(&external("shop/x", broken)));
@@ -100,6 +100,15 @@ fn one_that_cannot_be_honoured_is_as_it_was_or_nothing() {
     m.apply(upserts(&external("shop/x", broken)));
     assert_eq!(seen(&m, "shop/web").len(), 1, "the last good version");
     assert_eq!(told(&m, Kind::ExternalService, "shop/x"), ["Accepted=Accepted", "PartiallyInvalid=UnsupportedValue"]);
+    // Of another one that was never good, nobody goes where it may have said more.
+    let odd =
+        "{hosts: [b.example, 7], ports: [{port: 80, protocol: http}, {port: x}], tls: {mode: originate, minVersion: '1.4'}}";
+    m.apply(upserts(&(external("shop/y", odd) + &policy("shop/p", "y"))));
+    assert_eq!(told(&m, Kind::ExternalService, "shop/y"), ["!Accepted=Invalid"]);
+    assert_eq!(seen(&m, "shop/web")[1], ("shop/y".to_owned(), vec!["shop/y".to_owned()]));
+    let shut = &egress(&m, "shop/web").externals[1];
+    assert!(shut.authorization.policies[0].broken.as_ref().is_some_and(|why| why.contains("minVersion")), "{shut:?}");
+    assert_eq!((shut.hosts.len(), shut.ports.len(), &shut.origination), (1, 1, &None));
 }
 
 #[test]
@@ -142,6 +151,7 @@ fn peers_are_of_a_foreign_domain_and_need_a_sidecar_that_knows_them() {
     assert!(egress(&m, "shop/web").externals[0].is_mutual());
     let own = m.trust_domain.to_string();
     m.apply(upserts(&external("shop/x", &spec(&own))));
-    assert_eq!(seen(&m, "shop/web"), []);
+    assert_eq!(seen(&m, "shop/web"), [("shop/x".to_owned(), vec!["shop/x".to_owned()])], "it refuses everybody");
+    assert!(!features(&m, "shop/web"));
     assert_eq!(told(&m, Kind::ExternalService, "shop/x"), ["!Accepted=Invalid"]);
 }

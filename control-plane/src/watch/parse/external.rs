@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 
 use super::{Document, Fault, Outer, id};
 use crate::objects::Object;
-use crate::objects::external::{ExternalObject, ExternalSpec};
+use crate::objects::external::{ExternalObject, ExternalSpec, Remains};
 
 pub(super) fn service(document: &impl Document) -> Result<Object, Fault> {
     let head: Outer<IgnoredAny, IgnoredAny> = document.read()?;
@@ -16,5 +16,8 @@ pub(super) fn service(document: &impl Document) -> Result<Object, Fault> {
         spec.read(&id).map_err(|(field, message)| Fault::new(format!("spec.{field}"), message))
     });
     let content = read.map(Arc::new).map_err(|fault| (fault.field, fault.message));
-    Ok(Object::ExternalService(Arc::new(ExternalObject { id, generation: head.metadata.generation.unwrap_or(0), content })))
+    let remains = || document.read().ok().and_then(|whole: Outer<Remains, IgnoredAny>| whole.spec);
+    let shut = if content.is_ok() { None } else { remains().and_then(|remains| remains.shut(&id)).map(Arc::new) };
+    let generation = head.metadata.generation.unwrap_or(0);
+    Ok(Object::ExternalService(Arc::new(ExternalObject { id, generation, content, shut })))
 }
