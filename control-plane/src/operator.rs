@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
+use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_core::{ServiceAccount, SpiffeId};
 use weft_proto::v1::operator_server::Operator;
 use weft_proto::{ResourceName, v1};
@@ -87,7 +88,7 @@ impl Operator for OperatorService {
             anchors: self.ca.now().bundle.hashes(self.ca.domain()).collect(),
             generation: snapshot.generation,
             sidecars: self.hub.statuses(),
-            problems: self.hub.problems().iter().chain(&self.ca_problem()).map(problem).collect(),
+            problems: self.hub.problems().iter().chain(&self.ca_problems()).map(problem).collect(),
             services: snapshot.services.len() as u32,
             workloads: snapshot.inbound.len() as u32,
             mtls: self.mtls.to_string(),
@@ -164,11 +165,35 @@ impl Operator for OperatorService {
     }
 }
 
+const HOUR: i64 = 3600;
+/// What an issuer must be good for: twice a workload's certificate, which ends no later than its issuer.
+const ISSUER_SOON: i64 = 2 * LEAF_LIFETIME_SECS;
+/// What a root must be good for: a rotation takes time, and somebody who notices.
+const ROOT_SOON: i64 = 30 * 24 * HOUR;
+
+/// What of a CA ends soon: seconds that are left of its issuer, and of its root.
+fn ending(issuer: i64, root: i64) -> Vec<String> {
+    let left = |seconds: i64| if seconds > 0 { format!("ends in {} h", seconds / HOUR) } else { "has ended".to_owned() };
+    let mut told = Vec::new();
+    if issuer < ISSUER_SOON {
+        told.push(format!(
+            "the certificate that others are signed with {}: renew it (an external CA's own tool does, or weft trust rotate)",
+            left(issuer)
+        ));
+    }
+    if root < ROOT_SOON {
+        told.push(format!("the root {}: replace it with weft trust rotate", left(root)));
+    }
+    told
+}
+
 impl OperatorService {
-    /// Why the CA that is given now is not in use.
-    fn ca_problem(&self) -> Option<crate::watch::Problem> {
-        let message = self.ca.problem();
-        (!message.is_empty()).then(|| crate::watch::Problem { place: "CA".into(), field: String::new(), message })
+    /// Why the CA that is given now is not in use, and what of the one in use ends soon.
+    fn ca_problems(&self) -> Vec<crate::watch::Problem> {
+        let authority = &self.ca.now().authority;
+        let ending = ending(authority.remaining().as_secs() as i64, authority.anchor_ends() - unix_now());
+        let messages = Some(self.ca.problem()).filter(|message| !message.is_empty()).into_iter().chain(ending);
+        messages.map(|message| crate::watch::Problem { place: "CA".into(), field: String::new(), message }).collect()
     }
 
     fn denials(&self) -> v1::TrustDenialsResponse {
@@ -201,5 +226,20 @@ fn refused(e: &TrustError) -> Status {
             Status::failed_precondition(e.to_string())
         }
         TrustError::Store(_) | TrustError::Contended => Status::unavailable(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_that_ends_soon_is_a_problem() {
+        let year = 365 * 24 * HOUR;
+        assert_eq!(ending(year, year), Vec::<String>::new());
+        let [issuer] = &ending(30 * HOUR, year)[..] else { panic!("one of them ends") };
+        assert!(issuer.contains("ends in 30 h"), "{issuer}");
+        let both = ending(0, -5);
+        assert!(both.len() == 2 && both.iter().all(|text| text.contains("has ended")), "{both:?}");
     }
 }

@@ -207,6 +207,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::issue::ca::Source;
 
     async fn get(addr: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.expect("it listens");
@@ -232,5 +233,24 @@ mod tests {
         assert!(get(addr, "/elsewhere").await.starts_with("HTTP/1.1 404"));
         let told = health.families();
         assert_eq!(table::disagreements(weft_core::metrics::Program::ControlPlane, &told), [""; 0]);
+    }
+
+    #[test]
+    fn the_ends_of_the_ca_are_told_and_whether_another_was_refused() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Kept(dir.path())).expect("made");
+        let told = |ca: Option<&Ca>| {
+            let text = String::from_utf8(expose(Format::Text, &of_ca(ca), &Labels::new())).expect("text");
+            let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            ["issuer_expiry_seconds", "anchor_expiry_seconds", "ca_refused"]
+                .map(|name| value(&format!("weft_control_plane_{name}")))
+        };
+        assert_eq!(told(None), [None; 3]);
+        let [issuer, anchor, refused] = told(Some(&ca));
+        let day = 86_400.0;
+        assert!(issuer.is_some_and(|left| left > 30.0 * day) && anchor >= issuer, "{issuer:?} {anchor:?}");
+        assert_eq!(refused, Some(0.0));
+        ca.note_problem("its key is another one's".into());
+        assert_eq!(told(Some(&ca))[2], Some(1.0));
     }
 }
