@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use weft_core::failure::Reason;
 
 use super::{By, Line, What};
 
@@ -42,7 +43,7 @@ pub(super) fn lines(url: &str, what: &What, window: Duration) -> anyhow::Result<
         line.requests = n.round() as u64;
         line.requests_per_second = n / seconds as f64;
     })?;
-    let failed = format!("http_response_status_code=~\"5..\",{namespace}");
+    let failed = format!("{},{namespace}", failures());
     each(&format!("sum by ({by}) (increase({family}_count{{{failed}}}[{seconds}s]))"), &mut |line, _, n| {
         let all = line.requests_per_second * seconds as f64;
         line.success_rate = (all > 0.0).then(|| (1.0 - n / all).clamp(0.0, 1.0));
@@ -68,6 +69,14 @@ pub(super) fn lines(url: &str, what: &What, window: Duration) -> anyhow::Result<
     }
     lines.retain(|line| what.to.as_ref().is_none_or(|wanted| *wanted == line.to));
     Ok(lines)
+}
+
+/// What picks the requests that failed. Sidecars give them an `error_type`: weft's reason, a status, or gRPC's, whatever the HTTP status. The caller's own faults are
+/// none: 4xx, and the reasons that stand for them, by which gRPC calls are refused with an HTTP status of 200.
+fn failures() -> String {
+    let of_caller = |r: &&Reason| (400..500).contains(&r.http_status()) || **r == Reason::DownstreamGone;
+    let reasons: Vec<&str> = Reason::ALL.iter().filter(of_caller).map(|r| r.as_str()).collect();
+    format!("error_type!~\"|{}\",http_response_status_code!~\"4..\"", reasons.join("|"))
 }
 
 fn labels(by: By) -> &'static [&'static str] {
@@ -131,7 +140,12 @@ fn get(url: &str, path: &str) -> anyhow::Result<String> {
     write!(stream, "GET {base}{path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: weft\r\nAccept: application/json\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let status = head.lines().next().unwrap_or_default().split_once(' ').map_or("", |(_, status)| status.trim());
+    // Prometheus says what is wrong with a query in a body of its own.
+    if !status.starts_with("200") && !body.trim_start().starts_with('{') {
+        bail!("it answers {status}");
+    }
     Ok(body.to_owned())
 }
 
@@ -165,6 +179,14 @@ mod tests {
         assert!(found[1].1.is_nan());
         let said = read(r#"{"status": "error", "error": "bad query"}"#).expect_err("it is one").to_string();
         assert_eq!(said, "it says: bad query");
+    }
+
+    #[test]
+    fn failures_are_those_of_grpc_and_of_answers_that_broke_off_too() {
+        let picked = failures();
+        assert!(picked.starts_with("error_type!~\"|") && picked.ends_with(",http_response_status_code!~\"4..\""), "{picked}");
+        assert!(picked.contains("|denied|") && picked.contains(Reason::DownstreamGone.as_str()), "{picked}");
+        assert!(!picked.contains("upstream") && !picked.contains("overloaded") && !picked.contains("UNAVAILABLE"), "{picked}");
     }
 
     #[test]
