@@ -109,7 +109,10 @@ pub(crate) fn main(args: &BundleArgs) -> anyhow::Result<ExitCode> {
     let size = std::fs::metadata(&args.file).map_or(0, |m| m.len());
     let missing: Vec<&str> = contents.files.iter().filter_map(|(name, _)| name.strip_suffix(".missing")).collect();
     if let Some(first) = missing.first() {
-        crate::complain(&format!("{} files could not be had, as {first}: {first}.missing in the archive says why", missing.len()));
+        crate::complain(&format!(
+            "{} files could not be had, as {first}: {first}.missing in the archive says why",
+            missing.len()
+        ));
     }
     crate::output::print(&format!(
         "{}: {} files, {} KiB, secrets removed\n",

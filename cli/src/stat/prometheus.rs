@@ -137,7 +137,9 @@ fn get(url: &str, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let base = if base.is_empty() { String::new() } else { format!("/{base}") };
-    write!(stream, "GET {base}{path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: weft\r\nAccept: application/json\r\n\r\n")?;
+    // In one piece: who answers the first of several and ends resets what comes after it.
+    let request = format!("GET {base}{path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: weft\r\nAccept: application/json\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
@@ -195,10 +197,13 @@ mod tests {
         let url = format!("http://{}/base/", listener.local_addr().expect("it listens"));
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a question");
-            let mut request = [0; 512];
-            let n = stream.read(&mut request).expect("a request");
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).expect("a request");
+                request.push(byte[0]);
+            }
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nbody").expect("an answer");
-            String::from_utf8_lossy(&request[..n]).into_owned()
+            String::from_utf8_lossy(&request).into_owned()
         });
         assert_eq!(get(&url, "/x").expect("an answer"), "body");
         assert!(server.join().expect("it ends").starts_with("GET /base/x HTTP/1.0\r\n"));
