@@ -1,7 +1,10 @@
 //! `weft bundle`: one archive with all that somebody else needs to find a fault, and without secrets.
 
-use std::fs::File;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,8 +28,8 @@ mod tar;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 In it: what weft check finds, versions, the control plane's status, of every sidecar its configuration, counters, denials and view, manifests of pods, Services and weft's \
-kinds, and on a cluster the logs of weft's programs. Not in it: private keys, tokens, Secrets, values of environment variables, queries of paths, header values and bodies; what looks like a key or \
-a token is removed wherever it stands. Look through it all the same before you send it: names of workloads, hosts and paths are in it.
+kinds, and on a cluster the logs of weft's programs. Not in it: private keys, tokens, Secrets, values of environment variables, arguments of programs other than weft's, \
+telemetry's settings, values of claims and header fields, queries of paths, and bodies; what looks like a password, a key or a token is removed wherever it stands. Look through it all the same before you send it: names of workloads, hosts and paths are in it.
 
 Examples:
   weft bundle
@@ -90,17 +93,27 @@ impl Contents {
     fn add(&mut self, name: impl Into<String>, text: anyhow::Result<String>) {
         let name = name.into();
         match text {
-            Ok(text) => self.files.push((name, scrub::clean(&text))),
-            Err(why) => self.files.push((format!("{name}.missing"), scrub::clean(&format!("{why:#}\n")))),
+            Ok(text) => {
+                let cleaned = scrub::clean(&name, &text);
+                self.files.push((name, cleaned));
+            }
+            Err(why) => self.files.push((format!("{name}.missing"), scrub::clean("", &format!("{why:#}\n")))),
         }
     }
 }
 
 pub(crate) fn main(args: &BundleArgs) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::find(&args.which, args.context.as_deref())?;
-    let contents = gather(&fleet, args.namespace.as_ref())?;
+    let contents = gather(&fleet, args.namespace.as_ref());
     write(&args.file, &contents.files).with_context(|| format!("{} can't be written", args.file.display()))?;
     let size = std::fs::metadata(&args.file).map_or(0, |m| m.len());
+    let missing: Vec<&str> = contents.files.iter().filter_map(|(name, _)| name.strip_suffix(".missing")).collect();
+    if let Some(first) = missing.first() {
+        crate::complain(&format!(
+            "{} files could not be had, as {first}: {first}.missing in the archive says why",
+            missing.len()
+        ));
+    }
     crate::output::print(&format!(
         "{}: {} files, {} KiB, secrets removed\n",
         args.file.display(),
@@ -110,7 +123,8 @@ pub(crate) fn main(args: &BundleArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn gather(fleet: &Fleet, namespace: Option<&Namespace>) -> anyhow::Result<Contents> {
+/// Everything that can be had; what cannot is told in its place.
+fn gather(fleet: &Fleet, namespace: Option<&Namespace>) -> Contents {
     let mut all = Contents { files: Vec::new() };
     let pretty = |value: &Value| Ok(format!("{value:#}\n"));
     all.add(
@@ -121,7 +135,10 @@ fn gather(fleet: &Fleet, namespace: Option<&Namespace>) -> anyhow::Result<Conten
         "check.json",
         check::findings(fleet, namespace, Duration::from_secs(2)).and_then(|found| Ok(serde_json::to_string_pretty(&found)?)),
     );
-    let pods = fleet.sidecars(namespace)?;
+    let pods = fleet.sidecars(namespace).unwrap_or_else(|why| {
+        all.add("sidecars", Err(why));
+        Vec::new()
+    });
     for (path, file) in ASKED {
         let answers = Fleet::each(&pods, |pod| fleet.ask_one(pod, "GET", path));
         for (pod, answer) in pods.iter().zip(answers) {
@@ -156,38 +173,73 @@ fn gather(fleet: &Fleet, namespace: Option<&Namespace>) -> anyhow::Result<Conten
             }
         }
     }
-    Ok(all)
+    all
 }
 
-/// What the control plane of a mesh on this machine follows.
+/// What the control plane of a mesh on this machine follows: weft's own files, and a directory below with the user's.
 fn manifests(dir: &Path, all: &mut Contents) {
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(dir).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
-    files.sort();
-    for file in files.iter().filter(|file| file.is_file()) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with('.') {
-            all.add(format!("manifests/{name}"), std::fs::read_to_string(file).context("it can't be read"));
+    for (below, dir) in std::iter::once((String::new(), dir.to_owned())).chain(directories(dir)) {
+        for file in entries(&dir).iter().filter(|file| file.is_file()) {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            all.add(format!("manifests/{below}{name}"), std::fs::read_to_string(file).context("it can't be read"));
         }
     }
 }
 
+fn directories(dir: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    let found = entries(dir).into_iter().filter(|path| path.is_dir());
+    found.map(|path| (format!("{}/", path.file_name().unwrap_or_default().to_string_lossy()), path))
+}
+
+/// What is in a directory and not hidden, in order.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(dir).map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    let is_hidden = |path: &Path| path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    let mut found: Vec<PathBuf> = found.into_iter().filter(|path| !is_hidden(path)).collect();
+    found.sort();
+    found
+}
+
+/// Writes the archive, which nobody else may read, and puts it in its place when it is whole.
 fn write(path: &Path, files: &[(String, String)]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("partial");
-    let mut gz = GzEncoder::new(File::create(&temporary)?, Compression::default());
+    let name = path.file_name().context("it has no name")?.to_string_lossy().into_owned();
+    // In a directory where others may write, a name that can be guessed could be theirs.
+    let temporary = path.with_file_name(format!(".{name}.{:016x}", RandomState::new().hash_one(std::process::id())));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let outcome = fill(file, files).and_then(|()| Ok(std::fs::rename(&temporary, path)?));
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    outcome
+}
+
+fn fill(file: File, files: &[(String, String)]) -> anyhow::Result<()> {
+    let mut gz = GzEncoder::new(file, Compression::default());
     let at = u64::try_from(duration::now()).unwrap_or(0);
-    for (name, text) in files {
-        gz.write_all(&tar::entry(&format!("weft-bundle/{name}"), text.as_bytes(), at)?)?;
+    let mut long = String::new();
+    for (i, (name, text)) in files.iter().enumerate() {
+        let full = format!("weft-bundle/{name}");
+        if tar::takes(&full) {
+            gz.write_all(&tar::entry(&full, text.as_bytes(), at)?)?;
+        } else {
+            let short = format!("long-names/{i}-{}", name.rsplit('/').next().unwrap_or_default());
+            let short = if tar::takes(&format!("weft-bundle/{short}")) { short } else { format!("long-names/{i}") };
+            let _ = writeln!(long, "{short}: {name}");
+            gz.write_all(&tar::entry(&format!("weft-bundle/{short}"), text.as_bytes(), at)?)?;
+        }
+    }
+    if !long.is_empty() {
+        gz.write_all(&tar::entry("weft-bundle/long-names.txt", long.as_bytes(), at)?)?;
     }
     gz.write_all(&tar::END)?;
     gz.finish()?.sync_all()?;
-    std::fs::rename(&temporary, path)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -211,5 +263,41 @@ mod tests {
         );
         assert!(!text.contains("MIGHAgEA") && !text.contains("c2ln"), "{text}");
         assert_eq!(bytes.len() % 512, 0);
+        assert_eq!(File::open(&file).and_then(|f| f.metadata()).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn nothing_is_followed_or_left_and_a_long_name_ends_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("bundle.tar.gz");
+        let others = dir.path().join("others");
+        std::fs::write(&others, "theirs").expect("written");
+        for name in ["bundle.tar.partial", ".bundle.tar.gz.partial"] {
+            std::os::unix::fs::symlink(&others, dir.path().join(name)).expect("linked");
+        }
+        let long = format!("sidecars/{}/config.json", "x".repeat(253));
+        write(&file, &[(long.clone(), "{}".to_owned())]).expect("written");
+        assert_eq!(std::fs::read_to_string(&others).expect("there"), "theirs");
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(File::open(&file).expect("there")).read_to_end(&mut bytes).expect("gzip");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains(&format!("long-names/0-config.json: {long}")), "{text}");
+        assert!(write(&dir.path().join("others/x"), &[]).is_err());
+        std::fs::create_dir(dir.path().join("taken")).expect("made");
+        assert!(write(&dir.path().join("taken"), &[]).is_err(), "a directory stands there");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 5, "what could not be put in its place is removed");
+    }
+
+    #[test]
+    fn manifests_of_the_user_are_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("extra")).expect("made");
+        std::fs::write(dir.path().join("pod.json"), "{}").expect("written");
+        std::fs::write(dir.path().join(".hidden"), "x").expect("written");
+        std::fs::write(dir.path().join("extra/policies.yaml"), "kind: AuthorizationPolicy\n").expect("written");
+        let mut all = Contents { files: Vec::new() };
+        manifests(dir.path(), &mut all);
+        let names: Vec<&str> = all.files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["manifests/pod.json", "manifests/extra/policies.yaml"]);
     }
 }

@@ -1,7 +1,9 @@
 //! `weft capture`: the packets between a pod's program and its sidecar, which are not encrypted, by tcpdump.
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,7 +13,7 @@ use weft_core::wellknown::{PORT_OUTBOUND, SIDECAR_PORTS};
 
 use crate::fleet::Fleet;
 use crate::rundir::Which;
-use crate::{check, duration, preflight};
+use crate::{check, duration, init, preflight};
 
 /// What `weft capture` is told.
 #[derive(Args, Debug)]
@@ -71,14 +73,18 @@ pub(crate) fn main(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     ports.sort_unstable();
     ports.dedup();
     let filter: Vec<String> = ports.iter().map(|port| format!("port {port}")).collect();
-    let mut command = Command::new(timeout);
-    // It ends by the signal that Ctrl-C sends, so that it writes what it has.
-    command.args(["--signal=INT", "--preserve-status", &args.time.as_secs().to_string()]).arg(tcpdump);
-    command.args(["-i", "lo", "-n", "-U", "-Z", "root", "-c", &args.packets.to_string()]);
+    let mut command = init::this_program("__exec");
+    // In the terminal's own process group, so that Ctrl-C reaches tcpdump. It ends by that signal in any case, and writes what it has.
+    command.arg("--").arg(timeout).args(["--foreground", "--signal=INT", "--preserve-status", &args.time.as_secs().to_string()]);
+    command.arg(tcpdump).args(["-i", "lo", "-n", "-U", "-Z", "root", "-c", &args.packets.to_string()]);
     match &args.file {
         Some(file) => {
-            let file = if file.as_os_str() == "-" { file.clone() } else { std::path::absolute(file)? };
-            command.arg("-w").arg(file);
+            let mut place = file.clone();
+            if file.as_os_str() != "-" {
+                place = std::path::absolute(file)?;
+                own(&place).with_context(|| format!("{} can't be written", file.display()))?;
+            }
+            command.arg("-w").arg(place);
         }
         None => {
             command.args(["-A", "-l"]);
@@ -87,6 +93,13 @@ pub(crate) fn main(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     command.arg(filter.join(" or "));
     crate::complain(&format!("{}: {} for {} s or {} packets", args.pod, filter.join(" or "), args.time.as_secs(), args.packets));
     check::in_network(&run, &args.pod, &mut command)
+}
+
+/// An empty file that its owner alone may read; tcpdump leaves that so.
+fn own(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // A pipe or a device stays what it is.
+    if file.metadata()?.is_file() { file.set_permissions(Permissions::from_mode(0o600)) } else { Ok(()) }
 }
 
 /// Ports where the pod's program listens, as its sidecar sees it, or as its manifest says.
@@ -108,4 +121,23 @@ fn listening(fleet: &Fleet, pod: &str) -> Vec<u16> {
         _ => None,
     });
     found.iter().flat_map(|p| &p.spec.containers).flat_map(|c| &c.ports).map(|p| p.container_port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_captured_is_its_owners_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("web.pcap");
+        std::fs::write(&file, "older").expect("written");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("set");
+        for _ in 0..2 {
+            own(&file).expect("it is ours");
+            let found = std::fs::metadata(&file).expect("there");
+            assert_eq!((found.permissions().mode() & 0o777, found.len()), (0o600, 0));
+            std::fs::remove_file(&file).expect("removed");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use weft_core::Namespace;
 
 use crate::fleet::Fleet;
-use crate::output::{Look, Output, Tint};
+use crate::output::{Look, Output, Tint, plain};
 use crate::rundir::Which;
 use crate::{duration, strict_ready};
 
@@ -134,7 +134,9 @@ enum Verdict {
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client finds things"))]
 impl Finding {
     fn new(code: Code, verdict: Verdict, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, verdict, subject: None, what: what.into(), remedy: remedy.into() }
+        // One line each, whatever is told in them.
+        let line = |text: String| text.trim().replace('\n', "; ");
+        Self { code, verdict, subject: None, what: line(what.into()), remedy: line(remedy.into()) }
     }
 
     pub(crate) fn good(code: Code, what: impl Into<String>) -> Self {
@@ -172,8 +174,9 @@ impl Finding {
         };
         let code =
             if self.verdict == Verdict::Good && !look.wide { String::new() } else { format!("  [{}]", self.code.as_str()) };
-        let remedy = if self.remedy.is_empty() || without_remedy { String::new() } else { format!("    {}\n", self.remedy) };
-        format!("{} {}{code}\n{remedy}", look.paint(tint, mark), self.what)
+        let remedy =
+            if self.remedy.is_empty() || without_remedy { String::new() } else { format!("    {}\n", plain(&self.remedy)) };
+        format!("{} {}{code}\n{remedy}", look.paint(tint, mark), plain(&self.what))
     }
 
     fn shown(&self) -> String {
@@ -182,8 +185,8 @@ impl Finding {
             Verdict::Warning => '!',
             Verdict::Bad => '✗',
         };
-        let remedy = if self.remedy.is_empty() { String::new() } else { format!("    {}\n", self.remedy) };
-        format!("{mark} {}\n{remedy}", self.what)
+        let remedy = if self.remedy.is_empty() { String::new() } else { format!("    {}\n", plain(&self.remedy)) };
+        format!("{mark} {}\n{remedy}", plain(&self.what))
     }
 }
 
@@ -218,7 +221,11 @@ mod client {
     pub(crate) fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let mut findings = cluster::run(async {
             let cluster = Cluster::connect(args.context.as_deref()).await?;
-            if args.pre { before(&cluster, &Settings::default()).await } else { after::after(&cluster).await }
+            if args.pre {
+                return before(&cluster, &Settings::default()).await;
+            }
+            // A right that lacks, or an installation that is half gone, hides nothing of what sidecars tell.
+            Ok(after::after(&cluster).await.unwrap_or_else(|why| vec![mesh::unread("the installation", &why)]))
         })?;
         if !args.pre {
             // Without kubectl no sidecar can be asked; what the API server tells is said all the same.
@@ -254,6 +261,8 @@ mod tests {
         let (smoke, air) = (Finding::warning(Code::Clock, "smoke", "look"), Finding::good(Code::Mtu, "air"));
         let plain = laid_out(&[smoke.clone(), air.clone()], Look { wide: false, colour: false });
         assert_eq!(plain, "! smoke  [WEFT-C020]\n    look\n✓ air\n\n0 wrong, 1 to look at, 1 good\n");
+        let hostile = Finding::bad(Code::Denied, "GET /\u{9b}2J\u{202e}", "x\ny");
+        assert_eq!(hostile.shown(), "✗ GET /\\u{9b}2J\\u{202e}\n    x; y\n");
         let json = serde_json::to_value([smoke, air]).expect("plain JSON");
         assert_eq!(json[0], serde_json::json!({"code": "WEFT-C020", "verdict": "warning", "what": "smoke", "remedy": "look"}));
         assert_eq!(json[1].get("remedy"), None);

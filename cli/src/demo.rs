@@ -195,8 +195,11 @@ impl Demo {
     }
 
     fn edges(&self) -> anyhow::Result<Vec<Edge>> {
-        let shop = edges::read(&self.run)?.into_iter().filter(|edge| edge.from.starts_with("shop/"));
-        Ok(shop.collect())
+        let heard = edges::read(&Fleet::Run(self.run.clone()), Some(&"shop".parse()?))?;
+        if let Some((pod, why)) = heard.silent.first_key_value() {
+            bail!("the sidecar of {pod} is not heard: {why}");
+        }
+        Ok(edges::since(None, &heard))
     }
 
     fn run(&self) -> anyhow::Result<(Vec<Claim>, Vec<Edge>)> {

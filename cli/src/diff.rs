@@ -20,7 +20,7 @@ use crate::{sidecar, table};
 Resources are those of discovery: trust, mesh, inbound, outbound, and by name address/, service/, endpoints/, routes/, policy/ and peers/. missing: the control plane has \
 it and the sidecar does not; extra: the other way round; stale: both have it, with another content. What changes while it is looked at may stand here for a moment.
 
-Exit status: 0 where both have the same, 1 where they differ or the sidecar is not connected.
+Exit status: 0 where both have the same, 1 where they differ or the sidecar is not connected, 2 where one of them does not answer.
 
 Examples:
   weft diff shop/web-0
@@ -77,6 +77,14 @@ struct Named {
 }
 
 pub(crate) fn main(args: &DiffArgs) -> anyhow::Result<ExitCode> {
+    // That they differ is one thing, and that nobody answers another.
+    run(args).or_else(|error| {
+        crate::complain(&format!("{error:#}"));
+        Ok(ExitCode::from(2))
+    })
+}
+
+fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let Fleet::Run(run) = Fleet::find(&args.meant.which, None)? else {
         bail!(
             "weft diff asks the control plane by its operator socket, which it has on this machine alone: on a cluster, weft check tells of sidecars that are behind"

@@ -18,7 +18,8 @@ use weft_proto::v1;
 use crate::fleet::{Cluster, Fleet};
 use crate::operator::{self, Meant};
 use crate::output::{Output, print};
-use crate::{record, rundir};
+use crate::record::{self, Whose};
+use crate::rundir;
 use offline::{Caller, Offline};
 use replay::Replayed;
 use told::{PairFlip, Told};
@@ -49,6 +50,7 @@ Examples:
   weft explain --what-if new-policy.yaml
   weft explain --context kind-shop --from front/client --to shop/web:80
   weft explain --what-if new-policy.yaml --flows flows.jsonl
+  weft explain --what-if new-policy.yaml --flows shop_web-0.log
   weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
 pub(crate) struct ExplainArgs {
     /// Who calls, by its service account
@@ -107,9 +109,13 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     what_if: Vec<PathBuf>,
 
-    /// With --what-if: tell which of these calls, as weft record has written them, would get another answer
+    /// With --what-if: tell which of these calls would get another answer: what weft record has written, or an access log in JSON
     #[arg(long, value_name = "FLOWS", requires = "what_if", conflicts_with_all = ["from", "from_pod", "unauthenticated", "to", "method", "path", "host", "headers"])]
     flows: Vec<PathBuf>,
+
+    /// With --flows: the namespace of an access log's pods, where its lines say their names alone (kubectl logs --prefix)
+    #[arg(short, long, value_name = "NS", requires = "flows")]
+    namespace: Option<Namespace>,
 
     /// With -f: the mesh's own mTLS mode, where no file says so [default: permissive]
     #[arg(long, value_name = "MODE", requires = "files")]
@@ -202,13 +208,14 @@ fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
 
 /// What recorded calls would be answered, and whether all would be as before.
 fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
+    let before = offline(args)?;
+    let whose = Whose { namespace: args.namespace.as_ref(), identity: &|pod| before.identity(pod) };
     let mut flows = Vec::new();
     for file in &args.flows {
-        let (header, mut found) = record::read(file)?;
+        let (header, mut found) = record::read(file, &whose)?;
         record::tell(&header);
         flows.append(&mut found);
     }
-    let before = offline(args)?;
     Ok(Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?))
 }
 

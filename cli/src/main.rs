@@ -219,5 +219,5 @@ fn main() -> ExitCode {
 
 /// Says on standard error what went wrong. A standard error that is gone is nobody's problem.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "weft: {text}");
+    let _ = writeln!(std::io::stderr(), "weft: {}", output::plain_lines(text));
 }

@@ -1,10 +1,13 @@
 //! What a command prints, and in which form: one layer for all of them.
 
+use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write as _};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::install::yaml;
@@ -82,15 +85,19 @@ impl Output {
     /// What is to be printed: the text, or the value in a form for programs.
     pub(crate) fn render<T: Serialize>(self, text: impl FnOnce(Look) -> String, value: &T) -> anyhow::Result<String> {
         Ok(match self.output {
-            Format::Table | Format::Wide => text(self.look()),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
+            Format::Table | Format::Wide => plain_lines(&text(self.look())),
+            Format::Json => format!("{}\n", plain_json(&serde_json::to_string_pretty(value)?)),
             Format::Yaml => yaml::document(&serde_json::to_value(value)?),
         })
     }
 
     /// One of many values in a form for programs: a line of JSON, or a document of YAML.
     pub(crate) fn line(self, value: &serde_json::Value) -> String {
-        if self.output == Format::Yaml { format!("---\n{}", yaml::document(value)) } else { format!("{value}\n") }
+        if self.output == Format::Yaml {
+            format!("---\n{}", yaml::document(value))
+        } else {
+            format!("{}\n", plain_json(&value.to_string()))
+        }
     }
 
     /// Prints it.
@@ -136,11 +143,71 @@ fn wanted(when: When, is_terminal: bool, no_color: bool, dumb: bool) -> bool {
 
 /// Prints what was asked for. A standard output that is gone, as behind `head`, is nobody's problem.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// Prints a part of what has no end: false where nobody reads any more.
+pub(crate) fn print_on(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("it can't be printed"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        outcome => outcome.context("it can't be printed").map(|()| true),
     }
+}
+
+/// Whether somebody reads the standard output still, as far as that can be said: of a pipe.
+pub(crate) fn is_read() -> bool {
+    let stdout = std::io::stdout();
+    let mut one = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut one, PollTimeout::ZERO);
+    !(polled.is_ok() && one[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR)))
+}
+
+/// Whether a terminal takes a character for a sign or a blank, and for nothing more: no control, nothing that turns or hides text.
+pub(crate) fn is_sign(c: char) -> bool {
+    // What `Debug` escapes is what does not print, beside quotes and backslashes; marks that stand above others are harmless.
+    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
+}
+
+/// A text from outside for one line of a terminal: what a terminal would take for more than a sign is written as its number.
+pub(crate) fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_sign(c) { out.push(c) } else { out.extend(c.escape_unicode()) }
+    }
+    out
+}
+
+/// Lines for a terminal; the colours of [`Look::paint`] stay.
+pub(crate) fn plain_lines(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let colour = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"].into_iter().find(|code| rest.starts_with(code));
+        let taken = colour.map_or(c.len_utf8(), str::len);
+        if colour.is_some() || c == '\n' || is_sign(c) {
+            out += &rest[..taken];
+        } else {
+            out.extend(c.escape_unicode());
+        }
+        rest = &rest[taken..];
+    }
+    out
+}
+
+/// JSON that means the same and does nothing to a terminal: such characters stand in strings alone, where each may be written as its number (RFC 8259, section 7).
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || is_sign(c) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -158,6 +225,22 @@ mod tests {
         assert_eq!(serde_json::from_str::<serde_json::Value>(&of(Format::Json)).expect("JSON")["b"], 1);
         let yaml = of(Format::Yaml);
         assert!(yaml.contains("b: 1"), "{yaml}");
+    }
+
+    #[test]
+    fn no_text_from_outside_does_anything_to_a_terminal() {
+        let hostile = "a\u{9b}2J\u{1b}[2J\u{202e}\u{2066}\u{200b}\n\u{85}\u{2028}é–✗\"'\\";
+        assert_eq!(plain(hostile), "a\\u{9b}2J\\u{1b}[2J\\u{202e}\\u{2066}\\u{200b}\\u{a}\\u{85}\\u{2028}é–✗\"'\\");
+        let look = Look { wide: false, colour: true };
+        assert_eq!(plain_lines(&format!("{}\n\x1b[2J", look.paint(Tint::Bad, "x"))), "\x1b[31mx\x1b[0m\n\\u{1b}[2J");
+        for output in [Format::Table, Format::Wide, Format::Json, Format::Yaml] {
+            let text = Output { output }.render(|_| hostile.to_owned(), &json!({ "path": hostile })).expect("rendered");
+            assert!(text.chars().all(|c| c == '\n' || is_sign(c)), "{output:?}: {text:?}");
+        }
+        let line = Output { output: Format::Json }.line(&json!({ "path": hostile, "x": "\u{e0001}" }));
+        assert!(line.trim_end().chars().all(is_sign), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON still");
+        assert_eq!((read["path"].as_str(), read["x"].as_str()), (Some(hostile), Some("\u{e0001}")));
     }
 
     #[test]

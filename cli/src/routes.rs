@@ -57,16 +57,10 @@ struct Rule {
 
 pub(crate) fn main(args: &RoutesArgs) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::find(&args.which, args.context.as_deref())?;
-    let pods = fleet.sidecars(args.namespace.as_ref())?;
-    let answers = Fleet::each(&pods, |pod| fleet.ask_one(pod, "GET", "/config"));
-    let configs: Vec<(String, Value)> = pods
-        .into_iter()
-        .zip(answers)
-        .filter_map(|(pod, answer)| Some((pod, serde_json::from_str(&answer.ok()?).ok()?)))
-        .collect();
-    let rules = of(&configs, args.service.as_deref());
+    let heard = fleet.hear(args.namespace.as_ref(), "/config")?;
+    let rules = of(&heard.told, args.service.as_deref());
     args.output.print(|look| shown(&rules, look), &rules)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(heard.tell())
 }
 
 fn of(configs: &[(String, Value)], wanted: Option<&str>) -> Vec<Rule> {

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::lab::door::{self, Listed};
-use crate::output::Output;
+use crate::output::{Output, plain_json, print};
 use crate::rundir::{self, Which};
 
 /// What `weft sidecar` is told.
@@ -66,7 +66,12 @@ pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     };
     // Metrics are no JSON: for programs they are one text.
     let value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone()));
-    args.output.print(|_| text.clone(), &value)?;
+    if args.output.is_text() {
+        // For people it is what the sidecar wrote, and JSON mostly.
+        print(&plain_json(&text))?;
+    } else {
+        args.output.print(|_| String::new(), &value)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,50 +93,24 @@ pub(crate) fn tell(run: &Path, target: &str, method: &str, path: &str) -> anyhow
     tell_one(run, index, target, method, path)
 }
 
-/// The same of every sidecar: the replica, and the answer's body.
-pub(crate) fn ask_all(run: &Path, path: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let all = door::list(run)?;
-    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed);
-    meshed.map(|(index, l)| Ok((l.name(), ask_one(run, index, &l.name(), path)?))).collect()
-}
-
-/// Asks those whose namespace is wanted, whatever each of them answers: a replica that is going does not hide what the others know. `method` is GET or POST.
-pub(crate) fn tell_each(
-    run: &Path,
-    method: &str,
-    path: &str,
-    is_wanted: impl Fn(&str) -> bool,
-) -> anyhow::Result<Vec<(String, anyhow::Result<String>)>> {
-    let all = door::list(run)?;
-    let meshed = all.iter().enumerate().filter(|(_, l)| l.meshed && is_wanted(&l.namespace));
-    Ok(meshed.map(|(index, l)| (l.name(), tell_one(run, index, &l.name(), method, path))).collect())
-}
-
 /// `index` is the replica's place in the list of all.
-fn ask_one(run: &Path, index: usize, target: &str, path: &str) -> anyhow::Result<String> {
-    tell_one(run, index, target, "GET", path)
-}
-
 fn tell_one(run: &Path, index: usize, target: &str, method: &str, path: &str) -> anyhow::Result<String> {
-    let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
-    let me = std::env::current_exe().context("this program cannot find itself")?;
-    let output = Command::new(&me)
-        .arg("exec")
-        .arg("--run-dir")
-        .arg(run)
-        .args(["--lab", "--"])
-        .arg(&me)
-        .arg("__get")
-        .arg(&socket)
-        .arg(path)
-        .arg(method)
-        .stdin(Stdio::null())
-        .output()?;
+    let output = lab_get(run, index, path, method)?.stdin(Stdio::null()).output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("the sidecar of {target}: {}", said.trim().trim_start_matches("weft: "));
     }
     String::from_utf8(output.stdout).context("the answer is not text")
+}
+
+/// The command that asks a replica's sidecar from inside the lab, and prints what it answers.
+pub(crate) fn lab_get(run: &Path, index: usize, path: &str, method: &str) -> anyhow::Result<Command> {
+    let me = std::env::current_exe().context("this program cannot find itself")?;
+    let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
+    let mut command = Command::new(&me);
+    command.arg("exec").arg("--run-dir").arg(run).args(["--lab", "--"]);
+    command.arg(&me).arg("__get").arg(socket).args([path, method]);
+    Ok(command)
 }
 
 /// Inside the lab: one question, the answer's body to standard output.

@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use weft_core::Namespace;
 
-use crate::edges::Edge;
-use crate::fleet::Fleet;
+use crate::edges::{self, Edge};
+use crate::fleet::{Fleet, Heard};
 use crate::histogram::Histogram;
 use crate::output::{Look, Output, Tint};
 use crate::rundir::Which;
@@ -20,11 +20,14 @@ mod prometheus;
 /// What `weft stat` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-OK is the share of the answers that are no 5xx; ERRORS are those of weft itself, by reason. Times are those of the caller's sidecar, to the last byte of the \
-answer; with --by route the sidecars count requests alone, and Prometheus has the rest; with --by pod times are those of the called pod's own sidecar, which has nothing of the way. They lie between the bounds of the buckets that sidecars count in. \
-What is no HTTP has connections alone.
+OK is the share of the requests that did not fail: by 5xx, by a status of gRPC that is the server's fault, or without a whole answer; ERRORS are those of weft \
+itself, by reason. Times are those of the caller's sidecar, to the last byte of the answer; with --by pod they are those of the called pod's own sidecar, which has \
+nothing of the way. They lie between the bounds of the buckets that sidecars count in. What is no HTTP has connections alone. With --by route, what fell under \
+none stands behind –; older sidecars have requests alone by route.
 
 With --prometheus, what a Prometheus has scraped of the sidecars is asked, over --window.
+
+Exit status: 0; 1 where it failed or a sidecar was not heard, which is then in no line; 2 where none was.
 
 Examples:
   weft stat
@@ -116,35 +119,27 @@ pub(crate) struct Line {
 }
 
 pub(crate) fn main(args: &StatArgs) -> anyhow::Result<ExitCode> {
-    let lines = if let Some(url) = &args.prometheus {
-        prometheus::lines(url, &args.what, args.window)?
+    let (lines, code) = if let Some(url) = &args.prometheus {
+        (prometheus::lines(url, &args.what, args.window)?, ExitCode::SUCCESS)
     } else {
         let fleet = Fleet::find(&args.what.which, args.what.context.as_deref())?;
-        if args.since_start {
-            lines(&[], &read(&fleet, &args.what)?, &args.what, None)
-        } else {
-            let (begun, before) = (Instant::now(), read(&fleet, &args.what)?);
+        let (begun, before) = (Instant::now(), if args.since_start { None } else { Some(read(&fleet, &args.what)?) });
+        if before.is_some() {
             std::thread::sleep(args.window.saturating_sub(begun.elapsed()));
-            let (after, took) = (read(&fleet, &args.what)?, begun.elapsed());
-            lines(&before, &after, &args.what, Some(took))
         }
+        let mut after = read(&fleet, &args.what)?;
+        let took = before.as_ref().map(|_| begun.elapsed());
+        let lines = lines(before.as_ref(), &after, &args.what, took);
+        after.silent.extend(before.into_iter().flat_map(|before| before.silent));
+        (lines, after.tell())
     };
     args.output.print(|look| shown(&lines, args.what.by, look), &lines)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// What sidecars have counted until now.
-pub(crate) fn read(fleet: &Fleet, what: &What) -> anyhow::Result<Vec<Edge>> {
-    let pods = fleet.sidecars(what.namespace.as_ref())?;
-    let answers = Fleet::each(&pods, |pod| fleet.ask_one(pod, "GET", "/edges"));
-    let mut all = Vec::new();
-    for (pod, answer) in pods.iter().zip(answers) {
-        // One that is going does not hide what the others know.
-        let Ok(text) = answer else { continue };
-        let edges: Vec<Edge> = serde_json::from_str(&text)?;
-        all.extend(edges.into_iter().map(|edge| Edge { from: pod.clone(), ..edge }));
-    }
-    Ok(all)
+pub(crate) fn read(fleet: &Fleet, what: &What) -> anyhow::Result<Heard<Vec<Edge>>> {
+    edges::read(fleet, what.namespace.as_ref())
 }
 
 #[derive(Default)]
@@ -157,12 +152,16 @@ struct Sum {
     plain: bool,
 }
 
-/// Lines of what came between two reads, `took` apart.
-pub(crate) fn lines(before: &[Edge], after: &[Edge], what: &What, took: Option<Duration>) -> Vec<Line> {
+/// Lines of what came between two reads, `took` apart, or until the second where there is no first.
+pub(crate) fn lines(
+    before: Option<&Heard<Vec<Edge>>>,
+    after: &Heard<Vec<Edge>>,
+    what: &What,
+    took: Option<Duration>,
+) -> Vec<Line> {
     let mut sums: BTreeMap<(String, String, String), Sum> = BTreeMap::new();
     let direction = if what.by == By::Pod { "inbound" } else { "outbound" };
-    for edge in after.iter().filter(|e| e.direction == direction) {
-        let Some(edge) = edge.since(before.iter().find(|b| b.is_same(edge))) else { continue };
+    for edge in edges::since(before, after).iter().filter(|e| e.direction == direction) {
         let (from, to) = match what.by {
             By::Service | By::Route => (String::new(), edge.target.clone()),
             By::Edge => (edge.from.clone(), edge.target.clone()),
@@ -171,31 +170,72 @@ pub(crate) fn lines(before: &[Edge], after: &[Edge], what: &What, took: Option<D
         if what.to.as_ref().is_some_and(|wanted| *wanted != to) {
             continue;
         }
-        if what.by == By::Route && !edge.by_route.is_empty() {
-            // Sidecars count requests by route, and how long they took by edge alone: Prometheus has both.
-            for (route, n) in &edge.by_route {
-                sums.entry((to.clone(), from.clone(), route.clone())).or_default().answered += n;
-            }
+        if what.by != By::Route {
+            sums.entry((to, from, String::new())).or_default().takes_in(edge);
             continue;
         }
-        let route = if what.by == By::Route { "–".to_owned() } else { String::new() };
-        let sum = sums.entry((to, from, route)).or_default();
-        if edge.protocol == "tcp" {
-            sum.connections += edge.connections;
-        }
-        sum.plain |= !edge.peer.starts_with("spiffe://");
-        sum.latency.add(&edge.latency);
-        sum.answered += edge.by_class.values().sum::<u64>();
-        sum.failed += edge.by_class.get("5xx").copied().unwrap_or(0);
-        for (reason, n) in &edge.errors {
-            *sum.errors.entry(reason.clone()).or_default() += n;
+        for (route, part) in by_route(edge) {
+            sums.entry((to.clone(), from.clone(), route)).or_default().takes_in(&part);
         }
     }
     let seconds = took.map(|took| took.as_secs_f64());
     sums.into_iter().map(|((to, from, route), sum)| sum.line(from, to, route, seconds)).collect()
 }
 
+/// What stands for no route.
+const NO_ROUTE: &str = "–";
+
+/// An edge in parts: one for each route, and the rest of it, with the errors and the connections.
+fn by_route(edge: &Edge) -> Vec<(String, Edge)> {
+    let mut rest = edge.clone();
+    let (mut ended, mut failed) = (edge.ended(), edge.failed());
+    let mut parts = Vec::new();
+    // A sidecar that tells how routes fare tells it of all of them; an older one counts their requests alone.
+    let counted = edge.by_route.iter().filter(|_| edge.routes.is_empty()).map(|(name, n)| (name, (*n, None, &[][..])));
+    let known = edge.routes.iter().map(|(name, r)| (name, (r.requests, Some(r.failed), r.latency.as_slice())));
+    for (name, (requests, bad, latency)) in known.chain(counted) {
+        (ended, failed) = (ended.saturating_sub(requests), failed.saturating_sub(bad.unwrap_or(0)));
+        for (bound, n) in latency {
+            if let Some((_, left)) = rest.latency.iter_mut().find(|(b, _)| b == bound) {
+                *left = left.saturating_sub(*n);
+            }
+        }
+        let part = Edge {
+            by_class: BTreeMap::from([("all".to_owned(), requests)]),
+            failed: bad,
+            latency: latency.to_vec(),
+            errors: BTreeMap::new(),
+            connections: 0,
+            ..edge.clone()
+        };
+        parts.push((name.clone(), part));
+    }
+    // Of an older sidecar's routes nobody knows which requests took how long, or failed.
+    if !parts.is_empty() && edge.routes.is_empty() {
+        rest.latency.clear();
+    }
+    rest.by_class = BTreeMap::from([("all".to_owned(), ended)]);
+    rest.failed = Some(failed);
+    if parts.is_empty() || ended + rest.connections > 0 || !rest.errors.is_empty() {
+        parts.push((NO_ROUTE.to_owned(), rest));
+    }
+    parts
+}
+
 impl Sum {
+    fn takes_in(&mut self, edge: &Edge) {
+        if edge.protocol == "tcp" {
+            self.connections += edge.connections;
+        }
+        self.plain |= !edge.peer.starts_with("spiffe://");
+        self.latency.add(&edge.latency);
+        self.answered += edge.ended();
+        self.failed += edge.failed();
+        for (reason, n) in &edge.errors {
+            *self.errors.entry(reason.clone()).or_default() += n;
+        }
+    }
+
     fn line(self, from: String, to: String, route: String, seconds: Option<f64>) -> Line {
         let time = |q: f64| (self.latency.count() > 0).then(|| self.latency.quantile(q) / 1000.0);
         Line {
@@ -288,21 +328,53 @@ mod tests {
         What { by, ..args.what }
     }
 
+    fn heard(edges: Vec<Edge>) -> Heard<Vec<Edge>> {
+        Heard { told: vec![("x".to_owned(), edges)], silent: BTreeMap::new() }
+    }
+
     #[test]
     fn two_reads_give_rates_and_quantiles() {
-        let before = [edge("front/a", "outbound", 100, 0), edge("shop/web-0", "inbound", 100, 0)];
-        let after =
-            [edge("front/a", "outbound", 300, 50), edge("front/b", "outbound", 10, 0), edge("shop/web-0", "inbound", 310, 0)];
-        let found = lines(&before, &after, &what(By::Service), Some(Duration::from_secs(10)));
+        let before = heard(vec![edge("front/a", "outbound", 100, 0), edge("shop/web-0", "inbound", 100, 0)]);
+        let after = heard(vec![
+            edge("front/a", "outbound", 300, 50),
+            edge("front/b", "outbound", 10, 0),
+            edge("shop/web-0", "inbound", 310, 0),
+        ]);
+        let found = lines(Some(&before), &after, &what(By::Service), Some(Duration::from_secs(10)));
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].requests, found[0].requests_per_second, found[0].p50), (210, 21.0, Some(0.5)));
         assert_eq!(found[0].success_rate.map(|rate| (rate * 100.0).round()), Some(76.0));
-        let edges = lines(&before, &after, &what(By::Edge), None);
+        let edges = lines(Some(&before), &after, &what(By::Edge), None);
         assert_eq!(edges.iter().map(|l| (l.from.as_str(), l.requests)).collect::<Vec<_>>(), [("front/a", 200), ("front/b", 10)]);
-        let pods = lines(&before, &after, &what(By::Pod), None);
+        let pods = lines(Some(&before), &after, &what(By::Pod), None);
         assert_eq!(pods.iter().map(|l| (l.to.as_str(), l.requests)).collect::<Vec<_>>(), [("shop/web-0", 210)]);
         let text = shown(&found, By::Service, Look { wide: true, colour: false });
         let cells: Vec<&str> = text.lines().nth(1).unwrap_or_default().split_whitespace().collect();
         assert_eq!(cells[..4], ["shop/web", "76.19%", "21.0", "0.5"], "{text}");
+    }
+
+    #[test]
+    fn routes_have_what_their_sidecars_tell_and_the_rest_is_not_lost() {
+        let told = |edge: Edge, routes: serde_json::Value, by_route: serde_json::Value| Edge {
+            routes: serde_json::from_value(routes).expect("routes"),
+            by_route: serde_json::from_value(by_route).expect("numbers"),
+            failed: Some(40),
+            ..edge
+        };
+        let newer = told(
+            edge("front/a", "outbound", 100, 10),
+            json!({"HTTPRoute shop/web": {"requests": 60, "failed": 30, "latency": [[1000, 60], [null, 0]], "more": 1}}),
+            json!({"HTTPRoute shop/web": 60}),
+        );
+        let found = lines(None, &heard(vec![newer]), &what(By::Route), None);
+        let seen: Vec<_> =
+            found.iter().map(|l| (l.route.as_str(), l.requests, l.success_rate, l.p50.is_some(), l.errors.len())).collect();
+        assert_eq!(seen, [("HTTPRoute shop/web", 60, Some(0.5), true, 0), ("–", 40, Some(0.75), true, 1)]);
+        let older =
+            Edge { failed: None, ..told(edge("front/a", "outbound", 100, 10), json!({}), json!({"HTTPRoute shop/web": 60})) };
+        let found = lines(None, &heard(vec![older]), &what(By::Route), None);
+        let seen: Vec<_> =
+            found.iter().map(|l| (l.route.as_str(), l.requests, l.success_rate, l.p50.is_some(), l.errors.len())).collect();
+        assert_eq!(seen, [("HTTPRoute shop/web", 60, None, false, 0), ("–", 40, None, false, 1)]);
     }
 }

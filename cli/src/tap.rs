@@ -2,16 +2,17 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ExitCode};
-use std::sync::mpsc::{Sender, channel};
+use std::process::{Child, Command, ExitCode};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::fleet::reach::Reached;
-use crate::output::{Output, print};
+use crate::output::{self, Output, plain, print_on};
 use crate::rundir::Which;
 
 /// What `weft tap` is told.
@@ -86,6 +87,8 @@ enum Said {
 
 /// The longest line that is taken, in bytes.
 const LONGEST: u64 = 256 * 1024;
+/// How often it is looked whether somebody reads.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) fn main(args: &TapArgs) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::find(&args.which, args.context.as_deref())?;
@@ -94,29 +97,38 @@ pub(crate) fn main(args: &TapArgs) -> anyhow::Result<ExitCode> {
     let (tell, said) = channel();
     let mut children = Vec::new();
     for (i, sidecar) in sidecars.iter().enumerate() {
-        let mut child = sidecar.follow(&path)?.spawn()?;
-        follow(i, &mut child, &tell);
-        children.push(Ending(child));
+        children.push(follow(i, sidecar.follow(&path)?, &tell)?);
     }
-    drop(tell);
-    let (mut left, mut running, mut failed) = (args.max.unwrap_or(u64::MAX), sidecars.len(), Vec::new());
+    let (mut left, mut running) = (args.max.unwrap_or(u64::MAX), sidecars.len());
+    let mut heard = vec![false; sidecars.len()];
     while left > 0 && running > 0 {
-        match said.recv() {
+        match said.recv_timeout(LOOK) {
             Ok(Said::Line(i, line)) => {
-                if let Some(text) = shown(&sidecars[i], &line, args.output, &mut left) {
-                    print(&text)?;
+                heard[i] = true;
+                if let Some(text) = shown(&sidecars[i], &line, args.output, &mut left)
+                    && !print_on(&text)?
+                {
+                    return Ok(ExitCode::SUCCESS);
                 }
+            }
+            // A sidecar ends a tap after an hour: whoever looks still begins another.
+            Ok(Said::Ended(i, why)) if why.is_empty() && std::mem::take(&mut heard[i]) => {
+                children[i] = follow(i, sidecars[i].follow(&path)?, &tell)?;
             }
             Ok(Said::Ended(i, why)) => {
                 running -= 1;
-                failed.push(format!("{}: {}", sidecars[i].name(), if why.is_empty() { "the tap ended" } else { &why }));
+                let why = if why.is_empty() { "the tap ended" } else { &why };
+                crate::complain(&format!("{} is not heard: {why}", sidecars[i].name()));
             }
-            Err(_) => break,
+            // Nothing happens, and nobody waits for it: so does the tap end in the sidecars.
+            Err(RecvTimeoutError::Timeout) if !output::is_read() => return Ok(ExitCode::SUCCESS),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     drop(children);
-    if left > 0 && !failed.is_empty() {
-        bail!("{}", failed.join("; "));
+    if left > 0 {
+        bail!("no sidecar is heard any more");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -131,9 +143,10 @@ impl Drop for Ending {
     }
 }
 
-/// Passes on what a follower prints, by a thread.
-fn follow(i: usize, child: &mut Child, tell: &Sender<Said>) {
-    let (Some(stdout), stderr, tell) = (child.stdout.take(), child.stderr.take(), tell.clone()) else { return };
+/// Starts a follower; a thread passes on what it prints.
+fn follow(i: usize, mut command: Command, tell: &Sender<Said>) -> anyhow::Result<Ending> {
+    let mut child = command.spawn()?;
+    let (stdout, stderr, tell) = (child.stdout.take().context("it has no output")?, child.stderr.take(), tell.clone());
     std::thread::spawn(move || {
         let mut lines = BufReader::new(stdout);
         let mut line = String::new();
@@ -146,6 +159,7 @@ fn follow(i: usize, child: &mut Child, tell: &Sender<Said>) {
         let _ = stderr.map(|stderr| stderr.take(LONGEST).read_to_string(&mut why));
         let _ = tell.send(Said::Ended(i, why.trim().trim_start_matches("weft: ").to_owned()));
     });
+    Ok(Ending(child))
 }
 
 fn query(args: &TapArgs) -> String {
@@ -192,11 +206,11 @@ fn shown(sidecar: &Reached, line: &str, output: Output, left: &mut u64) -> Optio
 fn text(sidecar: &str, event: &Value) -> String {
     let of = |field: &str| match &event[field] {
         Value::Null => String::new(),
-        Value::String(text) => text.chars().flat_map(printable).collect(),
+        Value::String(text) => plain(text),
         other => other.to_string(),
     };
     let time = of("time");
-    let time = time.split_once('T').map_or(&*time, |(_, clock)| &clock[..clock.len().min(12)]);
+    let time = time.split_once('T').map_or(&*time, |(_, clock)| clock.get(..12).unwrap_or(clock));
     let (arrow, end) = if event["direction"] == "inbound" { ("<-", "from") } else { ("->", "to") };
     let what = match (&*of("method"), &*of("status")) {
         ("", _) => format!("{} {} B in, {} B out", of("protocol"), of("bytes_received"), of("bytes_sent")),
@@ -215,11 +229,6 @@ fn text(sidecar: &str, event: &Value) -> String {
     }
     line.push('\n');
     line
-}
-
-/// What a terminal would take for more than a sign is written as its number.
-fn printable(c: char) -> Vec<char> {
-    if c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() { vec![c] } else { c.escape_unicode().collect() }
 }
 
 #[cfg(test)]

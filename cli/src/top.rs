@@ -15,8 +15,8 @@ use ratatui::{DefaultTerminal, Frame};
 
 use crate::duration;
 use crate::edges::Edge;
-use crate::fleet::Fleet;
-use crate::output::{self, Output, print};
+use crate::fleet::{Fleet, Heard};
+use crate::output::{self, Output, plain, print_on};
 use crate::stat::{self, By, Line, What};
 
 /// What `weft top` is told.
@@ -95,7 +95,7 @@ pub(crate) fn main(args: &TopArgs) -> anyhow::Result<ExitCode> {
     let interval = args.interval.max(LEAST);
     let live = args.output.is_text() && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     if !live {
-        return plain(args, &fleet, interval);
+        return printed(args, &fleet, interval);
     }
     let mut terminal = ratatui::try_init()?;
     let outcome = run(&mut terminal, args, &fleet, interval);
@@ -103,30 +103,36 @@ pub(crate) fn main(args: &TopArgs) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn plain(args: &TopArgs, fleet: &Fleet, interval: Duration) -> anyhow::Result<ExitCode> {
+fn printed(args: &TopArgs, fleet: &Fleet, interval: Duration) -> anyhow::Result<ExitCode> {
     let (mut before, mut at) = (stat::read(fleet, &args.what)?, Instant::now());
+    let mut code = before.tell();
     for look in 0.. {
         if args.count.is_some_and(|count| look >= count) {
             break;
         }
         std::thread::sleep(interval.saturating_sub(at.elapsed()));
         let after = stat::read(fleet, &args.what)?;
-        let lines = stat::lines(&before, &after, &args.what, Some(at.elapsed()));
+        let lines = stat::lines(Some(&before), &after, &args.what, Some(at.elapsed()));
+        code = after.tell();
         (before, at) = (after, Instant::now());
         let text = args.output.render(|look| stat::shown(&lines, args.what.by, look), &lines)?;
-        print(&if look > 0 && args.output.is_text() { format!("\n{text}") } else { text })?;
+        if !print_on(&if look > 0 && args.output.is_text() { format!("\n{text}") } else { text })? {
+            break;
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// What is on the screen.
 struct Screen {
     what: What,
     order: Order,
-    before: Vec<Edge>,
-    after: Vec<Edge>,
+    before: Option<Heard<Vec<Edge>>>,
+    after: Option<Heard<Vec<Edge>>>,
     took: Duration,
     problem: Option<String>,
+    /// What the reads come to, for as long as nothing is new and no key is pressed.
+    lines: Vec<Line>,
 }
 
 fn run(terminal: &mut DefaultTerminal, args: &TopArgs, fleet: &Fleet, interval: Duration) -> anyhow::Result<()> {
@@ -142,21 +148,25 @@ fn run(terminal: &mut DefaultTerminal, args: &TopArgs, fleet: &Fleet, interval: 
             std::thread::sleep(interval.saturating_sub(begun.elapsed()));
         }
     });
-    let mut screen =
-        Screen { what: args.what.clone(), order: Order::Name, before: vec![], after: vec![], took: interval, problem: None };
+    let mut screen = Screen {
+        what: args.what.clone(),
+        order: Order::Name,
+        before: None,
+        after: None,
+        took: interval,
+        problem: None,
+        lines: Vec::new(),
+    };
     let (mut last, mut looks) = (None::<Instant>, 0);
     loop {
         while let Ok((read, at)) = told.try_recv() {
             match read {
-                Ok(edges) => {
-                    screen.problem = None;
-                    screen.before = std::mem::replace(&mut screen.after, edges);
+                Ok(heard) => {
+                    screen.problem = not_heard(&heard);
+                    screen.before = screen.after.replace(heard);
                     screen.took = last.map_or(interval, |last| at.duration_since(last));
-                    if last.replace(at).is_some() {
-                        looks += 1;
-                    } else {
-                        screen.before.clone_from(&screen.after);
-                    }
+                    looks += usize::from(last.replace(at).is_some());
+                    screen.count();
                 }
                 Err(why) => screen.problem = Some(format!("{why:#}")),
             }
@@ -179,7 +189,22 @@ fn run(terminal: &mut DefaultTerminal, args: &TopArgs, fleet: &Fleet, interval: 
     }
 }
 
+/// How many are in no line, and the first of them.
+fn not_heard(heard: &Heard<Vec<Edge>>) -> Option<String> {
+    let (pod, why) = heard.silent.first_key_value()?;
+    Some(format!("{} sidecars are not heard: {pod}: {why}", heard.silent.len()))
+}
+
 impl Screen {
+    /// Works the lines out anew.
+    fn count(&mut self) {
+        self.lines = match (&self.before, &self.after) {
+            (Some(before), Some(after)) => stat::lines(Some(before), after, &self.what, Some(self.took)),
+            _ => Vec::new(),
+        };
+        self.order.sort(&mut self.lines);
+    }
+
     /// What a key changes; false ends.
     fn key(&mut self, key: char) -> bool {
         match key {
@@ -191,26 +216,27 @@ impl Screen {
             'q' => return false,
             _ => {}
         }
+        self.count();
         true
     }
 
     fn draw(&self, frame: &mut Frame<'_>, is_first: bool) {
-        let mut lines = stat::lines(&self.before, &self.after, &self.what, Some(self.took));
-        self.order.sort(&mut lines);
+        let lines = &self.lines;
         let [head, body, foot] =
             Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
         let colour = output::colours(true);
         let (bold, bad) =
             (Style::new().add_modifier(Modifier::BOLD), if colour { Style::new().fg(Color::Red) } else { Style::new() });
         let state = match (&self.problem, is_first, lines.is_empty()) {
-            (Some(why), ..) => why.clone(),
+            (Some(why), ..) => plain(why),
             (_, true, _) => "counting…".to_owned(),
             (_, _, true) => "nothing was called meanwhile".to_owned(),
             _ => format!("over {:.1} s, ordered by {}", self.took.as_secs_f64(), self.order.name()),
         };
         frame.render_widget(TextLine::from(format!("weft top: {state}")), head);
         let header = stat::header(self.what.by, false);
-        let cells: Vec<Vec<String>> = lines.iter().map(|line| stat::cells(line, self.what.by, false)).collect();
+        let cells = |line: &Line| stat::cells(line, self.what.by, false).iter().map(|cell| plain(cell)).collect();
+        let cells: Vec<Vec<String>> = lines.iter().map(cells).collect();
         let widths = (0..header.len()).map(|i| {
             let longest = cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0).max(header[i].len());
             Constraint::Length(u16::try_from(longest).unwrap_or(u16::MAX))
@@ -227,6 +253,8 @@ impl Screen {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
@@ -241,9 +269,12 @@ mod tests {
         .expect("an edge");
         let cli = <crate::Cli as clap::Parser>::try_parse_from(["weft", "top"]).expect("it is a command");
         let crate::Command::Top(args) = cli.command else { panic!("another command") };
-        let after = vec![Edge { from: "front/client-0".into(), ..edge }];
-        let mut screen =
-            Screen { what: args.what, order: Order::Name, before: vec![], after, took: Duration::from_secs(2), problem: None };
+        let heard = |edges| Heard { told: vec![("front/client-0".to_owned(), edges)], silent: BTreeMap::new() };
+        let after = Some(heard(vec![Edge { from: "front/client-0".into(), ..edge }]));
+        let took = Duration::from_secs(2);
+        let before = Some(heard(vec![]));
+        let mut screen = Screen { what: args.what, order: Order::Name, before, after, took, problem: None, lines: vec![] };
+        screen.count();
         let mut terminal = Terminal::new(TestBackend::new(100, 6)).expect("a screen");
         let mut shown = |screen: &Screen| {
             terminal.draw(|frame| screen.draw(frame, false)).expect("drawn");

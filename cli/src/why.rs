@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use weft_core::Namespace;
 
 use crate::fleet::{Answer, Fleet};
-use crate::output::Output;
+use crate::output::{Output, plain};
 use crate::rundir::Which;
 use crate::table;
 
@@ -193,6 +193,7 @@ fn shown(replica: &str, record: &Value) -> String {
     lines.extend(record["at"].as_i64().and_then(when).map(|time| ("at", time)));
     let mut out = String::new();
     for (name, value) in lines {
+        let value = plain(&value);
         let _ = if name.is_empty() { writeln!(out, "{value}") } else { writeln!(out, "  {name}: {value}") };
     }
     out
@@ -227,6 +228,8 @@ denied by DENY shop/no-put rule 0 (to methods PUT)
   at: 2023-11-14T22:13:20Z
 ";
         assert_eq!(shown("shop/web-0", &record), expected);
+        let hostile = json!({"text": "denied", "method": "GET", "path": "/\u{9b}2J\n\u{202e}", "port": 80});
+        assert!(shown("shop/web-0", &hostile).contains("  request: GET /\\u{9b}2J\\u{a}\\u{202e}\n"));
     }
 
     #[test]

@@ -45,12 +45,18 @@ impl Signal {
 pub struct Env(HashMap<String, String>);
 
 impl Env {
-    /// Those of this process whose names begin with `OTEL_`.
+    /// Those of this process whose names begin with `OTEL_`, and those that `WEFT_TELEMETRY` has for the whole mesh (NAME=VALUE, joined by semicolons).
     pub fn of_process() -> Self {
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with("OTEL_"))
-            .collect()
+        let of_mesh = std::env::var("WEFT_TELEMETRY").unwrap_or_default();
+        let own = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::of(&of_mesh, own)
+    }
+
+    /// A process's own variables are the last word.
+    fn of(of_mesh: &str, own: impl Iterator<Item = (String, String)>) -> Self {
+        let pairs = of_mesh.split([';', '\n']).filter_map(|part| part.trim().split_once('='));
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        pairs.chain(own).filter(|(name, _)| name.starts_with("OTEL_")).collect()
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -125,4 +131,17 @@ pub fn percent_decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_for_the_whole_mesh_holds_where_a_process_says_nothing() {
+        let own = [("OTEL_A", "own"), ("PATH", "/bin")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let env = Env::of("OTEL_A=mesh;OTEL_B=x=y; WEFT_ACCESS_LOG=json", own.into_iter());
+        assert_eq!((env.get("OTEL_A"), env.get("OTEL_B"), env.get("PATH")), (Some("own"), Some("x=y"), None));
+        assert_eq!(env.get("WEFT_ACCESS_LOG"), None);
+    }
 }

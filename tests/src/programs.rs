@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Debian package of each peer's program.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("curl", "curl"),
     ("initdb", "postgresql"),
     ("iperf3", "iperf3"),
@@ -16,13 +16,16 @@ const PACKAGES: [(&str, &str); 17] = [
     ("mariadbd", "mariadb-server"),
     ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
+    ("nft", "nftables"),
     ("nmap", "nmap"),
+    ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("tcpdump", "tcpdump"),
     ("testssl", "testssl.sh"),
     ("unshare", "util-linux"),
 ];

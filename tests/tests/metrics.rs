@@ -303,6 +303,27 @@ fn rules_are_sound_and_do_what_they_say() {
 }
 
 #[test]
+fn a_prometheus_on_kubernetes_takes_the_scrape_configuration() {
+    require(&["promtool"]);
+    let text = fs::read_to_string(repository().join("deploy/prometheus/scrape.yaml")).expect("it is there");
+    let mut config: Value = serde_saphyr::from_str(&text).expect("YAML");
+    for job in config["scrape_configs"].as_array_mut().expect("jobs") {
+        // Debian builds Prometheus without Kubernetes' discovery: what it finds stands there, and all else is read as it is.
+        let found = job.as_object_mut().expect("a job").remove("kubernetes_sd_configs").expect("pods are looked for");
+        assert_eq!(found[0]["role"], "pod");
+        job["static_configs"] = json!([{"targets": ["10.0.0.1:4791"]}]);
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, rules) = (dir.path().join("scrape.yaml"), "weft-rules.yaml");
+    fs::copy(repository().join("deploy/prometheus").join(rules), dir.path().join(rules)).expect("copied");
+    fs::write(&file, config.to_string()).expect("written");
+    promtool(&["check", "config", &file.to_string_lossy()], "");
+    // What it looks for is what the injector writes.
+    let container = format!("regex: {};weft-admin", weft_core::wellknown::SIDECAR_CONTAINER);
+    assert!(text.contains(&container), "{text}");
+}
+
+#[test]
 fn dashboards_ask_for_what_there_is() {
     require(&["promtool"]);
     let dir = tempfile::tempdir().expect("a directory");

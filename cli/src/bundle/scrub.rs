@@ -3,11 +3,27 @@
 
 use serde_json::Value;
 
+use crate::install::yaml;
+
+mod text;
+
 /// What stands where something was removed.
 const REMOVED: &str = "[removed]";
-/// Words in the names of fields whose texts are secrets, in lower case.
-const SECRET_NAMES: [&str; 9] =
-    ["token", "secret", "password", "passwd", "private", "credential", "authorization", "cookie", "apikey"];
+/// Words in the names of fields whose contents are secrets, in lower case.
+const SECRET_NAMES: [&str; 12] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "private",
+    "credential",
+    "authorization",
+    "cookie",
+    "apikey",
+    "api-key",
+    "api_key",
+];
 /// Of names with such a word, those that hold none.
 const HARMLESS: [&str; 6] = [
     "secretname",
@@ -17,18 +33,51 @@ const HARMLESS: [&str; 6] = [
     "serviceaccounttoken",
     "privileged",
 ];
-/// The shortest run of base64 or hexadecimal that is taken for key material, unless it is a hash in hexadecimal.
-const LONGEST_WORD: usize = 80;
+/// Fields that are removed whole: what else was applied, telemetry's settings (with the collector's key), and queries.
+const WHOLE: [&str; 4] = ["kubectl.kubernetes.io/last-applied-configuration", "weft.dev/telemetry", "query", "url.query"];
+/// Fields that hold a path or a URL, which may have a query.
+const PATHS: [&str; 6] = ["path", "url", "uri", "target", "url.full", "url.path"];
 
-/// A text without secrets. JSON stays JSON.
-pub(super) fn clean(text: &str) -> String {
-    match serde_json::from_str::<Value>(text) {
+/// A file without secrets: JSON and YAML by their fields, logs line by line. JSON stays JSON, and YAML YAML.
+pub(super) fn clean(name: &str, content: &str) -> String {
+    match serde_json::from_str::<Value>(content) {
         Ok(mut value) if value.is_object() || value.is_array() => {
             object(&mut value);
             format!("{value:#}\n")
         }
-        _ => words(&blocks(text)),
+        _ if name.ends_with(".yaml") || name.ends_with(".yml") => documents(content),
+        _ => lines(content),
     }
+}
+
+/// Manifests. What cannot be read might be anything, and is left out.
+fn documents(content: &str) -> String {
+    match serde_saphyr::from_multiple::<Value>(content) {
+        Ok(mut all) => {
+            all.iter_mut().for_each(object);
+            yaml::documents(&all)
+        }
+        Err(_) => format!("# {REMOVED}: it cannot be read as YAML, so that nobody knows what is in it\n"),
+    }
+}
+
+/// A log: a line may be JSON, behind what kubectl puts before it.
+fn lines(content: &str) -> String {
+    let mut out = String::with_capacity(content.len());
+    let mut rest = String::new();
+    for line in content.split_inclusive('\n') {
+        let told = line.find('{').and_then(|at| Some((at, serde_json::from_str::<Value>(line[at..].trim_end()).ok()?)));
+        if let Some((at, mut value)) = told {
+            out += &text::clean(&std::mem::take(&mut rest));
+            out += &text::clean(&line[..at]);
+            object(&mut value);
+            out += &format!("{value}\n");
+        } else {
+            // Together, since a key in PEM has many lines.
+            rest += line;
+        }
+    }
+    out + &text::clean(&rest)
 }
 
 fn object(value: &mut Value) {
@@ -36,104 +85,56 @@ fn object(value: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(object),
         Value::Object(fields) => {
             let is_secret = fields.get("kind").and_then(Value::as_str) == Some("Secret");
-            // An environment variable: its name says nothing of what it holds.
-            let is_variable = fields.contains_key("name") && fields.get("value").is_some_and(Value::is_string);
+            // An environment variable, or a header field: its name says nothing of what it holds.
+            let is_named = fields.contains_key("name");
+            let is_own = fields.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with("weft-"));
+            let is_claim = is_named || fields.contains_key("path");
             for (name, value) in fields.iter_mut() {
                 let lower = name.to_ascii_lowercase();
-                let named = SECRET_NAMES.iter().any(|word| lower.contains(word)) && !HARMLESS.contains(&lower.as_str());
-                let whole = is_secret && ["data", "stringData"].contains(&name.as_str())
-                    || lower == "kubectl.kubernetes.io/last-applied-configuration"
-                    || is_variable && name == "value"
-                    || named && (value.is_string() || value.is_object() && !lower.contains("authorization"));
+                let whole = WHOLE.contains(&lower.as_str())
+                    || is_secret && ["data", "stringData"].contains(&name.as_str())
+                    || is_named && name == "value" && !value.is_object()
+                    || is_claim && name == "values" && value.is_array()
+                    // A program's own words may have a password in them; those of weft's do not.
+                    || !is_own && ["command", "args"].contains(&name.as_str()) && value.is_array()
+                    || is_secret_name(&lower) && holds_secret(&lower, value);
                 if whole {
                     *value = REMOVED.into();
-                } else if let (Some(text), "path" | "url" | "uri") = (value.as_str(), lower.as_str()) {
-                    *value = words(&blocks(&without_query(text))).into();
+                } else if let (Some(path), true) = (value.as_str(), PATHS.contains(&lower.as_str())) {
+                    *value = text::clean(&without_query(path)).into();
                 } else {
                     object(value);
                 }
             }
         }
-        Value::String(text) => {
-            let cleaned = words(&blocks(text));
-            if cleaned != *text {
-                *text = cleaned;
+        Value::String(content) => {
+            let cleaned = text::clean(content);
+            if cleaned != *content {
+                *content = cleaned;
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
+/// Whether a field or a variable of this name, in lower case, may hold a secret.
+fn is_secret_name(name: &str) -> bool {
+    SECRET_NAMES.iter().any(|word| name.contains(word)) && !HARMLESS.contains(&name)
+}
+
+/// Numbers and flags below such a name count something. What is named authorization may be a policy.
+fn holds_secret(name: &str, value: &Value) -> bool {
+    let is_deep = |value: &Value| value.is_object() || value.as_array().is_some_and(|all| all.iter().all(Value::is_object));
+    match value {
+        Value::String(_) => true,
+        Value::Object(_) | Value::Array(_) => !(name.contains("authorization") && is_deep(value)),
+        Value::Number(_) => name.contains("passw"),
+        Value::Null | Value::Bool(_) => false,
+    }
+}
+
 fn without_query(path: &str) -> String {
     path.split_once('?').map_or_else(|| path.to_owned(), |(before, _)| format!("{before}?{REMOVED}"))
-}
-
-/// Without PEM blocks of private keys (RFC 7468). One without an end goes to the end of the text.
-fn blocks(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(begin) = rest.find("-----BEGIN ") {
-        let label = rest[begin + 11..].split("-----").next().unwrap_or_default();
-        let end_mark = format!("-----END {label}-----");
-        let (end, is_key) =
-            (rest[begin..].find(&end_mark).map(|end| begin + end + end_mark.len()), label.contains("PRIVATE KEY"));
-        match (is_key, end) {
-            (true, end) => {
-                out.push_str(&rest[..begin]);
-                out.push_str(REMOVED);
-                rest = end.map_or("", |end| &rest[end..]);
-            }
-            (false, Some(end)) => {
-                out.push_str(&rest[..end]);
-                rest = &rest[end..];
-            }
-            (false, None) => {
-                out.push_str(&rest[..begin + 11]);
-                rest = &rest[begin + 11..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Without words that look like tokens: JSON Web Tokens, what follows `Bearer` or `Basic`, and long runs of base64 outside of certificates.
-fn words(text: &str) -> String {
-    if text.contains("-----BEGIN CERTIFICATE") {
-        // Certificates are public, and made of long runs.
-        return text.to_owned();
-    }
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.+/=~".contains(c);
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    let mut after_scheme = false;
-    while let Some(first) = rest.chars().next() {
-        let end = rest.find(|c: char| is_part(c) != is_part(first)).unwrap_or(rest.len());
-        let (word, left) = rest.split_at(end);
-        rest = left;
-        if !is_part(first) {
-            out.push_str(word);
-            continue;
-        }
-        let remove = (after_scheme && word.len() >= 8) || looks_secret(word);
-        after_scheme = ["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str());
-        out.push_str(if remove { REMOVED } else { word });
-    }
-    out
-}
-
-fn looks_secret(word: &str) -> bool {
-    // A join token (`weft token create`).
-    if word.contains("weft1.") {
-        return true;
-    }
-    if word.contains("eyJ") && word.split('.').count() >= 3 {
-        return true;
-    }
-    let longest = word.split(|c: char| "./=~".contains(c)).map(str::len).max().unwrap_or(0);
-    let is_name = word.contains('/') && word.split('/').all(|part| part.len() <= 64);
-    let is_hash = word.bytes().all(|b| b.is_ascii_hexdigit()) && word.len() <= 128;
-    longest >= LONGEST_WORD && !is_name && !is_hash
 }
 
 #[cfg(test)]
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     fn cleaned(value: &Value) -> Value {
-        serde_json::from_str(&clean(&value.to_string())).expect("JSON stays JSON")
+        serde_json::from_str(&clean("a.json", &value.to_string())).expect("JSON stays JSON")
     }
 
     #[test]
@@ -168,23 +169,54 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_tokens_are_removed_wherever_they_stand() {
-        let key = "-----BEGIN EC PRIVATE KEY-----\nabcd\n-----END EC PRIVATE KEY-----";
-        let certificate = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", "A".repeat(64));
-        assert_eq!(clean(&format!("a {key} b\n{certificate}")), format!("a {REMOVED} b\n{certificate}"));
-        assert_eq!(clean("cut -----BEGIN PRIVATE KEY-----\nabcd"), format!("cut {REMOVED}"));
-        assert_eq!(clean("x=eyJhbGciOi.eyJzdWIi.c2ln y"), format!("{REMOVED} y"), "with the name before it");
-        assert_eq!(clean(&format!("t weft1.{}.{}.{}", "1".repeat(16), "2".repeat(64), "3".repeat(64))), format!("t {REMOVED}"));
-        assert_eq!(clean("Authorization: Bearer abcdefgh12"), format!("Authorization: Bearer {REMOVED}"));
-        let long = "Zm9v".repeat(30);
-        assert_eq!(clean(&format!("t {long}")), format!("t {REMOVED}"));
-        for harmless in [
-            "spiffe://cluster.local/ns/shop/sa/web",
-            "weft_requests_total{peer=\"x\"} 5",
-            &"0af1".repeat(16),
-            "/var/lib/weft/pods/0/admin.sock",
-        ] {
-            assert_eq!(clean(harmless), harmless);
-        }
+    fn what_is_annotated_told_in_arguments_or_listed_is_removed() {
+        let found = cleaned(&json!({
+            "metadata": {"annotations": {"weft.dev/telemetry": "OTEL_EXPORTER_OTLP_HEADERS=api-key=0123", "x": "POSTGRES_PASSWORD=hunter2"}},
+            "spec": {"containers": [
+                {"name": "app", "image": "x", "args": ["--db-password=hunter2", "postgres://u:p@h"], "command": ["run", "hunter2"],
+                    "livenessProbe": {"exec": {"command": ["probe", "hunter2"]}}, "env": [{"name": "A", "value": 7}]},
+                {"name": "weft-sidecar", "image": "x", "args": ["--admin-port=15020"]},
+            ]},
+            "tokens": ["hunter2"], "passwords": [{"of": "hunter2"}], "password": 1234, "tokens_told": 5, "query": "k=hunter2",
+            "authorization": [{"default": "allow"}],
+        }));
+        let text = found.to_string();
+        assert!(!text.contains("hunter2") && !text.contains("0123") && !text.contains("u:p") && !text.contains("1234"), "{text}");
+        assert_eq!(found["spec"]["containers"][1]["args"][0], "--admin-port=15020");
+        assert_eq!((&found["tokens_told"], &found["authorization"][0]["default"]), (&json!(5), &json!("allow")));
+        assert_eq!(found["spec"]["containers"][0]["env"][0]["value"], REMOVED);
+    }
+
+    #[test]
+    fn manifests_lose_values_of_headers_and_claims_and_stay_yaml() {
+        let policy = "\
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  rules:
+  - from: [{jwt: {issuer: https://id, claims: [{name: plan, values: [hunter2]}, {path: [a, b], values: [hunter2]}]}}]
+    to: [{paths: [/books], headers: [{name: x-key, type: Prefix, value: hunter2}]}]
+---
+kind: HTTPRoute
+spec: {rules: [{filters: [{requestHeaderModifier: {set: [{name: x-key, value: hunter2}]}}]}]}
+---
+kind: Secret
+stringData: {a: hunter2}
+";
+        let cleaned = clean("manifests/policies.yaml", policy);
+        assert!(!cleaned.contains("hunter2") && cleaned.contains("/books") && cleaned.contains("x-key"), "{cleaned}");
+        assert_eq!(serde_saphyr::from_multiple::<Value>(&cleaned).expect("YAML").len(), 3);
+        let broken = clean("a.yaml", "a: [\n  password: hunter2");
+        assert!(!broken.contains("hunter2"), "{broken}");
+    }
+
+    #[test]
+    fn a_line_of_a_log_that_is_json_goes_by_its_fields() {
+        let log =
+            "[pod/a/b] {\"path\": \"/a\", \"query\": \"k=hunter2\", \"token\": \"hunter2\"}\nplain\n{broken token=hunter2\n";
+        let cleaned = clean("logs/a.txt", log);
+        assert!(!cleaned.contains("hunter2"), "{cleaned}");
+        assert!(cleaned.starts_with("[pod/a/b] {") && cleaned.contains("\nplain\n") && cleaned.lines().count() == 3, "{cleaned}");
     }
 }

@@ -37,6 +37,11 @@ fn octal(number: u64) -> anyhow::Result<String> {
     Ok(format!("{number:011o}\0"))
 }
 
+/// Whether a name can be written.
+pub(super) fn takes(name: &str) -> bool {
+    split(name).is_some()
+}
+
 /// Prefix and name, of at most 155 and 100 bytes.
 fn split(name: &str) -> Option<(&str, &str)> {
     if name.len() <= 100 {

@@ -126,7 +126,21 @@ struct Mesh {
     sidecars: Vec<Sidecar>,
     objects: Vec<Object>,
     /// Of a mesh on this machine.
-    local: Option<(v1::StatusResponse, Vec<Listed>)>,
+    local: Option<Local>,
+}
+
+/// What a mesh on this machine tells besides.
+struct Local {
+    /// The control plane's status, and this machine's clock before and after the question, in milliseconds; none where it did not answer.
+    status: Option<(v1::StatusResponse, (i64, i64))>,
+    listed: Vec<Listed>,
+}
+
+impl Mesh {
+    /// What the control plane of a mesh on this machine told.
+    fn status(&self) -> Option<&v1::StatusResponse> {
+        Some(&self.local.as_ref()?.status.as_ref()?.0)
+    }
 }
 
 impl Sidecar {
@@ -168,14 +182,19 @@ pub(super) fn look(fleet: &Fleet, namespace: Option<&Namespace>, window: Duratio
         Fleet::Run(run) => Fleet::each(&pods, |pod| paths::outbound(run, pod)),
         Fleet::Cluster(_) => Vec::new(),
     };
+    let mut findings = Vec::new();
     let local = match fleet {
         Fleet::Run(run) => {
+            let start = millis();
             let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await);
-            Some((status?, door::list(run)?))
+            let end = millis();
+            let status = status.map_err(|why| findings.push(without_control_plane(&why))).ok();
+            let listed = door::list(run).map_err(|why| findings.push(unread("what runs", &why))).unwrap_or_default();
+            Some(Local { status: status.map(|status| (status, (start, end))), listed })
         }
         Fleet::Cluster(_) => None,
     };
-    let objects = fleet.objects()?;
+    let objects = fleet.objects().map_err(|why| findings.push(unread("pods and Services", &why))).unwrap_or_default();
     std::thread::sleep(window.saturating_sub(begun.elapsed()));
     let after = Fleet::each(&pods, edges);
     let denials = Fleet::each(&pods, |pod| -> Vec<Denial> {
@@ -198,7 +217,7 @@ pub(super) fn look(fleet: &Fleet, namespace: Option<&Namespace>, window: Duratio
         })
         .collect();
     let mesh = Mesh { sidecars, objects, local };
-    let mut findings = sidecars::judge(&mesh);
+    findings.extend(sidecars::judge(&mesh));
     findings.extend(paths::judge(&mesh, &looks, &pods.iter().map(String::as_str).zip(outbound).collect::<Vec<_>>()));
     findings.extend(ports::judge(&mesh));
     findings.extend(traffic::judge(&mesh));
@@ -206,6 +225,30 @@ pub(super) fn look(fleet: &Fleet, namespace: Option<&Namespace>, window: Duratio
         findings.push(Finding::warning(Code::Silent, "no pod has a sidecar", "enable a namespace, and start its pods anew"));
     }
     Ok(findings)
+}
+
+/// The operator's socket says nothing: what sidecars tell is all the more wanted.
+fn without_control_plane(why: &anyhow::Error) -> Finding {
+    Finding::bad(
+        Code::ControlPlane,
+        format!("the control plane does not answer: {why:#}"),
+        "it has ended or hangs: its log says why (weft up shows it). Sidecars go on with what they know until their certificates end",
+    )
+}
+
+/// What could not be read, and so is not judged.
+pub(super) fn unread(what: &str, why: &anyhow::Error) -> Finding {
+    let why = format!("{why:#}");
+    if why.to_ascii_lowercase().contains("forbidden") {
+        let remedy =
+            "ask an administrator for the right to get and list them in all namespaces; what depends on it was not looked at";
+        return Finding::warning(Code::Rights, format!("{what} can't be read: {why}"), remedy);
+    }
+    Finding::warning(
+        Code::Silent,
+        format!("{what} can't be read: {why}"),
+        "what depends on it was not looked at: mend this, and look again",
+    )
 }
 
 /// Milliseconds since the Unix epoch.

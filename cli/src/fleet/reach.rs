@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
-use weft_core::wellknown::SIDECAR_CONTAINER;
+use weft_core::Namespace;
 
-use super::{Fleet, has_sidecar, listed};
+use super::{Fleet, exec_words, has_sidecar, listed};
 use crate::lab::door;
-use crate::rundir;
+use crate::sidecar;
 
 /// A sidecar that can be asked.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Fleet {
     /// The sidecars of one workload or pod, named as NAMESPACE/NAME.
     pub(crate) fn reach(&self, target: &str) -> anyhow::Result<Vec<Reached>> {
         let (namespace, name) = target.split_once('/').with_context(|| format!("{target:?} is not NAMESPACE/NAME"))?;
-        let all = self.reachable(namespace)?;
+        let all = self.reachable(Some(&namespace.parse().with_context(|| format!("{namespace:?} is no namespace"))?))?;
         let known: Vec<String> = all.iter().map(|r| format!("{namespace}/{}", r.workload)).collect();
         let found: Vec<_> = all.into_iter().filter(|r| r.pod == name || r.workload == name).collect();
         if found.is_empty() {
@@ -43,11 +43,12 @@ impl Fleet {
         Ok(found)
     }
 
-    fn reachable(&self, namespace: &str) -> anyhow::Result<Vec<Reached>> {
+    /// Every sidecar, or those of one namespace.
+    pub(super) fn reachable(&self, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Reached>> {
         match self {
             Self::Run(run) => {
                 let all = door::list(run)?.into_iter().enumerate();
-                let meshed = all.filter(|(_, l)| l.meshed && l.namespace == namespace);
+                let meshed = all.filter(|(_, l)| l.meshed && namespace.is_none_or(|n| l.namespace == n.as_str()));
                 Ok(meshed
                     .map(|(index, l)| Reached {
                         workload: l.pod.rsplit_once('-').map_or(&*l.pod, |(name, _)| name).to_owned(),
@@ -58,13 +59,13 @@ impl Fleet {
                     .collect())
             }
             Self::Cluster(context) => {
-                let namespace = namespace.parse().with_context(|| format!("{namespace:?} is no namespace"))?;
-                let pods = listed(context.as_deref(), "pods", Some(&namespace))?;
+                let pods = listed(context.as_deref(), "pods", namespace)?;
+                let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
                 let meshed = pods.iter().filter(|pod| has_sidecar(pod));
                 Ok(meshed
                     .map(|pod| Reached {
-                        namespace: namespace.to_string(),
-                        pod: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+                        namespace: text(pod, "namespace"),
+                        pod: text(pod, "name"),
                         workload: workload_of(pod),
                         way: Way::Cluster(context.clone()),
                     })
@@ -94,19 +95,11 @@ impl Reached {
     /// A command that prints what comes from `path` of the admin socket, for as long as it comes.
     pub(crate) fn follow(&self, path: &str) -> anyhow::Result<Command> {
         let mut command = match &self.way {
-            Way::Run(run, index) => {
-                let me = std::env::current_exe().context("this program cannot find itself")?;
-                let socket = run.join(rundir::PODS).join(index.to_string()).join("admin.sock");
-                let mut command = Command::new(&me);
-                command.arg("exec").arg("--run-dir").arg(run).args(["--lab", "--"]);
-                command.arg(&me).arg("__get").arg(socket).arg(path).arg("FOLLOW");
-                command
-            }
+            Way::Run(run, index) => sidecar::lab_get(run, *index, path, "FOLLOW")?,
             Way::Cluster(context) => {
                 let mut command = Command::new("kubectl");
                 command.args(context.as_ref().map(|context| format!("--context={context}")));
-                command.args(["exec", "-n", &self.namespace, &self.pod, "-c", SIDECAR_CONTAINER, "--"]);
-                command.args(["weft-sidecar", "ask", "FOLLOW", path]);
+                command.args(exec_words(&self.namespace, &self.pod, "FOLLOW", path));
                 command
             }
         };

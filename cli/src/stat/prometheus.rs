@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use weft_core::failure::Reason;
 
 use super::{By, Line, What};
 
@@ -42,7 +43,7 @@ pub(super) fn lines(url: &str, what: &What, window: Duration) -> anyhow::Result<
         line.requests = n.round() as u64;
         line.requests_per_second = n / seconds as f64;
     })?;
-    let failed = format!("http_response_status_code=~\"5..\",{namespace}");
+    let failed = format!("{},{namespace}", failures());
     each(&format!("sum by ({by}) (increase({family}_count{{{failed}}}[{seconds}s]))"), &mut |line, _, n| {
         let all = line.requests_per_second * seconds as f64;
         line.success_rate = (all > 0.0).then(|| (1.0 - n / all).clamp(0.0, 1.0));
@@ -68,6 +69,14 @@ pub(super) fn lines(url: &str, what: &What, window: Duration) -> anyhow::Result<
     }
     lines.retain(|line| what.to.as_ref().is_none_or(|wanted| *wanted == line.to));
     Ok(lines)
+}
+
+/// What picks the requests that failed. Sidecars give them an `error_type`: weft's reason, a status, or gRPC's, whatever the HTTP status. The caller's own faults are
+/// none: 4xx, and the reasons that stand for them, by which gRPC calls are refused with an HTTP status of 200.
+fn failures() -> String {
+    let of_caller = |r: &&Reason| (400..500).contains(&r.http_status()) || **r == Reason::DownstreamGone;
+    let reasons: Vec<&str> = Reason::ALL.iter().filter(of_caller).map(|r| r.as_str()).collect();
+    format!("error_type!~\"|{}\",http_response_status_code!~\"4..\"", reasons.join("|"))
 }
 
 fn labels(by: By) -> &'static [&'static str] {
@@ -128,10 +137,17 @@ fn get(url: &str, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let base = if base.is_empty() { String::new() } else { format!("/{base}") };
-    write!(stream, "GET {base}{path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: weft\r\nAccept: application/json\r\n\r\n")?;
+    // In one piece: who answers the first of several and ends resets what comes after it.
+    let request = format!("GET {base}{path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: weft\r\nAccept: application/json\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let status = head.lines().next().unwrap_or_default().split_once(' ').map_or("", |(_, status)| status.trim());
+    // Prometheus says what is wrong with a query in a body of its own.
+    if !status.starts_with("200") && !body.trim_start().starts_with('{') {
+        bail!("it answers {status}");
+    }
     Ok(body.to_owned())
 }
 
@@ -168,15 +184,26 @@ mod tests {
     }
 
     #[test]
+    fn failures_are_those_of_grpc_and_of_answers_that_broke_off_too() {
+        let picked = failures();
+        assert!(picked.starts_with("error_type!~\"|") && picked.ends_with(",http_response_status_code!~\"4..\""), "{picked}");
+        assert!(picked.contains("|denied|") && picked.contains(Reason::DownstreamGone.as_str()), "{picked}");
+        assert!(!picked.contains("upstream") && !picked.contains("overloaded") && !picked.contains("UNAVAILABLE"), "{picked}");
+    }
+
+    #[test]
     fn a_server_is_asked_and_no_other_scheme() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/base/", listener.local_addr().expect("it listens"));
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a question");
-            let mut request = [0; 512];
-            let n = stream.read(&mut request).expect("a request");
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).expect("a request");
+                request.push(byte[0]);
+            }
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nbody").expect("an answer");
-            String::from_utf8_lossy(&request[..n]).into_owned()
+            String::from_utf8_lossy(&request).into_owned()
         });
         assert_eq!(get(&url, "/x").expect("an answer"), "body");
         assert!(server.join().expect("it ends").starts_with("GET /base/x HTTP/1.0\r\n"));

@@ -6,15 +6,17 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 
 use super::Mesh;
 use crate::check::{Code, Finding};
 use crate::exec;
 use crate::fleet::Fleet;
-use crate::init::this_program;
+use crate::init::{Event, Signals, this_program};
 
 /// Ways that are looked at in one check, and of one sidecar to those that it knows.
 const MAX_PATHS: usize = 400;
@@ -109,13 +111,19 @@ pub(crate) fn reach(args: &ReachArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The program that captures packets, in a pod's network.
+/// The program that captures packets, in a pod's network. A signal that would end this process ends the program first, which writes what it has.
 pub(crate) fn in_network(run: &Path, pod: &str, command: &mut Command) -> anyhow::Result<ExitCode> {
     exec::enter_network(run, pod)?;
-    let status = command.status().with_context(|| format!("{:?} can't be run", command.get_program()))?;
-    match status.code() {
-        Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
-        None => bail!("{:?} {status}", command.get_program()),
+    let signals = Signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let child = command.spawn().with_context(|| format!("{:?} can't be run", command.get_program()))?;
+    let child = Pid::from_raw(child.id().cast_signed());
+    loop {
+        match signals.next(child)? {
+            Event::Ended(code) => return Ok(ExitCode::from(code)),
+            Event::Signal(_) => {
+                let _ = kill(child, Signal::SIGINT);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use weft_control_plane::model::target_port;
 use weft_control_plane::objects::{Object, PodObject, ServiceObject, Transport};
 use weft_core::wellknown::SIDECAR_PORTS;
 
-use super::{Listening, Mesh, Told};
+use super::{Listening, Local, Mesh, Told};
 use crate::check::{Code, Finding};
 
 /// Ports that a finding names at most.
@@ -92,7 +92,7 @@ pub(super) fn judge(mesh: &Mesh) -> Vec<Finding> {
 
 /// On this machine, where there are no labels to ask for sidecars: pods without one in namespaces where others have one.
 fn unmeshed(mesh: &Mesh, pods: &[&PodObject]) -> Vec<Finding> {
-    let Some((_, listed)) = &mesh.local else { return Vec::new() };
+    let Some(Local { listed, .. }) = &mesh.local else { return Vec::new() };
     let bare = pods.iter().filter(|p| !p.ended() && listed.iter().any(|l| !l.meshed && l.name() == p.id.to_string()));
     let beside = bare.filter(|p| listed.iter().any(|l| l.meshed && l.namespace == p.id.namespace.as_str()));
     beside

@@ -48,7 +48,7 @@ pub(super) fn judge(mesh: &Mesh) -> Vec<Finding> {
         findings.extend(room(sidecar, told));
     }
     findings.extend(versions(mesh));
-    if let Some((status, _)) = &mesh.local {
+    if let Some(status) = mesh.status() {
         findings.extend(status.problems.iter().map(|p| {
             let field = if p.field.is_empty() { String::new() } else { format!("{}: ", p.field) };
             Finding::warning(
@@ -103,7 +103,7 @@ fn readiness(mesh: &Mesh) -> Vec<Finding> {
             .of(&sidecar.pod),
         );
     }
-    let listed = mesh.local.iter().flat_map(|(_, listed)| listed);
+    let listed = mesh.local.iter().flat_map(|local| &local.listed);
     for l in listed.filter(|l| !l.ready && !l.why.is_empty()) {
         findings.push(
             Finding::bad(Code::NotReady, format!("{} is not ready: {}", l.name(), l.why), "see what it prints: weft up shows it")
@@ -139,11 +139,9 @@ fn clocks(mesh: &Mesh) -> (Vec<Finding>, Skewed) {
         .filter(|(_, now)| *now > 0)
         .map(|(s, now)| (s.pod.as_str(), ahead(now, s.asked)))
         .collect();
-    let control_plane = mesh.local.as_ref().map(|(status, _)| status.now_millis).filter(|now| *now > 0).map(|now| {
-        // It was asked after all sidecars were; what it took is not skew.
-        let at = super::millis();
-        if (now - at).abs() < CLOCK_NOTICE { 0 } else { now - at }
-    });
+    let control_plane = mesh.local.as_ref().and_then(|local| local.status.as_ref());
+    let control_plane =
+        control_plane.filter(|(status, _)| status.now_millis > 0).map(|(status, asked)| ahead(status.now_millis, *asked));
     let mut all: Vec<i64> = offsets.iter().map(|(_, by)| *by).chain(control_plane).collect();
     all.sort_unstable();
     let middle = all.get(all.len() / 2).copied().unwrap_or(0);
@@ -258,7 +256,7 @@ fn certificate(sidecar: &Sidecar, told: &Told, mesh: &Mesh, now: i64, (is_skewed
             .of(pod),
         );
     }
-    if let Some((status, _)) = &mesh.local
+    if let Some(status) = mesh.status()
         && !c.anchor.is_empty()
         && !status.anchors.is_empty()
         && !status.anchors.contains(&c.anchor)
@@ -384,7 +382,7 @@ fn versions(mesh: &Mesh) -> Vec<Finding> {
             "restart their pods after an upgrade, or use the weft of their version",
         ));
     }
-    if let Some((status, _)) = mesh.local.as_ref().filter(|(status, _)| status.version != VERSION) {
+    if let Some(status) = mesh.status().filter(|status| status.version != VERSION) {
         findings.push(Finding::warning(
             Code::Version,
             format!("the control plane is of version {}, and this is weft {VERSION}", status.version),

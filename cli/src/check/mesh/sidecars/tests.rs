@@ -1,7 +1,8 @@
 use serde_json::json;
+use weft_proto::v1;
 
 use super::*;
-use crate::check::mesh::millis;
+use crate::check::mesh::{Local, millis, unread, without_control_plane};
 
 const DAY: i64 = 86_400;
 
@@ -49,6 +50,32 @@ fn the_clock_that_differs_from_the_others_is_named() {
     let found = judged(vec![all("shop/a"), all("shop/b"), all("shop/c")]);
     assert!(found[0].starts_with("WEFT-C020 ! the mesh's clocks are 59m59s ahead of this machine's"), "{found:?}");
     assert_eq!(found.len(), 1);
+}
+
+/// With a control plane whose clock was read `before_now` milliseconds ago, and was right then.
+fn with_control_plane(before_now: i64) -> Vec<String> {
+    let then = millis() - before_now;
+    let status = v1::StatusResponse { now_millis: then, version: VERSION.to_owned(), ..Default::default() };
+    let local = Local { status: Some((status, (then - 20, then + 20))), listed: vec![] };
+    let mesh = Mesh { sidecars: vec![well("shop/a"), well("shop/b")], objects: vec![], local: Some(local) };
+    judge(&mesh).iter().map(Finding::shown).filter(|text| !text.contains('✓')).collect()
+}
+
+#[test]
+fn time_that_passes_after_the_question_is_no_skew() {
+    assert_eq!(with_control_plane(0), Vec::<String>::new());
+    assert_eq!(with_control_plane(60_000), Vec::<String>::new(), "a window of a minute");
+}
+
+#[test]
+fn what_does_not_answer_or_may_not_be_read_is_a_finding() {
+    let gone = without_control_plane(&anyhow::anyhow!("connection refused"));
+    assert!(gone.shown().starts_with("✗ the control plane does not answer: connection refused"), "{}", gone.shown());
+    let mesh = Mesh { sidecars: vec![well("shop/a")], objects: vec![], local: Some(Local { status: None, listed: vec![] }) };
+    assert!(judge(&mesh).iter().any(|f| f.shown().starts_with("✓ clocks are together")), "what sidecars tell is judged");
+    let why = anyhow::anyhow!("kubectl get: Error from server (Forbidden): pods is forbidden");
+    assert_eq!(unread("pods and Services", &why).code(), Code::Rights);
+    assert_eq!(unread("pods and Services", &anyhow::anyhow!("timed out")).code(), Code::Silent);
 }
 
 #[test]
