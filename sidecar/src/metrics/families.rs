@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use weft_core::breaker::State;
+use weft_core::conventions;
 use weft_core::failure::Reason;
 use weft_core::metrics::family::Distribution;
 use weft_core::metrics::{Family, Labels, Metric, Point, Value, table};
@@ -26,6 +27,7 @@ pub fn constant(shared: &Shared) -> Labels {
 
 /// All families of the sidecar, each once, whether it has series or not.
 pub fn gather(shared: &Shared) -> Vec<Family> {
+    shared.metrics.settle();
     let mut all = vec![target_info(shared)];
     traffic(&shared.metrics, &mut all);
     workers(&shared.metrics, &mut all);
@@ -40,6 +42,7 @@ pub fn gather(shared: &Shared) -> Vec<Family> {
         refused.counts(Labels::new().and(table::REASON, reason), count);
     }
     all.push(refused);
+    all.push(Family::count(&table::LOG_LOST, shared.levels.lost()));
     all
 }
 
@@ -216,11 +219,12 @@ fn http_labels(key: &CallKey) -> Labels {
     if status > 0 {
         labels.add(table::STATUS, status);
     }
-    let wrong = if key.edge.direction == Direction::Outbound { 400 } else { 500 };
-    match key.code.reason() {
-        Some(reason) => labels.add(table::ERROR, reason.as_str()),
-        None if status >= wrong => labels.add(table::ERROR, status.to_string()),
-        None => {}
+    match (key.code.reason(), key.code.grpc()) {
+        (Some(reason), _) => labels.add(table::ERROR, reason.as_str()),
+        // Else all that failed in gRPC would have gone well in HTTP.
+        (None, Some(grpc)) => labels.add(table::ERROR, conventions::grpc_name(grpc)),
+        (None, None) if conventions::is_http_error(status, is_server(key)) => labels.add(table::ERROR, status.to_string()),
+        (None, None) => {}
     }
     labels.add(table::VERSION, version(&key.edge));
     at(key, &parts, &mut labels);
@@ -232,14 +236,20 @@ fn rpc_labels(key: &CallKey) -> Labels {
     let (mut labels, parts) = called(key);
     labels.add(table::RPC_SYSTEM, "grpc");
     let status = key.code.grpc();
-    labels.add(table::GRPC_STATUS, status);
-    match key.code.reason() {
-        Some(reason) => labels.add(table::ERROR, reason.as_str()),
-        None if status != "OK" => labels.add(table::ERROR, if status.is_empty() { "no-status" } else { status }),
-        None => {}
+    labels.add(table::GRPC_STATUS, status.map_or("", conventions::grpc_name));
+    match (key.code.reason(), status) {
+        (Some(reason), _) => labels.add(table::ERROR, reason.as_str()),
+        (None, Some(status)) if conventions::is_grpc_error(status, is_server(key)) => {
+            labels.add(table::ERROR, conventions::grpc_name(status));
+        }
+        (None, _) => {}
     }
     at(key, &parts, &mut labels);
     labels
+}
+
+fn is_server(key: &CallKey) -> bool {
+    key.edge.direction == Direction::Inbound
 }
 
 fn called(key: &CallKey) -> (Labels, Parts) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use weft_core::conventions;
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::trace::{Context, SpanId};
 
@@ -104,9 +105,15 @@ pub(super) fn kept(bytes: &[u8], path: bool) -> Box<[u8]> {
 }
 
 impl Record {
-    /// Whether it failed as far as its user sees: an error of the server or of weft, an answer that broke off, or an error in gRPC.
+    /// gRPC's status: what the HTTP status stands for where the answer had none. None without an answer, and for what is no gRPC.
+    pub fn grpc(&self) -> Option<u8> {
+        let is_grpc = self.request.as_ref().is_some_and(|r| r.grpc);
+        self.grpc_status.or_else(|| (is_grpc && self.status > 0).then(|| conventions::grpc_of_http(self.status)))
+    }
+
+    /// Whether it failed as far as its user sees: an error of the server, of HTTP or of gRPC, one of weft, or an answer that broke off.
     pub fn is_error(&self) -> bool {
-        let grpc = self.grpc_status.is_some_and(|status| status != 0);
+        let grpc = self.grpc().is_some_and(conventions::is_grpc_failure);
         self.reason.is_some() || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
     }
 
