@@ -437,5 +437,7 @@ pub async fn bytes_revoked(worker: &Worker, guarded: Option<(&Guard, u64)>) {
     let Some((guard, seen)) = guarded else { return std::future::pending().await };
     let failure = guard.revoked(worker, None, seen).await;
     worker.metrics.refused(failure.reason);
-    tracing::info!(client = %guard.source, port = guard.port, "connection ended, for the policy has changed: {failure}");
+    if worker.lines.may() {
+        tracing::info!(client = %guard.source, port = guard.port, "connection ended, for the policy has changed: {failure}");
+    }
 }

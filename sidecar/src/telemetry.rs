@@ -5,10 +5,11 @@
 //! traffic never waits.
 
 use std::cell::OnceCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use weft_core::metrics::{Family, table};
 use weft_core::trace::Sampler;
@@ -29,13 +30,13 @@ pub mod tap;
 mod tests;
 pub mod thread;
 
-pub use config::{TelemetryConfig, Tracing};
+pub use config::{TelemetryConfig, Telling, Tracing};
 pub use note::{Note, connection, malformed, request};
 use record::Record;
 
 use crate::otlp::batch::Counts;
 use ring::Ring;
-use tap::Taps;
+use tap::{Sought, Taps};
 
 /// Records that one worker may have on their way. The thread looks many times a second.
 const ON_THE_WAY: usize = 4_096;
@@ -59,6 +60,14 @@ pub struct Telemetry {
     /// The receiving ends that the thread has not seen yet.
     fresh: Mutex<Vec<Receiver<Box<Record>>>>,
     taps: Mutex<Taps>,
+    /// What open taps ask for, as far as a request's head tells it.
+    sought: ArcSwap<Vec<Sought>>,
+    /// The second since 1970 in which every tap has had as many events as it may.
+    full: AtomicU64,
+    /// Requests that were not even looked at, for no tap takes more in this second.
+    unseen: AtomicU64,
+    /// The thread looks rarely: whoever has a record for it wakes it.
+    asleep: AtomicBool,
     /// The last spans.
     pub ring: Ring,
     /// Something is wanted now that was not before.
@@ -78,6 +87,10 @@ impl Telemetry {
             logs: Arc::default(),
             fresh: Mutex::default(),
             taps: Mutex::default(),
+            sought: ArcSwap::default(),
+            full: AtomicU64::new(0),
+            unseen: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
             ring: Ring::default(),
             wake: Notify::new(),
         }
@@ -135,6 +148,9 @@ impl WorkerTelemetry {
         });
         if way.try_send(record).is_err() {
             self.all.lost.fetch_add(1, Relaxed);
+        }
+        if self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
+            self.all.wake.notify_one();
         }
     }
 

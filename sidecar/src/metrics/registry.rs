@@ -234,8 +234,12 @@ impl Registry {
         drop(self.known());
     }
 
+    fn lock(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
-        let mut guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.lock();
         let (told, known) = &mut *guard;
         for fresh in told.try_iter() {
             match fresh {
@@ -293,8 +297,8 @@ impl Registry {
         merged
     }
 
-    /// A slot of all workers, summed.
+    /// A slot of all workers that were taken in ([`Registry::settle`]), summed.
     pub fn sum(&self, slot: impl Fn(&WorkerSlots) -> u64) -> u64 {
-        self.known().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
+        self.lock().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Told<'a> {
 
 /// A field that can be asked for by name.
 #[derive(Clone, Copy)]
-pub struct Named {
+pub(super) struct Named {
     pub(super) name: &'static str,
     /// In a line where nothing is asked for.
     standard: bool,

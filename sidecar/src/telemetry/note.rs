@@ -15,7 +15,9 @@ use super::{LOG, TAP, TRACES, WorkerTelemetry};
 use crate::http::RequestHead;
 use crate::http::caller::HttpCaller;
 use crate::http::fields::{Fields, Known};
+use crate::identity::unix_now;
 use crate::metrics::Direction;
+use crate::metrics::worker::unix_nanos;
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -29,6 +31,8 @@ struct Making {
     /// None once it was handed over.
     record: Option<Box<Record>>,
     began: Instant,
+    /// Who wanted it when it began.
+    wanted: u32,
     telemetry: Rc<WorkerTelemetry>,
 }
 
@@ -50,7 +54,7 @@ impl Drop for Note {
             }
         }
         let all = &self.making.telemetry.all;
-        let others = all.wanted.load(Relaxed) & (LOG | TAP) != 0;
+        let others = self.making.wanted & (LOG | TAP) != 0;
         let traced = record.trace.as_ref().is_some_and(|t| t.sampled);
         if others || traced || (record.is_error() && all.tracing.as_ref().is_some_and(|t| t.errors)) {
             self.making.telemetry.hand_over(record);
@@ -82,6 +86,7 @@ fn of_request(
     began: Instant,
     wanted: u32,
 ) -> Option<Note> {
+    let wanted = if wanted & TAP != 0 && !is_tapped(worker, caller, head) { wanted & !TAP } else { wanted };
     let trace = place(worker, caller, &mut head.fields, wanted);
     let sampled = trace.as_ref().is_some_and(|t| t.sampled);
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
@@ -104,12 +109,36 @@ fn of_request(
     record.request = Some(Box::new(request));
     record.trace = trace;
     record.fields = fields;
-    Some(Note::new(worker, record, began))
+    Some(Note::new(worker, record, began, wanted))
 }
 
-/// The names of a request's fields, as they came.
+/// Whether a tap may take this request, by its head, and has had less than it may in this second.
+fn is_tapped(worker: &Worker, caller: &HttpCaller, head: &RequestHead) -> bool {
+    let all = &worker.telemetry.all;
+    let inbound = caller.direction == Direction::Inbound;
+    if !all.sought.load().iter().any(|sought| sought.takes(inbound, head)) {
+        return false;
+    }
+    let full = all.full.load(Relaxed);
+    if full == 0 || full != unix_now() as u64 {
+        return true;
+    }
+    all.unseen.fetch_add(1, Relaxed);
+    false
+}
+
+/// Names of a request's fields that are told, and bytes of them.
+const MOST_NAMES: usize = 64;
+const LONGEST_NAMES: usize = 2_048;
+
+/// The names of a request's fields, as they came: the first of them.
 fn names(fields: &Fields) -> Box<[Box<str>]> {
-    fields.iter().filter(|(known, _, _)| *known != Known::Weft).map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
+    let mut bytes = 0;
+    let told = fields.iter().filter(|(known, _, _)| *known != Known::Weft).take(MOST_NAMES).take_while(|(_, name, _)| {
+        bytes += name.len();
+        bytes <= LONGEST_NAMES
+    });
+    told.map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
 }
 
 /// Finds where a request stands in a trace, decides, and has it say so.
@@ -145,10 +174,9 @@ fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32)
 }
 
 fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'static str) -> Box<Record> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Box::new(Record {
         direction,
-        began: now.map_or(0, |d| d.as_nanos() as u64),
+        began: unix_nanos(),
         took: std::time::Duration::ZERO,
         first: None,
         client: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -173,14 +201,19 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
 
 /// A note of an opaque connection, if anybody wants one: access log or tap. Connections have no spans.
 #[inline]
-pub fn connection(worker: &Worker, client: &Stream, direction: Direction, peer: &Arc<str>, target: &Arc<str>) -> Option<Note> {
+pub fn connection(
+    worker: &Worker,
+    client: &Stream,
+    direction: Direction,
+    peer_and_target: impl FnOnce() -> (Arc<str>, Arc<str>),
+) -> Option<Note> {
     if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
         return None;
     }
-    let mut record =
-        blank(direction, if direction == Direction::Inbound { peer.clone() } else { "".into() }, target.clone(), "tcp");
+    let (peer, target) = peer_and_target();
+    let mut record = blank(direction, if direction == Direction::Inbound { peer } else { "".into() }, target, "tcp");
     record.client = client.peer().ip();
-    Some(Note::new(worker, record, Instant::now()))
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
 }
 
 /// A note of bytes that came as a request and are none, if anybody wants one.
@@ -190,12 +223,12 @@ pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>) -> Opt
     }
     let mut record = blank(caller.direction, caller.peer().clone(), target.clone(), "http/1.1");
     record.client = caller.address;
-    Some(Note::new(worker, record, Instant::now()))
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
 }
 
 impl Note {
-    fn new(worker: &Worker, record: Box<Record>, began: Instant) -> Self {
-        Self { making: Box::new(Making { record: Some(record), began, telemetry: worker.telemetry.clone() }) }
+    fn new(worker: &Worker, record: Box<Record>, began: Instant, wanted: u32) -> Self {
+        Self { making: Box::new(Making { record: Some(record), began, wanted, telemetry: worker.telemetry.clone() }) }
     }
 
     fn record(&mut self) -> &mut Record {

@@ -200,14 +200,22 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     let filter = Filter::read("from=sa%2Fweb&path=/it&status=2xx&rate=2&method=get").expect("good");
     let mut events = open(&all, filter).expect("the first");
     assert!(all.is_wanted());
+    // It is of what happens from now on.
+    let now = crate::metrics::worker::unix_nanos();
     let (fits, mut other) = (record(Direction::Inbound), record(Direction::Inbound));
     other.status = 404;
+    let mut fits = fits;
+    let mut over = record(Direction::Inbound);
+    for record in [&mut fits, &mut other] {
+        record.began = now;
+    }
+    over.began = now - 3_600_000_000_000;
     let tell = |record: &Record| all.taps().tell(&Told { record, policy: None }, Instant::now());
-    for record in [&other, &fits, &fits, &fits, &fits] {
+    for record in [&other, &over, &fits, &fits, &fits, &fits] {
         tell(record);
     }
     tokio::time::advance(Duration::from_secs(3)).await;
-    all.taps().beat(Instant::now());
+    all.taps().beat(Instant::now(), 0);
     let mut lines = Vec::new();
     for _ in 0..3 {
         let frame = poll_fn(|cx| Pin::new(&mut events).poll_frame(cx)).await.expect("an event").expect("infallible");
@@ -222,7 +230,7 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     assert_eq!(others.len(), 7, "there are eight at once");
     drop((events, others));
     assert!(!all.is_wanted(), "nobody wants anything any more");
-    for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz"] {
+    for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz", "direction=x"] {
         assert!(Filter::read(bad).is_err(), "{bad}");
     }
 }
@@ -324,4 +332,31 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
     let note = noted(&on, &caller, &mut head(&[])).expect("a trace of our own");
     drop(note);
     assert_eq!(handed_over(&on).expect("a record").reason, Some(Reason::DownstreamGone));
+}
+
+#[tokio::test]
+async fn a_tap_costs_only_what_it_asks_for() {
+    let worker = worker(&[], false);
+    let all = worker.shared.telemetry.clone();
+    let caller = HttpCaller::outbound(Ipv4Addr::LOCALHOST.into());
+    let taps = ["direction=inbound", "method=POST", "path=/b"].map(|query| open(&all, Filter::read(query).expect("good")));
+    assert!(noted(&worker, &caller, &mut head(&[])).is_none(), "none asks for it");
+    let many: Vec<(String, String)> = (0..500).map(|i| (format!("x-{i}"), String::new())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (&**n, &**v)).collect();
+    let other = open(&all, Filter::read("path=/a&rate=1").expect("good"));
+    drop(taps);
+    drop(noted(&worker, &caller, &mut head(&many)).expect("it is asked for"));
+    let record = handed_over(&worker).expect("a record");
+    assert_eq!(record.fields.as_ref().map(|names| names.len()), Some(64));
+    // Told once, there is no more to be told in this second.
+    let now = Instant::now();
+    all.taps().tell(&Told { record: &record, policy: None }, now);
+    assert!(all.taps().are_full(now));
+    let before = all.unseen.load(super::Relaxed);
+    let is_full = (0..1_000_000).any(|_| {
+        all.full.store(crate::identity::unix_now() as u64, super::Relaxed);
+        noted(&worker, &caller, &mut head(&[])).is_none()
+    });
+    assert!(is_full && all.unseen.load(super::Relaxed) > before);
+    drop(other);
 }
