@@ -222,3 +222,22 @@ fn the_rules_know_which_reasons_are_the_callers() {
     }
     assert_eq!(found, 4);
 }
+
+/// A progressive delivery changes a route every few seconds: that is still the same route.
+#[tokio::test(start_paused = true)]
+async fn a_routes_next_version_counts_on_where_the_last_one_did() {
+    use weft_core::traffic::{Route, RouteKind};
+    let shared = shared();
+    let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
+    let id: weft_core::service::ObjectRef = "shop/web".parse().expect("a name");
+    for created in 0..300 {
+        let version = Route { kind: RouteKind::Http, id: id.clone(), created, ports: vec![], hostnames: vec![], rules: vec![] };
+        let route = std::sync::Arc::new(version);
+        a.edge(&key("x")).request(&get(200).by(Some(&route)), LONG);
+    }
+    let text = text(&shared);
+    assert!((sum(&text, &["http_client_request_duration_seconds_count", "weft_route="]) - 300.0).abs() < f64::EPSILON, "{text}");
+    assert!((sum(&text, &["weft_metrics_series"]) - 2.0).abs() < f64::EPSILON, "{text}");
+    let edges = shared.metrics.edges();
+    assert_eq!(edges[0].routes.values().map(|r| (r.requests, r.failed)).collect::<Vec<_>>(), [(300, 0)]);
+}

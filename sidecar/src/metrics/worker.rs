@@ -136,6 +136,13 @@ impl Edge {
     #[cold]
     fn begin(&self, code: Code, route: Option<&Arc<Route>>) -> Arc<CallSlots> {
         let mut all = self.calls.borrow_mut();
+        let name: Option<Arc<str>> = route.map(|route| format!("{} {}", route.kind.as_str(), route.id).into());
+        // The same route in another version: it counts on.
+        if let Some(known) = all.iter_mut().find(|calls| calls.code == code && name.is_some() && calls.slots.route == name) {
+            known.used.set(true);
+            known.route = route.cloned();
+            return known.slots.clone();
+        }
         let full = self.slots.overflow || all.len() >= MAX_CALLS || !self.home.claim();
         let (code, route) = if full { (code.as_overflow(), None) } else { (code, route) };
         // What has no room is counted together: its slots may be there already.
@@ -143,8 +150,7 @@ impl Edge {
             known.used.set(true);
             return known.slots.clone();
         }
-        let name = route.map(|route| Arc::from(format!("{} {}", route.kind.as_str(), route.id)));
-        let slots = Arc::new(CallSlots::new(self.slots.clone(), code, name, unix_nanos()));
+        let slots = Arc::new(CallSlots::new(self.slots.clone(), code, name.filter(|_| !full), unix_nanos()));
         self.home.tell(Fresh::Calls(slots.clone()));
         let since = Cell::new(Instant::now());
         all.push(Calls { code, route: route.cloned(), slots: slots.clone(), used: Cell::new(true), since });

@@ -99,9 +99,9 @@ pub(super) const FIELDS: &[Named] = &[
     field("first_byte_ms", |t| t.record.first.map(millis)),
     field("bytes_received", |t| Some(Value::Number(t.record.received))),
     field("bytes_sent", |t| Some(Value::Number(t.record.sent))),
-    field("attempts", |t| Some(Value::Number(t.record.attempts.len() as u64))),
-    field("trace_id", |t| t.record.trace.as_ref().map(|t| Value::Text(hex(&t.context.trace.to_bytes()).into()))),
-    field("span_id", |t| t.record.trace.as_ref().map(|t| Value::Text(hex(&t.span.to_bytes()).into()))),
+    field("attempts", |t| Some(Value::Number(t.record.tried.into()))),
+    field("trace_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.context.trace.to_bytes()).into()))),
+    field("span_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.span.to_bytes()).into()))),
 ];
 
 pub(super) fn direction(direction: Direction) -> &'static str {

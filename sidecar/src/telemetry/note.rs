@@ -9,7 +9,7 @@ use weft_core::failure::{Failure, Reason};
 use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
-use super::propagate::{self, Forms};
+use super::propagate::{self, Forms, Said};
 use super::record::{Record, Request, Trace, kept};
 use super::{LOG, TAP, TRACES, WorkerTelemetry};
 use crate::http::RequestHead;
@@ -45,12 +45,13 @@ impl Drop for Note {
             // Nobody said how it ended: whoever waited for it is gone, or it was cut.
             record.reason = Some(Reason::DownstreamGone);
         }
-        if let Some(last) = record.attempts.last_mut()
+        let reason = record.reason;
+        if let Some(last) = record.under_way()
             && last.took.is_zero()
         {
             last.took = after.saturating_sub(last.began);
             if last.status == 0 && last.reason.is_none() {
-                last.reason = record.reason;
+                last.reason = reason;
             }
         }
         let all = &self.making.telemetry.all;
@@ -87,7 +88,7 @@ fn of_request(
     wanted: u32,
 ) -> Option<Note> {
     let wanted = if wanted & TAP != 0 && !is_tapped(worker, caller, head) { wanted & !TAP } else { wanted };
-    let trace = place(worker, caller, &mut head.fields, wanted);
+    let trace = place(worker, &mut head.fields, wanted);
     let sampled = trace.as_ref().is_some_and(|t| t.sampled);
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
     if wanted & (LOG | TAP) == 0 && !sampled && !errors {
@@ -142,16 +143,14 @@ fn names(fields: &Fields) -> Box<[Box<str>]> {
 }
 
 /// Finds where a request stands in a trace, decides, and has it say so.
-fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32) -> Option<Trace> {
-    let (parent, forms) = propagate::read(fields);
+fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<Trace> {
+    let Said { context: parent, decided, forms } = propagate::read(fields);
+    let untouched = |p: Context| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None };
     let sampler = worker.telemetry.sampler().filter(|_| wanted & TRACES != 0);
-    let Some(sampler) = sampler else {
-        // The line of the log and the event of the tap still name the trace that the application is in.
-        let parent = parent?;
-        return Some(Trace { context: parent, parent: Some(parent.span), span: parent.span, forms, sampled: false, state: None });
-    };
+    // The line of the log and the event of the tap still name the trace that the application is in.
+    let Some(sampler) = sampler else { return parent.map(untouched) };
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
-    if parent.is_none() && !errors && !sampler.begins_traces() {
+    if parent.is_none() && !errors && !sampler.begins_traces(decided) {
         return None;
     }
     let span = SpanId::random(worker.random());
@@ -159,11 +158,9 @@ fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32)
         Some(parent) => parent.at(span, parent.sampled == Some(true)),
         None => Context::root(worker.random(), worker.random(), span),
     };
-    // The sidecar of a peer has drawn already, and sends no context if it said no.
-    let drawn = caller.direction == Direction::Inbound && caller.proved().is_some();
-    let sampled = sampler.samples(parent.as_ref(), at.trace, drawn);
+    let sampled = sampler.samples(decided, at.trace);
     if !sampled && !errors {
-        return parent.map(|p| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None });
+        return parent.map(untouched);
     }
     let context = at.at(span, sampled);
     let state = if forms.w3c { propagate::state(fields) } else { None };
@@ -193,6 +190,7 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
         received: 0,
         sent: 0,
         attempts: smallvec::SmallVec::new(),
+        tried: 0,
         trace: None,
         whole: false,
         fields: None,
@@ -268,7 +266,7 @@ impl Note {
 
     /// An endpoint answered, whether its answer is passed on or not.
     pub fn answered(&mut self, status: u16) {
-        if let Some(last) = self.record().attempts.last_mut() {
+        if let Some(last) = self.record().under_way() {
             last.status = status;
         }
     }

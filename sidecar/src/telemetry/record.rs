@@ -49,7 +49,10 @@ pub struct Record {
     /// Bytes of bodies, or of an opaque connection: from the caller, and to it.
     pub received: u64,
     pub sent: u64,
+    /// The first of its attempts.
     pub attempts: SmallVec<[Attempt; 1]>,
+    /// How many there were.
+    pub tried: u32,
     pub trace: Option<Trace>,
     /// It ended as it should.
     pub whole: bool,
@@ -119,15 +122,26 @@ impl Record {
 
     /// An attempt begins, `after` so long, and its span.
     pub(super) fn begins(&mut self, after: Duration, span: SpanId, peer: &Arc<str>, address: SocketAddr) {
+        self.tried += 1;
         if self.attempts.len() < MOST_ATTEMPTS {
             let (took, status, reason) = (Duration::ZERO, 0, None);
             self.attempts.push(Attempt { span, began: after, took, peer: peer.clone(), address, status, reason });
         }
     }
 
+    /// The attempt that is under way; none beyond those that are kept.
+    pub(super) fn under_way(&mut self) -> Option<&mut Attempt> {
+        if self.tried as usize > self.attempts.len() { None } else { self.attempts.last_mut() }
+    }
+
+    /// The trace that a line names: one that somebody can find, since the caller is in it or spans of it are exported.
+    pub(super) fn told_trace(&self) -> Option<&Trace> {
+        self.trace.as_ref().filter(|trace| trace.sampled || trace.parent.is_some() || self.is_error())
+    }
+
     /// The last attempt is over, and nothing of its answer was passed on.
     pub(super) fn failed(&mut self, after: Duration, failure: &Failure) {
-        if let Some(last) = self.attempts.last_mut() {
+        if let Some(last) = self.under_way() {
             last.took = after.saturating_sub(last.began);
             // Where it answered, its status says why; unless its own sidecar answered in its stead.
             if last.status == 0 || failure.retryable == Retryable::Unprocessed {

@@ -110,6 +110,7 @@ fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, 
     if let Some(reason) = attempt.reason {
         attributes.text("weft.reason", reason.as_str());
     }
+    span.flags = (span.flags & !REMOTE_PARENT) | LOCAL_PARENT;
     span.span_id = attempt.span.to_bytes().to_vec();
     span.parent_span_id = trace.span.to_bytes().to_vec();
     span.start_time_unix_nano = record.began + attempt.began.as_nanos() as u64;
@@ -118,15 +119,16 @@ fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, 
     span
 }
 
-/// What the flags of a span say beside the trace's own: it is known whether the parent is remote, and it is (OTLP, `SpanFlags`).
+/// What the flags of a span say beside the trace's own (OTLP, `SpanFlags`): it is known whether the parent is remote, and it is, or is not.
 const REMOTE_PARENT: u32 = 0x300;
+const LOCAL_PARENT: u32 = 0x100;
 
 fn blank(trace: &Trace, name: String, kind: SpanKind) -> Span {
     let flags = u32::from(trace.sampled) | u32::from(trace.context.random) << 1;
     Span {
         trace_id: trace.context.trace.to_bytes().to_vec(),
         trace_state: trace.state.as_deref().unwrap_or_default().to_owned(),
-        flags: flags | if trace.parent.is_some() { REMOTE_PARENT } else { 0 },
+        flags: flags | if trace.parent.is_some() { REMOTE_PARENT } else { LOCAL_PARENT },
         name,
         kind: kind.into(),
         ..Span::default()
@@ -260,8 +262,8 @@ fn of_weft(attributes: &mut Attributes, told: &Told<'_>) {
     if record.direction == Direction::Inbound {
         attributes.text("weft.peer.identity", &*record.caller);
     }
-    if record.attempts.len() > 1 {
-        attributes.number("weft.attempts", record.attempts.len() as u64);
+    if record.tried > 1 {
+        attributes.number("weft.attempts", record.tried);
     }
     if let Some(reason) = record.reason {
         attributes.text("weft.reason", reason.as_str());
@@ -314,9 +316,9 @@ pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
         severity_text: word.to_owned(),
         body: Some(AnyValue { value: Some(Value::StringValue(said)) }),
         attributes: attributes.0,
-        flags: record.trace.as_ref().map_or(0, |t| u32::from(t.sampled)),
-        trace_id: record.trace.as_ref().map_or_else(Vec::new, |t| t.context.trace.to_bytes().to_vec()),
-        span_id: record.trace.as_ref().map_or_else(Vec::new, |t| id(t.span)),
+        flags: record.told_trace().map_or(0, |t| u32::from(t.sampled)),
+        trace_id: record.told_trace().map_or_else(Vec::new, |t| t.context.trace.to_bytes().to_vec()),
+        span_id: record.told_trace().map_or_else(Vec::new, |t| id(t.span)),
         event_name: "weft.access".to_owned(),
         ..LogRecord::default()
     }

@@ -11,6 +11,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::metrics::table;
+use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
@@ -18,6 +19,7 @@ use super::fields::{FIELDS, Told, standard};
 use super::record::{Attempt, Record, Request, Trace};
 use super::tap::{Filter, open};
 use super::{Note, Telemetry, Tracing, WorkerTelemetry, line, span};
+use crate::authorize::Guard;
 use crate::config::Config;
 use crate::connect::Destination;
 use crate::http::RequestHead;
@@ -69,6 +71,7 @@ fn record(direction: Direction) -> Record {
         received: 5,
         sent: 17,
         attempts: smallvec![attempt(1, 200, None)],
+        tried: 1,
         trace: Some(Trace {
             context,
             parent: Some(SpanId::random(8)),
@@ -138,11 +141,13 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     assert!(spans[0].status.is_none() && text(&spans[0], "error.type").is_none());
 
     record.attempts = smallvec![attempt(1, 0, Some(Reason::UpstreamConnectRefused)), attempt(2, 200, None)];
+    record.tried = 2;
     let whole = SpanId::random(77);
     record.trace.as_mut().expect("traced").span = whole;
     let spans = span::spans(&Told { record: &record, policy: None });
     assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
     assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
+    assert_eq!(spans.iter().map(|s| s.flags & 0x300).collect::<Vec<_>>(), [0x300, 0x100, 0x100], "whose parent is another's");
     assert_eq!(text(&spans[1], "error.type").as_deref(), Some("upstream-connect-refused"));
     assert_eq!([1, 2].map(|i| text(&spans[i], "http.request.resend_count")), [None, Some("1".to_owned())]);
     assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
@@ -312,6 +317,19 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
     let never = worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")], false);
     let mut bare = head(&[]);
     assert!(noted(&never, &caller, &mut bare).is_none() && bare.fields.is_empty(), "none is forged");
+
+    for no in [("b3", "0"), ("x-b3-sampled", "0")] {
+        let mut asked = head(&[no]);
+        assert!(noted(&on, &caller, &mut asked).is_none(), "{no:?}");
+        assert_eq!(asked.fields.iter().count(), 1, "it goes on as it came");
+    }
+    let mut yes = head(&[("b3", "1")]);
+    assert!(noted(&never, &caller, &mut yes).is_some() && yes.fields.named("traceparent").next().is_none());
+    assert!(yes.fields.named("b3").next().is_some_and(|b3| b3.len() == 51 && b3.ends_with(b"-1")));
+    // A caller whose sidecar traces nothing has drawn nothing: who is called draws.
+    let (id, source) = ("spiffe://td/ns/shop/sa/front".parse().expect("an identity"), Ipv4Addr::LOCALHOST.into());
+    let peer = HttpCaller::inbound(Some(&id), source, ("", ""), Guard::new(80, Caller::Plaintext, source));
+    assert!(noted(&on, &peer, &mut head(&[])).is_some());
 
     let errors = worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")], true);
     for (fails, fields) in [(false, &[("traceparent", &*unsampled)][..]), (true, &[("traceparent", &*unsampled)]), (true, &[])] {
