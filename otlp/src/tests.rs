@@ -220,3 +220,13 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
         })
         .await;
 }
+
+#[test]
+fn a_query_of_an_endpoint_goes_behind_its_path_and_is_told_nowhere() {
+    for (name, path) in [("OTEL_EXPORTER_OTLP_ENDPOINT", "/x/v1/traces"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/x")] {
+        let env = env(&[(name, "http://collector:4318/x?key=secret"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
+        let settings = Settings::read(Signal::Traces, &env).expect("good").expect("an endpoint");
+        assert_eq!(settings.path, format!("{path}?key=secret"));
+        assert_eq!(settings.place, format!("http://collector:4318{path}"));
+    }
+}

@@ -12,6 +12,7 @@ use weft_core::traffic::Route;
 
 pub mod edges;
 pub mod families;
+pub mod notices;
 pub mod push;
 pub mod registry;
 pub mod scrape;

@@ -4,13 +4,14 @@
 //! It hands the record over by a bounded queue, and the telemetry thread makes of it what is wanted. Where a queue is full, records are dropped and counted:
 //! traffic never waits.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use weft_core::authorization::Decision;
 use weft_core::metrics::{Family, table};
 use weft_core::trace::Sampler;
 
@@ -21,7 +22,7 @@ mod note;
 pub mod propagate;
 pub mod record;
 mod resource;
-pub(crate) use resource::resource;
+pub(crate) use resource::{resource, text_of};
 pub mod ring;
 mod span;
 mod stdout;
@@ -34,6 +35,7 @@ pub use config::{TelemetryConfig, Telling, Tracing};
 pub use note::{Note, connection, malformed, request};
 use record::Record;
 
+use crate::metrics::notices::words;
 use crate::otlp::batch::Counts;
 use ring::Ring;
 use tap::{Sought, Taps};
@@ -132,11 +134,13 @@ pub struct WorkerTelemetry {
     all: Arc<Telemetry>,
     /// Made when it is first used: its room is there from then on.
     way: OnceCell<SyncSender<Box<Record>>>,
+    /// What policies had to say of the call that was judged last.
+    notice: RefCell<Option<Arc<str>>>,
 }
 
 impl WorkerTelemetry {
     pub fn new(all: Arc<Telemetry>) -> Self {
-        Self { all, way: OnceCell::new() }
+        Self { all, way: OnceCell::new(), notice: RefCell::default() }
     }
 
     /// Gives a record to the thread, or drops and counts it.
@@ -152,6 +156,15 @@ impl WorkerTelemetry {
         if self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
             self.all.wake.notify_one();
         }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.all.is_wanted()
+    }
+
+    /// AUDIT policies or dry runs have something to say of the call that is being judged: [`Note::judged`] takes it.
+    pub fn notices(&self, decision: &Decision) {
+        *self.notice.borrow_mut() = words(decision);
     }
 
     fn sampler(&self) -> Option<&Sampler> {

@@ -35,6 +35,7 @@ use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::scrape::Scrapes;
 use crate::metrics::{Registry, WorkerMetrics};
+use crate::otlp::Env;
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
 use crate::telemetry::{Telemetry, WorkerTelemetry};
@@ -63,6 +64,8 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     /// What is logged.
     pub levels: Levels,
+    /// The standard `OTEL_*` variables.
+    pub environment: Env,
     /// The last answers of `/metrics`.
     pub scrapes: Scrapes,
     /// Keys of token issuers, as they were fetched.
@@ -87,6 +90,7 @@ impl Shared {
         Self {
             telemetry: Arc::new(telemetry),
             levels: Levels::fixed(),
+            environment: Env::of_process(),
             scrapes: Scrapes::default(),
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),

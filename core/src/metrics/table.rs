@@ -142,9 +142,9 @@ labels! {
     TLS_CIPHER "tls.cipher" "The cipher suite.";
     TLS_CURVE "tls.curve" "The key exchange group.";
     OVERFLOW "otel.metric.overflow" "`true`: all series that there was no room for, together; they have no other label.";
-    SERVICE_NAME "service.name" "The workload, or the program.";
+    SERVICE_NAME "service.name" "What `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says; else the workload (its service account), or the program. OTLP has the same.";
     SERVICE_NAMESPACE "service.namespace" "Its namespace.";
-    SERVICE_INSTANCE "service.instance.id" "Which instance: the pod's first address, or what `OTEL_RESOURCE_ATTRIBUTES` says.";
+    SERVICE_INSTANCE "service.instance.id" "Which instance: what `OTEL_RESOURCE_ATTRIBUTES` says; else the pod, as NAMESPACE/NAME, or its first address until there is a certificate.";
     SERVICE_VERSION "service.version" "weft's version.";
 }
 

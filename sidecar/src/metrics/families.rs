@@ -14,6 +14,7 @@ use super::registry::{CallKey, CallTotals, EdgeTotals, Registry, Told};
 use super::slots::get;
 use super::{Direction, EdgeKey, Heard};
 use crate::identity::unix_now;
+use crate::telemetry::{resource, text_of as text};
 use crate::worker::Shared;
 
 /// Services whose budget and breakers are told.
@@ -33,7 +34,8 @@ pub fn gather(shared: &Shared) -> Vec<Family> {
     workers(&shared.metrics, &mut all);
     services(shared, &mut all);
     state(shared, &mut all);
-    all.extend(shared.denials.families());
+    all.push(shared.denials.family());
+    all.push(notices(&shared.metrics));
     all.extend(shared.keys.families());
     all.extend(shared.telemetry.families());
     all.extend(shared.metrics.points.fate().families(None, &table::POINTS_EXPORTED));
@@ -46,14 +48,24 @@ pub fn gather(shared: &Shared) -> Vec<Family> {
     all
 }
 
+/// What AUDIT policies and dry runs had to say.
+pub fn notices(registry: &Registry) -> Family {
+    let mut family = Family::new(&table::NOTICES);
+    for ((policy, word), n) in registry.notices() {
+        family.counts(Labels::new().and(table::POLICY, policy).and(table::NOTICE, word), n);
+    }
+    family
+}
+
+/// The resource of OTLP, so that series and spans are known to be of one service.
 fn target_info(shared: &Shared) -> Family {
-    let own = &shared.config.identity.identity;
-    let instance = shared.config.net.pod_ips.first().map(ToString::to_string).unwrap_or_default();
-    let labels = Labels::new()
-        .and(table::SERVICE_NAME, own.name.to_string())
-        .and(table::SERVICE_NAMESPACE, own.namespace.to_string())
-        .and(table::SERVICE_INSTANCE, instance)
-        .and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+    let resource = resource(shared, &shared.environment);
+    let mut labels = Labels::new();
+    for name in [table::SERVICE_NAME, table::SERVICE_NAMESPACE, table::SERVICE_INSTANCE, table::SERVICE_VERSION] {
+        if let Some(value) = text(&resource, name) {
+            labels.add(name, value.to_owned());
+        }
+    }
     let mut family = Family::new(&table::TARGET_INFO);
     family.counts(labels, 1);
     family

@@ -8,6 +8,7 @@ use weft_core::breaker::Event;
 use weft_core::metrics::family::Exemplars;
 use weft_core::metrics::histogram::Reading;
 
+use super::notices::NoticeSlots;
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
 use super::{Code, EdgeKey};
 use crate::otlp::batch::Counts;
@@ -21,6 +22,7 @@ pub enum Fresh {
     Edge(Arc<EdgeSlots>),
     Calls(Arc<CallSlots>),
     Handshake(Arc<HandshakeSlots>),
+    Notice(Arc<NoticeSlots>),
 }
 
 /// What an edge has counted.
@@ -187,6 +189,7 @@ struct Known {
     edges: BTreeMap<(bool, EdgeKey), Merged<EdgeSlots>>,
     calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
     handshakes: Vec<Arc<HandshakeSlots>>,
+    notices: Vec<Arc<NoticeSlots>>,
 }
 
 /// All workers' slots.
@@ -245,6 +248,7 @@ impl Registry {
             match fresh {
                 Fresh::Worker(slots) => known.workers.push(slots),
                 Fresh::Handshake(slots) => known.handshakes.push(slots),
+                Fresh::Notice(slots) => known.notices.push(slots),
                 Fresh::Edge(slots) => {
                     let key = (slots.overflow, slots.key.clone());
                     known.edges.entry(key).or_insert_with(|| Merged::new(slots.since)).joins(slots);
@@ -293,6 +297,16 @@ impl Registry {
         let mut merged: BTreeMap<_, Reading> = BTreeMap::new();
         for slots in &self.known().1.handshakes {
             merged.entry(slots.key).or_default().merge(&slots.took.read());
+        }
+        merged
+    }
+
+    /// Notices of policies, merged over workers: by policy and word.
+    pub fn notices(&self) -> BTreeMap<(String, &'static str), u64> {
+        let mut merged = BTreeMap::new();
+        for slots in &self.known().1.notices {
+            let policy = slots.policy.as_ref().map_or_else(|| slots.otherwise.to_owned(), ToString::to_string);
+            *merged.entry((policy, slots.word)).or_default() += get(&slots.count);
         }
         merged
     }

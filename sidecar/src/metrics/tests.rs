@@ -226,7 +226,8 @@ fn the_rules_know_which_reasons_are_the_callers() {
 /// A progressive delivery changes a route every few seconds: that is still the same route.
 #[tokio::test(start_paused = true)]
 async fn a_routes_next_version_counts_on_where_the_last_one_did() {
-    use weft_core::traffic::{Route, RouteKind};
+    use weft_core::traffic::Route;
+    use weft_core::traffic::route::RouteKind;
     let shared = shared();
     let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
     let id: weft_core::service::ObjectRef = "shop/web".parse().expect("a name");
@@ -240,4 +241,16 @@ async fn a_routes_next_version_counts_on_where_the_last_one_did() {
     assert!((sum(&text, &["weft_metrics_series"]) - 2.0).abs() < f64::EPSILON, "{text}");
     let edges = shared.metrics.edges();
     assert_eq!(edges[0].routes.values().map(|r| (r.requests, r.failed)).collect::<Vec<_>>(), [(300, 0)]);
+}
+
+#[test]
+fn the_service_is_the_one_of_otlp() {
+    let shared = Shared { environment: [("OTEL_SERVICE_NAME".to_owned(), "cart".to_owned())].into_iter().collect(), ..shared() };
+    let info = text(&shared).lines().find(|line| line.starts_with("target_info{")).expect("it is told").to_owned();
+    let resource = crate::telemetry::resource(&shared, &shared.environment);
+    for name in ["service.name", "service.namespace", "service.instance.id", "service.version"] {
+        let value = crate::telemetry::text_of(&resource, name).expect("it is in the resource");
+        assert!(info.contains(&format!("{}=\"{value}\"", name.replace('.', "_"))), "{info}");
+    }
+    assert!(info.contains("service_name=\"cart\""), "{info}");
 }

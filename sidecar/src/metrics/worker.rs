@@ -8,12 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+use weft_core::authorization::Decision;
 use weft_core::breaker::Event;
 use weft_core::failure::Reason;
 use weft_core::metrics::family::Exemplar;
 use weft_core::metrics::histogram::{add, bucket_of};
 use weft_core::traffic::Route;
 
+use super::notices::Notices;
 use super::registry::{Fresh, Registry};
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, Held, WorkerSlots, count_reason, get, place};
 use super::{Call, Code, Direction, EdgeKey, Heard};
@@ -32,6 +34,7 @@ pub struct WorkerMetrics {
     /// What stands for all that there is no room for, by direction.
     overflow: [RefCell<Option<Rc<Edge>>>; 2],
     handshakes: RefCell<HashMap<HandshakeKey, Arc<HandshakeSlots>>>,
+    notices: Notices,
     registry: Arc<Registry>,
     home: Rc<Home>,
 }
@@ -227,7 +230,14 @@ impl WorkerMetrics {
     pub fn new(registry: Arc<Registry>, most: usize) -> Self {
         let home = Rc::new(Home { slots: Arc::default(), tell: registry.teller(), most });
         home.tell(Fresh::Worker(home.slots.clone()));
-        Self { edges: RefCell::default(), overflow: Default::default(), handshakes: RefCell::default(), registry, home }
+        Self {
+            edges: RefCell::default(),
+            overflow: Default::default(),
+            handshakes: RefCell::default(),
+            notices: Notices::default(),
+            registry,
+            home,
+        }
     }
 
     /// The slots of an edge.
@@ -303,6 +313,11 @@ impl WorkerMetrics {
     /// A policy was asked about a call.
     pub fn decided(&self, direction: Direction, allowed: bool) {
         add(&self.home.slots.decisions[place(direction)][usize::from(!allowed)], 1);
+    }
+
+    /// What AUDIT policies and dry runs have to say of a call.
+    pub fn notices(&self, decision: &Decision) {
+        self.notices.count(decision, |slots| self.home.tell(Fresh::Notice(slots)));
     }
 
     /// Copies of requests (`RequestMirror`) that were not sent.

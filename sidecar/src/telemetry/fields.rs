@@ -21,11 +21,9 @@ pub(super) enum Value<'a> {
     Millis(f64),
 }
 
-/// A record, and what was looked up for it.
+/// A record that is told.
 pub(super) struct Told<'a> {
     pub(super) record: &'a Record,
-    /// Of a denial: the policy, and its rule.
-    pub(super) policy: Option<&'a str>,
 }
 
 /// A field that can be asked for by name.
@@ -94,7 +92,8 @@ pub(super) const FIELDS: &[Named] = &[
     field("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str().into()))),
     asked("detail", |t| t.record.detail.as_deref().and_then(text)),
     field("ref", |t| t.record.reference.map(|r| Value::Text(Reference(r).to_string().into()))),
-    field("policy", |t| t.policy.and_then(text)),
+    field("policy", |t| t.record.policy.as_deref().and_then(text)),
+    field("notice", |t| t.record.notice.as_deref().and_then(text)),
     field("duration_ms", |t| Some(millis(t.record.took))),
     field("first_byte_ms", |t| t.record.first.map(millis)),
     field("bytes_received", |t| Some(Value::Number(t.record.received))),

@@ -187,6 +187,8 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
         reason: None,
         detail: None,
         reference: None,
+        policy: None,
+        notice: None,
         received: 0,
         sent: 0,
         attempts: smallvec::SmallVec::new(),
@@ -231,6 +233,14 @@ impl Note {
 
     fn record(&mut self) -> &mut Record {
         self.making.record.as_mut().expect("it is there until the drop")
+    }
+
+    /// It was judged just now, by `judge`: what policies have to say of it beside the verdict is told with it.
+    pub fn judged<T>(&mut self, worker: &Worker, judge: impl FnOnce() -> T) -> T {
+        worker.telemetry.notice.take();
+        let verdict = judge();
+        self.record().notice = worker.telemetry.notice.take();
+        verdict
     }
 
     /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it

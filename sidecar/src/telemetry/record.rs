@@ -46,6 +46,10 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// What a denial is found by.
     pub reference: Option<u64>,
+    /// The policy that denied it, and its rule, as NAMESPACE/NAME#RULE.
+    pub policy: Option<Arc<str>>,
+    /// What AUDIT policies and dry runs have to say of it.
+    pub notice: Option<Arc<str>>,
     /// Bytes of bodies, or of an opaque connection: from the caller, and to it.
     pub received: u64,
     pub sent: u64,
@@ -155,5 +159,6 @@ impl Record {
         self.reason = Some(failure.reason);
         self.detail.clone_from(&failure.detail);
         self.reference = failure.answer.as_ref().and_then(|a| a.reference);
+        self.policy = failure.answer.as_ref().and_then(|a| a.policy.clone());
     }
 }

@@ -268,8 +268,11 @@ fn of_weft(attributes: &mut Attributes, told: &Told<'_>) {
     if let Some(reason) = record.reason {
         attributes.text("weft.reason", reason.as_str());
     }
-    if let Some(policy) = told.policy {
-        attributes.text("weft.policy", policy);
+    if let Some(policy) = &record.policy {
+        attributes.text("weft.policy", &**policy);
+    }
+    if let Some(notice) = &record.notice {
+        attributes.text("weft.notice", &**notice);
     }
     if let Some(reference) = record.reference {
         attributes.text("weft.ref", Reference(reference).to_string());

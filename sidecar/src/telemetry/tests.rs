@@ -15,10 +15,11 @@ use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
+use super::config::{AccessLog, Which};
 use super::fields::{FIELDS, Told, standard};
 use super::record::{Attempt, Record, Request, Trace};
 use super::tap::{Filter, open};
-use super::{Note, Telemetry, Tracing, WorkerTelemetry, line, span};
+use super::{Note, Telemetry, Telling, Tracing, WorkerTelemetry, line, span};
 use crate::authorize::Guard;
 use crate::config::Config;
 use crate::connect::Destination;
@@ -68,6 +69,8 @@ fn record(direction: Direction) -> Record {
         reason: None,
         detail: None,
         reference: None,
+        policy: Some("shop/deny#1".into()),
+        notice: None,
         received: 5,
         sent: 17,
         attempts: smallvec![attempt(1, 200, None)],
@@ -99,7 +102,7 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
     let request = record.request.as_mut().expect("HTTP");
     request.path = "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes().into();
     request.method = b"\xff\n"[..].into();
-    let told = Told { record: &record, policy: Some("shop/deny#1") };
+    let told = Told { record: &record };
     for form in [line::json, line::text] {
         let mut out = String::new();
         form(&mut out, FIELDS, &told);
@@ -122,7 +125,7 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
 #[test]
 fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     let mut record = record(Direction::Outbound);
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     assert_eq!(spans.len(), 1);
     assert_eq!((spans[0].kind, &*spans[0].name, &*spans[0].trace_state), (3, "GET", "a=b"));
     assert_eq!(spans[0].parent_span_id, SpanId::random(8).to_bytes());
@@ -144,7 +147,7 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     record.tried = 2;
     let whole = SpanId::random(77);
     record.trace.as_mut().expect("traced").span = whole;
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
     assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
     assert_eq!(spans.iter().map(|s| s.flags & 0x300).collect::<Vec<_>>(), [0x300, 0x100, 0x100], "whose parent is another's");
@@ -153,14 +156,14 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
     // Nobody can make names up.
     record.request.as_mut().expect("HTTP").method = b"X7"[..].into();
-    assert_eq!(span::spans(&Told { record: &record, policy: None })[0].name, "HTTP");
+    assert_eq!(span::spans(&Told { record: &record })[0].name, "HTTP");
 }
 
 #[test]
 fn an_error_is_one_where_the_conventions_call_it_so() {
     let mut inbound = record(Direction::Inbound);
     let failed = |record: &Record| {
-        let spans = span::spans(&Told { record, policy: Some("shop/p") });
+        let spans = span::spans(&Told { record });
         spans[0].status.is_some().then(|| text(&spans[0], "error.type"))
     };
     inbound.status = 404;
@@ -177,7 +180,7 @@ fn an_error_is_one_where_the_conventions_call_it_so() {
         inbound.grpc_status = Some(status);
         assert_eq!(failed(&inbound), error, "{status}");
     }
-    let spans = span::spans(&Told { record: &inbound, policy: None });
+    let spans = span::spans(&Told { record: &inbound });
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("shop.Cart/Add", Some("shop.Cart/Add")));
     assert_eq!(text(&spans[0], "rpc.response.status_code").as_deref(), Some("UNAVAILABLE"));
 }
@@ -215,7 +218,7 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
         record.began = now;
     }
     over.began = now - 3_600_000_000_000;
-    let tell = |record: &Record| all.taps().tell(&Told { record, policy: None }, Instant::now());
+    let tell = |record: &Record| all.taps().tell(&Told { record }, Instant::now());
     for record in [&other, &over, &fits, &fits, &fits, &fits] {
         tell(record);
     }
@@ -295,7 +298,7 @@ async fn each_attempt_is_sent_on_with_the_span_that_it_gets() {
     note.whole();
     drop(note);
     let record = handed_over(&worker).expect("a record");
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     let sent = head.fields.named("traceparent").next().expect("it says so").to_vec();
     assert_eq!(spans.len(), 3);
     assert_eq!(weft_core::hex::hex(&spans[1].span_id).as_bytes(), &sent[36..52]);
@@ -342,7 +345,7 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
         let record = handed_over(&errors);
         assert_eq!(record.is_some(), fails);
         if let Some(record) = record {
-            let spans = span::spans(&Told { record: &record, policy: None });
+            let spans = span::spans(&Told { record: &record });
             assert_eq!((spans.len(), spans[0].flags & 1), (1, 0));
         }
     }
@@ -368,7 +371,7 @@ async fn a_tap_costs_only_what_it_asks_for() {
     assert_eq!(record.fields.as_ref().map(|names| names.len()), Some(64));
     // Told once, there is no more to be told in this second.
     let now = Instant::now();
-    all.taps().tell(&Told { record: &record, policy: None }, now);
+    all.taps().tell(&Told { record: &record }, now);
     assert!(all.taps().are_full(now));
     let before = all.unseen.load(super::Relaxed);
     let is_full = (0..1_000_000).any(|_| {
@@ -377,4 +380,57 @@ async fn a_tap_costs_only_what_it_asks_for() {
     });
     assert!(is_full && all.unseen.load(super::Relaxed) > before);
     drop(other);
+}
+
+/// Whoever sets a variable wrong loses what it says, and no sidecar for it.
+#[test]
+fn a_wrong_value_is_told_and_left_out() {
+    let of = |args: &[&str]| {
+        let own = ["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"];
+        let config = Config::try_parse_from(own.iter().chain(args)).expect("it starts, whatever is said");
+        Telling::read(&config.telemetry)
+    };
+    let (telling, wrong) = of(&[
+        "--access-log=JSON",
+        "--access-log-fields=path,what,status",
+        "--access-log-sample=10%",
+        "--access-log-only=",
+        "--trace-errors=yes",
+    ]);
+    assert_eq!((telling.form, telling.which, telling.errors), (AccessLog::Off, Which::All, false));
+    assert_eq!(format!("{:?}", telling.fields), "[path, status]");
+    assert!(telling.share.takes(u64::MAX));
+    assert_eq!(wrong.len(), 4, "{wrong:?}");
+    assert!(wrong[0].starts_with("WEFT_ACCESS_LOG takes off, text or json"), "{wrong:?}");
+    let (telling, wrong) = of(&["--access-log=text", "--access-log-sample=0", "--access-log-only=errors", "--trace-errors=true"]);
+    assert_eq!((telling.form, telling.which, telling.errors, wrong.len()), (AccessLog::Text, Which::Errors, true, 0));
+    assert!(!telling.share.takes(0));
+}
+
+#[test]
+fn a_denial_names_its_policy_in_line_and_span_by_itself() {
+    let mut record = record(Direction::Inbound);
+    let answer = weft_core::failure::Answer { reference: Some(7), policy: Some("shop/deny#2".into()), ..Default::default() };
+    record.fails(&Failure::mesh(Reason::Denied).answered(answer));
+    record.notice = Some("audit shop/watch".into());
+    let told = Told { record: &record };
+    let spans = span::spans(&told);
+    assert_eq!(text(&spans[0], "weft.policy").as_deref(), Some("shop/deny#2"));
+    assert_eq!(text(&spans[0], "weft.notice").as_deref(), Some("audit shop/watch"));
+    let mut out = String::new();
+    line::json(&mut out, &standard(), &told);
+    assert!(out.contains("\"policy\":\"shop/deny#2\"") && out.contains("\"notice\":\"audit shop/watch\""), "{out}");
+}
+
+#[test]
+fn a_grpc_method_that_is_none_is_no_name() {
+    let mut record = record(Direction::Inbound);
+    let request = record.request.as_mut().expect("HTTP");
+    (request.grpc, request.path) = (true, b"/made up/by a caller"[..].into());
+    let spans = span::spans(&Told { record: &record });
+    assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("_OTHER", Some("_OTHER")));
+    assert_eq!(text(&spans[0], "rpc.method_original").as_deref(), Some("made up/by a caller"));
+    // Without a gRPC status it is what the HTTP status stands for: UNKNOWN, and an error.
+    assert_eq!(text(&spans[0], "error.type").as_deref(), Some("UNKNOWN"));
+    assert!(record.is_error());
 }

@@ -22,7 +22,6 @@ use super::record::Record;
 use super::resource::{resource, scope};
 use super::stdout::Lines;
 use super::{Telemetry, line, span};
-use crate::denials::Reference;
 use crate::identity::{random, unix_now};
 use crate::otlp::batch::{Limits, Queue};
 use crate::otlp::{Env, Exporter, SettingError, Signal};
@@ -233,12 +232,7 @@ impl Teller {
     }
 
     fn tell(&mut self, record: &Record) {
-        let policy = record.reference.and_then(|reference| {
-            let denial = self.shared.denials.of(&Reference(reference).to_string())?;
-            let policy = denial.policy?;
-            Some(denial.rule.map_or_else(|| policy.clone(), |rule| format!("{policy}#{rule}")))
-        });
-        let told = Told { record, policy: policy.as_deref() };
+        let told = Told { record };
         let failed = record.is_error();
         let telemetry = &self.shared.telemetry;
         if let Some(tracing) = &telemetry.tracing
