@@ -1,8 +1,7 @@
 //! Metrics, pushed over OTLP now and then.
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -77,16 +76,16 @@ impl Push {
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop = std::pin::pin!(stop);
-        let stopped = Cell::new(false);
+        let stopped = AtomicBool::new(false);
         loop {
-            if !stopped.get() {
+            if !stopped.load(Relaxed) {
                 tokio::select! {
                     biased;
-                    () = &mut stop => stopped.set(true),
+                    () = &mut stop => stopped.store(true, Relaxed),
                     _ = tick.tick() => {}
                 }
             }
-            if stopped.get() {
+            if stopped.load(Relaxed) {
                 let _ = tokio::time::timeout(LAST, self.once(&mut points, &counts, &random, &gather)).await;
                 return;
             }
@@ -96,7 +95,7 @@ impl Push {
                 () = self.once(&mut points, &counts, &random, &gather) => false,
                 () = async {
                     (&mut stop).await;
-                    stopped.set(true);
+                    stopped.store(true, Relaxed);
                     tokio::time::sleep(LAST).await;
                 } => true,
             };
@@ -169,6 +168,8 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Result<Option<Push>, SettingError> {
