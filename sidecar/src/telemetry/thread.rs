@@ -214,7 +214,7 @@ impl Teller {
                 match worker.try_recv() {
                     Ok(record) => {
                         some = true;
-                        self.tell(&record);
+                        self.tell(record);
                     }
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => return false,
@@ -231,19 +231,20 @@ impl Teller {
         some.then_some(more)
     }
 
-    fn tell(&mut self, record: &Record) {
-        let told = Told { record };
+    fn tell(&mut self, record: Box<Record>) {
+        let told = Told { record: &record };
         let failed = record.is_error();
         let telemetry = &self.shared.telemetry;
-        if let Some(tracing) = &telemetry.tracing
-            && record.trace.as_ref().is_some_and(|t| t.sampled || (failed && tracing.errors))
-        {
-            match &self.spans {
-                // Nothing is made that is dropped at once.
-                Some(queue) if queue.room() == 0 => queue.drops(span::count(record)),
-                Some(queue) => span::spans(&told).into_iter().for_each(|span| queue.push(span)),
-                // Where nobody exports them, the last ones can be asked for.
-                None => span::spans(&told).into_iter().for_each(|span| telemetry.ring.keep(span)),
+        let traced = telemetry
+            .tracing
+            .as_ref()
+            .is_some_and(|tracing| record.trace.as_ref().is_some_and(|t| t.sampled || (failed && tracing.errors)));
+        if let Some(queue) = self.spans.as_ref().filter(|_| traced) {
+            // Nothing is made that is dropped at once.
+            if queue.room() == 0 {
+                queue.drops(span::count(&record));
+            } else {
+                span::spans(&told).into_iter().for_each(|span| queue.push(span));
             }
         }
         let config = &self.config;
@@ -264,6 +265,10 @@ impl Teller {
             let now = Instant::now();
             taps.tell(&told, now);
             telemetry.full.store(if taps.are_full(now) { unix_now() as u64 } else { 0 }, Relaxed);
+        }
+        drop(taps);
+        if traced {
+            telemetry.ring.keep(record);
         }
     }
 }
