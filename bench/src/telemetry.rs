@@ -25,7 +25,7 @@ use weft_sidecar::stream::Stream;
 
 use crate::world::{B, Plan, Sidecar, WEB_TARGET, World};
 
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 The collector is a sink on loopback that counts what it is sent (OTLP over HTTP, protobuf) and answers 200: its own work is in none of the figures.
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
   weft-bench telemetry --requests 200000 --rounds 7";
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Requests of one measurement, after a tenth as many to warm up
     #[arg(long, default_value_t = 100_000)]
     requests: u32,
@@ -90,7 +90,7 @@ impl Kind {
     }
 }
 
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.one.is_some() {
         return one(args.requests);
     }
@@ -158,8 +158,7 @@ fn one(requests: u32) -> anyhow::Result<()> {
 
 async fn measure(requests: u32) -> anyhow::Result<(u64, u64)> {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_"));
-    let variables: Vec<(&'static str, &'static str)> =
-        variables.map(|(name, value)| (&*name.leak(), &*value.leak())).collect();
+    let variables: Vec<(&'static str, &'static str)> = variables.map(|(name, value)| (&*name.leak(), &*value.leak())).collect();
     let plan = Plan { latency: Duration::ZERO, variables: variables.leak(), ..Plan::smooth(1) };
     let mut world = World::new(&plan);
     let over = CancellationToken::new();
