@@ -55,7 +55,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(address) = config.probe {
         probe::serve(address, health.clone()).await?;
     }
-    push::begin(&health);
+    let over = CancellationToken::new();
+    let pushing = push::begin(&health, over.clone().cancelled_owned());
+    let outcome = serve(config, stop, health).await;
+    over.cancel();
+    if let Some(pushing) = pushing {
+        // It ends in two seconds, whatever a collector does.
+        let _ = pushing.await;
+    }
+    outcome
+}
+
+async fn serve(config: Config, stop: CancellationToken, health: Arc<Health>) -> anyhow::Result<()> {
     // Until it serves, it may be stopped at any time.
     let Some(source) = stop.run_until_cancelled(Source::open(&config.source)).await else { return Ok(()) };
     let source = source?;

@@ -10,7 +10,7 @@ mod sampler;
 mod tests;
 mod w3c;
 
-pub use b3::{Multi, b3_trace, parse_multi, parse_single, write_single};
+pub use b3::{Multi, b3_trace, decision_of_multi, decision_of_single, parse_multi, parse_single, write_single};
 pub use sampler::{Sampler, SamplerError};
 pub use w3c::{is_tracestate, parse_traceparent, write_traceparent};
 
@@ -95,19 +95,21 @@ pub struct Context {
     pub random: bool,
     /// The trace's identifier had 16 digits (B3 alone may).
     pub short: bool,
+    /// The caller asks for debugging, which is sampled, too (B3's `d`): who comes after is to know.
+    pub debug: bool,
 }
 
 impl Context {
     /// The beginning of a trace, of two random numbers.
     pub fn root(high: u64, low: u64, span: SpanId) -> Self {
         let id = (u128::from(high) << 64) | u128::from(low);
-        Self { trace: TraceId(if id == 0 { 1 } else { id }), span, sampled: Some(true), random: true, short: false }
+        Self { trace: TraceId(if id == 0 { 1 } else { id }), span, sampled: Some(true), random: true, short: false, debug: false }
     }
 
     /// The same trace, at another span, with a decision.
     #[must_use]
     pub const fn at(self, span: SpanId, sampled: bool) -> Self {
-        Self { span, sampled: Some(sampled), ..self }
+        Self { span, sampled: Some(sampled), debug: self.debug && sampled, ..self }
     }
 }
 

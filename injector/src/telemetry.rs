@@ -1,10 +1,8 @@
 //! The variables by which a sidecar's telemetry is set: the standard `OTEL_*` ones, and those of its access log.
 
-use crate::error::excerpt;
+use weft_core::telemetry::{VARIABLES, check};
 
-/// Beside `OTEL_…`: see `weft-sidecar --help`.
-const OWN: [&str; 5] =
-    ["WEFT_ACCESS_LOG", "WEFT_ACCESS_LOG_FIELDS", "WEFT_ACCESS_LOG_ONLY", "WEFT_ACCESS_LOG_SAMPLE", "WEFT_TRACE_ERRORS"];
+use crate::error::excerpt;
 
 /// Variables that there may be.
 const MOST: usize = 64;
@@ -20,12 +18,17 @@ pub(crate) fn variables(text: &str) -> Result<Vec<(String, String)>, String> {
         let is_standard = name.strip_prefix("OTEL_").is_some_and(|rest| {
             !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
         });
-        if !(is_standard || OWN.contains(&name)) {
-            return Err(format!("{:?} is no variable of telemetry: those are OTEL_… and {}", excerpt(name), OWN.join(", ")));
+        if !(is_standard || VARIABLES.contains(&name)) {
+            return Err(format!(
+                "{:?} is no variable of telemetry: those are OTEL_… and {}",
+                excerpt(name),
+                VARIABLES.join(", ")
+            ));
         }
         if value.bytes().any(|b| b.is_ascii_control()) {
             return Err(format!("the value of {name} has a control character in it"));
         }
+        check(name, value).map_err(|known| format!("{name} takes {known}"))?;
         if found.iter().any(|(other, _)| other == name) {
             return Err(format!("{name} is set twice"));
         }
@@ -54,9 +57,18 @@ mod tests {
         ];
         assert_eq!(read.as_deref(), Ok(&wanted[..]));
         assert_eq!(variables(" \n"), Ok(vec![]));
-        for bad in
-            ["WEFT_MARK=1", "LD_PRELOAD=x", "OTEL_=1", "OTEL_x=secret", "OTEL_A", "OTEL_A=1;OTEL_A=secret", "OTEL_A=se\u{7}cret"]
-        {
+        for bad in [
+            "WEFT_MARK=1",
+            "LD_PRELOAD=x",
+            "OTEL_=1",
+            "OTEL_x=secret",
+            "OTEL_A",
+            "OTEL_A=1;OTEL_A=secret",
+            "OTEL_A=se\u{7}cret",
+            "WEFT_ACCESS_LOG=JSON",
+            "WEFT_TRACE_ERRORS=yes",
+            "WEFT_ACCESS_LOG_SAMPLE=10%",
+        ] {
             assert!(variables(bad).is_err_and(|why| !why.contains("secret")), "{bad}");
         }
     }

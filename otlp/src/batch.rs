@@ -102,6 +102,22 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Items that there is room for.
+    pub fn room(&self) -> usize {
+        self.limits.queue - self.items.borrow().len()
+    }
+
+    /// Whether more wait than one batch, and than half of what may: the exporter should have its turn.
+    pub fn presses(&self) -> bool {
+        let waiting = self.items.borrow().len();
+        waiting >= self.limits.batch && waiting > self.limits.queue / 2
+    }
+
+    /// Counts items that were not even made, for there is no room for them.
+    pub fn drops(&self, items: u64) {
+        self.counts.overflowed.fetch_add(items, Relaxed);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.borrow().is_empty()
     }

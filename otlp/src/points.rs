@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
+use weft_core::conventions::SCHEMA_URL;
 use weft_core::metrics::family::Distribution;
 use weft_core::metrics::histogram::{BOUNDS, FIRST, Reading, SCHEMA, ZERO};
 use weft_core::metrics::{Family, Kind, Labels, Metric, Point, Text, Value, table};
@@ -66,8 +67,9 @@ impl Points {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..InstrumentationScope::default()
         };
-        let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, schema_url: String::new() }];
-        let resource_metrics = vec![ResourceMetrics { resource: Some(resource), scope_metrics, schema_url: String::new() }];
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, schema_url: SCHEMA_URL.to_owned() }];
+        let resource_metrics =
+            vec![ResourceMetrics { resource: Some(resource), scope_metrics, schema_url: SCHEMA_URL.to_owned() }];
         (ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into(), count)
     }
 

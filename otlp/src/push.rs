@@ -1,7 +1,7 @@
 //! Metrics, pushed over OTLP now and then.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -61,46 +61,84 @@ impl Push {
         self.exporter.place()
     }
 
-    /// Pushes for ever. `random` is drawn from for jitter. A push that fails is told
+    /// Pushes until `stop` resolves, then once more: what was counted last is not lost. `random` is drawn from for jitter. A push that fails is told
     /// once for each time that it begins; what was counted is not lost by it, unless the temporality is delta.
-    pub async fn run(mut self, counts: Arc<Counts>, random: impl Fn() -> u64, gather: impl Fn() -> Gathered) {
+    pub async fn run(
+        mut self,
+        counts: Arc<Counts>,
+        random: impl Fn() -> u64,
+        gather: impl Fn() -> Gathered,
+        stop: impl Future<Output = ()>,
+    ) {
         let mut points = Points::new(self.temporality, self.aggregation, now());
         // Sidecars that begin together do not push together.
         let first = self.interval.mul_f64((random() % 1_000) as f64 / 1_000.0);
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop = std::pin::pin!(stop);
+        let stopped = AtomicBool::new(false);
         loop {
-            tick.tick().await;
-            let (families, constant, resource) = gather();
-            let (message, count) = points.request(families, &constant, resource, now());
-            let outcome = self.exporter.export(message, &random).await;
-            let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
-            match outcome {
-                Ok(taken) => {
-                    counts.rejected.fetch_add(taken.rejected, Relaxed);
-                    counts.exported.fetch_add(count.saturating_sub(taken.rejected), Relaxed);
-                    if taken.rejected > 0 {
-                        let rejected = taken.rejected;
-                        tracing::warn!(
-                            to = self.place(),
-                            "the collector refused {rejected} of {count} data points: {}",
-                            taken.message
-                        );
-                    }
-                    if was_failing {
-                        tracing::info!(to = self.place(), "metrics are pushed again");
-                    }
+            if !stopped.load(Relaxed) {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => stopped.store(true, Relaxed),
+                    _ = tick.tick() => {}
                 }
-                Err(why) => {
-                    counts.failed.fetch_add(count, Relaxed);
-                    if !was_failing {
-                        tracing::warn!("metrics cannot be pushed: {why}");
-                    }
+            }
+            if stopped.load(Relaxed) {
+                let _ = tokio::time::timeout(LAST, self.once(&mut points, &counts, &random, &gather)).await;
+                return;
+            }
+            // A collector that does not answer holds up the end no longer than the end's own time.
+            let ended = tokio::select! {
+                biased;
+                () = self.once(&mut points, &counts, &random, &gather) => false,
+                () = async {
+                    (&mut stop).await;
+                    stopped.store(true, Relaxed);
+                    tokio::time::sleep(LAST).await;
+                } => true,
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Pushes once.
+    async fn once(&mut self, points: &mut Points, counts: &Counts, random: &impl Fn() -> u64, gather: &impl Fn() -> Gathered) {
+        let (families, constant, resource) = gather();
+        let (message, count) = points.request(families, &constant, resource, now());
+        let outcome = self.exporter.export(message, random).await;
+        let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
+        match outcome {
+            Ok(taken) => {
+                counts.rejected.fetch_add(taken.rejected, Relaxed);
+                counts.exported.fetch_add(count.saturating_sub(taken.rejected), Relaxed);
+                if taken.rejected > 0 {
+                    let rejected = taken.rejected;
+                    tracing::warn!(
+                        to = self.place(),
+                        "the collector refused {rejected} of {count} data points: {}",
+                        taken.message
+                    );
+                }
+                if was_failing {
+                    tracing::info!(to = self.place(), "metrics are pushed again");
+                }
+            }
+            Err(why) => {
+                counts.failed.fetch_add(count, Relaxed);
+                if !was_failing {
+                    tracing::warn!("metrics cannot be pushed: {why}");
                 }
             }
         }
     }
 }
+
+/// How long the last push may take.
+const LAST: Duration = Duration::from_secs(2);
 
 /// Whose metrics these are: what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, and, where they say nothing of it, `service` and `more`.
 pub fn resource(env: &Env, service: &str, more: &[(&str, &str)]) -> Resource {
@@ -130,11 +168,29 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Result<Option<Push>, SettingError> {
         let env: Env = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Push::new(&env, 0)
+    }
+
+    /// A pod that lives for less than the interval is heard of, too, and a collector that is silent holds its end up for two seconds.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_counted_is_pushed_once_more_at_the_end() {
+        let (asked, counts) = (Cell::new(0), Arc::new(Counts::default()));
+        let gather = || {
+            asked.set(asked.get() + 1);
+            (Vec::new(), Labels::new(), Resource::default())
+        };
+        // Nothing listens there.
+        let push = of(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:1")]).expect("known").expect("an endpoint");
+        let began = tokio::time::Instant::now();
+        push.run(counts, || 999, gather, tokio::time::sleep(Duration::from_secs(1))).await;
+        assert_eq!(asked.get(), 1);
+        assert!(began.elapsed() <= Duration::from_secs(1) + LAST);
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Settings {
             Protocol::Http if name == own => place.path.clone(),
             Protocol::Http => format!("{}/{}", place.path.trim_end_matches('/'), signal.path()),
         };
+        let shown = format!("{}{}", place.authority, if protocol == Protocol::Grpc { "" } else { &path });
+        let path = match (&place.query, protocol) {
+            (Some(query), Protocol::Http) => format!("{path}?{query}"),
+            _ => path,
+        };
         let gzip = match env.exporter(signal, "COMPRESSION") {
             None | Some((_, "none")) => false,
             Some((_, "gzip")) => true,
@@ -90,7 +95,7 @@ impl Settings {
         let scheme = if place.tls { "https" } else { "http" };
         Ok(Some(Self {
             protocol,
-            place: format!("{scheme}://{}{}", place.authority, if protocol == Protocol::Grpc { "" } else { &path }),
+            place: format!("{scheme}://{shown}"),
             headers: headers(signal, env)?,
             tls: if place.tls { Some(Arc::new(tls(signal, env, protocol)?)) } else { None },
             host: place.host,
@@ -110,6 +115,8 @@ struct Endpoint {
     port: u16,
     authority: String,
     path: String,
+    /// It may hold a key, and is told nowhere.
+    query: Option<String>,
 }
 
 impl Endpoint {
@@ -137,12 +144,13 @@ impl Endpoint {
             (Protocol::Http, false) => 80,
             (Protocol::Http, true) => 443,
         };
-        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        let path = uri.path();
         Ok(Self {
             tls,
             port: authority.port_u16().unwrap_or(standard),
             authority: authority.to_string(),
             host,
+            query: uri.query().map(str::to_owned),
             path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
         })
     }

@@ -220,3 +220,66 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
         })
         .await;
 }
+
+#[test]
+fn a_query_of_an_endpoint_goes_behind_its_path_and_is_told_nowhere() {
+    for (name, path) in [("OTEL_EXPORTER_OTLP_ENDPOINT", "/x/v1/traces"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/x")] {
+        let env = env(&[(name, "http://collector:4318/x?key=secret"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
+        let settings = Settings::read(Signal::Traces, &env).expect("good").expect("an endpoint");
+        assert_eq!(settings.path, format!("{path}?key=secret"));
+        assert_eq!(settings.place, format!("http://collector:4318{path}"));
+    }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_a_collector_whose_issuer_is_named_and_with_no_other() {
+    use std::io::Write;
+
+    let made = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let (own, other) = (made(), made());
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.into())
+        .expect("a certificate and its key");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let endpoint = format!("https://{}", listener.local_addr().expect("it listens"));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("somebody comes");
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let (mut got, mut buf) = (Vec::new(), [0; 1024]);
+            while !got.ends_with(b"spans") {
+                match stream.read(&mut buf).await {
+                    Ok(n) if n > 0 => got.extend_from_slice(&buf[..n]),
+                    _ => break,
+                }
+            }
+            kept.lock().expect("nobody panicked").push(String::from_utf8_lossy(&got).into_owned());
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    for (anchor, is_taken) in [(&own, true), (&other, false)] {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(anchor.cert.pem().as_bytes()).expect("it is written");
+        let path = file.path().to_str().expect("text").to_owned();
+        let env = env(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &path),
+            // Of who is not believed, one repetition shows enough.
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", if is_taken { "60000" } else { "400" }),
+        ]);
+        let mut exporter = Exporter::new(Signal::Traces, &env, 0).expect("good").expect("a collector");
+        let outcome = exporter.export(Bytes::from_static(b"spans"), || 0).await;
+        assert_eq!(outcome.is_ok(), is_taken, "{outcome:?}");
+    }
+    let seen = seen.lock().expect("nobody panicked");
+    assert!(seen.len() == 1 && seen[0].starts_with("POST /v1/traces HTTP/1.1\r\n"), "{seen:?}");
+}

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
 use weft_core::egress::Egress;
-use weft_core::metrics::{Format, expose};
+use weft_core::metrics::Format;
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 use weft_core::wellknown::RECORDED_ALREADY;
 
@@ -33,7 +33,7 @@ use crate::checkup;
 use crate::flows::MAX_TIME;
 use crate::io::Dialer;
 use crate::mesh::Target;
-use crate::metrics::families;
+use crate::metrics::scrape::scrape;
 use crate::probe::Probes;
 use crate::telemetry::tap::{self, Events, Filter};
 use crate::worker::Shared;
@@ -158,8 +158,13 @@ async fn connection(
         let checked = owner.then(|| checkup::asked(&request)).flatten().map(|question| (question, shared.clone()));
         let events = (owner && request.uri().path() == "/tap").then(|| tapped(&request, &shared));
         taps.store(events.as_ref().is_some_and(|events| events.status().is_success()), Relaxed);
-        let other = if events.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
+        let scraped = (request.method() == Method::GET && request.uri().path() == "/metrics")
+            .then(|| (Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok())), shared.clone()));
+        let other = if events.is_none() && scraped.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
         async move {
+            if let Some((format, shared)) = scraped {
+                return Ok(metrics(&shared, format, owner).await.map(Either::Left));
+            }
             if let Some((question, shared)) = checked {
                 let answered = match checkup::answer(question, &shared).await {
                     Ok(found) => reply(StatusCode::OK, "application/json", format!("{found:#}\n")),
@@ -196,7 +201,11 @@ fn tapped(request: &Request<Incoming>, shared: &Shared) -> Response<Either<Full<
     match Filter::read(request.uri().query().unwrap_or_default()) {
         Err(why) => refused(StatusCode::BAD_REQUEST, &why),
         Ok(filter) => match tap::open(&shared.telemetry, filter) {
-            Some(events) => Response::new(Either::Right(events)),
+            Some(events) => {
+                // Whoever looks at requests is not seen by those who make them, but here.
+                tracing::info!(filter = request.uri().query().unwrap_or_default(), "a tap was opened");
+                Response::new(Either::Right(events))
+            }
             None => refused(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them"),
         },
     }
@@ -253,7 +262,6 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         (&Method::GET, "/ready", _) => {
             plain(StatusCode::SERVICE_UNAVAILABLE, &format!("waiting for: {}", shared.mesh.missing().join(", ")))
         }
-        (&Method::GET, "/metrics", _) => metrics(shared, request),
         (&Method::GET, "/config", true) => reply(StatusCode::OK, "application/json", format!("{:#}\n", config(shared))),
         (&Method::GET, "/edges", true) => {
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.metrics.edges())))
@@ -337,11 +345,9 @@ fn record(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
     }
 }
 
-/// The metrics, in the format that is asked for.
-fn metrics(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let format = Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()));
-    let body = expose(format, &families::gather(shared), &families::constant(shared));
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+/// The metrics, in the format that is asked for. Its owner has them as they are now; of others many may ask, and often.
+async fn metrics(shared: &Arc<Shared>, format: Format, owner: bool) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(scrape(shared, format, owner).await));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     response
 }

@@ -107,7 +107,7 @@ impl Record {
     }
 }
 
-/// A policy, the place of its rule where one decided, and what became of a call because of it.
+/// A policy, the place of its rule where one decided, and why it denied a call.
 type CountKey = (String, Option<u32>, &'static str);
 
 #[derive(Default)]
@@ -118,7 +118,6 @@ struct Kept {
     /// The second in which lines were written last, how many, and how many were not since.
     lines: (i64, u32, u64),
     denied: BTreeMap<CountKey, u64>,
-    told: BTreeMap<CountKey, u64>,
 }
 
 impl Kept {
@@ -231,21 +230,13 @@ impl Denials {
         may
     }
 
-    /// Counts what was decided: the denial, AUDIT policies that match, and what dry runs would have done.
+    /// Counts a denial. What AUDIT policies and dry runs have to say is counted by each worker (`WorkerMetrics::notices`).
     pub fn count(&self, decision: &Decision) {
         let mut kept = self.kept();
         if !decision.is_allowed() {
             let policy = decision.policy().map_or_else(|| "none".to_owned(), |p| p.id.to_string());
             let rule = decision.cause.matched().map(|m| m.rule as u32);
             add(&mut kept.denied, (policy, rule, decision.cause.as_str()));
-        }
-        for audited in &decision.audited {
-            add(&mut kept.told, (audited.policy.id.to_string(), None, "audit"));
-        }
-        if let Some(dry) = &decision.dry_run {
-            let policy = dry.1.matched().map_or_else(|| "none".to_owned(), |m| m.policy.id.to_string());
-            let what = if decision.is_allowed() { "would-deny" } else { "would-allow" };
-            add(&mut kept.told, (policy, None, what));
         }
     }
 
@@ -260,20 +251,17 @@ impl Denials {
     }
 
     /// As metrics have them.
-    pub fn families(&self) -> [Family; 2] {
+    pub fn family(&self) -> Family {
         let kept = self.kept();
-        let of = |metric, label: &'static str, counts: &BTreeMap<CountKey, u64>| {
-            let mut family = Family::new(metric);
-            for ((policy, rule, what), count) in counts {
-                let mut labels = Labels::new().and(table::POLICY, policy.clone()).and(label, *what);
-                if let Some(rule) = rule {
-                    labels.add(table::RULE, Text::Number(*rule));
-                }
-                family.counts(labels, *count);
+        let mut family = Family::new(&table::DENIALS);
+        for ((policy, rule, what), count) in &kept.denied {
+            let mut labels = Labels::new().and(table::POLICY, policy.clone()).and(table::REASON, *what);
+            if let Some(rule) = rule {
+                labels.add(table::RULE, Text::Number(*rule));
             }
-            family
-        };
-        [of(&table::DENIALS, table::REASON, &kept.denied), of(&table::NOTICES, table::NOTICE, &kept.told)]
+            family.counts(labels, *count);
+        }
+        family
     }
 }
 
@@ -324,7 +312,7 @@ mod tests {
             denials.of(&denials.add_refused(&call, None, &Failure::mesh(Reason::NotReady)).to_string()).expect("it is kept");
         assert_eq!((&*early.verdict, early.remedy.is_some()), ("not ready", true));
         let labels = Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "mtls-required");
-        assert!(denials.families()[0].points.iter().any(|point| point.labels == labels));
+        assert!(denials.family().points.iter().any(|point| point.labels == labels));
     }
 
     #[test]
@@ -350,7 +338,7 @@ mod tests {
         let last = denials.add(&call, &decision);
         assert_eq!(denials.all()[0].reference, last.to_string());
         denials.count(&decision);
-        let denied = &denials.families()[0];
+        let denied = denials.family();
         assert_eq!(denied.points[0].labels, Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "default"));
     }
 
@@ -364,7 +352,7 @@ mod tests {
         }
         add(&mut denials.kept().denied, ("shop/policy-0".to_owned(), None, "denied"));
         add(&mut denials.kept().denied, ("shop/one-more".to_owned(), None, "default"));
-        let [denied, _] = denials.families();
+        let denied = denials.family();
         let of = |policy: &str, cause: &'static str| {
             let labels = Labels::new().and(table::POLICY, policy.to_owned()).and(table::REASON, cause);
             denied.points.iter().find(|point| point.labels == labels).map(|point| point.value.clone())

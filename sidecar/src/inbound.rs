@@ -110,14 +110,18 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
         Some(Ok(Ok(stream))) => stream,
         Some(Ok(Err(e))) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
-            tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
+            if worker.lines.may() {
+                tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
+            }
             let is_denied = matches!(as_tls_error(&e).and_then(verify_error), Some(VerifyError::Denied { .. }));
             told(handshake_fault(&e), ("", ""));
             return worker.metrics.refused(if is_denied { Reason::Denied } else { Reason::UpstreamTls });
         }
         Some(Err(_)) => {
             told("timeout", ("", ""));
-            tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
+            if worker.lines.may() {
+                tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
+            }
             return worker.metrics.refused(Reason::RequestTimeout);
         }
     };

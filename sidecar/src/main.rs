@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +20,7 @@ use weft_sidecar::identity::{Current, Keeper, random};
 use weft_sidecar::levels::Levels;
 use weft_sidecar::mesh::Mesh;
 use weft_sidecar::otlp::Env;
+use weft_sidecar::outlet::Outlet;
 use weft_sidecar::saved::Store;
 use weft_sidecar::telemetry::thread::{self, Plan};
 use weft_sidecar::worker::{Listeners, Shared, Worker};
@@ -31,15 +33,26 @@ fn main() -> anyhow::Result<()> {
     }
     let config = Config::parse();
     let (filter, levels) = reload::Layer::new(EnvFilter::try_new(&config.log).context("--log")?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // Workers write it, and none of them may wait for whoever reads it.
+    let outlet = Outlet::new("weft-log", LOG_WAITS, true, std::io::stderr()).context("cannot start the log's thread")?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(outlet.clone()).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
     weft_sidecar::limits::raise_open_files();
     if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
     }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(run(config, Levels::new(levels)))
+    let outcome = control.block_on(run(config, Levels::new(levels, Some(outlet.clone()))));
+    // A thread that looks a name up cannot be ended, and holds up nothing.
+    control.shutdown_background();
+    outlet.close(LAST);
+    outcome
 }
+
+/// Bytes of the log that may wait for whoever reads standard error.
+const LOG_WAITS: usize = 1024 * 1024;
+/// How long the last lines of the log may take.
+const LAST: Duration = Duration::from_secs(1);
 
 async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();
@@ -51,11 +64,7 @@ async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     weft_sidecar::dns::serve(&shared)?;
     let asked_to_drain = CancellationToken::new();
     admin::serve(&shared, &asked_to_drain)?;
-    match metrics::push::begin(&shared, &Env::of_process()) {
-        Ok(None) => {}
-        Ok(Some(to)) => tracing::info!(%to, "metrics are pushed"),
-        Err(e) => tracing::error!("metrics are not pushed: {e}"),
-    }
+    let pushing = metrics::push::begin(&shared, &Env::of_process(), told_all.clone());
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
     let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
@@ -98,8 +107,8 @@ async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     }
     drain(&shared, workers).await;
     told_all.cancel();
-    // It ends in two seconds, whatever a collector does.
-    let _ = tokio::task::spawn_blocking(|| telling.join()).await;
+    // Both end in a few seconds, whatever a collector does.
+    let _ = tokio::task::spawn_blocking(|| (telling.join(), pushing.map(JoinHandle::join))).await;
     tracing::info!("stopped");
     Ok(())
 }

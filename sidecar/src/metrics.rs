@@ -6,13 +6,16 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use weft_core::conventions::{self, METHODS};
 use weft_core::failure::{Failure, Reason};
 use weft_core::traffic::Route;
 
 pub mod edges;
 pub mod families;
+pub mod notices;
 pub mod push;
 pub mod registry;
+pub mod scrape;
 pub mod slots;
 #[cfg(test)]
 mod tests;
@@ -58,16 +61,13 @@ pub struct EdgeKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Method(u8);
 
-/// The methods of RFC 9110 and RFC 5789.
-const METHODS: [&str; 9] = ["GET", "POST", "HEAD", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-
 impl Method {
     pub fn of(method: &[u8]) -> Self {
-        Self(METHODS.iter().position(|m| m.as_bytes() == method).unwrap_or(METHODS.len()) as u8)
+        Self(conventions::known_method(method).unwrap_or(METHODS.len()) as u8)
     }
 
     pub fn as_str(self) -> &'static str {
-        METHODS.get(usize::from(self.0)).copied().unwrap_or("_OTHER")
+        METHODS.get(usize::from(self.0)).copied().unwrap_or(conventions::OTHER)
     }
 }
 
@@ -107,10 +107,11 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// weft answered it in its own name.
+    /// weft answered it in its own name. A gRPC call is refused by an answer whose HTTP status is 200.
     #[must_use]
     pub fn refused(mut self, failure: &Failure) -> Self {
-        (self.status, self.grpc) = (failure.http_status(), Some(failure.grpc_status()));
+        self.status = if self.is_grpc { 200 } else { failure.http_status() };
+        self.grpc = Some(failure.grpc_status());
         self.broken(failure.reason)
     }
 
@@ -139,26 +140,8 @@ pub struct Code {
     reason: u8,
 }
 
-/// gRPC's statuses (`statuscodes.md`).
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
+/// Stands in the place of a reason for all calls that failed and that there is no room for.
+const FAILED: u8 = 254;
 
 impl Code {
     pub fn status(self) -> u16 {
@@ -173,9 +156,21 @@ impl Code {
         self.grpc > 0
     }
 
-    /// gRPC's status by its name; empty where none was said.
-    pub fn grpc(self) -> &'static str {
-        if self.grpc < 2 { "" } else { GRPC.get(usize::from(self.grpc) - 2).copied().unwrap_or("UNKNOWN") }
+    /// gRPC's status: what the HTTP status stands for where the answer had none. None where there was no whole answer, and for what is no gRPC.
+    pub fn grpc(self) -> Option<u8> {
+        match self.grpc {
+            0 => None,
+            1 => (self.status > 0).then(|| conventions::grpc_of_http(self.status)),
+            told => Some(told - 2),
+        }
+    }
+
+    /// Whether it failed as far as its user sees: by weft's own reason, by an error of the server, of HTTP or of gRPC, or because the answer broke off.
+    pub fn is_failure(self) -> bool {
+        if self.is_overflow() {
+            return self.reason == FAILED;
+        }
+        self.reason().is_some() || self.status == 0 || self.status >= 500 || self.grpc().is_some_and(conventions::is_grpc_failure)
     }
 
     pub fn reason(self) -> Option<Reason> {
@@ -184,7 +179,8 @@ impl Code {
 
     /// What all calls of an edge are counted under that there is no room for.
     fn as_overflow(self) -> Self {
-        Self { status: u16::MAX, method: METHODS.len() as u8, grpc: 0, reason: u8::MAX }
+        let reason = if self.is_failure() { FAILED } else { u8::MAX };
+        Self { status: u16::MAX, method: METHODS.len() as u8, grpc: 0, reason }
     }
 
     /// Whether it stands for others.
@@ -192,10 +188,11 @@ impl Code {
         self.status == u16::MAX
     }
 
-    /// The same request as HTTP sees it.
+    /// The same request as HTTP sees it. What failed in gRPC alone, with an HTTP status of 200, is still told apart.
     #[must_use]
     pub fn as_http(self) -> Self {
-        Self { grpc: 0, ..self }
+        let tells = self.reason().is_none() && self.grpc().is_some_and(conventions::is_grpc_failure);
+        Self { grpc: if tells { self.grpc } else { 0 }, ..self }
     }
 }
 

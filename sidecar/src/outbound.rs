@@ -38,7 +38,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let target = match worker.mesh().resolve(destination.ip()).await {
         Ok(target) => target,
         Err(failure) => {
-            tracing::info!(to = %destination, "refused: {failure}");
+            if worker.lines.may() {
+                tracing::info!(to = %destination, "refused: {failure}");
+            }
             let route = Route::Refuse { failure, name: destination.to_string().into() };
             return answer_refusal(&worker, stream, destination, route).await;
         }

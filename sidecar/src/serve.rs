@@ -165,7 +165,9 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
         return;
     }
     worker.metrics.refused(failure.reason);
-    tracing::info!(client = %http.caller.address, "request refused: {failure}");
+    if worker.lines.may() {
+        tracing::info!(client = %http.caller.address, "request refused: {failure}");
+    }
     let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
     sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
     let _ = sink.refuse(failure, false).await;
@@ -373,7 +375,7 @@ pub async fn opaque(
 ) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
-    let mut note = telemetry::connection(worker, client, key.direction, &key.peer, &key.target);
+    let mut note = telemetry::connection(worker, client, key.direction, || (key.peer.clone(), key.target.clone()));
     if let Some(note) = &mut note {
         note.goes_to(&key.peer, upstream.peer());
     }
@@ -424,13 +426,15 @@ async fn silence<T: PartialEq>(idle: Option<Duration>, count: impl Fn() -> T) {
 
 /// Refuses a connection before any protocol was spoken: a reset, a log line, a count.
 pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>, failure: &Failure) {
-    let to = destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
-    tracing::info!(client = %stream.peer(), %to, "connection refused: {failure}");
+    let to = || destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
+    if worker.lines.may() {
+        tracing::info!(client = %stream.peer(), to = to(), "connection refused: {failure}");
+    }
     worker.metrics.refused(failure.reason);
     let from = stream.peer().ip();
     let own = from.is_loopback() || worker.shared.config.net.pod_ips.contains(&from);
     let direction = if own { Direction::Outbound } else { Direction::Inbound };
-    if let Some(mut note) = telemetry::connection(worker, stream, direction, &"".into(), &to.into()) {
+    if let Some(mut note) = telemetry::connection(worker, stream, direction, || ("".into(), to().into())) {
         note.fails(failure);
     }
     stream.reset();

@@ -4,12 +4,14 @@
 //! It hands the record over by a bounded queue, and the telemetry thread makes of it what is wanted. Where a queue is full, records are dropped and counted:
 //! traffic never waits.
 
-use std::cell::OnceCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::cell::{OnceCell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use weft_core::authorization::Decision;
 use weft_core::metrics::{Family, table};
 use weft_core::trace::Sampler;
 
@@ -20,7 +22,7 @@ mod note;
 pub mod propagate;
 pub mod record;
 mod resource;
-pub(crate) use resource::resource;
+pub(crate) use resource::{resource, text_of};
 pub mod ring;
 mod span;
 mod stdout;
@@ -29,13 +31,14 @@ pub mod tap;
 mod tests;
 pub mod thread;
 
-pub use config::{TelemetryConfig, Tracing};
+pub use config::{TelemetryConfig, Telling, Tracing};
 pub use note::{Note, connection, malformed, request};
 use record::Record;
 
+use crate::metrics::notices::words;
 use crate::otlp::batch::Counts;
 use ring::Ring;
-use tap::Taps;
+use tap::{Sought, Taps};
 
 /// Records that one worker may have on their way. The thread looks many times a second.
 const ON_THE_WAY: usize = 4_096;
@@ -59,6 +62,14 @@ pub struct Telemetry {
     /// The receiving ends that the thread has not seen yet.
     fresh: Mutex<Vec<Receiver<Box<Record>>>>,
     taps: Mutex<Taps>,
+    /// What open taps ask for, as far as a request's head tells it.
+    sought: ArcSwap<Vec<Sought>>,
+    /// The second since 1970 in which every tap has had as many events as it may.
+    full: AtomicU64,
+    /// Requests that were not even looked at, for no tap takes more in this second.
+    unseen: AtomicU64,
+    /// The thread looks rarely: whoever has a record for it wakes it.
+    asleep: AtomicBool,
     /// The last spans.
     pub ring: Ring,
     /// Something is wanted now that was not before.
@@ -78,6 +89,10 @@ impl Telemetry {
             logs: Arc::default(),
             fresh: Mutex::default(),
             taps: Mutex::default(),
+            sought: ArcSwap::default(),
+            full: AtomicU64::new(0),
+            unseen: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
             ring: Ring::default(),
             wake: Notify::new(),
         }
@@ -119,11 +134,13 @@ pub struct WorkerTelemetry {
     all: Arc<Telemetry>,
     /// Made when it is first used: its room is there from then on.
     way: OnceCell<SyncSender<Box<Record>>>,
+    /// What policies had to say of the call that was judged last.
+    notice: RefCell<Option<Arc<str>>>,
 }
 
 impl WorkerTelemetry {
     pub fn new(all: Arc<Telemetry>) -> Self {
-        Self { all, way: OnceCell::new() }
+        Self { all, way: OnceCell::new(), notice: RefCell::default() }
     }
 
     /// Gives a record to the thread, or drops and counts it.
@@ -136,6 +153,18 @@ impl WorkerTelemetry {
         if way.try_send(record).is_err() {
             self.all.lost.fetch_add(1, Relaxed);
         }
+        if self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
+            self.all.wake.notify_one();
+        }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.all.is_wanted()
+    }
+
+    /// AUDIT policies or dry runs have something to say of the call that is being judged: [`Note::judged`] takes it.
+    pub fn notices(&self, decision: &Decision) {
+        *self.notice.borrow_mut() = words(decision);
     }
 
     fn sampler(&self) -> Option<&Sampler> {

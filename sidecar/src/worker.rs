@@ -30,10 +30,12 @@ use crate::identity::unix_now;
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::isolation::Opened;
 use crate::jwt::{self, KeyStore, TokenCache};
-use crate::levels::Levels;
+use crate::levels::{Levels, LineLimit};
 use crate::links::Links;
 use crate::mesh::Mesh;
+use crate::metrics::scrape::Scrapes;
 use crate::metrics::{Registry, WorkerMetrics};
+use crate::otlp::Env;
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
 use crate::telemetry::{Telemetry, WorkerTelemetry};
@@ -62,6 +64,10 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     /// What is logged.
     pub levels: Levels,
+    /// The standard `OTEL_*` variables.
+    pub environment: Env,
+    /// The last answers of `/metrics`.
+    pub scrapes: Scrapes,
     /// Keys of token issuers, as they were fetched.
     pub keys: KeyStore,
     /// Names outside of the mesh.
@@ -84,6 +90,8 @@ impl Shared {
         Self {
             telemetry: Arc::new(telemetry),
             levels: Levels::fixed(),
+            environment: Env::of_process(),
+            scrapes: Scrapes::default(),
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
@@ -118,6 +126,8 @@ pub struct Worker {
     pub plaintext: Seen,
     pub flows: FlowLog,
     pub telemetry: Rc<WorkerTelemetry>,
+    /// How many lines it has logged of single requests.
+    pub lines: LineLimit,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -151,6 +161,7 @@ impl Worker {
             plaintext: Seen::new(shared.plaintext.clone()),
             flows: FlowLog::new(shared.flows.clone()),
             telemetry: Rc::new(WorkerTelemetry::new(shared.telemetry.clone())),
+            lines: LineLimit::default(),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),

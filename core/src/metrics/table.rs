@@ -1,6 +1,6 @@
 //! Every metric of weft's programs, and every label. `docs/metrics.md` is made of this file.
 //!
-//! Names are those of OpenTelemetry's semantic conventions where these have one (1.40: `http`, `rpc`, `network`, `tls`, `error`, `otel`), else begin with
+//! Names are those of OpenTelemetry's semantic conventions where these have one (`conventions::SCHEMA_URL`: `http`, `rpc`, `network`, `tls`, `error`, `otel`), else begin with
 //! `weft`. Prometheus' spelling follows by rule (`prometheus.rs`).
 
 use Kind::{Counter, Gauge, Histogram, Info, UpDownCounter};
@@ -127,11 +127,11 @@ labels! {
     TASK "weft.cni.task" "What the plugin asked for: `add` or `check`.";
     ACTION "weft.cni.action" "What was done about it: `deleted` or `told`.";
     URL "url.full" "The URL that keys are fetched from.";
-    METHOD "http.request.method" "The method; `_OTHER` for one that RFC 9110 and RFC 5789 do not have.";
+    METHOD "http.request.method" "The method; `_OTHER` for one that is neither QUERY nor in RFC 9110 and RFC 5789.";
     STATUS "http.response.status_code" "The final status; none where the answer never came.";
-    GRPC_STATUS "rpc.response.status_code" "gRPC's status, by its name (`OK`, `UNAVAILABLE` …).";
+    GRPC_STATUS "rpc.response.status_code" "gRPC's status, by its name (`OK`, `UNAVAILABLE` …); of an answer without one, what the HTTP status stands for.";
     RPC_SYSTEM "rpc.system.name" "Always `grpc`.";
-    ERROR "error.type" "None where all went well. Else weft's reason, or the status as a text: of 5xx, and outbound of 4xx as well.";
+    ERROR "error.type" "None where all went well. Else weft's reason, or the status as a text: of 5xx, and outbound of 4xx as well; of gRPC its status by name. `http.…` has it for gRPC where it is the server's fault (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS), whatever the HTTP status; `rpc.client…` for all but OK.";
     PROTOCOL "network.protocol.name" "`http`, or `tcp` for bytes that weft does not look into.";
     VERSION "network.protocol.version" "The version of HTTP: `1.1` or `2`.";
     IO "network.io.direction" "`receive` or `transmit`, as the pod's application sees it.";
@@ -142,9 +142,9 @@ labels! {
     TLS_CIPHER "tls.cipher" "The cipher suite.";
     TLS_CURVE "tls.curve" "The key exchange group.";
     OVERFLOW "otel.metric.overflow" "`true`: all series that there was no room for, together; they have no other label.";
-    SERVICE_NAME "service.name" "The workload, or the program.";
+    SERVICE_NAME "service.name" "What `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says; else the workload (its service account), or the program. OTLP has the same.";
     SERVICE_NAMESPACE "service.namespace" "Its namespace.";
-    SERVICE_INSTANCE "service.instance.id" "Which instance: the pod's first address, or what `OTEL_RESOURCE_ATTRIBUTES` says.";
+    SERVICE_INSTANCE "service.instance.id" "Which instance: what `OTEL_RESOURCE_ATTRIBUTES` says; else the pod, as NAMESPACE/NAME, or its first address until there is a certificate.";
     SERVICE_VERSION "service.version" "weft's version.";
 }
 
@@ -263,6 +263,8 @@ metrics! {
         "Spans that wait to be exported.";
     RECORDS_LOST "weft.telemetry.records_lost" Counter "{record}" [Sidecar] []
         "Requests and connections that nothing is told of: the way to the telemetry thread was full.";
+    LOG_LOST "weft.log.lost" Counter "{line}" [Sidecar] []
+        "Lines of the sidecar's own log that were dropped, for whoever reads standard error did not take them in time.";
     LINES_LOST "weft.access_log.lost" Counter "{line}" [Sidecar] []
         "Lines of the access log that standard output did not take in time.";
     POINTS_EXPORTED "otel.sdk.exporter.metric_data_point.exported" Counter "{data_point}" [Sidecar ControlPlane] [ERROR]

@@ -29,28 +29,47 @@ fn span(digits: &[u8]) -> Option<SpanId> {
     if digits.len() == 16 { SpanId::new(hex(digits, true)? as u64) } else { None }
 }
 
-/// The decision: none if the word is not known. `d` is debug, which is sampled.
+/// The decision: none if the word is not known.
 fn decision(word: &[u8]) -> Option<bool> {
     match word {
-        b"1" | b"d" | b"true" => Some(true),
+        b"1" | b"true" => Some(true),
         b"0" | b"false" => Some(false),
         _ => None,
     }
 }
 
-/// Reads the value of `b3`: TRACE-SPAN, TRACE-SPAN-DECISION or TRACE-SPAN-DECISION-PARENT. A decision alone names no trace, and is none.
+/// The decision of the form in one header, where `d` is debug, which is sampled.
+fn short_decision(word: &[u8]) -> Option<bool> {
+    if word == b"d" { Some(true) } else { decision(word) }
+}
+
+/// The decision that the value of `b3` is, where it names no trace: `b3: 0` asks that there be none.
+pub fn decision_of_single(value: &[u8]) -> Option<bool> {
+    short_decision(value)
+}
+
+/// The decision of the second form, where it names no trace.
+pub fn decision_of_multi(values: &Multi<'_>) -> Option<bool> {
+    if values.trace.is_some() || values.span.is_some() {
+        return None;
+    }
+    if values.flags == Some(b"1") { Some(true) } else { decision(values.sampled?) }
+}
+
+/// Reads the value of `b3`: TRACE-SPAN, TRACE-SPAN-DECISION or TRACE-SPAN-DECISION-PARENT. A decision alone names no trace ([`decision_of_single`]).
 pub fn parse_single(value: &[u8]) -> Option<Context> {
     let mut parts = value.split(|b| *b == b'-');
     let (trace, short) = trace(parts.next()?)?;
     let span_id = span(parts.next()?)?;
-    let sampled = match parts.next() {
+    let word = parts.next();
+    let sampled = match word {
         None => None,
-        Some(word) => Some(decision(word)?),
+        Some(word) => Some(short_decision(word)?),
     };
     if let Some(parent) = parts.next() {
         span(parent)?;
     }
-    let context = Context { trace, span: span_id, sampled, random: false, short };
+    let context = Context { trace, span: span_id, sampled, random: false, short, debug: word == Some(b"d") };
     parts.next().is_none().then_some(context)
 }
 
@@ -63,7 +82,7 @@ pub fn parse_multi(values: &Multi<'_>) -> Option<Context> {
         None => None,
         Some(word) => Some(decision(word)?),
     };
-    Some(Context { trace, span: span(values.span?)?, sampled, random: false, short })
+    Some(Context { trace, span: span(values.span?)?, sampled, random: false, short, debug })
 }
 
 /// Writes the value of `b3`, with the parent left out, and the trace as long as it came.
@@ -72,7 +91,11 @@ pub fn write_single(context: &Context) -> Vec<u8> {
     out.push(b'-');
     out.extend_from_slice(&span_digits(context.span));
     if let Some(sampled) = context.sampled {
-        out.extend_from_slice(if sampled { b"-1" } else { b"-0" });
+        out.extend_from_slice(match (sampled, context.debug) {
+            (true, true) => b"-d",
+            (true, false) => b"-1",
+            (false, _) => b"-0",
+        });
     }
     out
 }

@@ -1,6 +1,6 @@
 //! Which traces are recorded, decided at their beginning (OpenTelemetry SDK configuration, `OTEL_TRACES_SAMPLER`).
 
-use super::{Context, TraceId};
+use super::TraceId;
 
 /// What decides where nobody has decided before.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -59,24 +59,24 @@ impl Sampler {
         Ok(Self { base, parent })
     }
 
-    /// Whether a request's spans are recorded. `parent` is what its caller says; `trace` is the trace that it is in, or would begin.
-    ///
-    /// `drawn` says that the caller is a sidecar that has drawn already and said no: a share is not drawn a second time.
-    pub fn samples(&self, parent: Option<&Context>, trace: TraceId, drawn: bool) -> bool {
-        if let (true, Some(decided)) = (self.parent, parent.and_then(|p| p.sampled)) {
+    /// Whether a request's spans are recorded. `decided` is what its caller says; `trace` is the trace that it is in, or would begin.
+    pub fn samples(&self, decided: Option<bool>, trace: TraceId) -> bool {
+        if let (true, Some(decided)) = (self.parent, decided) {
             return decided;
         }
         match self.base {
             Base::On => true,
             Base::Off => false,
-            Base::Ratio(_) if drawn && parent.is_none() => false,
             Base::Ratio(bound) => trace.randomness() < bound,
         }
     }
 
-    /// Whether a request without a parent can be recorded at all, so that numbers are drawn for it.
-    pub fn begins_traces(&self) -> bool {
-        !matches!(self.base, Base::Off | Base::Ratio(0))
+    /// Whether a request without a parent can be recorded at all, so that numbers are drawn for it. `decided` as above.
+    pub fn begins_traces(&self, decided: Option<bool>) -> bool {
+        match decided {
+            Some(decided) if self.parent => decided,
+            _ => !matches!(self.base, Base::Off | Base::Ratio(0)),
+        }
     }
 }
 

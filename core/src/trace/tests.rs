@@ -5,7 +5,14 @@ use super::*;
 const PARENT: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn context(trace: u128, span: u64, sampled: Option<bool>, random: bool, short: bool) -> Context {
-    Context { trace: TraceId::new(trace).expect("not zero"), span: SpanId::new(span).expect("not zero"), sampled, random, short }
+    Context {
+        trace: TraceId::new(trace).expect("not zero"),
+        span: SpanId::new(span).expect("not zero"),
+        sampled,
+        random,
+        short,
+        debug: false,
+    }
 }
 
 #[test]
@@ -44,7 +51,7 @@ fn b3_is_read_in_both_forms() {
     for (value, want) in [
         (format!("{t}-{s}"), Some(good)),
         (format!("{t}-{s}-1"), Some(good.at(good.span, true))),
-        (format!("{t}-{s}-d"), Some(good.at(good.span, true))),
+        (format!("{t}-{s}-d"), Some(Context { debug: true, ..good.at(good.span, true) })),
         (format!("{t}-{s}-0-05e3ac9a4f6e3b90"), Some(good.at(good.span, false))),
         (format!("{}-{s}-1", t.to_uppercase()), Some(good.at(good.span, true))),
         (format!("{}-{s}-1", &t[16..]), Some(context(0x64fe_8b2a_57d3_eff7, 0xe457_b5a2_e4d8_6bd1, Some(true), false, true))),
@@ -61,14 +68,39 @@ fn b3_is_read_in_both_forms() {
     let multi = Multi { trace: Some(t.as_bytes()), span: Some(s.as_bytes()), ..Multi::default() };
     assert_eq!(parse_multi(&multi), Some(good));
     assert_eq!(parse_multi(&Multi { sampled: Some(b"0"), ..multi }), Some(good.at(good.span, false)));
-    assert_eq!(parse_multi(&Multi { sampled: Some(b"0"), flags: Some(b"1"), ..multi }), Some(good.at(good.span, true)));
+    assert_eq!(
+        parse_multi(&Multi { sampled: Some(b"0"), flags: Some(b"1"), ..multi }),
+        Some(Context { debug: true, ..good.at(good.span, true) })
+    );
     for bad in [
         Multi::default(),
         Multi { span: None, ..multi },
         Multi { sampled: Some(b"yes"), ..multi },
+        Multi { sampled: Some(b"d"), ..multi },
         Multi { span: Some(b"1"), ..multi },
     ] {
         assert_eq!(parse_multi(&bad), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn b3_decides_without_a_trace_too() {
+    for (value, want) in
+        [("0", Some(false)), ("1", Some(true)), ("d", Some(true)), ("false", Some(false)), ("2", None), ("", None)]
+    {
+        assert_eq!(decision_of_single(value.as_bytes()), want, "{value}");
+    }
+    let multi = |sampled: Option<&'static [u8]>, flags: Option<&'static [u8]>| Multi { sampled, flags, ..Multi::default() };
+    for (values, want) in [
+        (multi(Some(b"0"), None), Some(false)),
+        (multi(Some(b"1"), None), Some(true)),
+        (multi(Some(b"0"), Some(b"1")), Some(true)),
+        (multi(None, Some(b"1")), Some(true)),
+        (multi(None, Some(b"0")), None),
+        (multi(Some(b"d"), None), None),
+        (Multi { trace: Some(b"x"), ..multi(Some(b"0"), None) }, None),
+    ] {
+        assert_eq!(decision_of_multi(&values), want, "{values:?}");
     }
 }
 
@@ -99,17 +131,15 @@ fn samplers_follow_the_caller_or_draw() {
         (of("parentbased_traceidratio", Some("0.5")), [true, false, true, true]),
         (Sampler::parse(None, None).expect("good"), [true, false, true, true]),
     ] {
-        let got = [Some(&yes), Some(&no), Some(&open), None].map(|parent| sampler.samples(parent, low, false));
+        let got = [Some(&yes), Some(&no), Some(&open), None].map(|parent| sampler.samples(parent.and_then(|p| p.sampled), low));
         assert_eq!(got, want, "{sampler:?}");
     }
     let half = of("traceidratio", Some("0.5"));
-    assert!(
-        !half.samples(None, high, false) && !half.samples(None, low, true),
-        "it was drawn, and the caller's sidecar drew already"
-    );
-    assert!(of("parentbased_always_on", None).samples(None, low, true));
-    assert!(!of("traceidratio", Some("0")).begins_traces() && half.begins_traces());
-    assert!(of("traceidratio", Some("1")).samples(None, high, false));
+    assert!(!half.samples(None, high) && half.samples(None, low));
+    assert!(!of("traceidratio", Some("0")).begins_traces(Some(true)) && half.begins_traces(Some(false)));
+    let (off, always) = (of("parentbased_always_off", None), of("parentbased_always_on", None));
+    assert!(off.begins_traces(Some(true)) && !off.begins_traces(None) && !always.begins_traces(Some(false)));
+    assert!(of("traceidratio", Some("1")).samples(None, high));
     for (name, argument, why) in
         [("jaeger_remote", None, "OTEL_TRACES_SAMPLER: "), ("traceidratio", Some("2"), "OTEL_TRACES_SAMPLER_ARG: ")]
     {
@@ -128,6 +158,8 @@ proptest! {
         prop_assert_eq!(parse_traceparent(&write_traceparent(&c)), Some(c));
         let c = Context { random: false, ..c };
         prop_assert_eq!(parse_single(&write_single(&c)), Some(c));
+        let debug = Context { debug: sampled, ..c };
+        prop_assert_eq!(parse_single(&write_single(&debug)), Some(debug));
         let short = Context { trace: TraceId::new(u128::from(span)).expect("not zero"), short: true, ..c };
         prop_assert_eq!(parse_single(&write_single(&short)), Some(short));
     }
@@ -149,6 +181,6 @@ proptest! {
         // Whoever samples less samples a part of what the other samples.
         let of = |r: &str| Sampler::parse(Some("traceidratio"), Some(r)).expect("good");
         let trace = Context::root(high, low, SpanId::random(1)).trace;
-        prop_assert!(!of("0.1").samples(None, trace, false) || of("0.3").samples(None, trace, false));
+        prop_assert!(!of("0.1").samples(None, trace) || of("0.3").samples(None, trace));
     }
 }

@@ -25,6 +25,7 @@ pub fn parse_traceparent(value: &[u8]) -> Option<Context> {
         sampled: Some(flags & SAMPLED != 0),
         random: flags & RANDOM != 0,
         short: false,
+        debug: false,
     })
 }
 

@@ -103,7 +103,9 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, sink: &mut ResponseS
         // The budget is asked last: what is not sent costs nothing.
         let again = asked.is_some() || (may && treatment.spend(worker));
         if !(again && rewind(body)) {
-            tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
+            if worker.lines.may() {
+                tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
+            }
             return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
         }
         edge.retry();
@@ -293,7 +295,9 @@ fn broken(request: &Request<'_>, sink: &mut ResponseSink<'_>, edge: &Edge, lease
         note.fails(failure);
     }
     let address = lease.address();
-    tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
+    if request.worker.lines.may() {
+        tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
+    }
     edge.error(failure.reason);
     edge.request(&request.treatment.call(request.head).broken(failure.reason), request.began.elapsed());
     lease.fail(failure);

@@ -71,7 +71,11 @@ pub fn forward(
         }
         let generation = worker.mesh().generation();
         let guard = caller.guard().or_else(|| route.guard());
-        let allowed = guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
+        let mut asks = || guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
+        let allowed = match sink.noted() {
+            Some(note) => note.judged(worker, asks),
+            None => asks(),
+        };
         let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
         if let Err(failure) = allowed {
             let edge = caller.edge(worker, route, &"none".into(), sink.version(), ("", ""));

@@ -143,7 +143,9 @@ pub async fn forward(
             };
         }
         Ruled::Refused(failure) => {
-            tracing::info!(target = %route.name(), "request refused: {failure}");
+            if worker.lines.may() {
+                tracing::info!(target = %route.name(), "request refused: {failure}");
+            }
             let edge = own_edge(sink, route);
             return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
         }

@@ -23,11 +23,17 @@ pub struct EdgeReport {
     pub open: u64,
     pub bytes_received: u64,
     pub bytes_sent: u64,
-    /// Those that were answered.
+    /// Those that ended.
     pub requests: u64,
+    /// Those of them that failed as far as their user sees: by weft's own reason, by a status of 5xx, by a gRPC status that is the server's fault, or because the answer
+    /// broke off.
+    pub failed: u64,
+    /// By class of their HTTP status: `2xx` and so on, `broken` without a whole answer, `other` beyond what is kept apart.
     pub by_class: BTreeMap<String, u64>,
-    /// Answered requests by the route that they fell under.
+    /// Requests by the route that they fell under.
     pub by_route: BTreeMap<Arc<str>, u64>,
+    /// The same, with how they went.
+    pub routes: BTreeMap<Arc<str>, RouteReport>,
     pub errors: BTreeMap<&'static str, u64>,
     pub retries: u64,
     pub latency_micros_sum: u64,
@@ -36,6 +42,15 @@ pub struct EdgeReport {
     pub p95_micros: u64,
     pub p99_micros: u64,
     /// Requests by how long they took: an upper bound in microseconds, none for what took longer than any, and how many.
+    #[serde(rename = "latency", serialize_with = "with_bounds")]
+    took: Reading,
+}
+
+/// The requests of an edge that fell under one route.
+#[derive(Serialize, Clone, Default, Debug)]
+pub struct RouteReport {
+    pub requests: u64,
+    pub failed: u64,
     #[serde(rename = "latency", serialize_with = "with_bounds")]
     took: Reading,
 }
@@ -59,8 +74,10 @@ impl EdgeReport {
             bytes_received: 0,
             bytes_sent: 0,
             requests: 0,
+            failed: 0,
             by_class: BTreeMap::new(),
             by_route: BTreeMap::new(),
+            routes: BTreeMap::new(),
             errors: BTreeMap::new(),
             retries: 0,
             latency_micros_sum: 0,
@@ -97,18 +114,23 @@ impl Registry {
         }
         for told in self.by_call() {
             let code = told.key.code;
-            // What was not answered is among the errors.
-            if code.status() == 0 {
-                continue;
-            }
             let report = all.entry(at_any_port(&told.key.edge)).or_insert_with_key(EdgeReport::new);
             let n = told.totals.took.count();
-            let class = if code.is_overflow() { "other".to_owned() } else { format!("{}xx", (code.status() / 100).min(5)) };
+            let failed = if code.is_failure() { n } else { 0 };
+            let class = match code.status() {
+                0 => "broken".to_owned(),
+                _ if code.is_overflow() => "other".to_owned(),
+                status => format!("{}xx", (status / 100).min(5)),
+            };
             *report.by_class.entry(class).or_default() += n;
             if let Some(route) = told.key.route {
-                *report.by_route.entry(route).or_default() += n;
+                *report.by_route.entry(route.clone()).or_default() += n;
+                let under = report.routes.entry(route).or_default();
+                (under.requests, under.failed) = (under.requests + n, under.failed + failed);
+                under.took.merge(&told.totals.took);
             }
             report.requests += n;
+            report.failed += failed;
             report.took.merge(&told.totals.took);
         }
         let mut all: Vec<_> = all.into_values().collect();

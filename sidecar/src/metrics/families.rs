@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use weft_core::breaker::State;
+use weft_core::conventions;
 use weft_core::failure::Reason;
 use weft_core::metrics::family::Distribution;
 use weft_core::metrics::{Family, Labels, Metric, Point, Value, table};
@@ -13,6 +14,7 @@ use super::registry::{CallKey, CallTotals, EdgeTotals, Registry, Told};
 use super::slots::get;
 use super::{Direction, EdgeKey, Heard};
 use crate::identity::unix_now;
+use crate::telemetry::{resource, text_of as text};
 use crate::worker::Shared;
 
 /// Services whose budget and breakers are told.
@@ -26,12 +28,14 @@ pub fn constant(shared: &Shared) -> Labels {
 
 /// All families of the sidecar, each once, whether it has series or not.
 pub fn gather(shared: &Shared) -> Vec<Family> {
+    shared.metrics.settle();
     let mut all = vec![target_info(shared)];
     traffic(&shared.metrics, &mut all);
     workers(&shared.metrics, &mut all);
     services(shared, &mut all);
     state(shared, &mut all);
-    all.extend(shared.denials.families());
+    all.push(shared.denials.family());
+    all.push(notices(&shared.metrics));
     all.extend(shared.keys.families());
     all.extend(shared.telemetry.families());
     all.extend(shared.metrics.points.fate().families(None, &table::POINTS_EXPORTED));
@@ -40,17 +44,28 @@ pub fn gather(shared: &Shared) -> Vec<Family> {
         refused.counts(Labels::new().and(table::REASON, reason), count);
     }
     all.push(refused);
+    all.push(Family::count(&table::LOG_LOST, shared.levels.lost()));
     all
 }
 
+/// What AUDIT policies and dry runs had to say.
+pub fn notices(registry: &Registry) -> Family {
+    let mut family = Family::new(&table::NOTICES);
+    for ((policy, word), n) in registry.notices() {
+        family.counts(Labels::new().and(table::POLICY, policy).and(table::NOTICE, word), n);
+    }
+    family
+}
+
+/// The resource of OTLP, so that series and spans are known to be of one service.
 fn target_info(shared: &Shared) -> Family {
-    let own = &shared.config.identity.identity;
-    let instance = shared.config.net.pod_ips.first().map(ToString::to_string).unwrap_or_default();
-    let labels = Labels::new()
-        .and(table::SERVICE_NAME, own.name.to_string())
-        .and(table::SERVICE_NAMESPACE, own.namespace.to_string())
-        .and(table::SERVICE_INSTANCE, instance)
-        .and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+    let resource = resource(shared, &shared.environment);
+    let mut labels = Labels::new();
+    for name in [table::SERVICE_NAME, table::SERVICE_NAMESPACE, table::SERVICE_INSTANCE, table::SERVICE_VERSION] {
+        if let Some(value) = text(&resource, name) {
+            labels.add(name, value.to_owned());
+        }
+    }
     let mut family = Family::new(&table::TARGET_INFO);
     family.counts(labels, 1);
     family
@@ -216,11 +231,12 @@ fn http_labels(key: &CallKey) -> Labels {
     if status > 0 {
         labels.add(table::STATUS, status);
     }
-    let wrong = if key.edge.direction == Direction::Outbound { 400 } else { 500 };
-    match key.code.reason() {
-        Some(reason) => labels.add(table::ERROR, reason.as_str()),
-        None if status >= wrong => labels.add(table::ERROR, status.to_string()),
-        None => {}
+    match (key.code.reason(), key.code.grpc()) {
+        (Some(reason), _) => labels.add(table::ERROR, reason.as_str()),
+        // Else all that failed in gRPC would have gone well in HTTP.
+        (None, Some(grpc)) => labels.add(table::ERROR, conventions::grpc_name(grpc)),
+        (None, None) if conventions::is_http_error(status, is_server(key)) => labels.add(table::ERROR, status.to_string()),
+        (None, None) => {}
     }
     labels.add(table::VERSION, version(&key.edge));
     at(key, &parts, &mut labels);
@@ -232,14 +248,20 @@ fn rpc_labels(key: &CallKey) -> Labels {
     let (mut labels, parts) = called(key);
     labels.add(table::RPC_SYSTEM, "grpc");
     let status = key.code.grpc();
-    labels.add(table::GRPC_STATUS, status);
-    match key.code.reason() {
-        Some(reason) => labels.add(table::ERROR, reason.as_str()),
-        None if status != "OK" => labels.add(table::ERROR, if status.is_empty() { "no-status" } else { status }),
-        None => {}
+    labels.add(table::GRPC_STATUS, status.map_or("", conventions::grpc_name));
+    match (key.code.reason(), status) {
+        (Some(reason), _) => labels.add(table::ERROR, reason.as_str()),
+        (None, Some(status)) if conventions::is_grpc_error(status, is_server(key)) => {
+            labels.add(table::ERROR, conventions::grpc_name(status));
+        }
+        (None, _) => {}
     }
     at(key, &parts, &mut labels);
     labels
+}
+
+fn is_server(key: &CallKey) -> bool {
+    key.edge.direction == Direction::Inbound
 }
 
 fn called(key: &CallKey) -> (Labels, Parts) {

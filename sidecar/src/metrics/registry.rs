@@ -8,6 +8,7 @@ use weft_core::breaker::Event;
 use weft_core::metrics::family::Exemplars;
 use weft_core::metrics::histogram::Reading;
 
+use super::notices::NoticeSlots;
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
 use super::{Code, EdgeKey};
 use crate::otlp::batch::Counts;
@@ -21,6 +22,7 @@ pub enum Fresh {
     Edge(Arc<EdgeSlots>),
     Calls(Arc<CallSlots>),
     Handshake(Arc<HandshakeSlots>),
+    Notice(Arc<NoticeSlots>),
 }
 
 /// What an edge has counted.
@@ -187,6 +189,7 @@ struct Known {
     edges: BTreeMap<(bool, EdgeKey), Merged<EdgeSlots>>,
     calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
     handshakes: Vec<Arc<HandshakeSlots>>,
+    notices: Vec<Arc<NoticeSlots>>,
 }
 
 /// All workers' slots.
@@ -234,13 +237,18 @@ impl Registry {
         drop(self.known());
     }
 
+    fn lock(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
-        let mut guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.lock();
         let (told, known) = &mut *guard;
         for fresh in told.try_iter() {
             match fresh {
                 Fresh::Worker(slots) => known.workers.push(slots),
                 Fresh::Handshake(slots) => known.handshakes.push(slots),
+                Fresh::Notice(slots) => known.notices.push(slots),
                 Fresh::Edge(slots) => {
                     let key = (slots.overflow, slots.key.clone());
                     known.edges.entry(key).or_insert_with(|| Merged::new(slots.since)).joins(slots);
@@ -293,8 +301,18 @@ impl Registry {
         merged
     }
 
-    /// A slot of all workers, summed.
+    /// Notices of policies, merged over workers: by policy and word.
+    pub fn notices(&self) -> BTreeMap<(String, &'static str), u64> {
+        let mut merged = BTreeMap::new();
+        for slots in &self.known().1.notices {
+            let policy = slots.policy.as_ref().map_or_else(|| slots.otherwise.to_owned(), ToString::to_string);
+            *merged.entry((policy, slots.word)).or_default() += get(&slots.count);
+        }
+        merged
+    }
+
+    /// A slot of all workers that were taken in ([`Registry::settle`]), summed.
     pub fn sum(&self, slot: impl Fn(&WorkerSlots) -> u64) -> u64 {
-        self.known().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
+        self.lock().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
     }
 }

@@ -1,5 +1,4 @@
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -90,6 +89,8 @@ async fn the_scraper_merges_workers() {
             ],
             1.0,
         ),
+        // That is what stood on the wire.
+        (vec![client, "http_response_status_code=\"200\"", "error_type=\"no-endpoints\""], 1.0),
         (vec!["weft_errors_total", "error_type=\"no-endpoints\""], 1.0),
         (vec![client, "weft_namespace=\"shop\",weft_workload=\"web\""], 4.0),
     ] {
@@ -170,5 +171,86 @@ async fn exemplars_handshakes_and_detections_are_told() {
     assert!(handshakes.points.iter().all(|p| matches!(&p.value, Value::Distribution(d) if d.reading.count() == 1)));
     assert!(open.contains("weft_detections_total{weft_direction=\"inbound\",weft_outcome=\"mesh\"} 1\n"), "{open}");
     assert!(open.contains("weft_policy_decisions_total{weft_direction=\"inbound\",weft_verdict=\"denied\"} 1\n"), "{open}");
-    let _: Arc<str> = "".into();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_in_grpc_has_failed_and_so_has_what_broke_off() {
+    let shared = shared();
+    let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
+    let grpc = |status| Call::new(b"POST", true).answered(200, status);
+    let inbound = EdgeKey { direction: Direction::Inbound, ..key("y") };
+    for call in
+        [grpc(Some(0)), grpc(Some(5)), grpc(Some(14)), grpc(None), get(404), get(503), get(0).broken(Reason::UpstreamReset)]
+    {
+        a.edge(&key("x")).request(&call, LONG);
+        a.edge(&inbound).request(&call, LONG);
+    }
+    let edges = shared.metrics.edges();
+    assert_eq!(edges.iter().map(|e| (e.requests, e.failed)).collect::<Vec<_>>(), [(7, 4), (7, 4)]);
+    assert_eq!(edges[0].by_class.values().sum::<u64>(), 7);
+    let text = text(&shared);
+    let (client, rpc) = ("http_client_request_duration_seconds_count", "rpc_client_call_duration_seconds_count");
+    let server = "rpc_server_call_duration_seconds_count";
+    for (parts, n) in [
+        (vec![client, "error_type=\"UNAVAILABLE\"", "http_response_status_code=\"200\""], 1.0),
+        (vec![client, "error_type=\"UNKNOWN\"", "http_response_status_code=\"200\""], 1.0),
+        (vec![client, "error_type=\"NOT_FOUND\""], 0.0),
+        (vec![rpc, "error_type=\"NOT_FOUND\"", "rpc_response_status_code=\"NOT_FOUND\""], 1.0),
+        (vec![rpc, "error_type=\"UNKNOWN\"", "rpc_response_status_code=\"UNKNOWN\""], 1.0),
+        (vec![server, "error_type=\"NOT_FOUND\""], 0.0),
+        (vec![server, "error_type=\"UNAVAILABLE\""], 1.0),
+    ] {
+        assert!((sum(&text, &parts) - n).abs() < f64::EPSILON, "{parts:?} is {} in\n{text}", sum(&text, &parts));
+    }
+}
+
+/// Of a gRPC call that weft refused, the reason alone says whose fault it is.
+#[test]
+fn the_rules_know_which_reasons_are_the_callers() {
+    let rules = include_str!("../../../deploy/prometheus/weft-rules.yaml");
+    let mut callers: Vec<&str> =
+        Reason::ALL.iter().filter(|reason| (400..500).contains(&reason.http_status())).map(|reason| reason.as_str()).collect();
+    callers.sort_unstable();
+    let mut rest = rules;
+    let mut found = 0;
+    while let Some((_, after)) = rest.split_once("error_type!~\"|") {
+        let (listed, after) = after.split_once('"').expect("it ends");
+        let mut listed: Vec<&str> = listed.split('|').collect();
+        listed.sort_unstable();
+        assert_eq!(listed, callers);
+        (rest, found) = (after, found + 1);
+    }
+    assert_eq!(found, 4);
+}
+
+/// A progressive delivery changes a route every few seconds: that is still the same route.
+#[tokio::test(start_paused = true)]
+async fn a_routes_next_version_counts_on_where_the_last_one_did() {
+    use weft_core::traffic::Route;
+    use weft_core::traffic::route::RouteKind;
+    let shared = shared();
+    let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
+    let id: weft_core::service::ObjectRef = "shop/web".parse().expect("a name");
+    for created in 0..300 {
+        let version = Route { kind: RouteKind::Http, id: id.clone(), created, ports: vec![], hostnames: vec![], rules: vec![] };
+        let route = std::sync::Arc::new(version);
+        a.edge(&key("x")).request(&get(200).by(Some(&route)), LONG);
+    }
+    let text = text(&shared);
+    assert!((sum(&text, &["http_client_request_duration_seconds_count", "weft_route="]) - 300.0).abs() < f64::EPSILON, "{text}");
+    assert!((sum(&text, &["weft_metrics_series"]) - 2.0).abs() < f64::EPSILON, "{text}");
+    let edges = shared.metrics.edges();
+    assert_eq!(edges[0].routes.values().map(|r| (r.requests, r.failed)).collect::<Vec<_>>(), [(300, 0)]);
+}
+
+#[test]
+fn the_service_is_the_one_of_otlp() {
+    let shared = Shared { environment: [("OTEL_SERVICE_NAME".to_owned(), "cart".to_owned())].into_iter().collect(), ..shared() };
+    let info = text(&shared).lines().find(|line| line.starts_with("target_info{")).expect("it is told").to_owned();
+    let resource = crate::telemetry::resource(&shared, &shared.environment);
+    for name in ["service.name", "service.namespace", "service.instance.id", "service.version"] {
+        let value = crate::telemetry::text_of(&resource, name).expect("it is in the resource");
+        assert!(info.contains(&format!("{}=\"{value}\"", name.replace('.', "_"))), "{info}");
+    }
+    assert!(info.contains("service_name=\"cart\""), "{info}");
 }

@@ -8,12 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+use weft_core::authorization::Decision;
 use weft_core::breaker::Event;
 use weft_core::failure::Reason;
 use weft_core::metrics::family::Exemplar;
 use weft_core::metrics::histogram::{add, bucket_of};
 use weft_core::traffic::Route;
 
+use super::notices::Notices;
 use super::registry::{Fresh, Registry};
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, Held, WorkerSlots, count_reason, get, place};
 use super::{Call, Code, Direction, EdgeKey, Heard};
@@ -32,6 +34,7 @@ pub struct WorkerMetrics {
     /// What stands for all that there is no room for, by direction.
     overflow: [RefCell<Option<Rc<Edge>>>; 2],
     handshakes: RefCell<HashMap<HandshakeKey, Arc<HandshakeSlots>>>,
+    notices: Notices,
     registry: Arc<Registry>,
     home: Rc<Home>,
 }
@@ -136,6 +139,13 @@ impl Edge {
     #[cold]
     fn begin(&self, code: Code, route: Option<&Arc<Route>>) -> Arc<CallSlots> {
         let mut all = self.calls.borrow_mut();
+        let name: Option<Arc<str>> = route.map(|route| format!("{} {}", route.kind.as_str(), route.id).into());
+        // The same route in another version: it counts on.
+        if let Some(known) = all.iter_mut().find(|calls| calls.code == code && name.is_some() && calls.slots.route == name) {
+            known.used.set(true);
+            known.route = route.cloned();
+            return known.slots.clone();
+        }
         let full = self.slots.overflow || all.len() >= MAX_CALLS || !self.home.claim();
         let (code, route) = if full { (code.as_overflow(), None) } else { (code, route) };
         // What has no room is counted together: its slots may be there already.
@@ -143,8 +153,7 @@ impl Edge {
             known.used.set(true);
             return known.slots.clone();
         }
-        let name = route.map(|route| Arc::from(format!("{} {}", route.kind.as_str(), route.id)));
-        let slots = Arc::new(CallSlots::new(self.slots.clone(), code, name, unix_nanos()));
+        let slots = Arc::new(CallSlots::new(self.slots.clone(), code, name.filter(|_| !full), unix_nanos()));
         self.home.tell(Fresh::Calls(slots.clone()));
         let since = Cell::new(Instant::now());
         all.push(Calls { code, route: route.cloned(), slots: slots.clone(), used: Cell::new(true), since });
@@ -221,7 +230,14 @@ impl WorkerMetrics {
     pub fn new(registry: Arc<Registry>, most: usize) -> Self {
         let home = Rc::new(Home { slots: Arc::default(), tell: registry.teller(), most });
         home.tell(Fresh::Worker(home.slots.clone()));
-        Self { edges: RefCell::default(), overflow: Default::default(), handshakes: RefCell::default(), registry, home }
+        Self {
+            edges: RefCell::default(),
+            overflow: Default::default(),
+            handshakes: RefCell::default(),
+            notices: Notices::default(),
+            registry,
+            home,
+        }
     }
 
     /// The slots of an edge.
@@ -297,6 +313,11 @@ impl WorkerMetrics {
     /// A policy was asked about a call.
     pub fn decided(&self, direction: Direction, allowed: bool) {
         add(&self.home.slots.decisions[place(direction)][usize::from(!allowed)], 1);
+    }
+
+    /// What AUDIT policies and dry runs have to say of a call.
+    pub fn notices(&self, decision: &Decision) {
+        self.notices.count(decision, |slots| self.home.tell(Fresh::Notice(slots)));
     }
 
     /// Copies of requests (`RequestMirror`) that were not sent.

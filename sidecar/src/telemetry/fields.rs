@@ -21,16 +21,14 @@ pub(super) enum Value<'a> {
     Millis(f64),
 }
 
-/// A record, and what was looked up for it.
+/// A record that is told.
 pub(super) struct Told<'a> {
     pub(super) record: &'a Record,
-    /// Of a denial: the policy, and its rule.
-    pub(super) policy: Option<&'a str>,
 }
 
 /// A field that can be asked for by name.
 #[derive(Clone, Copy)]
-pub struct Named {
+pub(super) struct Named {
     pub(super) name: &'static str,
     /// In a line where nothing is asked for.
     standard: bool,
@@ -94,14 +92,15 @@ pub(super) const FIELDS: &[Named] = &[
     field("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str().into()))),
     asked("detail", |t| t.record.detail.as_deref().and_then(text)),
     field("ref", |t| t.record.reference.map(|r| Value::Text(Reference(r).to_string().into()))),
-    field("policy", |t| t.policy.and_then(text)),
+    field("policy", |t| t.record.policy.as_deref().and_then(text)),
+    field("notice", |t| t.record.notice.as_deref().and_then(text)),
     field("duration_ms", |t| Some(millis(t.record.took))),
     field("first_byte_ms", |t| t.record.first.map(millis)),
     field("bytes_received", |t| Some(Value::Number(t.record.received))),
     field("bytes_sent", |t| Some(Value::Number(t.record.sent))),
-    field("attempts", |t| Some(Value::Number(t.record.attempts.len() as u64))),
-    field("trace_id", |t| t.record.trace.as_ref().map(|t| Value::Text(hex(&t.context.trace.to_bytes()).into()))),
-    field("span_id", |t| t.record.trace.as_ref().map(|t| Value::Text(hex(&t.span.to_bytes()).into()))),
+    field("attempts", |t| Some(Value::Number(t.record.tried.into()))),
+    field("trace_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.context.trace.to_bytes()).into()))),
+    field("span_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.span.to_bytes()).into()))),
 ];
 
 pub(super) fn direction(direction: Direction) -> &'static str {

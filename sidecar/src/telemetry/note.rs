@@ -9,13 +9,15 @@ use weft_core::failure::{Failure, Reason};
 use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
-use super::propagate::{self, Forms};
+use super::propagate::{self, Forms, Said};
 use super::record::{Record, Request, Trace, kept};
 use super::{LOG, TAP, TRACES, WorkerTelemetry};
 use crate::http::RequestHead;
 use crate::http::caller::HttpCaller;
 use crate::http::fields::{Fields, Known};
+use crate::identity::unix_now;
 use crate::metrics::Direction;
+use crate::metrics::worker::unix_nanos;
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -29,6 +31,8 @@ struct Making {
     /// None once it was handed over.
     record: Option<Box<Record>>,
     began: Instant,
+    /// Who wanted it when it began.
+    wanted: u32,
     telemetry: Rc<WorkerTelemetry>,
 }
 
@@ -41,16 +45,17 @@ impl Drop for Note {
             // Nobody said how it ended: whoever waited for it is gone, or it was cut.
             record.reason = Some(Reason::DownstreamGone);
         }
-        if let Some(last) = record.attempts.last_mut()
+        let reason = record.reason;
+        if let Some(last) = record.under_way()
             && last.took.is_zero()
         {
             last.took = after.saturating_sub(last.began);
             if last.status == 0 && last.reason.is_none() {
-                last.reason = record.reason;
+                last.reason = reason;
             }
         }
         let all = &self.making.telemetry.all;
-        let others = all.wanted.load(Relaxed) & (LOG | TAP) != 0;
+        let others = self.making.wanted & (LOG | TAP) != 0;
         let traced = record.trace.as_ref().is_some_and(|t| t.sampled);
         if others || traced || (record.is_error() && all.tracing.as_ref().is_some_and(|t| t.errors)) {
             self.making.telemetry.hand_over(record);
@@ -82,7 +87,8 @@ fn of_request(
     began: Instant,
     wanted: u32,
 ) -> Option<Note> {
-    let trace = place(worker, caller, &mut head.fields, wanted);
+    let wanted = if wanted & TAP != 0 && !is_tapped(worker, caller, head) { wanted & !TAP } else { wanted };
+    let trace = place(worker, &mut head.fields, wanted);
     let sampled = trace.as_ref().is_some_and(|t| t.sampled);
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
     if wanted & (LOG | TAP) == 0 && !sampled && !errors {
@@ -104,25 +110,47 @@ fn of_request(
     record.request = Some(Box::new(request));
     record.trace = trace;
     record.fields = fields;
-    Some(Note::new(worker, record, began))
+    Some(Note::new(worker, record, began, wanted))
 }
 
-/// The names of a request's fields, as they came.
+/// Whether a tap may take this request, by its head, and has had less than it may in this second.
+fn is_tapped(worker: &Worker, caller: &HttpCaller, head: &RequestHead) -> bool {
+    let all = &worker.telemetry.all;
+    let inbound = caller.direction == Direction::Inbound;
+    if !all.sought.load().iter().any(|sought| sought.takes(inbound, head)) {
+        return false;
+    }
+    let full = all.full.load(Relaxed);
+    if full == 0 || full != unix_now() as u64 {
+        return true;
+    }
+    all.unseen.fetch_add(1, Relaxed);
+    false
+}
+
+/// Names of a request's fields that are told, and bytes of them.
+const MOST_NAMES: usize = 64;
+const LONGEST_NAMES: usize = 2_048;
+
+/// The names of a request's fields, as they came: the first of them.
 fn names(fields: &Fields) -> Box<[Box<str>]> {
-    fields.iter().filter(|(known, _, _)| *known != Known::Weft).map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
+    let mut bytes = 0;
+    let told = fields.iter().filter(|(known, _, _)| *known != Known::Weft).take(MOST_NAMES).take_while(|(_, name, _)| {
+        bytes += name.len();
+        bytes <= LONGEST_NAMES
+    });
+    told.map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
 }
 
 /// Finds where a request stands in a trace, decides, and has it say so.
-fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32) -> Option<Trace> {
-    let (parent, forms) = propagate::read(fields);
+fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<Trace> {
+    let Said { context: parent, decided, forms } = propagate::read(fields);
+    let untouched = |p: Context| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None };
     let sampler = worker.telemetry.sampler().filter(|_| wanted & TRACES != 0);
-    let Some(sampler) = sampler else {
-        // The line of the log and the event of the tap still name the trace that the application is in.
-        let parent = parent?;
-        return Some(Trace { context: parent, parent: Some(parent.span), span: parent.span, forms, sampled: false, state: None });
-    };
+    // The line of the log and the event of the tap still name the trace that the application is in.
+    let Some(sampler) = sampler else { return parent.map(untouched) };
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
-    if parent.is_none() && !errors && !sampler.begins_traces() {
+    if parent.is_none() && !errors && !sampler.begins_traces(decided) {
         return None;
     }
     let span = SpanId::random(worker.random());
@@ -130,11 +158,9 @@ fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32)
         Some(parent) => parent.at(span, parent.sampled == Some(true)),
         None => Context::root(worker.random(), worker.random(), span),
     };
-    // The sidecar of a peer has drawn already, and sends no context if it said no.
-    let drawn = caller.direction == Direction::Inbound && caller.proved().is_some();
-    let sampled = sampler.samples(parent.as_ref(), at.trace, drawn);
+    let sampled = sampler.samples(decided, at.trace);
     if !sampled && !errors {
-        return parent.map(|p| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None });
+        return parent.map(untouched);
     }
     let context = at.at(span, sampled);
     let state = if forms.w3c { propagate::state(fields) } else { None };
@@ -145,10 +171,9 @@ fn place(worker: &Worker, caller: &HttpCaller, fields: &mut Fields, wanted: u32)
 }
 
 fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'static str) -> Box<Record> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Box::new(Record {
         direction,
-        began: now.map_or(0, |d| d.as_nanos() as u64),
+        began: unix_nanos(),
         took: std::time::Duration::ZERO,
         first: None,
         client: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -162,9 +187,12 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
         reason: None,
         detail: None,
         reference: None,
+        policy: None,
+        notice: None,
         received: 0,
         sent: 0,
         attempts: smallvec::SmallVec::new(),
+        tried: 0,
         trace: None,
         whole: false,
         fields: None,
@@ -173,14 +201,19 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
 
 /// A note of an opaque connection, if anybody wants one: access log or tap. Connections have no spans.
 #[inline]
-pub fn connection(worker: &Worker, client: &Stream, direction: Direction, peer: &Arc<str>, target: &Arc<str>) -> Option<Note> {
+pub fn connection(
+    worker: &Worker,
+    client: &Stream,
+    direction: Direction,
+    peer_and_target: impl FnOnce() -> (Arc<str>, Arc<str>),
+) -> Option<Note> {
     if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
         return None;
     }
-    let mut record =
-        blank(direction, if direction == Direction::Inbound { peer.clone() } else { "".into() }, target.clone(), "tcp");
+    let (peer, target) = peer_and_target();
+    let mut record = blank(direction, if direction == Direction::Inbound { peer } else { "".into() }, target, "tcp");
     record.client = client.peer().ip();
-    Some(Note::new(worker, record, Instant::now()))
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
 }
 
 /// A note of bytes that came as a request and are none, if anybody wants one.
@@ -190,16 +223,24 @@ pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>) -> Opt
     }
     let mut record = blank(caller.direction, caller.peer().clone(), target.clone(), "http/1.1");
     record.client = caller.address;
-    Some(Note::new(worker, record, Instant::now()))
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
 }
 
 impl Note {
-    fn new(worker: &Worker, record: Box<Record>, began: Instant) -> Self {
-        Self { making: Box::new(Making { record: Some(record), began, telemetry: worker.telemetry.clone() }) }
+    fn new(worker: &Worker, record: Box<Record>, began: Instant, wanted: u32) -> Self {
+        Self { making: Box::new(Making { record: Some(record), began, wanted, telemetry: worker.telemetry.clone() }) }
     }
 
     fn record(&mut self) -> &mut Record {
         self.making.record.as_mut().expect("it is there until the drop")
+    }
+
+    /// It was judged just now, by `judge`: what policies have to say of it beside the verdict is told with it.
+    pub fn judged<T>(&mut self, worker: &Worker, judge: impl FnOnce() -> T) -> T {
+        worker.telemetry.notice.take();
+        let verdict = judge();
+        self.record().notice = worker.telemetry.notice.take();
+        verdict
     }
 
     /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it
@@ -235,7 +276,7 @@ impl Note {
 
     /// An endpoint answered, whether its answer is passed on or not.
     pub fn answered(&mut self, status: u16) {
-        if let Some(last) = self.record().attempts.last_mut() {
+        if let Some(last) = self.record().under_way() {
             last.status = status;
         }
     }

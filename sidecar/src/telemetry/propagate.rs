@@ -1,7 +1,8 @@
 //! Trace context in and out of a request's fields.
 
 use weft_core::trace::{
-    self, Context, Multi, is_tracestate, parse_multi, parse_single, parse_traceparent, write_single, write_traceparent,
+    self, Context, Multi, decision_of_multi, decision_of_single, is_tracestate, parse_multi, parse_single, parse_traceparent,
+    write_single, write_traceparent,
 };
 
 use crate::http::fields::Fields;
@@ -35,8 +36,19 @@ impl<'a> Once<'a> {
     }
 }
 
-/// Where a request says that it stands, and how. W3C comes first; B3 counts beside it only where it names the same trace.
-pub fn read(fields: &Fields) -> (Option<Context>, Forms) {
+/// What a request says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// Where it stands.
+    pub context: Option<Context>,
+    /// Whether it is to be recorded: by that, or, without it, by a decision of B3 that stands alone.
+    pub decided: Option<bool>,
+    pub forms: Forms,
+}
+
+/// What a request says of itself. W3C comes first; B3 counts beside it only where it names the same trace, and a decision of B3 that stands alone only where nothing else
+/// is said.
+pub fn read(fields: &Fields) -> Said {
     let [mut parent, mut single, mut trace, mut span, mut sampled, mut flags] = [Once::default(); 6];
     for (_, name, value) in fields.iter() {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -58,7 +70,16 @@ pub fn read(fields: &Fields) -> (Option<Context>, Forms) {
     let context = w3c.or(b3).or(b3_multi);
     let same = |other: Option<Context>| other.is_some_and(|o| context.is_some_and(|c| c.trace == o.trace));
     let broken = parent.value.is_some() && w3c.is_none();
-    (context, Forms { w3c: w3c.is_some(), b3: same(b3), b3_multi: same(b3_multi), broken })
+    let mut forms = Forms { w3c: w3c.is_some(), b3: same(b3), b3_multi: same(b3_multi), broken };
+    let mut decided = context.and_then(|c| c.sampled);
+    if context.is_none() {
+        let alone = single.one().and_then(decision_of_single);
+        let alone_multi = if twice { None } else { decision_of_multi(&multi) };
+        // Whoever decides so reads that form.
+        (forms.b3, forms.b3_multi) = (alone.is_some(), alone.is_none() && alone_multi.is_some());
+        decided = alone.or(alone_multi);
+    }
+    Said { context, decided, forms }
 }
 
 /// The request's `tracestate`, all of it, if it is one.
@@ -132,12 +153,14 @@ mod tests {
     fn a_context_goes_on_in_the_forms_in_which_it_came() {
         let next = SpanId::new(0x1234).expect("not zero");
         let b3 = format!("{TRACE}-b7ad6b7169203331-1");
+        let debug = format!("{TRACE}-b7ad6b7169203331-d");
         for (came, goes) in [
             (
                 vec![("TraceParent", PARENT), ("tracestate", "a=b"), ("baggage", "x=y")],
                 vec!["tracestate: a=b".to_owned(), "baggage: x=y".into(), format!("traceparent: 00-{TRACE}-0000000000001234-01")],
             ),
             (vec![("b3", &*b3)], vec![format!("b3: {TRACE}-0000000000001234-1")]),
+            (vec![("b3", &*debug)], vec![format!("b3: {TRACE}-0000000000001234-d")]),
             (
                 vec![("X-B3-TraceId", TRACE), ("X-B3-SpanId", "b7ad6b7169203331"), ("X-B3-Sampled", "1")],
                 vec![
@@ -153,8 +176,8 @@ mod tests {
             ),
         ] {
             let mut fields = fields(&came);
-            let (context, forms) = read(&fields);
-            write(&mut fields, &context.expect("there is one").at(next, true), forms);
+            let said = read(&fields);
+            write(&mut fields, &said.context.expect("there is one").at(next, true), said.forms);
             assert_eq!(texts(&fields), goes, "{came:?}");
         }
     }
@@ -168,19 +191,45 @@ mod tests {
             &[("b3", "0")],
             &[],
         ] {
-            assert_eq!(read(&fields(came)).0, None, "{came:?}");
+            assert_eq!(read(&fields(came)).context, None, "{came:?}");
         }
         // A trace of our own takes the place of one that cannot be read, and of its state.
         let mut broken = fields(&[("traceparent", "00-x"), ("tracestate", "a=b"), ("x", "y")]);
-        let (_, forms) = read(&broken);
+        let forms = read(&broken).forms;
         let root = Context::root(1, 2, SpanId::random(3));
         write(&mut broken, &root, forms);
         assert_eq!(texts(&broken), ["x: y", "traceparent: 00-00000000000000010000000000000002-0000000000000003-03"]);
         // Of two forms that name two traces, W3C's counts, and the other is left alone.
         let both = fields(&[("b3", "00000000000000000000000000000001-b7ad6b7169203331-1"), ("traceparent", PARENT)]);
-        let (context, forms) = read(&both);
+        let Said { context, forms, .. } = read(&both);
         assert_eq!((context.map(|c| c.trace.to_string()), forms.w3c, forms.b3), (Some(TRACE.to_owned()), true, false));
         assert_eq!(state(&fields(&[("tracestate", "a=b"), ("tracestate", "c=d")])).as_deref(), Some("a=b,c=d"));
         assert_eq!(state(&fields(&[("tracestate", "what")])), None);
+    }
+
+    /// `b3: 0` is how B3 asks that nothing be recorded; it is no silence.
+    #[test]
+    fn a_decision_of_b3_counts_without_a_trace() {
+        for (came, decided, forms) in [
+            (&[("b3", "0")][..], Some(false), (true, false)),
+            (&[("b3", "d")], Some(true), (true, false)),
+            (&[("x-b3-sampled", "0")], Some(false), (false, true)),
+            (&[("X-B3-Flags", "1")], Some(true), (false, true)),
+            (&[("b3", "0"), ("b3", "0")], None, (false, false)),
+            (&[("x-b3-sampled", "0"), ("x-b3-sampled", "1")], None, (false, false)),
+            (&[("b3", "0"), ("traceparent", PARENT)], Some(true), (false, false)),
+        ] {
+            let said = read(&fields(came));
+            assert_eq!((said.decided, (said.forms.b3, said.forms.b3_multi)), (decided, forms), "{came:?}");
+        }
+        // A trace that begins so goes on in the form that its caller reads.
+        let mut asked = fields(&[("x-b3-sampled", "1")]);
+        let forms = read(&asked).forms;
+        write(&mut asked, &Context::root(1, 2, SpanId::random(3)), forms);
+        let trace = "00000000000000010000000000000002";
+        assert_eq!(
+            texts(&asked),
+            [format!("x-b3-traceid: {trace}"), "x-b3-spanid: 0000000000000003".into(), "x-b3-sampled: 1".into()]
+        );
     }
 }

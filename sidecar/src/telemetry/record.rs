@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use weft_core::conventions;
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::trace::{Context, SpanId};
 
@@ -45,10 +46,17 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// What a denial is found by.
     pub reference: Option<u64>,
+    /// The policy that denied it, and its rule, as NAMESPACE/NAME#RULE.
+    pub policy: Option<Arc<str>>,
+    /// What AUDIT policies and dry runs have to say of it.
+    pub notice: Option<Arc<str>>,
     /// Bytes of bodies, or of an opaque connection: from the caller, and to it.
     pub received: u64,
     pub sent: u64,
+    /// The first of its attempts.
     pub attempts: SmallVec<[Attempt; 1]>,
+    /// How many there were.
+    pub tried: u32,
     pub trace: Option<Trace>,
     /// It ended as it should.
     pub whole: bool,
@@ -104,23 +112,40 @@ pub(super) fn kept(bytes: &[u8], path: bool) -> Box<[u8]> {
 }
 
 impl Record {
-    /// Whether it failed as far as its user sees: an error of the server or of weft, an answer that broke off, or an error in gRPC.
+    /// gRPC's status: what the HTTP status stands for where the answer had none. None without an answer, and for what is no gRPC.
+    pub fn grpc(&self) -> Option<u8> {
+        let is_grpc = self.request.as_ref().is_some_and(|r| r.grpc);
+        self.grpc_status.or_else(|| (is_grpc && self.status > 0).then(|| conventions::grpc_of_http(self.status)))
+    }
+
+    /// Whether it failed as far as its user sees: an error of the server, of HTTP or of gRPC, one of weft, or an answer that broke off.
     pub fn is_error(&self) -> bool {
-        let grpc = self.grpc_status.is_some_and(|status| status != 0);
+        let grpc = self.grpc().is_some_and(conventions::is_grpc_failure);
         self.reason.is_some() || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
     }
 
     /// An attempt begins, `after` so long, and its span.
     pub(super) fn begins(&mut self, after: Duration, span: SpanId, peer: &Arc<str>, address: SocketAddr) {
+        self.tried += 1;
         if self.attempts.len() < MOST_ATTEMPTS {
             let (took, status, reason) = (Duration::ZERO, 0, None);
             self.attempts.push(Attempt { span, began: after, took, peer: peer.clone(), address, status, reason });
         }
     }
 
+    /// The attempt that is under way; none beyond those that are kept.
+    pub(super) fn under_way(&mut self) -> Option<&mut Attempt> {
+        if self.tried as usize > self.attempts.len() { None } else { self.attempts.last_mut() }
+    }
+
+    /// The trace that a line names: one that somebody can find, since the caller is in it or spans of it are exported.
+    pub(super) fn told_trace(&self) -> Option<&Trace> {
+        self.trace.as_ref().filter(|trace| trace.sampled || trace.parent.is_some() || self.is_error())
+    }
+
     /// The last attempt is over, and nothing of its answer was passed on.
     pub(super) fn failed(&mut self, after: Duration, failure: &Failure) {
-        if let Some(last) = self.attempts.last_mut() {
+        if let Some(last) = self.under_way() {
             last.took = after.saturating_sub(last.began);
             // Where it answered, its status says why; unless its own sidecar answered in its stead.
             if last.status == 0 || failure.retryable == Retryable::Unprocessed {
@@ -134,5 +159,6 @@ impl Record {
         self.reason = Some(failure.reason);
         self.detail.clone_from(&failure.detail);
         self.reference = failure.answer.as_ref().and_then(|a| a.reference);
+        self.policy = failure.answer.as_ref().and_then(|a| a.policy.clone());
     }
 }

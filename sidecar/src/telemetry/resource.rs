@@ -35,16 +35,27 @@ pub(crate) fn resource(shared: &Shared, env: &Env) -> Resource {
     add("service.name", asked.identity.name.to_string());
     add("service.namespace", asked.identity.namespace.to_string());
     add("k8s.namespace.name", asked.identity.namespace.to_string());
-    if let Some(pod) = pod {
-        add("service.instance.id", pod.to_string());
-        add("k8s.pod.name", pod.name.to_string());
+    match pod {
+        Some(pod) => {
+            add("service.instance.id", pod.to_string());
+            add("k8s.pod.name", pod.name.to_string());
+        }
+        // Until there is a certificate.
+        None => add("service.instance.id", shared.config.net.pod_ips.first().map(ToString::to_string).unwrap_or_default()),
     }
+    add("service.version", env!("CARGO_PKG_VERSION").to_owned());
     add("weft.identity", id.to_string());
     add("telemetry.sdk.name", "weft".to_owned());
     add("telemetry.sdk.language", "rust".to_owned());
     add("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned());
     let attributes = pairs.into_iter().map(|(name, value)| attribute(&name, Value::StringValue(value))).collect();
     Resource { attributes, dropped_attributes_count: 0, entity_refs: vec![] }
+}
+
+/// The text of an attribute.
+pub(crate) fn text_of<'a>(resource: &'a Resource, name: &str) -> Option<&'a str> {
+    let value = resource.attributes.iter().find(|pair| pair.key == name)?.value.as_ref()?;
+    if let Some(Value::StringValue(text)) = &value.value { Some(text) } else { None }
 }
 
 /// What made it.

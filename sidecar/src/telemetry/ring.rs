@@ -8,26 +8,35 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Map, Value as Json, json};
 use weft_core::hex::hex;
 
-/// Spans that are kept.
+use super::fields::Told;
+use super::record::Record;
+use super::span;
+
+/// Requests whose spans are kept.
 const KEPT: usize = 1_000;
 
-/// See above.
+/// See above. It has the records, and makes spans of them when it is asked.
 #[derive(Default)]
-pub struct Ring(Mutex<VecDeque<Span>>);
+pub struct Ring(Mutex<VecDeque<Box<Record>>>);
 
 impl Ring {
-    pub(super) fn keep(&self, span: Span) {
+    pub(super) fn keep(&self, record: Box<Record>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(span);
+        let oldest = if kept.len() == KEPT { kept.pop_front() } else { None };
+        kept.push_back(record);
+        drop(kept);
+        drop(oldest);
     }
 
     /// Every span that is kept, or those of one trace, given by its digits: the oldest first.
     pub fn spans(&self, trace: Option<&str>) -> Vec<Json> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().filter(|s| trace.is_none_or(|t| hex(&s.trace_id) == t)).map(told).collect()
+        let is_asked = |record: &Record| {
+            let own = record.trace.as_ref().map(|own| hex(&own.context.trace.to_bytes()));
+            trace.is_none_or(|asked| own.is_some_and(|own| own == asked))
+        };
+        let asked = kept.iter().filter(|record| is_asked(record));
+        asked.flat_map(|record| span::spans(&Told { record })).map(|span| told(&span)).collect()
     }
 }
 

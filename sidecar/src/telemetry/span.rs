@@ -1,4 +1,4 @@
-//! Records as spans and log records, by OpenTelemetry's semantic conventions for HTTP (stable) and RPC (as of version 1.38), with `weft.…` beside them.
+//! Records as spans and log records, by OpenTelemetry's semantic conventions for HTTP (stable) and RPC (in the version of `conventions::SCHEMA_URL`), with `weft.…` beside them.
 //!
 //! Inbound: a SERVER span, its attempts as events. Outbound: a CLIENT span for each attempt, as the conventions ask, with `http.request.resend_count`; where there
 //! were several, an INTERNAL span above them stands for the request.
@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
+use weft_core::conventions::{self, METHODS};
 use weft_core::trace::SpanId;
 
 use super::fields::{Told, direction, is_grpc, peer};
@@ -58,6 +59,14 @@ pub(super) fn spans(told: &Told<'_>) -> Vec<Span> {
     }
 }
 
+/// How many spans those are.
+pub(super) fn count(record: &Record) -> u64 {
+    match (record.direction, record.attempts.len()) {
+        (Direction::Inbound, _) | (_, 0 | 1) => 1,
+        (Direction::Outbound, attempts) => attempts as u64 + 1,
+    }
+}
+
 /// The span of a request as a whole.
 fn whole(told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) -> Span {
     let record = told.record;
@@ -67,7 +76,7 @@ fn whole(told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) -> S
     }
     of_outcome(&mut attributes, record, kind);
     of_weft(&mut attributes, told);
-    let mut span = blank(trace, name(request), kind);
+    let mut span = blank(trace, name(request).to_owned(), kind);
     span.span_id = trace.span.to_bytes().to_vec();
     span.parent_span_id = trace.parent.map_or_else(Vec::new, |p| p.to_bytes().to_vec());
     span.start_time_unix_nano = record.began;
@@ -86,7 +95,7 @@ fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, 
         attributes.number("http.request.resend_count", i as u64);
     }
     attributes.number("weft.attempt", i as u64 + 1);
-    let mut span = blank(trace, name(request), SpanKind::Client);
+    let mut span = blank(trace, name(request).to_owned(), SpanKind::Client);
     if last {
         of_outcome(&mut attributes, record, SpanKind::Client);
         span.status = status(record, SpanKind::Client);
@@ -101,6 +110,7 @@ fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, 
     if let Some(reason) = attempt.reason {
         attributes.text("weft.reason", reason.as_str());
     }
+    span.flags = (span.flags & !REMOTE_PARENT) | LOCAL_PARENT;
     span.span_id = attempt.span.to_bytes().to_vec();
     span.parent_span_id = trace.span.to_bytes().to_vec();
     span.start_time_unix_nano = record.began + attempt.began.as_nanos() as u64;
@@ -109,15 +119,16 @@ fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, 
     span
 }
 
-/// What the flags of a span say beside the trace's own: it is known whether the parent is remote, and it is (OTLP, `SpanFlags`).
+/// What the flags of a span say beside the trace's own (OTLP, `SpanFlags`): it is known whether the parent is remote, and it is, or is not.
 const REMOTE_PARENT: u32 = 0x300;
+const LOCAL_PARENT: u32 = 0x100;
 
 fn blank(trace: &Trace, name: String, kind: SpanKind) -> Span {
     let flags = u32::from(trace.sampled) | u32::from(trace.context.random) << 1;
     Span {
         trace_id: trace.context.trace.to_bytes().to_vec(),
         trace_state: trace.state.as_deref().unwrap_or_default().to_owned(),
-        flags: flags | if trace.parent.is_some() { REMOTE_PARENT } else { 0 },
+        flags: flags | if trace.parent.is_some() { REMOTE_PARENT } else { LOCAL_PARENT },
         name,
         kind: kind.into(),
         ..Span::default()
@@ -138,21 +149,17 @@ fn event(record: &Record, i: usize, attempt: &Attempt) -> Event {
     }
 }
 
-/// Methods that the conventions know; others are `_OTHER`, so that names stay few.
-const METHODS: [&str; 10] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"];
-
 fn known_method(request: &Request) -> Option<&'static str> {
-    METHODS.iter().find(|m| m.as_bytes() == &*request.method).copied()
-}
-
-/// The full name of a gRPC method, without its first slash.
-fn rpc_method(request: &Request) -> String {
-    String::from_utf8_lossy(request.path.strip_prefix(b"/").unwrap_or(&request.path)).into_owned()
+    conventions::known_method(&request.method).map(|place| METHODS[place])
 }
 
 /// The method, or the gRPC method: what a caller can make up at will is no part of a name.
-fn name(request: &Request) -> String {
-    if request.grpc { rpc_method(request) } else { known_method(request).unwrap_or("HTTP").to_owned() }
+fn name(request: &Request) -> &str {
+    if request.grpc {
+        conventions::rpc_method(&request.path).unwrap_or(conventions::OTHER)
+    } else {
+        known_method(request).unwrap_or("HTTP")
+    }
 }
 
 /// A host and its port.
@@ -169,12 +176,15 @@ fn of_request(record: &Record, request: &Request, kind: SpanKind) -> Attributes 
     let mut attributes = Attributes(Vec::with_capacity(24));
     if request.grpc {
         attributes.text("rpc.system.name", "grpc");
-        attributes.text("rpc.method", rpc_method(request));
+        attributes.text("rpc.method", name(request));
+        if conventions::rpc_method(&request.path).is_none() {
+            attributes.bytes("rpc.method_original", request.path.strip_prefix(b"/").unwrap_or(&request.path));
+        }
     } else {
         match known_method(request) {
             Some(method) => attributes.text("http.request.method", method),
             None => {
-                attributes.text("http.request.method", "_OTHER");
+                attributes.text("http.request.method", conventions::OTHER);
                 attributes.bytes("http.request.method_original", &request.method);
             }
         }
@@ -212,41 +222,12 @@ fn to_endpoint(attributes: &mut Attributes, attempt: Option<&Attempt>) {
     attributes.text("weft.peer.identity", &*attempt.peer);
 }
 
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-fn grpc_word(status: u8) -> String {
-    GRPC.get(usize::from(status)).map_or_else(|| status.to_string(), |word| (*word).to_owned())
-}
-
 /// Whether the conventions call it an error at this end: what a server answers to a caller's own mistake is the caller's.
 fn failed(record: &Record, kind: SpanKind) -> bool {
     let server = kind == SpanKind::Server;
-    match record.grpc_status {
-        // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-        Some(status) if server => matches!(status, 2 | 4 | 12..=15),
-        Some(status) => status != 0,
-        None => {
-            let cut = !record.whole;
-            cut || record.status >= if server { 500 } else { 400 } || record.status == 0
-        }
+    match record.grpc() {
+        Some(status) => !record.whole || conventions::is_grpc_error(status, server),
+        None => !record.whole || record.status == 0 || conventions::is_http_error(record.status, server),
     }
 }
 
@@ -258,15 +239,15 @@ fn status(record: &Record, kind: SpanKind) -> Option<Status> {
 }
 
 fn of_outcome(attributes: &mut Attributes, record: &Record, kind: SpanKind) {
-    if let Some(status) = record.grpc_status {
-        attributes.text("rpc.response.status_code", grpc_word(status));
+    if let Some(status) = record.grpc() {
+        attributes.text("rpc.response.status_code", conventions::grpc_name(status));
     } else if record.status != 0 && !is_grpc(record) {
         attributes.number("http.response.status_code", record.status);
     }
     if failed(record, kind) {
-        let error = match (record.reason, record.grpc_status) {
+        let error = match (record.reason, record.grpc()) {
             (Some(reason), _) => reason.as_str().to_owned(),
-            (None, Some(status)) => grpc_word(status),
+            (None, Some(status)) => conventions::grpc_name(status).to_owned(),
             (None, None) => record.status.to_string(),
         };
         attributes.text("error.type", error);
@@ -281,14 +262,17 @@ fn of_weft(attributes: &mut Attributes, told: &Told<'_>) {
     if record.direction == Direction::Inbound {
         attributes.text("weft.peer.identity", &*record.caller);
     }
-    if record.attempts.len() > 1 {
-        attributes.number("weft.attempts", record.attempts.len() as u64);
+    if record.tried > 1 {
+        attributes.number("weft.attempts", record.tried);
     }
     if let Some(reason) = record.reason {
         attributes.text("weft.reason", reason.as_str());
     }
-    if let Some(policy) = told.policy {
-        attributes.text("weft.policy", policy);
+    if let Some(policy) = &record.policy {
+        attributes.text("weft.policy", &**policy);
+    }
+    if let Some(notice) = &record.notice {
+        attributes.text("weft.notice", &**notice);
     }
     if let Some(reference) = record.reference {
         attributes.text("weft.ref", Reference(reference).to_string());
@@ -335,9 +319,9 @@ pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
         severity_text: word.to_owned(),
         body: Some(AnyValue { value: Some(Value::StringValue(said)) }),
         attributes: attributes.0,
-        flags: record.trace.as_ref().map_or(0, |t| u32::from(t.sampled)),
-        trace_id: record.trace.as_ref().map_or_else(Vec::new, |t| t.context.trace.to_bytes().to_vec()),
-        span_id: record.trace.as_ref().map_or_else(Vec::new, |t| id(t.span)),
+        flags: record.told_trace().map_or(0, |t| u32::from(t.sampled)),
+        trace_id: record.told_trace().map_or_else(Vec::new, |t| t.context.trace.to_bytes().to_vec()),
+        span_id: record.told_trace().map_or_else(Vec::new, |t| id(t.span)),
         event_name: "weft.access".to_owned(),
         ..LogRecord::default()
     }

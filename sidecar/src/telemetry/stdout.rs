@@ -1,18 +1,18 @@
-//! Lines to standard output, by a thread of their own: whoever reads them may be slow, and then lines are dropped and counted.
+//! Lines to standard output. Whoever reads them may be slow, and then lines are dropped and counted.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::Telemetry;
+use crate::outlet::Outlet;
 
-/// Bundles of lines that may wait; each is of one look at the queues.
-const WAITING: usize = 64;
+/// Bytes of lines that may wait: a reader may stop for a second at 10,000 requests a second.
+const MOST: usize = 4 * 1024 * 1024;
 
 /// The way to standard output.
 pub(super) struct Lines {
-    way: SyncSender<(String, u64)>,
+    way: Outlet,
     telemetry: Arc<Telemetry>,
     bundle: String,
     count: u64,
@@ -20,15 +20,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> std::io::Result<Self> {
-        let (way, bundles) = sync_channel::<(String, u64)>(WAITING);
-        let counts = telemetry.clone();
-        std::thread::Builder::new().name("weft-access-log".to_owned()).spawn(move || {
-            for (text, count) in bundles {
-                if std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()).is_err() {
-                    counts.unwritten.fetch_add(count, Relaxed);
-                }
-            }
-        })?;
+        let way = Outlet::new("weft-access-log", MOST, false, std::io::stdout())?;
         Ok(Self { way, telemetry, bundle: String::new(), count: 0 })
     }
 
@@ -42,8 +34,15 @@ impl Lines {
     /// Sends what was added.
     pub(super) fn flush(&mut self) {
         let count = std::mem::take(&mut self.count);
-        if count > 0 && self.way.try_send((std::mem::take(&mut self.bundle), count)).is_err() {
-            self.telemetry.unwritten.fetch_add(count, Relaxed);
+        if count > 0 {
+            self.way.send(std::mem::take(&mut self.bundle).into_bytes(), count);
         }
+        self.telemetry.unwritten.store(self.way.dropped(), Relaxed);
+    }
+
+    /// Waits until all is written, but no longer than this.
+    pub(super) fn close(mut self, within: Duration) {
+        self.flush();
+        self.way.close(within);
     }
 }

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use super::fields::{FIELDS, Named, Told};
 use super::line::{json, quoted};
 use super::{TAP, Telemetry};
+use crate::http::RequestHead;
+use crate::metrics::worker::unix_nanos;
 use crate::otlp::env::percent_decoded;
 
 /// Taps of one sidecar at once.
@@ -61,7 +63,8 @@ impl Filter {
                 "status" if is_status(&value) => filter.status = Some(value),
                 "status" => return Err(format!("{value:?} is no status: write 503 or 5xx")),
                 "errors" => filter.errors = value == "true",
-                "direction" => filter.inbound = Some(value == "inbound"),
+                "direction" if value == "inbound" || value == "outbound" => filter.inbound = Some(value == "inbound"),
+                "direction" => return Err(format!("{value:?} is no direction: write inbound or outbound")),
                 "rate" => {
                     let rate = value.parse().ok().filter(|n| (1..=MOST_EVENTS).contains(n));
                     filter.most = Some(rate.ok_or_else(|| format!("rate is from 1 to {MOST_EVENTS} a second"))?);
@@ -93,6 +96,21 @@ impl Filter {
     }
 }
 
+/// What a tap asks for that a worker knows when a request comes: what does not fit is no further looked at.
+pub(super) struct Sought {
+    inbound: Option<bool>,
+    method: Option<String>,
+    path: Option<String>,
+}
+
+impl Sought {
+    pub(super) fn takes(&self, inbound: bool, head: &RequestHead) -> bool {
+        self.inbound.is_none_or(|wanted| wanted == inbound)
+            && self.method.as_deref().is_none_or(|method| head.method.eq_ignore_ascii_case(method.as_bytes()))
+            && self.path.as_deref().is_none_or(|path| head.path().starts_with(path.as_bytes()))
+    }
+}
+
 fn is_status(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() == 3 && bytes[0].is_ascii_digit() && (&bytes[1..] == b"xx" || bytes[1..].iter().all(u8::is_ascii_digit))
@@ -102,6 +120,8 @@ struct Tap {
     id: u64,
     filter: Filter,
     way: mpsc::Sender<Bytes>,
+    /// Nanoseconds since 1970: what ended before is not live.
+    opened: u64,
     /// The second that is running, and events in it.
     second: Instant,
     events: u32,
@@ -119,13 +139,21 @@ pub(super) struct Taps {
 }
 
 impl Taps {
+    fn tell_workers(&self, telemetry: &Telemetry) {
+        let sought =
+            |tap: &Tap| Sought { inbound: tap.filter.inbound, method: tap.filter.method.clone(), path: tap.filter.path.clone() };
+        telemetry.sought.store(Arc::new(self.open.iter().map(sought).collect()));
+        telemetry.full.store(0, Relaxed);
+    }
+
     /// Tells every tap whose filter takes it.
     pub(super) fn tell(&mut self, told: &Told<'_>, now: Instant) {
         for tap in &mut self.open {
             if now.duration_since(tap.second) >= Duration::from_secs(1) {
                 (tap.second, tap.events) = (now, 0);
             }
-            if !tap.filter.takes(told) {
+            let ended = told.record.began.saturating_add(told.record.took.as_nanos() as u64);
+            if ended < tap.opened || !tap.filter.takes(told) {
                 continue;
             }
             if tap.events >= tap.filter.most.unwrap_or(EVENTS) {
@@ -141,9 +169,11 @@ impl Taps {
         }
     }
 
-    /// Says how many events were dropped, and that who is silent is there.
-    pub(super) fn beat(&mut self, now: Instant) {
+    /// Says how many events were dropped, and that who is silent is there. `unseen` requests came while every tap had had what it may: whether they are what it
+    /// asks for is not known, but where it asks for nothing special.
+    pub(super) fn beat(&mut self, now: Instant, unseen: u64) {
         for tap in &mut self.open {
+            tap.dropped += unseen;
             let silent = now.duration_since(tap.said) >= BEAT;
             let tells = tap.dropped > 0 && now.duration_since(tap.second) >= Duration::from_secs(1);
             if !(silent || tells) {
@@ -154,6 +184,14 @@ impl Taps {
                 (tap.dropped, tap.said) = (0, now);
             }
         }
+    }
+
+    /// Whether each has had as many events as it may in this second.
+    pub(super) fn are_full(&self, now: Instant) -> bool {
+        let is_full = |tap: &Tap| {
+            tap.events >= tap.filter.most.unwrap_or(EVENTS) && now.duration_since(tap.second) < Duration::from_secs(1)
+        };
+        self.open.iter().all(is_full)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -197,7 +235,8 @@ pub fn open(telemetry: &Arc<Telemetry>, filter: Filter) -> Option<Events> {
     let now = Instant::now();
     taps.next += 1;
     let id = taps.next;
-    taps.open.push(Tap { id, filter, way, second: now, events: 0, dropped: 0, said: now });
+    taps.open.push(Tap { id, filter, way, opened: unix_nanos(), second: now, events: 0, dropped: 0, said: now });
+    taps.tell_workers(telemetry);
     telemetry.wanted.fetch_or(TAP, Relaxed);
     telemetry.wake.notify_one();
     Some(Events { events, id, telemetry: telemetry.clone() })
@@ -214,9 +253,12 @@ impl Drop for Events {
     fn drop(&mut self) {
         let mut taps = self.telemetry.taps();
         taps.open.retain(|tap| tap.id != self.id);
+        taps.tell_workers(&self.telemetry);
         if taps.is_empty() {
             self.telemetry.wanted.fetch_and(!TAP, Relaxed);
         }
+        // What is still on its way is taken now, and not when somebody taps again.
+        self.telemetry.wake.notify_one();
     }
 }
 

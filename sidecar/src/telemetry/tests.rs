@@ -11,13 +11,16 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::metrics::table;
+use weft_core::policy::Caller;
 use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
+use super::config::{AccessLog, Which};
 use super::fields::{FIELDS, Told, standard};
 use super::record::{Attempt, Record, Request, Trace};
 use super::tap::{Filter, open};
-use super::{Note, Telemetry, Tracing, WorkerTelemetry, line, span};
+use super::{Note, Telemetry, Telling, Tracing, WorkerTelemetry, line, span};
+use crate::authorize::Guard;
 use crate::config::Config;
 use crate::connect::Destination;
 use crate::http::RequestHead;
@@ -66,9 +69,12 @@ fn record(direction: Direction) -> Record {
         reason: None,
         detail: None,
         reference: None,
+        policy: Some("shop/deny#1".into()),
+        notice: None,
         received: 5,
         sent: 17,
         attempts: smallvec![attempt(1, 200, None)],
+        tried: 1,
         trace: Some(Trace {
             context,
             parent: Some(SpanId::random(8)),
@@ -96,7 +102,7 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
     let request = record.request.as_mut().expect("HTTP");
     request.path = "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes().into();
     request.method = b"\xff\n"[..].into();
-    let told = Told { record: &record, policy: Some("shop/deny#1") };
+    let told = Told { record: &record };
     for form in [line::json, line::text] {
         let mut out = String::new();
         form(&mut out, FIELDS, &told);
@@ -119,7 +125,7 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
 #[test]
 fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     let mut record = record(Direction::Outbound);
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     assert_eq!(spans.len(), 1);
     assert_eq!((spans[0].kind, &*spans[0].name, &*spans[0].trace_state), (3, "GET", "a=b"));
     assert_eq!(spans[0].parent_span_id, SpanId::random(8).to_bytes());
@@ -138,24 +144,26 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     assert!(spans[0].status.is_none() && text(&spans[0], "error.type").is_none());
 
     record.attempts = smallvec![attempt(1, 0, Some(Reason::UpstreamConnectRefused)), attempt(2, 200, None)];
+    record.tried = 2;
     let whole = SpanId::random(77);
     record.trace.as_mut().expect("traced").span = whole;
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
     assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
+    assert_eq!(spans.iter().map(|s| s.flags & 0x300).collect::<Vec<_>>(), [0x300, 0x100, 0x100], "whose parent is another's");
     assert_eq!(text(&spans[1], "error.type").as_deref(), Some("upstream-connect-refused"));
     assert_eq!([1, 2].map(|i| text(&spans[i], "http.request.resend_count")), [None, Some("1".to_owned())]);
     assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
     // Nobody can make names up.
     record.request.as_mut().expect("HTTP").method = b"X7"[..].into();
-    assert_eq!(span::spans(&Told { record: &record, policy: None })[0].name, "HTTP");
+    assert_eq!(span::spans(&Told { record: &record })[0].name, "HTTP");
 }
 
 #[test]
 fn an_error_is_one_where_the_conventions_call_it_so() {
     let mut inbound = record(Direction::Inbound);
     let failed = |record: &Record| {
-        let spans = span::spans(&Told { record, policy: Some("shop/p") });
+        let spans = span::spans(&Told { record });
         spans[0].status.is_some().then(|| text(&spans[0], "error.type"))
     };
     inbound.status = 404;
@@ -172,7 +180,7 @@ fn an_error_is_one_where_the_conventions_call_it_so() {
         inbound.grpc_status = Some(status);
         assert_eq!(failed(&inbound), error, "{status}");
     }
-    let spans = span::spans(&Told { record: &inbound, policy: None });
+    let spans = span::spans(&Told { record: &inbound });
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("shop.Cart/Add", Some("shop.Cart/Add")));
     assert_eq!(text(&spans[0], "rpc.response.status_code").as_deref(), Some("UNAVAILABLE"));
 }
@@ -200,14 +208,22 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     let filter = Filter::read("from=sa%2Fweb&path=/it&status=2xx&rate=2&method=get").expect("good");
     let mut events = open(&all, filter).expect("the first");
     assert!(all.is_wanted());
+    // It is of what happens from now on.
+    let now = crate::metrics::worker::unix_nanos();
     let (fits, mut other) = (record(Direction::Inbound), record(Direction::Inbound));
     other.status = 404;
-    let tell = |record: &Record| all.taps().tell(&Told { record, policy: None }, Instant::now());
-    for record in [&other, &fits, &fits, &fits, &fits] {
+    let mut fits = fits;
+    let mut over = record(Direction::Inbound);
+    for record in [&mut fits, &mut other] {
+        record.began = now;
+    }
+    over.began = now - 3_600_000_000_000;
+    let tell = |record: &Record| all.taps().tell(&Told { record }, Instant::now());
+    for record in [&other, &over, &fits, &fits, &fits, &fits] {
         tell(record);
     }
     tokio::time::advance(Duration::from_secs(3)).await;
-    all.taps().beat(Instant::now());
+    all.taps().beat(Instant::now(), 0);
     let mut lines = Vec::new();
     for _ in 0..3 {
         let frame = poll_fn(|cx| Pin::new(&mut events).poll_frame(cx)).await.expect("an event").expect("infallible");
@@ -222,7 +238,7 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     assert_eq!(others.len(), 7, "there are eight at once");
     drop((events, others));
     assert!(!all.is_wanted(), "nobody wants anything any more");
-    for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz"] {
+    for bad in ["x=y", "from", "status=20", "status=abc", "rate=0", "rate=9999", "from=%zz", "direction=x"] {
         assert!(Filter::read(bad).is_err(), "{bad}");
     }
 }
@@ -282,7 +298,7 @@ async fn each_attempt_is_sent_on_with_the_span_that_it_gets() {
     note.whole();
     drop(note);
     let record = handed_over(&worker).expect("a record");
-    let spans = span::spans(&Told { record: &record, policy: None });
+    let spans = span::spans(&Told { record: &record });
     let sent = head.fields.named("traceparent").next().expect("it says so").to_vec();
     assert_eq!(spans.len(), 3);
     assert_eq!(weft_core::hex::hex(&spans[1].span_id).as_bytes(), &sent[36..52]);
@@ -305,6 +321,19 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
     let mut bare = head(&[]);
     assert!(noted(&never, &caller, &mut bare).is_none() && bare.fields.is_empty(), "none is forged");
 
+    for no in [("b3", "0"), ("x-b3-sampled", "0")] {
+        let mut asked = head(&[no]);
+        assert!(noted(&on, &caller, &mut asked).is_none(), "{no:?}");
+        assert_eq!(asked.fields.iter().count(), 1, "it goes on as it came");
+    }
+    let mut yes = head(&[("b3", "1")]);
+    assert!(noted(&never, &caller, &mut yes).is_some() && yes.fields.named("traceparent").next().is_none());
+    assert!(yes.fields.named("b3").next().is_some_and(|b3| b3.len() == 51 && b3.ends_with(b"-1")));
+    // A caller whose sidecar traces nothing has drawn nothing: who is called draws.
+    let (id, source) = ("spiffe://td/ns/shop/sa/front".parse().expect("an identity"), Ipv4Addr::LOCALHOST.into());
+    let peer = HttpCaller::inbound(Some(&id), source, ("", ""), Guard::new(80, Caller::Plaintext, source));
+    assert!(noted(&on, &peer, &mut head(&[])).is_some());
+
     let errors = worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")], true);
     for (fails, fields) in [(false, &[("traceparent", &*unsampled)][..]), (true, &[("traceparent", &*unsampled)]), (true, &[])] {
         let mut head = head(fields);
@@ -316,7 +345,7 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
         let record = handed_over(&errors);
         assert_eq!(record.is_some(), fails);
         if let Some(record) = record {
-            let spans = span::spans(&Told { record: &record, policy: None });
+            let spans = span::spans(&Told { record: &record });
             assert_eq!((spans.len(), spans[0].flags & 1), (1, 0));
         }
     }
@@ -324,4 +353,84 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
     let note = noted(&on, &caller, &mut head(&[])).expect("a trace of our own");
     drop(note);
     assert_eq!(handed_over(&on).expect("a record").reason, Some(Reason::DownstreamGone));
+}
+
+#[tokio::test]
+async fn a_tap_costs_only_what_it_asks_for() {
+    let worker = worker(&[], false);
+    let all = worker.shared.telemetry.clone();
+    let caller = HttpCaller::outbound(Ipv4Addr::LOCALHOST.into());
+    let taps = ["direction=inbound", "method=POST", "path=/b"].map(|query| open(&all, Filter::read(query).expect("good")));
+    assert!(noted(&worker, &caller, &mut head(&[])).is_none(), "none asks for it");
+    let many: Vec<(String, String)> = (0..500).map(|i| (format!("x-{i}"), String::new())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (&**n, &**v)).collect();
+    let other = open(&all, Filter::read("path=/a&rate=1").expect("good"));
+    drop(taps);
+    drop(noted(&worker, &caller, &mut head(&many)).expect("it is asked for"));
+    let record = handed_over(&worker).expect("a record");
+    assert_eq!(record.fields.as_ref().map(|names| names.len()), Some(64));
+    // Told once, there is no more to be told in this second.
+    let now = Instant::now();
+    all.taps().tell(&Told { record: &record }, now);
+    assert!(all.taps().are_full(now));
+    let before = all.unseen.load(super::Relaxed);
+    let is_full = (0..1_000_000).any(|_| {
+        all.full.store(crate::identity::unix_now() as u64, super::Relaxed);
+        noted(&worker, &caller, &mut head(&[])).is_none()
+    });
+    assert!(is_full && all.unseen.load(super::Relaxed) > before);
+    drop(other);
+}
+
+/// Whoever sets a variable wrong loses what it says, and no sidecar for it.
+#[test]
+fn a_wrong_value_is_told_and_left_out() {
+    let of = |args: &[&str]| {
+        let own = ["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"];
+        let config = Config::try_parse_from(own.iter().chain(args)).expect("it starts, whatever is said");
+        Telling::read(&config.telemetry)
+    };
+    let (telling, wrong) = of(&[
+        "--access-log=JSON",
+        "--access-log-fields=path,what,status",
+        "--access-log-sample=10%",
+        "--access-log-only=",
+        "--trace-errors=yes",
+    ]);
+    assert_eq!((telling.form, telling.which, telling.errors), (AccessLog::Off, Which::All, false));
+    assert_eq!(format!("{:?}", telling.fields), "[path, status]");
+    assert!(telling.share.takes(u64::MAX));
+    assert_eq!(wrong.len(), 4, "{wrong:?}");
+    assert!(wrong[0].starts_with("WEFT_ACCESS_LOG takes off, text or json"), "{wrong:?}");
+    let (telling, wrong) = of(&["--access-log=text", "--access-log-sample=0", "--access-log-only=errors", "--trace-errors=true"]);
+    assert_eq!((telling.form, telling.which, telling.errors, wrong.len()), (AccessLog::Text, Which::Errors, true, 0));
+    assert!(!telling.share.takes(0));
+}
+
+#[test]
+fn a_denial_names_its_policy_in_line_and_span_by_itself() {
+    let mut record = record(Direction::Inbound);
+    let answer = weft_core::failure::Answer { reference: Some(7), policy: Some("shop/deny#2".into()), ..Default::default() };
+    record.fails(&Failure::mesh(Reason::Denied).answered(answer));
+    record.notice = Some("audit shop/watch".into());
+    let told = Told { record: &record };
+    let spans = span::spans(&told);
+    assert_eq!(text(&spans[0], "weft.policy").as_deref(), Some("shop/deny#2"));
+    assert_eq!(text(&spans[0], "weft.notice").as_deref(), Some("audit shop/watch"));
+    let mut out = String::new();
+    line::json(&mut out, &standard(), &told);
+    assert!(out.contains("\"policy\":\"shop/deny#2\"") && out.contains("\"notice\":\"audit shop/watch\""), "{out}");
+}
+
+#[test]
+fn a_grpc_method_that_is_none_is_no_name() {
+    let mut record = record(Direction::Inbound);
+    let request = record.request.as_mut().expect("HTTP");
+    (request.grpc, request.path) = (true, b"/made up/by a caller"[..].into());
+    let spans = span::spans(&Told { record: &record });
+    assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("_OTHER", Some("_OTHER")));
+    assert_eq!(text(&spans[0], "rpc.method_original").as_deref(), Some("made up/by a caller"));
+    // Without a gRPC status it is what the HTTP status stands for: UNKNOWN, and an error.
+    assert_eq!(text(&spans[0], "error.type").as_deref(), Some("UNKNOWN"));
+    assert!(record.is_error());
 }

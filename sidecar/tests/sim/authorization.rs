@@ -377,7 +377,7 @@ fn audit_and_dry_run_are_counted_and_stop_nothing() {
         for line in ["GET /x", "GET /y"] {
             assert_eq!(lab.ask(0, line, &[], None).await.map(|a| a.status()), Some(200));
         }
-        let [_, notices] = lab.callees[0].shared.denials.families();
+        let notices = weft_sidecar::metrics::families::notices(&lab.callees[0].shared.metrics);
         let text = String::from_utf8(expose(Format::Text, &[notices], &Labels::new())).expect("text");
         let audit = r#"weft_policy_notices_total{weft_policy_name="shop/audit",weft_policy_notice="audit"} 2"#;
         let dry = r#"weft_policy_notices_total{weft_policy_name="shop/dry",weft_policy_notice="would-deny"} 1"#;
