@@ -148,7 +148,7 @@ async fn answer(request: &Request<Incoming>, gate: &Gate, mut operator: Operator
         Asked::Refused(status, why) => text(status, "text/plain; charset=utf-8", why.into()),
         Asked::Opened { cookie } => {
             // By the page itself, and not by a redirect: a cookie for its own site alone would not be sent after one that another site began.
-            let page = "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=\"0; url=/\"><title>weft</title><a href=\"/\">weft</a>\n";
+            let page = "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=\"0; url=/\"><link rel=icon href=\"/icon.svg\"><title>weft</title><a href=\"/\">weft</a>\n";
             let mut response = text(StatusCode::OK, "text/html; charset=utf-8", page.into());
             if let Ok(value) = HeaderValue::from_str(&cookie) {
                 response.headers_mut().insert(SET_COOKIE, value);
