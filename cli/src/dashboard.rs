@@ -58,7 +58,12 @@ pub(crate) struct DashboardArgs {
     #[command(flatten)]
     meant: Meant,
 
-    #[arg(long, value_name = "NAME", conflicts_with = "socket", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "socket",
+        help = "Context of the kubeconfig: a mesh on that cluster is meant"
+    )]
     context: Option<String>,
 }
 
@@ -188,7 +193,9 @@ impl Opened {
     fn begin(address: &str) -> Option<Self> {
         let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let file = Self(base.join(format!("weft-dashboard-{}.html", secret())));
-        let page = format!("<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=\"0; url={address}\"><title>weft</title>\n");
+        let page = format!(
+            "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=\"0; url={address}\"><title>weft</title>\n"
+        );
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0).ok()?;
         out.write_all(page.as_bytes()).ok()?;
         let mut command = Command::new("xdg-open");

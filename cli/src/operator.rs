@@ -92,11 +92,13 @@ fn relay(list: &Value) -> anyhow::Result<Vec<String>> {
         conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
     let pods = list["items"].as_array().context("kubectl prints no list")?;
-    let pod = pods.iter().find(is_ready).context("the cluster has no control plane of weft that is ready: weft check says more")?;
+    let pod =
+        pods.iter().find(is_ready).context("the cluster has no control plane of weft that is ready: weft check says more")?;
     let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let flags = pod["spec"]["containers"][0]["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let state = flags.into_iter().find(|flag| flag.starts_with("--state=")).context("the control plane's pod says no --state")?;
-    let words = ["exec", "-i", "-n", &text("/metadata/namespace"), &text("/metadata/name"), "-c", &text("/spec/containers/0/name")];
+    let words =
+        ["exec", "-i", "-n", &text("/metadata/namespace"), &text("/metadata/name"), "-c", &text("/spec/containers/0/name")];
     let command = ["--", "weft-control-plane", "relay", state];
     Ok(words.into_iter().chain(command).map(ToOwned::to_owned).collect())
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use weft_proto::v1;
 
-use crate::issue::ca::Ca;
 use crate::hub::Hub;
+use crate::issue::ca::Ca;
 
 pub mod traffic;
 mod view;

@@ -13,9 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::network_policy::PeersId;
-use weft_core::policy::{
-    FEATURE_DENY_LIST, FEATURE_NETWORK_POLICY, FEATURE_OUTBOUND, FEATURE_ROUTES, FEATURE_TRAFFIC_REPORT,
-};
+use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_NETWORK_POLICY, FEATURE_OUTBOUND, FEATURE_ROUTES, FEATURE_TRAFFIC_REPORT};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;

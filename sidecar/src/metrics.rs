@@ -189,7 +189,8 @@ impl Code {
 
     /// Whether the called side, or weft, is at fault: a 5xx, no whole answer, or a status of gRPC that the semantic conventions count as a server's error.
     pub fn is_failure(self) -> bool {
-        let grpc = matches!(self.grpc(), "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS");
+        let grpc =
+            matches!(self.grpc(), "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS");
         self.status == 0 || (500..600).contains(&self.status) || grpc
     }
 

@@ -63,13 +63,17 @@ fn row(table: &str, texts: &[&str]) -> Value {
 fn what_happens_in_a_mesh_is_seen_in_the_browser() {
     require(&["curl", "chromium"]);
     require_modules(&["websockets"]);
-    let world = World::up_with(MESH, |work| fs::write(work.join("policies.yaml"), POLICY).expect("a fresh directory takes a file"));
+    let world =
+        World::up_with(MESH, |work| fs::write(work.join("policies.yaml"), POLICY).expect("a fresh directory takes a file"));
     let (web, open) = ("http://web.shop:8090/seen", "http://open.yard:8090/seen");
     // Once before anybody looks, and then all the time.
     assert_eq!(world.status("front/client", web), "200");
-    let script = format!("while curl -s -o /dev/null --max-time 5 {web} && curl -s -o /dev/null --max-time 5 {open}; do sleep 0.1; done");
+    let script =
+        format!("while curl -s -o /dev/null --max-time 5 {web} && curl -s -o /dev/null --max-time 5 {open}; do sleep 0.1; done");
     let _calls = world.spawn("front/client", &["sh", "-c", &script]);
-    eventually("the policy is in force", || (world.curl("front/client", &["-X", "PUT", "-o", "/dev/null", "-w", "%{http_code}", web]) == "403").then_some(()));
+    eventually("the policy is in force", || {
+        (world.curl("front/client", &["-X", "PUT", "-o", "/dev/null", "-w", "%{http_code}", web]) == "403").then_some(())
+    });
     let strict = format!("http://{}:8090/seen", world.address("shop/web-0"));
     assert_eq!(world.status("outside/intruder", &strict), "403 mtls-required");
     let clear = format!("http://{}:8090/seen", world.address("yard/open-0"));
@@ -156,7 +160,11 @@ impl Stage {
             let (svid, bundle) = self.control_plane.join("front", pod, pod).await;
             let channel = self.control_plane.workload(&svid, &bundle).await.expect("an SVID is a way in");
             let (requests, receiver) = mpsc::channel(16);
-            let hello = v1::Hello { version: "0.0.1<b>".to_owned(), features: vec!["traffic-report/v1".to_owned()], ..Default::default() };
+            let hello = v1::Hello {
+                version: "0.0.1<b>".to_owned(),
+                features: vec!["traffic-report/v1".to_owned()],
+                ..Default::default()
+            };
             let message = v1::WatchRequest { message: Some(Request::Hello(hello)) };
             requests.try_send(message).expect("a fresh channel has room");
             let answer = DiscoveryClient::new(channel).watch(ReceiverStream::new(receiver)).await.expect("discovery is served");
@@ -186,7 +194,15 @@ impl Stage {
 fn edge(target: &str, requests: u64, mutual_tls: bool) -> v1::ReportedEdge {
     let mut latency = vec![0; 20];
     latency[3] = requests;
-    v1::ReportedEdge { target: target.to_owned(), protocol: "http/1.1".to_owned(), mutual_tls, requests, failed: requests / 50, latency, ..Default::default() }
+    v1::ReportedEdge {
+        target: target.to_owned(),
+        protocol: "http/1.1".to_owned(),
+        mutual_tls,
+        requests,
+        failed: requests / 50,
+        latency,
+        ..Default::default()
+    }
 }
 
 const HOSTILE: &str = "<img src=x onerror=document.body.dataset.broken=1>";
@@ -252,7 +268,8 @@ fn hostile_names_are_texts_and_the_keyboard_is_enough_by_day_and_night() {
     ]);
     let told = seen(&dashboard, steps);
     assert_eq!(told[4], 0, "nothing of it became an element");
-    let [day, night, light, dark, motion, cookie, headers] = [9, 7, 6, 4, 3, 2, 1].map(|back: usize| told[told.len() - back].clone());
+    let [day, night, light, dark, motion, cookie, headers] =
+        [9, 7, 6, 4, 3, 2, 1].map(|back: usize| told[told.len() - back].clone());
     assert!(day == light && night == dark && day != night, "{day} {night} {light} {dark}");
     assert_eq!((motion, cookie), (json!("0s"), json!("")));
     let headers = headers.as_str().unwrap_or_default().to_owned();
@@ -272,7 +289,7 @@ fn two_hundred_services_are_drawn_in_bounded_work() {
     let dashboard = stage.dashboard();
     let mut steps = opened(&dashboard);
     steps.extend([
-        json!({"until": "document.querySelectorAll('#graph .edge').length > 0 && document.querySelectorAll('#graph .node.namespace').length === 10"}),
+        json!({"until": "document.querySelectorAll('#graph .edge').length > 0 && document.querySelectorAll('#graph .node.namespace').length === 11"}),
         json!({"until": "document.querySelectorAll('#services-table tbody tr').length === 200"}),
         json!({"eval": "(grouping.value = 'services', grouping.dispatchEvent(new Event('input')), document.querySelectorAll('#graph .node').length)"}),
         // The same picture for the same mesh, and no two nodes at one place.
@@ -287,5 +304,10 @@ fn two_hundred_services_are_drawn_in_bounded_work() {
     assert_eq!(last(4), true);
     // Bytes and not time: the work of a view grows with them.
     assert!(last(2).as_u64().is_some_and(|bytes| bytes < 400_000), "{} bytes of data", last(2));
-    println!("200 services: first view after {} ms in the browser, both pictures anew in {} ms, {} bytes of data", last(1), last(3), last(2));
+    println!(
+        "200 services: first view after {} ms in the browser, both pictures anew in {} ms, {} bytes of data",
+        last(1),
+        last(3),
+        last(2)
+    );
 }

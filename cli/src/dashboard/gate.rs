@@ -28,7 +28,9 @@ pub(super) const SAID: [(&str, &str); 8] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// The token was handed in: the cookie is set, and the page asked for.
-    Opened { cookie: String },
+    Opened {
+        cookie: String,
+    },
     /// What is asked of the control plane.
     Page(String),
     Refused(StatusCode, &'static str),

@@ -45,7 +45,8 @@ mod tests {
     use super::*;
 
     fn edge(from: &str, target: &str, protocol: &str, secured: bool) -> Edge {
-        let (peer, cipher, group) = if secured { ("spiffe://td/ns/a/sa/b", "TLS13_AES_128_GCM_SHA256", "X25519MLKEM768") } else { ("plaintext", "", "") };
+        let (peer, cipher, group) =
+            if secured { ("spiffe://td/ns/a/sa/b", "TLS13_AES_128_GCM_SHA256", "X25519MLKEM768") } else { ("plaintext", "", "") };
         let edge = json!({"from": from, "direction": "outbound", "peer": peer, "target": target, "protocol": protocol, "cipher": cipher, "key_exchange": group,
             "connections": 2, "requests": if protocol == "tcp" { 0 } else { 30 }, "by_class": {}, "errors": {}, "retries": 0, "p50_micros": 0, "p99_micros": 0, "latency": []});
         serde_json::from_value(edge).expect("an edge")

@@ -8,8 +8,8 @@ use weft_core::failure::Reason;
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
 
-use super::traffic::{Look, Node, Pair, Refusal, SLOT, Sums};
 use super::Dashboard;
+use super::traffic::{Look, Node, Pair, Refusal, SLOT, Sums};
 use crate::hub::Hub;
 use crate::server::unix_millis;
 

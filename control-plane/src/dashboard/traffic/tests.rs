@@ -27,7 +27,8 @@ fn seat(traffic: &Arc<Traffic>, pod: &str) -> Seat {
 }
 
 fn edge(target: &str, requests: u64) -> v1::ReportedEdge {
-    let errors = vec![v1::ReportedError { reason: "overloaded".into(), count: 1 }, v1::ReportedError { reason: "<b>".into(), count: 1 }];
+    let errors =
+        vec![v1::ReportedError { reason: "overloaded".into(), count: 1 }, v1::ReportedError { reason: "<b>".into(), count: 1 }];
     let latency = vec![0, requests];
     v1::ReportedEdge { target: target.into(), requests, failed: 1, mutual_tls: true, latency, errors, ..Default::default() }
 }
@@ -74,7 +75,11 @@ async fn pods_are_put_together_and_what_a_sidecar_told_goes_with_it() {
     a.take(report(false, vec![edge("shop/web", 3), edge("shop/web-0", 1), edge("<img src=x>", 1)]));
     web.take(report(false, vec![v1::ReportedEdge { inbound: true, requests: 7, ..Default::default() }]));
     let look = traffic.look(MINUTE);
-    assert_eq!((look.totals[&pair("shop/web")].requests, look.window[&pair("shop/web")].requests), (154, 4), "a pod stands for its service");
+    assert_eq!(
+        (look.totals[&pair("shop/web")].requests, look.window[&pair("shop/web")].requests),
+        (154, 4),
+        "a pod stands for its service"
+    );
     assert_eq!(look.totals[&pair("shop/web")].errors, [("overloaded", 4)].into(), "only reasons that there are");
     assert!(look.totals.contains_key(&Pair { to: Node::Outside("<img src=x>".into()), ..pair("shop/web") }));
     let plain = Pair { from: Node::Plaintext, mutual_tls: false, ..pair("shop/web") };
