@@ -23,8 +23,11 @@ pub fn main(words: &[String]) -> anyhow::Result<()> {
         let _ = copy(&mut io::stdin().lock(), &mut towards);
         let _ = towards.shutdown(Shutdown::Write);
     });
-    copy(&mut &socket, &mut io::stdout().lock())?;
-    Ok(())
+    match copy(&mut &socket, &mut io::stdout().lock()) {
+        // Who asked is gone.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => Ok(ended?),
+    }
 }
 
 /// As `io::copy`, but nothing waits in a buffer.
