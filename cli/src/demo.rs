@@ -15,6 +15,8 @@ use crate::edges::{self, Edge};
 use crate::fleet::Fleet;
 use crate::{rundir, trace};
 
+mod topology;
+
 /// Shows a whole mesh on this machine, and checks that it does what it says
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -59,7 +61,9 @@ struct Claim {
 
 pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
     let demo = Demo::start(args)?;
+    let opened = Instant::now();
     let outcome = demo.run();
+    let open = opened.elapsed();
     demo.shop.close();
     let (claims, edges) = outcome?;
     let good = claims.iter().all(|c| c.seen.is_ok());
@@ -70,7 +74,7 @@ pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
             .collect();
         writeln!(std::io::stdout(), "{:#}", json!({"ok": good, "claims": list, "edges": edges}))?;
     } else {
-        demo.summary(&claims, &edges)?;
+        demo.summary(&claims, &edges, open)?;
     }
     Ok(if good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
 }
@@ -379,10 +383,12 @@ impl Demo {
         self.say(&format!("{mark} {}\n    {}", claim.what, text.replace('\n', "\n    ")));
     }
 
-    fn summary(&self, claims: &[Claim], edges: &[Edge]) -> anyhow::Result<()> {
+    fn summary(&self, claims: &[Claim], edges: &[Edge], open: Duration) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "\nwho called whom, as the callers' sidecars counted it:")?;
         out.write_all(edges::shown(edges).as_bytes())?;
+        writeln!(out, "\nits topology:")?;
+        out.write_all(topology::drawn(edges, open).as_bytes())?;
         let good = claims.iter().filter(|c| c.seen.is_ok()).count();
         writeln!(out, "\n{good} of {} claims hold", claims.len())?;
         if self.keep {
@@ -391,6 +397,7 @@ impl Demo {
                 "weft status",
                 "weft trace",
                 "weft tap shop/web",
+                "weft dashboard",
                 "weft exec shop/customer -- curl -s http://web/buy/shuttle",
                 &format!("weft exec outside/intruder -- curl -si http://{}:8080/", self.address("web-0")?),
             ] {

@@ -97,7 +97,7 @@ mod tests {
     use crate::command;
 
     /// Commands without `-o`, and why.
-    const WITHOUT_OUTPUT: [(&str, &str); 13] = [
+    const WITHOUT_OUTPUT: [(&str, &str); 14] = [
         ("up", "it runs; --json makes it say everything as JSON"),
         ("exec", "it prints what the command prints"),
         ("demo", "it runs; --json gives the end as JSON"),
@@ -108,6 +108,7 @@ mod tests {
         ("upgrade", "it prints differences, or applies them"),
         ("uninstall", "it prints manifests, or removes what they name"),
         ("capture", "it writes packets"),
+        ("dashboard", "it serves a page"),
         ("bundle", "it writes an archive"),
         ("completion", "it prints a script"),
         ("man", "it writes pages"),

@@ -11,6 +11,7 @@ mod capture;
 mod check;
 mod confine;
 mod console;
+mod dashboard;
 mod demo;
 mod diff;
 mod duration;
@@ -112,6 +113,8 @@ enum Command {
     Suggest(suggest::SuggestArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
+    /// Open a page that shows traffic, refusals and certificates live
+    Dashboard(dashboard::DashboardArgs),
     /// Show requests and connections of a workload, live
     Tap(tap::TapArgs),
     /// Show the last traces that the sidecars keep
@@ -192,6 +195,7 @@ fn main() -> ExitCode {
         Command::Suggest(args) => suggest::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
         Command::Tap(args) => tap::main(&args),
+        Command::Dashboard(args) => dashboard::main(&args),
         Command::Trace(args) => trace::main(&args),
         Command::Reach(args) => check::reach(&args),
         Command::Get(args) => sidecar::get(&args),

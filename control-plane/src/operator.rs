@@ -12,6 +12,7 @@ use weft_core::{ServiceAccount, SpiffeId};
 use weft_proto::v1::operator_server::Operator;
 use weft_proto::{ResourceName, v1};
 
+use crate::dashboard::Dashboard;
 use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
@@ -27,6 +28,7 @@ pub struct OperatorService {
     pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
     pub trust: Arc<dyn Rotates>,
+    pub dashboard: Arc<Dashboard>,
     /// What the mesh has by default.
     pub mtls: MtlsMode,
     pub default_policy: Posture,
@@ -125,6 +127,13 @@ impl Operator for OperatorService {
             resources: viewed.filter(|v| v.version != 0).collect(),
             unsubscribed,
         }))
+    }
+
+    async fn dashboard(&self, request: Request<v1::DashboardRequest>) -> Result<Response<v1::DashboardResponse>, Status> {
+        let (dashboard, path) = (self.dashboard.clone(), request.into_inner().path);
+        // It takes as long as there are services and sidecars, and those are served meanwhile.
+        let answer = tokio::task::spawn_blocking(move || dashboard.answer(&path)).await;
+        answer.map(Response::new).map_err(|e| Status::internal(format!("the page was given up: {e}")))
     }
 
     async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {

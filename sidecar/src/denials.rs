@@ -79,6 +79,9 @@ pub struct Record {
     pub text: String,
     /// What would have allowed it.
     pub remedy: Option<String>,
+    /// Its place among all that were ever kept, from 1.
+    #[serde(skip)]
+    pub place: u64,
 }
 
 impl Record {
@@ -103,6 +106,7 @@ impl Record {
             clause: None,
             text,
             remedy: None,
+            place: 0,
         }
     }
 }
@@ -113,6 +117,8 @@ type CountKey = (String, Option<u32>, &'static str);
 #[derive(Default)]
 struct Kept {
     records: VecDeque<Record>,
+    /// How many were ever kept.
+    ever: u64,
     /// How many of them are of each source.
     sources: BTreeMap<IpAddr, usize>,
     /// The second in which lines were written last, how many, and how many were not since.
@@ -121,7 +127,9 @@ struct Kept {
 }
 
 impl Kept {
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, mut record: Record) {
+        self.ever += 1;
+        record.place = self.ever;
         let of = self.sources.entry(record.source).or_default();
         *of += 1;
         let own = *of > OF_ONE_SOURCE;
@@ -243,6 +251,14 @@ impl Denials {
     /// Those that are kept, the newest first.
     pub fn all(&self) -> Vec<Record> {
         self.kept().records.iter().rev().cloned().collect()
+    }
+
+    /// The newest of those that came after the first `before` ones, `most` at most, the oldest of them first; and how many came altogether.
+    pub fn after(&self, before: u64, most: usize) -> (Vec<Record>, u64) {
+        let kept = self.kept();
+        let mut found: Vec<_> = kept.records.iter().rev().take_while(|r| r.place > before).take(most).cloned().collect();
+        found.reverse();
+        (found, kept.ever)
     }
 
     /// The one of a reference, in any case.

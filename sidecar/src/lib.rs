@@ -33,6 +33,7 @@ pub mod pool;
 pub mod probe;
 pub mod rates;
 pub mod relay;
+pub mod report;
 pub mod route;
 pub mod saved;
 pub mod serve;

@@ -67,7 +67,8 @@ async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let pushing = metrics::push::begin(&shared, &Env::of_process(), told_all.clone());
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
-    let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
+    let (discovery, trust) = Discovery::new(config.clone(), mesh.clone());
+    let mut discovery = discovery.telling(&shared);
     let (saver, to_save) = watch::channel(Vec::new());
     // It is set once, here.
     let _ = mesh.holding.set(to_save.clone());

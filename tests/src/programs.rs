@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Debian package of each peer's program.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 21] = [
+    ("chromium", "chromium"),
     ("curl", "curl"),
     ("initdb", "postgresql"),
     ("iperf3", "iperf3"),
