@@ -183,13 +183,6 @@ impl Code {
         Self { status: u16::MAX, method: METHODS.len() as u8, grpc: 0, reason }
     }
 
-    /// Whether the called side, or weft, is at fault: a 5xx, no whole answer, or a status of gRPC that the semantic conventions count as a server's error.
-    pub fn is_failure(self) -> bool {
-        let grpc =
-            matches!(self.grpc(), "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS");
-        self.status == 0 || (500..600).contains(&self.status) || grpc
-    }
-
     /// Whether it stands for others.
     pub fn is_overflow(self) -> bool {
         self.status == u16::MAX

@@ -1,10 +1,8 @@
 //! The dashboard in a real browser: what happens in a mesh is seen there, by keyboard alone too; what is hostile is a text; and nothing leaves for elsewhere.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
