@@ -53,7 +53,7 @@ pub fn grpc_of_http(status: u16) -> u8 {
     }
 }
 
-/// Whether a gRPC status is the server's fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, and what gRPC does not have. Others are
+/// Whether a gRPC status is the server's fault: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`, and what gRPC does not have. Others are
 /// the caller's, or no fault.
 pub fn is_grpc_failure(status: u8) -> bool {
     matches!(status, 2 | 4 | 12..=15 | 17..)

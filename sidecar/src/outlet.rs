@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+/// Whole lines, and how many they are.
+type Piece = (Vec<u8>, u64);
+
 /// What a piece costs beside its bytes.
 const OF_ONE: usize = 64;
 
@@ -24,7 +27,7 @@ struct Room {
 pub struct Outlet {
     room: Arc<Room>,
     /// None once it was closed. Held for as long as it takes to put a piece into a queue that is never full.
-    way: Arc<Mutex<Option<Sender<(Vec<u8>, u64)>>>>,
+    way: Arc<Mutex<Option<Sender<Piece>>>>,
     ended: Arc<Mutex<Receiver<()>>>,
     most: usize,
 }
@@ -32,7 +35,7 @@ pub struct Outlet {
 impl Outlet {
     /// One that writes to `out`, by a thread of this name, and keeps `most` bytes that wait. With `tells`, it says how many lines were dropped once there is room again.
     pub fn new(name: &str, most: usize, tells: bool, mut out: impl Write + Send + 'static) -> io::Result<Self> {
-        let (way, pieces) = channel::<(Vec<u8>, u64)>();
+        let (way, pieces) = channel::<Piece>();
         let (living, ended) = channel::<()>();
         let room = Arc::new(Room::default());
         let writer = room.clone();

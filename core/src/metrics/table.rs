@@ -131,7 +131,7 @@ labels! {
     STATUS "http.response.status_code" "The final status; none where the answer never came.";
     GRPC_STATUS "rpc.response.status_code" "gRPC's status, by its name (`OK`, `UNAVAILABLE` …); of an answer without one, what the HTTP status stands for.";
     RPC_SYSTEM "rpc.system.name" "Always `grpc`.";
-    ERROR "error.type" "None where all went well. Else weft's reason, or the status as a text: of 5xx, and outbound of 4xx as well; of gRPC its status by name. `http.…` has it for gRPC where it is the server's fault (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS), whatever the HTTP status; `rpc.client…` for all but OK.";
+    ERROR "error.type" "None where all went well. Else weft's reason, or the status as a text: of 5xx, and outbound of 4xx as well; of gRPC its status by name. `http.…` has it for gRPC where it is the server's fault (`UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`), whatever the HTTP status; `rpc.client…` for all but OK.";
     PROTOCOL "network.protocol.name" "`http`, or `tcp` for bytes that weft does not look into.";
     VERSION "network.protocol.version" "The version of HTTP: `1.1` or `2`.";
     IO "network.io.direction" "`receive` or `transmit`, as the pod's application sees it.";

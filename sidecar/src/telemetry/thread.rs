@@ -244,7 +244,9 @@ impl Teller {
             if queue.room() == 0 {
                 queue.drops(span::count(&record));
             } else {
-                span::spans(&told).into_iter().for_each(|span| queue.push(span));
+                for span in span::spans(&told) {
+                    queue.push(span);
+                }
             }
         }
         let config = &self.config;
