@@ -1,6 +1,7 @@
 //! `weft diff`: what the control plane has for a sidecar against what the sidecar holds, by names and content hashes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -140,7 +141,8 @@ impl Difference {
             (true, false) => "connected, though not to this replica of the control plane".to_owned(),
             (false, _) => look.paint(Tint::Bad, "not connected: it goes on with what it holds"),
         };
-        text += &format!("{}: {state}; it heard its control plane {heard}; {} resources are the same\n", self.pod, self.same);
+        let (pod, same) = (&self.pod, self.same);
+        let _ = writeln!(text, "{pod}: {state}; it heard its control plane {heard}; {same} resources are the same");
         let rows: Vec<Vec<String>> = [("missing", &self.missing), ("stale", &self.stale), ("extra", &self.extra)]
             .into_iter()
             .flat_map(|(what, all)| {
@@ -156,7 +158,8 @@ impl Difference {
             .collect();
         if !rows.is_empty() {
             let header: &[&str] = if look.wide { &["WHAT", "NAME", "CONTROL PLANE", "SIDECAR"] } else { &["WHAT", "NAME"] };
-            text += &format!("\n{}", table::dressed(header, &rows, look));
+            text.push('\n');
+            text += &table::dressed(header, &rows, look);
         }
         text
     }

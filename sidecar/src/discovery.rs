@@ -329,7 +329,7 @@ impl Discovery {
                 }
                 () = reports.due() => {
                     // Where it does not get away, the next one says it as well.
-                    if tx.capacity() > tx.max_capacity() / 2 && let Some(report) = reports.next() {
+                    if tx.capacity() > tx.max_capacity() / 2 && let Some(report) = reports.report() {
                         send(Request::Report(report))?;
                     }
                 }

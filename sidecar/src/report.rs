@@ -91,7 +91,7 @@ impl Reports {
     }
 
     /// What came since the one before; none where nothing did.
-    pub fn next(&mut self) -> Option<v1::TrafficReport> {
+    pub fn report(&mut self) -> Option<v1::TrafficReport> {
         let shared = self.shared.clone()?;
         self.between(&shared.metrics, &shared.denials)
     }

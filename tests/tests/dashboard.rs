@@ -302,7 +302,7 @@ fn two_hundred_services_are_drawn_in_bounded_work() {
     assert_eq!(last(4), true);
     // Bytes and not time: the work of a view grows with them.
     assert!(last(2).as_u64().is_some_and(|bytes| bytes < 400_000), "{} bytes of data", last(2));
-    println!(
+    eprintln!(
         "200 services: first view after {} ms in the browser, both pictures anew in {} ms, {} bytes of data",
         last(1),
         last(3),

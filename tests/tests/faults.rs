@@ -62,7 +62,7 @@ impl<'a> Session<'a> {
     fn run(&mut self, line: &str) -> (String, Option<i32>) {
         let output = self.world.shell(line).output().expect("a shell starts");
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        self.text += &format!("$ {line}\n{said}\n");
+        self.text.extend(["$ ", line, "\n", &said, "\n"]);
         (said, output.status.code())
     }
 

@@ -189,7 +189,7 @@ fn an_access_log_says_the_same_as_a_recording() {
         let text = eventually("the log has every call", || Some(inbound(replica)).filter(|(n, _)| *n == lines)).1;
         let file = format!("{}.log", replica.replace('/', "_"));
         fs::write(world.work().join(&file), text).expect("the directory is ours");
-        options += &format!(" --flows {file}");
+        options.extend([" --flows ", &file]);
     }
     // When it was called, to the second, is told in comments.
     let suggested = |flows: &str| {

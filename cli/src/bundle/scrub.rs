@@ -1,6 +1,9 @@
 //! Takes secrets out of what goes into an archive. It rather takes too much: a field that might hold one is removed, and so is what looks like a key or a token
 //! wherever it stands.
 
+use std::fmt::Write as _;
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::install::yaml;
@@ -45,7 +48,7 @@ pub(super) fn clean(name: &str, content: &str) -> String {
             object(&mut value);
             format!("{value:#}\n")
         }
-        _ if name.ends_with(".yaml") || name.ends_with(".yml") => documents(content),
+        _ if Path::new(name).extension().is_some_and(|end| end == "yaml" || end == "yml") => documents(content),
         _ => lines(content),
     }
 }
@@ -71,7 +74,7 @@ fn lines(content: &str) -> String {
             out += &text::clean(&std::mem::take(&mut rest));
             out += &text::clean(&line[..at]);
             object(&mut value);
-            out += &format!("{value}\n");
+            let _ = writeln!(out, "{value}");
         } else {
             // Together, since a key in PEM has many lines.
             rest += line;

@@ -126,12 +126,12 @@ mod tests {
         Gate::new(4321, "t0ken".to_owned(), "s3ssion".to_owned())
     }
 
-    fn ask(gate: &Gate, method: Method, uri: &str, headers: &[(&'static str, &str)]) -> Asked {
+    fn ask(gate: &Gate, method: &Method, uri: &str, headers: &[(&'static str, &str)]) -> Asked {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).expect("plain"));
         }
-        gate.judge(&method, &uri.parse().expect("a path"), &map)
+        gate.judge(method, &uri.parse().expect("a path"), &map)
     }
 
     const HOST_OK: (&str, &str) = ("host", "127.0.0.1:4321");
@@ -149,21 +149,21 @@ mod tests {
         let gate = gate();
         assert_eq!(gate.address(), "http://127.0.0.1:4321/open?token=t0ken");
         for wrong in ["/open", "/open?token=", "/open?token=t0kem", "/open?token=t0ken1", "/open?x=1&token=t0ken"] {
-            assert_eq!(status(&ask(&gate, Method::GET, wrong, &[HOST_OK])), 403, "{wrong}");
+            assert_eq!(status(&ask(&gate, &Method::GET, wrong, &[HOST_OK])), 403, "{wrong}");
         }
         // It may be opened from a file, which is another site.
-        let opened = ask(&gate, Method::GET, "/open?token=t0ken", &[HOST_OK, ("sec-fetch-site", "cross-site")]);
+        let opened = ask(&gate, &Method::GET, "/open?token=t0ken", &[HOST_OK, ("sec-fetch-site", "cross-site")]);
         let cookie = "weft-dashboard-4321=s3ssion; HttpOnly; SameSite=Strict; Path=/".to_owned();
         assert_eq!(opened, Asked::Opened { cookie });
-        assert_eq!(status(&ask(&gate, Method::GET, "/open?token=t0ken", &[HOST_OK])), 403, "once");
+        assert_eq!(status(&ask(&gate, &Method::GET, "/open?token=t0ken", &[HOST_OK])), 403, "once");
     }
 
     #[test]
     fn only_the_page_itself_is_answered() {
         let gate = gate();
-        let page = ask(&gate, Method::GET, "/data.json?window=60", &[HOST_OK, COOKIE_OK, ("sec-fetch-site", "same-origin")]);
+        let page = ask(&gate, &Method::GET, "/data.json?window=60", &[HOST_OK, COOKIE_OK, ("sec-fetch-site", "same-origin")]);
         assert_eq!(page, Asked::Page("/data.json?window=60".to_owned()));
-        assert_eq!(status(&ask(&gate, Method::GET, "/", &[HOST_OK, COOKIE_OK, ("origin", "http://127.0.0.1:4321")])), 200);
+        assert_eq!(status(&ask(&gate, &Method::GET, "/", &[HOST_OK, COOKIE_OK, ("origin", "http://127.0.0.1:4321")])), 200);
         let refused: [&[(&str, &str)]; 9] = [
             &[HOST_OK],
             &[COOKIE_OK],
@@ -176,11 +176,11 @@ mod tests {
             &[HOST_OK, COOKIE_OK, ("sec-fetch-site", "same-site")],
         ];
         for headers in refused {
-            assert_eq!(status(&ask(&gate, Method::GET, "/", headers)), 403, "{headers:?}");
+            assert_eq!(status(&ask(&gate, &Method::GET, "/", headers)), 403, "{headers:?}");
         }
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::HEAD] {
-            assert_eq!(status(&ask(&gate, method, "/", &[HOST_OK, COOKIE_OK])), 405);
+            assert_eq!(status(&ask(&gate, &method, "/", &[HOST_OK, COOKIE_OK])), 405);
         }
-        assert_eq!(status(&ask(&gate, Method::GET, "http://127.0.0.1:4321/", &[HOST_OK, COOKIE_OK])), 403, "it is no proxy");
+        assert_eq!(status(&ask(&gate, &Method::GET, "http://127.0.0.1:4321/", &[HOST_OK, COOKIE_OK])), 403, "it is no proxy");
     }
 }

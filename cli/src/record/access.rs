@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    fn line(change: serde_json::Value) -> String {
+    fn line(change: &serde_json::Value) -> String {
         let mut line = json!({"time": "2026-11-22T01:02:03.456789Z", "direction": "inbound", "client": "10.47.0.9", "peer": "spiffe://td/ns/a/sa/b",
             "target": "8080", "port": 8080, "protocol": "http/1.1", "method": "GET", "path": "/x", "host": "web.shop", "status": 200, "duration_ms": 1.5});
         for (name, value) in change.as_object().into_iter().flatten() {
@@ -212,15 +212,15 @@ mod tests {
     #[test]
     fn equal_calls_are_one_flow_and_others_are_passed_over() {
         let log = [
-            line(json!({})),
+            line(&json!({})),
             "2026 INFO ready".to_owned(),
-            line(json!({"time": "2026-11-22T01:02:09Z"})),
-            line(json!({"direction": "outbound"})),
-            line(json!({"reason": "denied", "peer": "plaintext"})),
-            line(json!({"reason": "upstream-reset", "protocol": "grpc"})),
-            line(json!({"protocol": "tcp", "method": null, "path": null, "host": null})),
-            line(json!({"reason": "overloaded"})),
-            line(json!({"path": "/".repeat(1_024)})),
+            line(&json!({"time": "2026-11-22T01:02:09Z"})),
+            line(&json!({"direction": "outbound"})),
+            line(&json!({"reason": "denied", "peer": "plaintext"})),
+            line(&json!({"reason": "upstream-reset", "protocol": "grpc"})),
+            line(&json!({"protocol": "tcp", "method": null, "path": null, "host": null})),
+            line(&json!({"reason": "overloaded"})),
+            line(&json!({"path": "/".repeat(1_024)})),
         ];
         let (header, flows) = read_of("shop_web-0.log", &log.join("\n"), None).expect("good");
         assert_eq!((header.left_out, header.until - header.since, header.sidecars.len()), (2, 6, 1));
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn whose_a_line_is_is_said_by_itself_its_prefix_or_its_file() {
-        let (plain, with_pod) = (line(json!({})), line(json!({"pod": "shop/web-0"})));
+        let (plain, with_pod) = (line(&json!({})), line(&json!({"pod": "shop/web-0"})));
         let prefixed = format!("[pod/web-0/weft-sidecar] {plain}");
         for (path, text, namespace) in [
             ("x.log", &with_pod, None),

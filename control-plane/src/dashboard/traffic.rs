@@ -365,7 +365,7 @@ impl Kept {
             return;
         }
         let mut services: Vec<_> = snapshot.endpoints.iter().collect();
-        services.sort_by(|(a, _), (b, _)| a.cmp(b));
+        services.sort_by_key(|(id, _)| *id);
         self.places.clear();
         for (id, endpoints) in services {
             for pod in endpoints.anywhere.list.iter().filter_map(|e| e.workload.clone()) {

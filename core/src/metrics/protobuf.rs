@@ -1,5 +1,5 @@
 //! `io.prometheus.client.MetricFamily`, each with its length before it: the format in which Prometheus takes native histograms. Written by hand: these
-//! are a dozen fields, and `core` has no use for protobuf otherwise. Field numbers are those of `metrics.proto` of prometheus/client_model.
+//! are a dozen fields, and `core` has no use for protobuf otherwise. Field numbers are those of `metrics.proto` of `prometheus/client_model`.
 
 use super::family::{Distribution, Exemplar, Family, Labels, Point, Text, Value, underscored};
 use super::histogram::{BOUNDS, SCHEMA, ZERO, spans};

@@ -32,7 +32,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 15] = [
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 15] = [
         ("admission", super::admission),
         ("chain", super::chain),
         ("client_hello", super::client_hello),
@@ -58,7 +60,7 @@ mod tests {
             let mut count = 0;
             for path in seeds.map(|seed| seed.expect("the directory can be read").path()) {
                 // Shown if the target panics.
-                println!("{}", path.display());
+                eprintln!("{}", path.display());
                 target(&fs::read(&path).expect("a seed can be read"));
                 count += 1;
             }

@@ -44,9 +44,9 @@ pub(super) async fn look(shared: &Shared, to: IpAddr) -> Value {
     let mut passes = None;
     if let Some(Err(_)) = &large {
         let tries = SEGMENTS.map(|segment| async move { (segment, ask(dialer, admin, LARGE, Some(segment)).await.is_ok()) });
-        let [a, b, c, d, e, f] = tries;
-        let (a, b, c, d, e, f) = tokio::join!(a, b, c, d, e, f);
-        passes = [a, b, c, d, e, f].into_iter().find(|(_, passed)| *passed).map(|(segment, _)| segment);
+        let [t0, t1, t2, t3, t4, t5] = tries;
+        let tried = <[_; 6]>::from(tokio::join!(t0, t1, t2, t3, t4, t5));
+        passes = tried.into_iter().find(|(_, passed)| *passed).map(|(segment, _)| segment);
     }
     let headers = if to.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
     let told = |outcome: &Result<Duration, String>| match outcome {

@@ -19,7 +19,7 @@ pub enum Chunk {
 
 impl Chunk {
     /// Bytes of the body.
-    pub fn len(&self) -> u64 {
+    pub fn octets(&self) -> u64 {
         match self {
             Self::Data(data) => data.len() as u64,
             Self::Trailers(_) => 0,

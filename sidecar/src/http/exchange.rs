@@ -247,7 +247,7 @@ async fn upload_h1(
         match piece {
             Some(chunk) => {
                 let last = matches!(chunk, Chunk::Trailers(_));
-                a.edge.forth(chunk.len());
+                a.edge.forth(chunk.octets());
                 a.treatment.uploads(&chunk);
                 out.send(writer, chunk).await?;
                 if last {
@@ -265,7 +265,7 @@ async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool
     }
     while let Some(chunk) = body.next().await? {
         let last = matches!(chunk, Chunk::Trailers(_));
-        a.edge.forth(chunk.len());
+        a.edge.forth(chunk.octets());
         a.treatment.uploads(&chunk);
         http2::send(out, chunk, Side::Upstream).await?;
         if last {
@@ -304,7 +304,7 @@ async fn download(
             None => return sink.finish().await,
             Some(chunk) => {
                 progress.set(true);
-                a.edge.back(chunk.len());
+                a.edge.back(chunk.octets());
                 if let Chunk::Trailers(trailers) = &chunk {
                     a.treatment.trailers(trailers, a.lease);
                 }

@@ -76,7 +76,7 @@ fn labelled(key: &EdgeKey) -> EdgeKey {
     let tls = if key.tls.0.is_empty() { ("", "") } else { ("tls", "") };
     // What others call has no name here, but a port.
     let target = if key.direction == Direction::Inbound { "".into() } else { key.target.clone() };
-    EdgeKey { tls, target, ..key.clone() }
+    EdgeKey { target, tls, ..key.clone() }
 }
 
 /// The parts that series of edges and calls have in common.

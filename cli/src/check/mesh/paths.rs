@@ -115,7 +115,7 @@ pub(crate) fn reach(args: &ReachArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn in_network(run: &Path, pod: &str, command: &mut Command) -> anyhow::Result<ExitCode> {
     exec::enter_network(run, pod)?;
     let signals = Signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let child = command.spawn().with_context(|| format!("{:?} can't be run", command.get_program()))?;
+    let child = command.spawn().with_context(|| format!("{} can't be run", command.get_program().display()))?;
     let child = Pid::from_raw(child.id().cast_signed());
     loop {
         match signals.next(child)? {

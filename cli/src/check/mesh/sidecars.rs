@@ -342,7 +342,7 @@ fn dns(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
 fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
     let pod = &sidecar.pod;
     let mut findings = Vec::new();
-    let percent = |used: u64, most: u64| if most == 0 { 0 } else { used.saturating_mul(100) / most };
+    let percent = |used: u64, most: u64| used.saturating_mul(100).checked_div(most).unwrap_or(0);
     let judged = |code: Code, percent: u64, what: String, remedy: &str| match percent {
         ROOM_BAD.. => Some(Finding::bad(code, what, remedy).of(pod)),
         ROOM_NOTICE.. => Some(Finding::warning(code, what, remedy).of(pod)),
