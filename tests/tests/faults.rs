@@ -378,7 +378,7 @@ fn what_is_captured_is_what_the_program_says_and_ctrl_c_ends_it() {
 fn a_slow_endpoint() {
     require(&["curl"]);
     let world = World::up_with(&mesh(), prepare);
-    fs::write(world.work().join("lag"), "web-2 250").expect("written");
+    fs::write(world.work().join("lag"), "web-2 2000").expect("written");
     // At once, since a caller that has the choice avoids who is slow.
     let all = ["curl", "-s", "-Z", "--parallel-max", "30", "--max-time", "10", "-o", "/dev/null", "http://web.shop/?n=[1-200]"];
     world.exec(CLIENT, &all);
