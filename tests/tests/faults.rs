@@ -378,10 +378,15 @@ fn what_is_captured_is_what_the_program_says_and_ctrl_c_ends_it() {
 fn a_slow_endpoint() {
     require(&["curl"]);
     let world = World::up_with(&mesh(), prepare);
-    fs::write(world.work().join("lag"), "web-2 2000").expect("written");
-    // At once, since a caller that has the choice avoids who is slow.
-    let all = ["curl", "-s", "-Z", "--parallel-max", "30", "--max-time", "10", "-o", "/dev/null", "http://web.shop/?n=[1-200]"];
-    world.exec(CLIENT, &all);
+    fs::write(world.work().join("lag"), "web-2 500").expect("written");
+    // Each by its own address, since a caller that has the choice avoids who is slow; few at once, since the server lets five wait.
+    let status = world.shell("weft status -o json").output().expect("a shell starts").stdout;
+    let status: Value = serde_json::from_slice(&status).expect("JSON");
+    let all = status["workloads"].as_array().expect("a list").iter().filter(|w| w["namespace"] == "shop");
+    for address in all.map(|w| w["address"].as_str().expect("every replica has an address")) {
+        let url = format!("http://{address}:8090/?n=[1-24]");
+        world.exec(CLIENT, &["curl", "-s", "-Z", "--parallel-max", "4", "--max-time", "10", "-o", "/dev/null", &url]);
+    }
     let mut session = Session::begin(&world, "a slow endpoint");
     session.check("WEFT-C050", &["shop/web-2", "shop/web"]);
     session.shows("weft stat --by pod --since-start", &["shop/web-2"]);
