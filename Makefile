@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint agreement deny fuzz cluster-up cluster-test cluster-down bench clean help
+.PHONY: demo up test check fmt lint docs agreement deny fuzz cluster-up cluster-test cluster-down bench clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without.
@@ -30,6 +30,9 @@ lint:            ## format, lints, and that core is pure
 	@$(CARGO) fmt --all -- --check
 	@$(CARGO) clippy --workspace --all-targets $(CLUSTER),weft-tests/cluster -- -D warnings
 	@scripts/pure
+
+docs:            ## pages that are made of the code: docs/metrics.md
+	@WEFT_WRITE=1 $(CARGO) test -q -p weft-core --lib metrics::tests::the_page
 
 agreement:       ## what we read of Gateway API, beside somebody else's reading of it
 	@$(CARGO) test -p weft-control-plane --features agreement --test agreement

@@ -3,9 +3,20 @@
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["authorization", "egress", "issue", "network_policy", "object", "traffic", "discovery", "operator", "replica", "state"]
-            .map(|name| format!("weft/v1/{name}.proto"));
+    let files = [
+        "authorization",
+        "egress",
+        "issue",
+        "network_policy",
+        "object",
+        "report",
+        "traffic",
+        "discovery",
+        "operator",
+        "replica",
+        "state",
+    ]
+    .map(|name| format!("weft/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=weft/v1");
     println!("cargo:rerun-if-changed=spiffe");
     let descriptors = protox::compile(files, ["."])?;

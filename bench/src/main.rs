@@ -1,4 +1,4 @@
-//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback; `policy` times decisions;
+//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback; `policy` times decisions, `metrics` what telling costs, `telemetry` what it costs each request;
 //! `cluster-scale` (feature `kubernetes`) has it follow a real API server with many objects; the comparison with other proxies is
 //! `bench/compare`.
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
@@ -6,7 +6,12 @@
 #[cfg(feature = "kubernetes")]
 mod cluster_scale;
 mod control_plane;
+mod metrics;
 mod policy;
+mod telemetry;
+#[path = "../../sidecar/tests/sim/world.rs"]
+#[expect(dead_code, reason = "the simulation uses the rest")]
+mod world;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +29,11 @@ enum Command {
     ControlPlane(control_plane::Args),
     /// What a decision costs with few and with many policies, and with a short and a long deny list
     Policy(policy::Args),
+    /// What it costs to record a request, and to answer `/metrics` in each format
+    Metrics(metrics::Args),
+    /// What a request costs each sidecar in CPU: with telemetry off, with 1 % of the traces and metrics, with everything on
+    #[command(after_long_help = telemetry::HELP)]
+    Telemetry(telemetry::Args),
     /// A control plane that follows an API server with many Services and pods: its start, its memory, and how long changes take
     #[cfg(feature = "kubernetes")]
     #[command(after_long_help = cluster_scale::HELP)]
@@ -35,6 +45,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::ControlPlane(args) => runtime.block_on(control_plane::run(args)),
         Command::Policy(args) => policy::run(&args),
+        Command::Metrics(args) => metrics::run(&args),
+        Command::Telemetry(args) => telemetry::run(&args),
         #[cfg(feature = "kubernetes")]
         Command::ClusterScale(args) => runtime.block_on(cluster_scale::run(args)),
     }

@@ -63,6 +63,15 @@ impl Authority {
 
     /// A new authority with new keys. Neither certificate has a SAN: an authority is nobody's identity.
     pub fn try_new(trust_domain: &str) -> Result<Self, CertsError> {
+        Self::build(trust_domain, ISSUER_LIFETIME)
+    }
+
+    /// The same, whose issuer ends so soon: what it issues ends no later.
+    pub fn try_ending_in(trust_domain: &str, seconds: u32) -> Result<Self, CertsError> {
+        Self::build(trust_domain, Duration::seconds(seconds.into()))
+    }
+
+    fn build(trust_domain: &str, life: Duration) -> Result<Self, CertsError> {
         let trust_domain: TrustDomain = trust_domain.parse()?;
         let now = OffsetDateTime::now_utc();
 
@@ -72,7 +81,7 @@ impl Authority {
         let root_issuer = Issuer::new(root_params, root_key);
 
         let issuer_key = KeyPair::generate()?;
-        let mut issuer_params = authority_params("weft development issuer", &trust_domain, 0, now, ISSUER_LIFETIME);
+        let mut issuer_params = authority_params("weft development issuer", &trust_domain, 0, now, life);
         issuer_params.use_authority_key_identifier_extension = true;
         let issuer_certificate = issuer_params.signed_by(&issuer_key, &root_issuer)?;
         let issuer = Issuer::new(issuer_params, issuer_key);

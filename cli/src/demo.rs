@@ -12,10 +12,20 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::edges::{self, Edge};
-use crate::rundir;
+use crate::fleet::Fleet;
+use crate::{rundir, trace};
+
+mod topology;
 
 /// Shows a whole mesh on this machine, and checks that it does what it says
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: 0 where every claim holds.
+
+Examples:
+  weft demo
+  weft demo --keep
+  weft demo --json | jq .ok")]
 pub(crate) struct DemoArgs {
     /// One JSON object at the end, instead of text
     #[arg(long)]
@@ -40,6 +50,9 @@ const FILES: [(&str, &str); 4] = [
 /// How long the shop may take to open.
 const OPENING: Duration = Duration::from_secs(60);
 
+/// How long a span may be on its way to where it is kept.
+const TOLD: Duration = Duration::from_secs(5);
+
 /// What was claimed, and what was seen.
 struct Claim {
     what: &'static str,
@@ -48,7 +61,9 @@ struct Claim {
 
 pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
     let demo = Demo::start(args)?;
+    let opened = Instant::now();
     let outcome = demo.run();
+    let open = opened.elapsed();
     demo.shop.close();
     let (claims, edges) = outcome?;
     let good = claims.iter().all(|c| c.seen.is_ok());
@@ -59,7 +74,7 @@ pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<std::process::ExitCode> {
             .collect();
         writeln!(std::io::stdout(), "{:#}", json!({"ok": good, "claims": list, "edges": edges}))?;
     } else {
-        demo.summary(&claims, &edges)?;
+        demo.summary(&claims, &edges, open)?;
     }
     Ok(if good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
 }
@@ -184,8 +199,11 @@ impl Demo {
     }
 
     fn edges(&self) -> anyhow::Result<Vec<Edge>> {
-        let shop = edges::read(&self.run)?.into_iter().filter(|edge| edge.from.starts_with("shop/"));
-        Ok(shop.collect())
+        let heard = edges::read(&Fleet::Run(self.run.clone()), Some(&"shop".parse()?))?;
+        if let Some((pod, why)) = heard.silent.first_key_value() {
+            bail!("the sidecar of {pod} is not heard: {why}");
+        }
+        Ok(edges::since(None, &heard))
     }
 
     fn run(&self) -> anyhow::Result<(Vec<Claim>, Vec<Edge>)> {
@@ -203,6 +221,7 @@ impl Demo {
         claim("a plaintext intruder is refused, with the reason", self.refused());
         claim("raw plaintext to the ledger gets nothing", self.refused_bytes());
         claim("an endpoint is killed under load and no call fails", self.killed());
+        claim("the trace of a call is whole across all hops", self.traced());
         let edges = self.edges()?;
         Ok((claims, edges))
     }
@@ -336,25 +355,49 @@ impl Demo {
         Ok(format!("catalog-1 was killed while {CALLS} calls ran: {good} of {CALLS} answered"))
     }
 
+    /// A call whose caller begins a trace, as the sidecars on its way have it.
+    fn traced(&self) -> anyhow::Result<String> {
+        const SPANS: usize = 4;
+        let id = format!("{:016x}{:016x}", u64::from(self.up), 0x7765_6674_2064_656d_u64);
+        let field = format!("traceparent: 00-{id}-00000000000000d1-01");
+        self.exec("shop/customer", &["curl", "-sS", "--max-time", "10", "-H", &field, "http://web/buy/loom"])?;
+        let (fleet, began) = (Fleet::Run(self.run.clone()), Instant::now());
+        loop {
+            let (spans, tree) = trace::of(&fleet, &id)?;
+            if spans == SPANS {
+                return Ok(tree.trim_end().to_owned());
+            }
+            if spans > SPANS || began.elapsed() > TOLD {
+                bail!("it has {spans} spans and not {SPANS}:\n{tree}");
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
     fn show(&self, claim: &Claim) {
         let (mark, colour, text) = match &claim.seen {
             Ok(seen) => ("✓", "32", seen),
             Err(why) => ("✗", "31", why),
         };
         let mark = if self.colour { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
-        self.say(&format!("{mark} {}\n    {text}", claim.what));
+        self.say(&format!("{mark} {}\n    {}", claim.what, text.replace('\n', "\n    ")));
     }
 
-    fn summary(&self, claims: &[Claim], edges: &[Edge]) -> anyhow::Result<()> {
+    fn summary(&self, claims: &[Claim], edges: &[Edge], open: Duration) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "\nwho called whom, as the callers' sidecars counted it:")?;
         out.write_all(edges::shown(edges).as_bytes())?;
+        writeln!(out, "\nits topology:")?;
+        out.write_all(topology::drawn(edges, open).as_bytes())?;
         let good = claims.iter().filter(|c| c.seen.is_ok()).count();
         writeln!(out, "\n{good} of {} claims hold", claims.len())?;
         if self.keep {
             writeln!(out, "\nthe shop is still open; look around:")?;
             for line in [
                 "weft status",
+                "weft trace",
+                "weft tap shop/web",
+                "weft dashboard",
                 "weft exec shop/customer -- curl -s http://web/buy/shuttle",
                 &format!("weft exec outside/intruder -- curl -si http://{}:8080/", self.address("web-0")?),
             ] {

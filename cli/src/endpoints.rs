@@ -1,15 +1,15 @@
 //! `weft endpoints`: what each sidecar thinks of the endpoints that it calls: which are ready, how loaded, which it leaves alone.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::output::{Format, print};
+use crate::fleet::Fleet;
+use crate::output::{Look, Output};
 use crate::rundir::Which;
-use crate::{sidecar, table};
+use crate::table;
 
 /// What `weft endpoints` is told.
 #[derive(Args, Debug)]
@@ -33,36 +33,29 @@ pub(crate) struct EndpointsArgs {
     #[command(flatten)]
     which: Which,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn main(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
-    let found = read(&args.which.find()?, args)?;
-    print(&match args.output {
-        Format::Text => {
-            let header =
-                ["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
-            table::render(&header, &found.iter().map(row).collect::<Vec<_>>())
+    let fleet = Fleet::Run(args.which.find()?);
+    let (configs, code) = match &args.from {
+        Some(one) => {
+            let text = fleet.ask_one(one, "GET", "/config")?;
+            let config = serde_json::from_str(&text).with_context(|| format!("what the sidecar of {one} knows"))?;
+            (vec![(one.clone(), config)], ExitCode::SUCCESS)
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
-    })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// One object for each caller and endpoint.
-fn read(run: &Path, args: &EndpointsArgs) -> anyhow::Result<Vec<Value>> {
-    let answers = match &args.from {
-        Some(one) => vec![(one.clone(), sidecar::ask(run, one, "/config")?)],
-        None => sidecar::ask_all(run, "/config")?,
+        None => {
+            let heard = fleet.hear(None, "/config")?;
+            let code = heard.tell();
+            (heard.told, code)
+        }
     };
-    let mut found = Vec::new();
-    for (replica, text) in answers {
-        let config: Value = serde_json::from_str(&text).with_context(|| format!("what the sidecar of {replica} knows"))?;
-        found.extend(of(&replica, &config, args.service.as_deref()));
-    }
-    Ok(found)
+    let wanted = args.service.as_deref();
+    // One object for each caller and endpoint.
+    let found: Vec<Value> = configs.iter().flat_map(|(replica, config)| of(replica, config, wanted)).collect();
+    args.output.print(|look| shown(&found, look), &found)?;
+    Ok(code)
 }
 
 /// What one sidecar has. A service with two addresses, one of each family, is told once.
@@ -85,6 +78,19 @@ fn of(replica: &str, config: &Value, wanted: Option<&str>) -> Vec<Value> {
     }
     found.sort_by_key(|one| (one["service"].to_string(), one["address"].to_string()));
     found
+}
+
+fn shown(found: &[Value], look: Look) -> String {
+    let mut header =
+        vec!["FROM", "SERVICE", "ENDPOINT", "WORKLOAD", "READY", "BREAKER", "EJECTIONS", "FAILURES", "IN FLIGHT", "LOAD"];
+    let mut rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    if look.wide {
+        header.push("REACH");
+        for (row, one) in rows.iter_mut().zip(found) {
+            row.push(one["reach"].as_str().unwrap_or("–").to_owned());
+        }
+    }
+    table::dressed(&header, &rows, look)
 }
 
 fn row(one: &Value) -> Vec<String> {

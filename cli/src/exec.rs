@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -16,6 +17,13 @@ use crate::rundir::Which;
 
 /// What `weft exec` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: that of the command.
+
+Examples:
+  weft exec front/client -- curl -s http://web.shop/
+  weft exec shop/web-1 -- sh
+  weft exec --lab -- ip addr")]
 pub(crate) struct ExecArgs {
     /// A workload (its first replica) or a replica, as NAMESPACE/NAME or, where that is enough, NAME
     #[arg(value_name = "NS/WORKLOAD", required_unless_present = "lab")]
@@ -59,6 +67,23 @@ pub(crate) fn main(args: &ExecArgs) -> anyhow::Result<ExitCode> {
             Event::Signal(_) => {}
         }
     }
+}
+
+/// Has this process, which has one thread, go on in a replica's network as the lab's root; all else stays as it is.
+pub(crate) fn enter_network(run: &Path, target: &str) -> anyhow::Result<()> {
+    let (text, namespaces) = door::ask(run, &Request::Exec(target.to_owned()))?;
+    let grant: Grant = door::understood(&text)?;
+    let mut files = namespaces.iter();
+    if grant.rootless {
+        let user = files.next().context("the mesh sends no user namespace: is it another version of weft?")?;
+        // The system's own root needs no further right, and keeps those that a user namespace does not give.
+        if !nix::unistd::geteuid().is_root() {
+            setns(user, CloneFlags::CLONE_NEWUSER).context("the user namespace was refused (setns)")?;
+        }
+    }
+    let network = files.nth(1).context("the mesh sends no network namespace: is it another version of weft?")?;
+    setns(network, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("the network namespace of {} was refused (setns)", grant.replica))
 }
 
 /// Joins the namespaces in the order that the lab sends them: the first gives the right to the others. The pid namespace is for

@@ -17,8 +17,9 @@ use weft_proto::v1;
 
 use crate::fleet::{Cluster, Fleet};
 use crate::operator::{self, Meant};
-use crate::output::{Format, print};
-use crate::{record, rundir};
+use crate::output::{Output, print};
+use crate::record::{self, Whose};
+use crate::rundir;
 use offline::{Caller, Offline};
 use replay::Replayed;
 use told::{PairFlip, Told};
@@ -49,6 +50,7 @@ Examples:
   weft explain --what-if new-policy.yaml
   weft explain --context kind-shop --from front/client --to shop/web:80
   weft explain --what-if new-policy.yaml --flows flows.jsonl
+  weft explain --what-if new-policy.yaml --flows shop_web-0.log
   weft explain --from front/client --to shop/web:80 -o json | jq -r '.answers[].verdict'")]
 pub(crate) struct ExplainArgs {
     /// Who calls, by its service account
@@ -107,9 +109,13 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     what_if: Vec<PathBuf>,
 
-    /// With --what-if: tell which of these calls, as weft record has written them, would get another answer
+    /// With --what-if: tell which of these calls would get another answer: what weft record has written, or an access log in JSON
     #[arg(long, value_name = "FLOWS", requires = "what_if", conflicts_with_all = ["from", "from_pod", "unauthenticated", "to", "method", "path", "host", "headers"])]
     flows: Vec<PathBuf>,
+
+    /// With --flows: the namespace of an access log's pods, where its lines say their names alone (kubectl logs --prefix)
+    #[arg(short, long, value_name = "NS", requires = "flows")]
+    namespace: Option<Namespace>,
 
     /// With -f: the mesh's own mTLS mode, where no file says so [default: permissive]
     #[arg(long, value_name = "MODE", requires = "files")]
@@ -130,9 +136,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "mesh", "run_dir", "socket"])]
     context: Option<String>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn account(text: &str) -> Result<(Namespace, ServiceAccount), String> {
@@ -176,26 +181,17 @@ pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 fn run(args: &ExplainArgs) -> anyhow::Result<(String, bool)> {
     if !args.flows.is_empty() {
         let told = replayed(args)?;
-        let text = match args.output {
-            Format::Text => told.shown(),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
-        };
+        let text = args.output.render(|_| told.shown(), &told)?;
         return Ok((text, told.is_same()));
     }
     let has_caller = args.from.is_some() || args.from_pod.is_some() || args.unauthenticated;
     if has_caller && (args.to.is_some() || args.to_host.is_some()) {
         let told = answer(args)?;
-        let text = match args.output {
-            Format::Text => told.shown(),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(&told)?),
-        };
+        let text = args.output.render(|_| told.shown(), &told)?;
         return Ok((text, told.is_allowed()));
     }
     let flips = flips(args)?;
-    let text = match args.output {
-        Format::Text => PairFlip::shown(&flips),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "flips": flips }))?),
-    };
+    let text = args.output.render(|_| PairFlip::shown(&flips), &serde_json::json!({ "flips": flips }))?;
     Ok((text, flips.is_empty()))
 }
 
@@ -212,13 +208,14 @@ fn flips(args: &ExplainArgs) -> anyhow::Result<Vec<PairFlip>> {
 
 /// What recorded calls would be answered, and whether all would be as before.
 fn replayed(args: &ExplainArgs) -> anyhow::Result<Replayed> {
+    let before = offline(args)?;
+    let whose = Whose { namespace: args.namespace.as_ref(), identity: &|pod| before.identity(pod) };
     let mut flows = Vec::new();
     for file in &args.flows {
-        let (header, mut found) = record::read(file)?;
+        let (header, mut found) = record::read(file, &whose)?;
         record::tell(&header);
         flows.append(&mut found);
     }
-    let before = offline(args)?;
     Ok(Replayed::of(&flows, &before, &before.clone().with(&args.what_if)?))
 }
 

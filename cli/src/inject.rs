@@ -28,7 +28,7 @@ const MAX_INPUT: u64 = 256 << 20;
 #[derive(Args, Debug)]
 #[command(after_help = "What is no pod and makes none is passed on as it is. A pod that can't be in the mesh, since a label or \
                         the host's network forbid it, stays out of it; one that would weaken the mesh is an error, and then \
-                        nothing is printed.")]
+                        nothing is printed.\n\nExamples:\n  weft inject deployment.yaml | kubectl apply -f -\n  kustomize build . | weft inject | kubectl apply -f -")]
 pub(crate) struct InjectArgs {
     /// Files of manifests in YAML or JSON; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]

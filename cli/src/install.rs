@@ -46,6 +46,13 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What `weft install` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Without --apply, the manifests are printed and nothing is changed.
+
+Examples:
+  weft install --apply
+  weft install --cni true --apply
+  weft install | kubectl apply --server-side -f -")]
 pub(crate) struct InstallArgs {
     #[command(flatten)]
     flags: Flags,
@@ -66,7 +73,7 @@ pub(crate) struct InstallArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "What no flag says stays as it was chosen before. Without --apply, the differences are shown and nothing is \
-                  changed."
+                  changed.\n\nExamples:\n  weft upgrade\n  weft upgrade --apply\n  weft upgrade --apply --replicas 3"
 )]
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client reads them"))]
 pub(crate) struct UpgradeArgs {

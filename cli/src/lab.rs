@@ -204,6 +204,8 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
         Probe::Command(words) => Some((words.clone(), workload.health.timeout)),
         Probe::Started | Probe::Tcp(_) | Probe::Http { .. } => None,
     };
+    let mut telemetry = mesh.telemetry.clone();
+    telemetry.entry("OTEL_SERVICE_NAME".to_owned()).or_insert_with(|| workload.name.to_string());
     ReplicaSpec {
         namespace: workload.namespace.to_string(),
         pod: replica.pod.clone(),
@@ -213,6 +215,7 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
         meshed: workload.sidecar,
         rootless: spec.rootless,
         dns_capture: mesh.dns_capture,
+        telemetry,
         dir,
         programs: spec.programs.clone(),
         health: workload.health.clone(),

@@ -36,6 +36,8 @@ pub(crate) struct Mesh {
     pub(crate) egress: EgressDefault,
     /// Sidecars answer the questions that workloads ask of DNS.
     pub(crate) dns_capture: bool,
+    /// Variables that every sidecar is started with: the standard `OTEL_*` ones, and those of its access log.
+    pub(crate) telemetry: Pairs,
     /// Every namespace that something is in.
     pub(crate) namespaces: BTreeMap<Namespace, NamespaceDefaults>,
     pub(crate) workloads: Vec<Workload>,

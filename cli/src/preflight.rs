@@ -69,7 +69,7 @@ pub(crate) fn check(mesh: &Mesh, plan: &Plan, rootless: bool, run: &Path) -> Res
 }
 
 /// A program of the system's.
-fn tool(name: &str) -> Option<PathBuf> {
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(ADMIN_DIRECTORIES.into_iter().map(PathBuf::from));
     directories.map(|dir| dir.join(name)).find(|path| is_program(path))

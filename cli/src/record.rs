@@ -10,13 +10,18 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_control_plane::explain::flows::Flow;
-use weft_core::Namespace;
+use weft_control_plane::objects::Object;
+use weft_core::service::ObjectRef;
 use weft_core::wellknown::RECORDED_ALREADY;
+use weft_core::{Namespace, SpiffeId, TrustDomain};
 
 use crate::duration;
 use crate::fleet::Fleet;
 use crate::output::print;
 use crate::rundir::Which;
+
+mod access;
+pub(crate) use access::Whose;
 
 /// What `weft record` is told.
 #[derive(Args, Debug)]
@@ -201,11 +206,24 @@ fn write(path: &Path, header: &Header, flows: &[Flow]) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
 }
 
+/// The identity of a pod, by its service account; none where there is no such pod.
+pub(crate) fn identity<'a>(
+    objects: impl IntoIterator<Item = &'a Object>,
+    domain: &TrustDomain,
+    pod: &ObjectRef,
+) -> Option<SpiffeId> {
+    let account = objects.into_iter().find_map(|object| match object {
+        Object::Pod(found) if found.id == *pod => Some(found.service_account()),
+        _ => None,
+    })?;
+    Some(SpiffeId::new(domain.clone(), pod.namespace.clone(), account.parse().ok()?))
+}
+
 /// The most bytes of a file of flows.
 const MAX_FILE: u64 = 1 << 30;
 
-/// Reads what [`main`] has written.
-pub(crate) fn read(path: &Path) -> anyhow::Result<(Header, Vec<Flow>)> {
+/// Reads what [`main`] has written, or an access log.
+pub(crate) fn read(path: &Path, whose: &Whose<'_>) -> anyhow::Result<(Header, Vec<Flow>)> {
     let place = path.display();
     let size = std::fs::metadata(path).with_context(|| format!("{place} cannot be read"))?.len();
     if size > MAX_FILE {
@@ -213,11 +231,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<(Header, Vec<Flow>)> {
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("{place} cannot be read"))?;
     let mut lines = text.lines().enumerate();
-    let header: Header = lines
-        .next()
-        .and_then(|(_, line)| serde_json::from_str(line).ok())
+    let first: Option<Value> = lines.next().and_then(|(_, line)| serde_json::from_str(line).ok());
+    let Some(first) = first.filter(|first| !first["weftFlows"].is_null()) else { return access::read(path, &text, whose) };
+    let header: Header = serde_json::from_value(first)
+        .ok()
         .filter(|header: &Header| header.weft_flows == 1)
-        .with_context(|| format!("{place}:1: it is no file that weft record has written"))?;
+        .with_context(|| format!("{place}:1: it is no file that this weft record has written"))?;
     let flow = |(i, line): (usize, &str)| serde_json::from_str(line).with_context(|| format!("{place}:{}: it is no flow", i + 1));
     let flows = lines.filter(|(_, line)| !line.is_empty()).map(flow).collect::<anyhow::Result<_>>()?;
     Ok((header, flows))
@@ -249,10 +268,11 @@ mod tests {
             left_out,
         };
         write(&file, &header, &flows).expect("written");
-        assert_eq!(read(&file).expect("read"), (header, flows));
-        for (text, why) in [("", ":1: "), ("{}\n", ":1: "), ("{\"weftFlows\": 2}\n", ":1: ")] {
+        let whose = Whose { namespace: None, identity: &|_| None };
+        assert_eq!(read(&file, &whose).expect("read"), (header, flows));
+        for (text, why) in [("", "it is neither"), ("{}\n", "it is neither"), ("{\"weftFlows\": 2}\n", ":1: ")] {
             std::fs::write(&file, text).expect("written");
-            let said = format!("{:#}", read(&file).expect_err(text));
+            let said = format!("{:#}", read(&file, &whose).expect_err(text));
             assert!(said.contains(why), "{said}");
         }
         for hostile in ["{}", "7", "[]", r#"{"flows": 7}"#, r#"{"flows": [7]}"#, r#"{"flows": [{}]}"#] {

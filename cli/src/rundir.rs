@@ -34,7 +34,7 @@ pub(crate) fn base() -> PathBuf {
 }
 
 /// Which of the meshes that are running.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub(crate) struct Which {
     /// Name of the mesh, where several are running
     #[arg(long, value_name = "NAME")]

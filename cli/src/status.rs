@@ -1,6 +1,7 @@
 //! `weft status`: what the lab runs, and what the control plane knows of it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,31 +9,40 @@ use serde_json::{Value, json};
 use weft_proto::v1;
 
 use crate::lab::door::{self, Listed};
-use crate::output::{Format, print};
+use crate::output::{Look, Output};
 use crate::rundir::{self, Which};
 use crate::{duration, operator, table};
 
 /// What `weft status` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Of a mesh that runs on this machine. For one on Kubernetes, weft check tells of every pod, and kubectl get pods of the rest.
+
+Examples:
+  weft status
+  weft status -o wide
+  weft status -o json | jq -r '.workloads[] | select(.ready == false) | .pod'")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     which: Which,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
     let listed = door::list(&run)?;
     let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
-    let text = match args.output {
-        Format::Text => as_text(&listed, &status, duration::now()),
-        Format::Json => format!("{:#}\n", as_json(&listed, &status)),
-    };
-    print(&text)?;
+    args.output.print(|look| as_text(&listed, &status, duration::now(), look), &as_json(&listed, &status))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What it prints for programs.
+pub(crate) fn json(run: &Path) -> anyhow::Result<Value> {
+    let listed = door::list(run)?;
+    let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
+    Ok(as_json(&listed, &status))
 }
 
 /// What the control plane knows of each sidecar, behind the replica where the lab runs it. Others may have joined by a token.
@@ -43,10 +53,20 @@ fn paired<'a>(listed: &'a [Listed], status: &'a v1::StatusResponse) -> Vec<(Opti
     ours.chain(others).collect()
 }
 
-fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64) -> String {
-    let rows: Vec<Vec<String>> = paired(listed, status).into_iter().map(|(listed, sidecar)| row(listed, sidecar, now)).collect();
-    let header = ["NAMESPACE", "POD", "READY", "IDENTITY", "CERT-EXPIRES", "VERSION", "CONNECTED", "SUBSCRIPTIONS"];
-    let mut text = table::render(&header, &rows);
+fn as_text(listed: &[Listed], status: &v1::StatusResponse, now: i64, look: Look) -> String {
+    let all = paired(listed, status);
+    let mut rows: Vec<Vec<String>> = all.iter().map(|(listed, sidecar)| row(*listed, *sidecar, now)).collect();
+    let mut header = vec!["NAMESPACE", "POD", "READY", "IDENTITY", "CERT-EXPIRES", "VERSION", "CONNECTED", "SUBSCRIPTIONS"];
+    if look.wide {
+        header.extend(["ADDRESS", "SERIAL", "UNACKNOWLEDGED"]);
+        for (row, (listed, sidecar)) in rows.iter_mut().zip(&all) {
+            let none = || "-".to_owned();
+            row.push(listed.map_or_else(none, |l| l.address.clone()));
+            row.push(sidecar.map_or_else(none, |s| s.serial.clone()));
+            row.push(sidecar.map_or_else(none, |s| s.unacknowledged.to_string()));
+        }
+    }
+    let mut text = table::dressed(&header, &rows, look);
     let _ = writeln!(
         text,
         "\ncontrol plane {} for {}: {} services, {} workloads, generation {}",
@@ -202,7 +222,7 @@ mod tests {
     #[test]
     fn people_see_every_replica_and_every_problem() {
         let listed = [replica("web-0", true, ""), replica("web-1", true, "it is being started"), replica("old-0", false, "")];
-        let text = as_text(&listed, &status(), 1000);
+        let text = as_text(&listed, &status(), 1000, Look { wide: false, colour: false });
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("NAMESPACE  POD    READY  IDENTITY"), "{text}");
         assert!(lines[1].ends_with("spiffe://cluster.local/ns/shop/sa/web  23h59m        0.1.0    1m0s       5"), "{text}");

@@ -14,7 +14,7 @@ use weft_control_plane::objects::{Object, PodObject, ServiceObject, Transport};
 use weft_core::Namespace;
 
 use crate::fleet::{Answer, Fleet};
-use crate::output::{Format, print};
+use crate::output::Output;
 use crate::{duration, table};
 
 /// What a sidecar says of plaintext callers.
@@ -74,14 +74,11 @@ struct Row {
 }
 
 /// Looks, says what was found, and succeeds where the namespace is ready.
-pub(crate) fn main(fleet: &Fleet, namespace: &Namespace, within: Option<Duration>, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(fleet: &Fleet, namespace: &Namespace, within: Option<Duration>, output: Output) -> anyhow::Result<ExitCode> {
     let answers = fleet.ask(Some(namespace), "GET", "/plaintext")?;
     let after = within.map_or(i64::MIN, |time| duration::now().saturating_sub_unsigned(time.as_secs()));
     let found = Readiness::of(namespace, answers, &fleet.objects()?, after);
-    print(&match format {
-        Format::Text => found.shown(),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
-    })?;
+    output.print(|_| found.shown(), &found)?;
     Ok(if found.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -8,13 +8,15 @@ use clap::Args;
 use weft_control_plane::objects::Object;
 use weft_control_plane::suggest::{Options, suggest};
 use weft_control_plane::watch::parse::parse_each;
+use weft_core::service::ObjectRef;
 use weft_core::wellknown::DEFAULT_TRUST_DOMAIN;
 use weft_core::{Namespace, TrustDomain};
 
 use crate::fleet::Fleet;
 use crate::output::print;
+use crate::record::{self, Whose};
 use crate::rundir::Which;
-use crate::{record, validate};
+use crate::validate;
 
 /// What `weft suggest` is told.
 #[derive(Args, Debug)]
@@ -26,13 +28,14 @@ and put them in force with dryRun first.
 Examples:
   weft suggest --flows flows.jsonl > policies.yaml
   weft suggest --flows flows.jsonl -n shop --collapse 20
+  weft suggest --flows shop_web-0.log --flows shop_web-1.log
   weft suggest --flows flows.jsonl -f manifests/ | weft validate - manifests/")]
 pub(crate) struct SuggestArgs {
-    /// What weft record has written; several may be given
+    /// What weft record has written, or an access log in JSON; several may be given
     #[arg(long, value_name = "FLOWS", required = true)]
     flows: Vec<PathBuf>,
 
-    /// Only what is called in this namespace
+    /// Only what is called in this namespace; it is that of an access log's pods, too, where its lines say their names alone
     #[arg(short, long, value_name = "NS")]
     namespace: Option<Namespace>,
 
@@ -56,14 +59,17 @@ pub(crate) struct SuggestArgs {
 }
 
 pub(crate) fn main(args: &SuggestArgs) -> anyhow::Result<ExitCode> {
+    let objects = objects(args)?;
+    let identity = |pod: &ObjectRef| record::identity(&objects, &args.trust_domain, pod);
+    let whose = Whose { namespace: args.namespace.as_ref(), identity: &identity };
     let mut flows = Vec::new();
     for file in &args.flows {
-        let (header, mut found) = record::read(file)?;
+        let (header, mut found) = record::read(file, &whose)?;
         record::tell(&header);
         flows.append(&mut found);
     }
     let options = Options { domain: &args.trust_domain, namespace: args.namespace.as_ref(), collapse: args.collapse };
-    let told = suggest(&flows, objects(args)?.iter(), options);
+    let told = suggest(&flows, objects.iter(), options);
     for (why, calls) in &told.left_out {
         crate::complain(&format!("{calls} calls are not allowed by it: {why}"));
     }

@@ -1,16 +1,15 @@
 //! `weft token`: join tokens from a control plane on this machine.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use weft_core::ServiceAccount;
 use weft_core::service::ObjectRef;
 
 use crate::duration;
 use crate::operator::{self, Meant};
+use crate::output::Output;
 
 /// What `weft token` can do.
 #[derive(Subcommand, Debug)]
@@ -21,6 +20,12 @@ pub(crate) enum TokenCommand {
 
 /// What `weft token create` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The token is a secret until it was used.
+
+Examples:
+  weft token create shop/db-0 --service-account db > token
+  weft token create shop/db-0 --service-account db --ttl 1h -o json")]
 pub(crate) struct CreateArgs {
     /// The pod that may join
     #[arg(value_name = "NS/POD")]
@@ -36,6 +41,9 @@ pub(crate) struct CreateArgs {
 
     #[command(flatten)]
     meant: Meant,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn main(command: &TokenCommand) -> anyhow::Result<ExitCode> {
@@ -45,7 +53,12 @@ pub(crate) fn main(command: &TokenCommand) -> anyhow::Result<ExitCode> {
         let ttl = args.ttl.max(Duration::from_secs(1));
         operator.create_token(args.pod.namespace.as_str(), args.pod.name.as_str(), args.service_account.as_str(), ttl).await
     })?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", token.as_str()).context("the token cannot be printed")?;
+    let told = serde_json::json!({
+        "pod": args.pod.to_string(),
+        "serviceAccount": args.service_account.as_str(),
+        "token": token.as_str(),
+        "ttlSeconds": args.ttl.max(Duration::from_secs(1)).as_secs(),
+    });
+    args.output.print(|_| format!("{}\n", token.as_str()), &told)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,22 +13,26 @@ use tokio::time::{Instant, sleep};
 use weft_proto::v1::{TrustMissing, TrustPhase, TrustStatusResponse};
 
 use crate::operator::{Meant, Operator};
-use crate::output::{Format, print};
+use crate::output::Output;
 use crate::{duration, table};
 
 /// What `weft trust` can do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum TrustCommand {
     /// Show the anchors, how far a rotation is, and who is missing
+    #[command(after_help = "Examples:\n  weft trust status\n  weft trust status -o json")]
     Status(StatusArgs),
     /// Make a new root and move the mesh to it; again with --give-up while that is under way
     ///
     /// First every sidecar that has a certificate is to say that it trusts both anchors, then the new root issues and every sidecar
     /// renews. Each step waits for that evidence. `weft trust finish` then removes the old anchor; `weft trust abort` goes back.
+    #[command(after_help = "Examples:\n  weft trust rotate --wait\n  weft trust rotate --give-up shop/old-0")]
     Rotate(StepArgs),
     /// Remove the old anchor, once no certificate that leads to it is served
+    #[command(after_help = "Examples:\n  weft trust finish\n  weft trust finish --wait --timeout 1h")]
     Finish(StepArgs),
     /// Go back to the old root; the new anchor is removed once no certificate that leads to it is served
+    #[command(after_help = "Examples:\n  weft trust abort --wait")]
     Abort(StepArgs),
     /// Deny identities and certificates, and show who is denied
     #[command(subcommand)]
@@ -41,9 +45,8 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     meant: Meant,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What a step is told.
@@ -86,10 +89,7 @@ pub(crate) fn main(command: &TrustCommand) -> anyhow::Result<ExitCode> {
             TrustCommand::Abort(args) => (&args.status, step(Step::Abort, args).await?),
             TrustCommand::Deny(command) => return deny::run(command).await,
         };
-        print(&match args.output {
-            Format::Text => as_text(&status, duration::now()),
-            Format::Json => format!("{:#}\n", as_json(&status)),
-        })?;
+        args.output.print(|_| as_text(&status, duration::now()), &as_json(&status))?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -290,7 +290,7 @@ fn as_text(status: &TrustStatusResponse, now: i64) -> String {
     text
 }
 
-fn as_json(status: &TrustStatusResponse) -> Value {
+pub(crate) fn as_json(status: &TrustStatusResponse) -> Value {
     json!({
         "phase": phase(status).0,
         "phaseSince": status.phase_since,

@@ -27,6 +27,11 @@ const NOBODY: u32 = 65534;
 
 /// What `weft up` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft up
+  weft up examples/shop/mesh.yaml --sidecar-logs
+  weft up --json mesh.yaml | jq -r .event")]
 pub(crate) struct UpArgs {
     /// File of workloads, services and manifests
     #[arg(value_name = "FILE", default_value = "mesh.yaml")]

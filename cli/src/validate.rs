@@ -16,7 +16,7 @@ use weft_core::policy::MtlsMode;
 use crate::lab::extras;
 use crate::manifests;
 use crate::mesh_file::{self, Mesh};
-use crate::output::{Format, print};
+use crate::output::Output;
 use crate::plan::Plan;
 use report::Report;
 
@@ -41,9 +41,8 @@ pub(crate) struct ValidateArgs {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// A file: its name for people, and its text.
@@ -71,10 +70,7 @@ pub(crate) fn main(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let report = Report::of(&files);
-    print(&match args.output {
-        Format::Text => report.shown(),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
-    })?;
+    args.output.print(|_| report.shown(), &report)?;
     Ok(ExitCode::from(u8::from(!report.is_good())))
 }
 

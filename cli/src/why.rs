@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use weft_core::Namespace;
 
 use crate::fleet::{Answer, Fleet};
-use crate::output::{Format, print};
+use crate::output::{Output, plain};
 use crate::rundir::Which;
 use crate::table;
 
@@ -52,9 +52,8 @@ pub(crate) struct WhyArgs {
     #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
     context: Option<String>,
 
-    /// How it is printed
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// It goes into a path.
@@ -71,28 +70,20 @@ pub(crate) fn main(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let ask = |path: &str| fleet.ask(args.namespace.as_ref(), "GET", path);
     let Some(reference) = &args.reference else { return listed(ask("/denials")?, args) };
     let (replica, record) = found(reference, ask(&format!("/denials/{reference}"))?)?;
-    print(&match args.output {
-        Format::Text => shown(&replica, &record),
-        Format::Json => {
-            let mut whole = record;
-            whole["sidecar"] = replica.into();
-            format!("{whole:#}\n")
-        }
-    })?;
+    let mut whole = record.clone();
+    whole["sidecar"] = replica.as_str().into();
+    args.output.print(|_| shown(&replica, &record), &whole)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Lists the last refusals; succeeds where every sidecar was heard.
 fn listed(answers: Vec<Answer>, args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let (records, silent) = last(answers, args.last);
-    match args.output {
-        Format::Text => {
-            print(&tabled(&records))?;
-            for (replica, why) in &silent {
-                crate::complain(&format!("not heard: {replica}: {why}"));
-            }
+    args.output.print(|_| tabled(&records), &json!({ "denials": records, "notHeard": silent }))?;
+    if args.output.is_text() {
+        for (replica, why) in &silent {
+            crate::complain(&format!("not heard: {replica}: {why}"));
         }
-        Format::Json => print(&format!("{:#}\n", json!({ "denials": records, "notHeard": silent })))?,
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -202,6 +193,7 @@ fn shown(replica: &str, record: &Value) -> String {
     lines.extend(record["at"].as_i64().and_then(when).map(|time| ("at", time)));
     let mut out = String::new();
     for (name, value) in lines {
+        let value = plain(&value);
         let _ = if name.is_empty() { writeln!(out, "{value}") } else { writeln!(out, "  {name}: {value}") };
     }
     out
@@ -236,6 +228,8 @@ denied by DENY shop/no-put rule 0 (to methods PUT)
   at: 2023-11-14T22:13:20Z
 ";
         assert_eq!(shown("shop/web-0", &record), expected);
+        let hostile = json!({"text": "denied", "method": "GET", "path": "/\u{9b}2J\n\u{202e}", "port": 80});
+        assert!(shown("shop/web-0", &hostile).contains("  request: GET /\\u{9b}2J\\u{a}\\u{202e}\n"));
     }
 
     #[test]

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::Limits;
+use weft_core::metrics::{Family, Format, Labels, expose, table};
 use weft_injector::listen::{self, Gate, Guest, accept};
 
 use crate::wire::{Answer, Task};
@@ -99,57 +99,36 @@ impl Status {
         self.chain_writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All metrics, in Prometheus' text format.
-    pub fn metrics(&self) -> String {
-        let mut text = String::new();
-        head(&mut text, "weft_cni_answers_total", "counter", "Questions of the plugin that were answered.");
+    /// All metrics.
+    pub fn families(&self) -> Vec<Family> {
+        let mut info = Family::new(&table::TARGET_INFO);
+        let name =
+            Labels::new().and(table::SERVICE_NAME, "weft-cni-agent").and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+        info.counts(name, 1);
+        let mut answers = Family::new(&table::CNI_ANSWERS);
         for ((task, outcome), count) in &*locked(&self.answers) {
-            let _ = writeln!(text, "weft_cni_answers_total{{task=\"{task}\",outcome=\"{outcome}\"}} {count}");
+            answers.counts(Labels::new().and(table::TASK, *task).and(table::OUTCOME, *outcome), *count);
         }
-        head(
-            &mut text,
-            "weft_cni_repairs_total",
-            "counter",
-            "Pods that started without their redirect, by what was done about it.",
-        );
+        let mut repairs = Family::new(&table::CNI_REPAIRS);
         for (how, count) in &*locked(&self.repairs) {
-            let _ = writeln!(text, "weft_cni_repairs_total{{action=\"{how}\"}} {count}");
+            repairs.counts(Labels::new().and(table::ACTION, *how), *count);
         }
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        for (name, kind, help, value) in [
-            (
-                "weft_cni_pods_without_redirect",
-                "gauge",
-                "Pods of this node that wait for want of their redirect.",
-                of(&self.unredirected),
-            ),
-            (
-                "weft_cni_chain_writes_total",
-                "counter",
-                "Times that the plugin's entry had to be written.",
-                of(&self.chain_writes),
-            ),
-            (
-                "weft_cni_ready",
-                "gauge",
-                "Whether the plugin is in the chain and is answered.",
-                u64::from(self.why_not_ready().is_none()),
-            ),
-        ] {
-            head(&mut text, name, kind, help);
-            let _ = writeln!(text, "{name} {value}");
-        }
-        text += &listen::metrics("weft_cni", &locked(&self.gates));
-        text
+        let mut all = vec![
+            info,
+            answers,
+            repairs,
+            Family::count(&table::CNI_WITHOUT_REDIRECT, of(&self.unredirected)),
+            Family::count(&table::CNI_CHAIN_WRITES, of(&self.chain_writes)),
+            Family::count(&table::CNI_READY, u64::from(self.why_not_ready().is_none())),
+        ];
+        all.extend(listen::families(&table::CNI_CONNECTIONS, &table::CNI_CONNECTIONS_REFUSED, &locked(&self.gates)));
+        all
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// Serves until it is dropped. Nobody who is slow keeps the kubelet out, which would end the agent for it.
@@ -181,13 +160,16 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             None => reply(StatusCode::OK, PLAIN, "ready\n".to_owned()),
             Some(why) => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
         },
-        (&Method::GET, "/metrics") => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", status.metrics()),
+        (&Method::GET, "/metrics") => {
+            let format = Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()));
+            reply(StatusCode::OK, format.content_type(), expose(format, &status.families(), &Labels::new()))
+        }
         _ => reply(StatusCode::NOT_FOUND, PLAIN, "there are GET /live, /ready and /metrics\n".to_owned()),
     }
 }
 
-fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+fn reply(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
@@ -241,11 +223,13 @@ mod tests {
         status.answered(Task::Check, &Answer::Refused { why: String::new() });
         status.repaired("deleted");
         status.are_unredirected(3);
-        let metrics = status.metrics();
+        let families = status.families();
+        assert_eq!(table::disagreements(weft_core::metrics::Program::Cni, &families), [""; 0]);
+        let metrics = String::from_utf8(expose(Format::Text, &families, &Labels::new())).expect("text");
         for line in [
-            "weft_cni_answers_total{task=\"add\",outcome=\"in-force\"} 2\n",
-            "weft_cni_answers_total{task=\"check\",outcome=\"refused\"} 1\n",
-            "weft_cni_repairs_total{action=\"deleted\"} 1\n",
+            "weft_cni_answers_total{weft_cni_task=\"add\",weft_outcome=\"in-force\"} 2\n",
+            "weft_cni_answers_total{weft_cni_task=\"check\",weft_outcome=\"refused\"} 1\n",
+            "weft_cni_repairs_total{weft_cni_action=\"deleted\"} 1\n",
             "weft_cni_pods_without_redirect 3\n",
             "weft_cni_ready 1\n",
         ] {

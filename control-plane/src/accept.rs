@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::{self, Admitted, Counts, Door, Limits};
+use weft_core::metrics::{Family, table};
 
 /// What a connection holds; its token is cancelled when it has to give way.
 pub struct Guest(weft_core::admission::Guest<CancellationToken>);
@@ -93,9 +94,10 @@ impl Gate {
     }
 }
 
-/// What is told of gates, in Prometheus' text format.
-pub fn metrics(gates: &[Gate]) -> String {
-    admission::metrics("weft_control_plane", gates.iter().map(|gate| (gate.name, gate.counts())))
+/// What is told of gates.
+pub fn families(gates: &[Gate]) -> [Family; 2] {
+    let counts = gates.iter().map(|gate| (gate.name, gate.counts()));
+    admission::families(&table::CP_CONNECTIONS, &table::CP_CONNECTIONS_REFUSED, counts)
 }
 
 /// How many connections the gRPC port may have, within what the machine grants.
@@ -130,6 +132,7 @@ fn soft_limit(limits: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
+    use weft_core::metrics::{Format, Labels, expose};
 
     use super::*;
 
@@ -185,8 +188,9 @@ mod tests {
         held.pop();
         let _fourth = TcpStream::connect(addr).await.expect("it listens");
         assert!(gate.next(&listener).await.from.is_loopback());
-        let text = metrics(&[gate]);
-        assert!(text.contains("weft_control_plane_connections{port=\"test\"} 1\n"), "{text}");
-        assert!(text.contains("weft_control_plane_connections_refused_total{port=\"test\",reason=\"source\"} 1\n"), "{text}");
+        let text = String::from_utf8(expose(Format::Text, &families(&[gate]), &Labels::new())).expect("text");
+        assert!(text.contains("weft_control_plane_connections{weft_port_name=\"test\"} 1\n"), "{text}");
+        let refused = "weft_control_plane_connections_refused_total{weft_port_name=\"test\",weft_reason=\"source\"} 1\n";
+        assert!(text.contains(refused), "{text}");
     }
 }

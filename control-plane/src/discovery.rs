@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::network_policy::PeersId;
-use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_NETWORK_POLICY, FEATURE_OUTBOUND, FEATURE_ROUTES};
+use weft_core::policy::{FEATURE_DENY_LIST, FEATURE_NETWORK_POLICY, FEATURE_OUTBOUND, FEATURE_ROUTES, FEATURE_TRAFFIC_REPORT};
 use weft_core::service::ObjectRef;
 use weft_core::version::{SetHash, Version};
 use weft_proto::v1::discovery_server::Discovery;
@@ -22,10 +22,11 @@ use weft_proto::v1::watch_request::Message;
 use weft_proto::{ResourceName, v1};
 use weft_tls::LeafInfo;
 
+use crate::dashboard::traffic::{self, Traffic};
 use crate::hub::{Hub, Subscription};
 use crate::issue::deny::Effective;
 use crate::issue::trust::records::{Records, Seat};
-use crate::server::{Peer, random, unix_now};
+use crate::server::{Peer, random, unix_millis, unix_now};
 use crate::snapshot::{EndpointsEntry, PIECE, PeersEntry, Place, View, Viewer};
 
 /// The most names that one message may carry.
@@ -41,6 +42,8 @@ const MAX_RESOURCES: usize = 500;
 
 pub struct DiscoveryService {
     pub hub: Arc<Hub>,
+    /// Where it is kept what sidecars tell of their traffic, while somebody looks.
+    pub traffic: Arc<Traffic>,
     /// Where it is noted what sidecars say that they serve and trust.
     pub records: Arc<Records>,
     /// Who is denied: their streams end.
@@ -77,6 +80,8 @@ impl Discovery for DiscoveryService {
         let session = Session {
             sub: self.hub.join(info.pod.clone(), status),
             seat: self.records.joined(&info),
+            traffic: self.traffic.join(info.pod.clone(), &info.id),
+            tells_traffic: false,
             out: tx.clone(),
             held: HashMap::new(),
             bases: HashMap::new(),
@@ -147,6 +152,9 @@ struct Session {
     sub: Subscription,
     /// Its place in the records of who holds which certificate; none where its certificate names no pod.
     seat: Option<Seat>,
+    traffic: traffic::Seat,
+    /// It can be asked for reports.
+    tells_traffic: bool,
     out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
     /// What the sidecar holds: names with versions.
     held: HashMap<ResourceName, Version>,
@@ -199,8 +207,13 @@ impl Session {
                     Some(m) => read_after = self.hear(m)?,
                 },
                 () = self.sub.wait(), if window_open => self.flush().await?,
+                wanted = self.traffic.asks(), if self.tells_traffic => self.send(v1::watch_response::Message::TelemetryWanted(wanted)).await?,
                 _ = beat.tick() => {
-                    let heartbeat = v1::Heartbeat { set_hash: self.set_hash.0, interval_millis: self.heartbeat.as_millis() as u32 };
+                    let heartbeat = v1::Heartbeat {
+                        set_hash: self.set_hash.0,
+                        interval_millis: self.heartbeat.as_millis() as u32,
+                        now_millis: unix_millis(),
+                    };
                     self.send(v1::watch_response::Message::Heartbeat(heartbeat)).await?;
                 }
             }
@@ -252,6 +265,7 @@ impl Session {
                     }
                 }
             }
+            Some(Message::Report(report)) => cost = self.traffic.take(report),
             Some(Message::Ack(ack)) => {
                 if ack.nonce > self.sent {
                     return Err(Status::invalid_argument(format!("update {} was never sent", ack.nonce)));
@@ -308,6 +322,8 @@ impl Session {
         self.sub.status().version = hello.version.chars().take(40).collect();
         self.serves(hello.serving);
         self.sub.status().knows_denials = hello.features.iter().any(|f| f == FEATURE_DENY_LIST);
+        self.tells_traffic = hello.features.iter().any(|f| f == FEATURE_TRAFFIC_REPORT);
+        self.sub.status().tells_traffic = self.tells_traffic;
         self.routes = hello.features.iter().any(|f| f == FEATURE_ROUTES);
         self.knows_peers = hello.features.iter().any(|f| f == FEATURE_NETWORK_POLICY);
         let known: Vec<_> = self.held.keys().cloned().collect();

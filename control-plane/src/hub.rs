@@ -142,6 +142,14 @@ impl Hub {
         lock(&self.streams).all.len()
     }
 
+    /// What the stream of a pod's sidecar has subscribed to; none where no stream is up. It looks at every subscription: for operators' questions.
+    pub fn names_of(&self, pod: &ObjectRef) -> Option<Vec<ResourceName>> {
+        let streams = lock(&self.streams);
+        let ids = streams.by_pod.get(pod).filter(|ids| !ids.is_empty())?;
+        let of = |ids: &HashSet<u64>, has: &HashSet<u64>| ids.iter().any(|id| has.contains(id));
+        Some(streams.by_name.iter().filter(|(_, has)| of(ids, has)).map(|(name, _)| name.clone()).collect())
+    }
+
     pub fn statuses(&self) -> Vec<v1::SidecarStatus> {
         let mut all: Vec<_> = lock(&self.streams).all.values().map(|s| lock(&s.status).clone()).collect();
         all.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));

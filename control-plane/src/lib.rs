@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod config;
+pub mod dashboard;
 pub mod discovery;
 pub mod dns;
 pub mod explain;
@@ -13,6 +14,8 @@ pub mod model;
 pub mod objects;
 pub mod operator;
 pub mod probe;
+pub mod push;
+pub mod relay;
 pub mod server;
 pub mod snapshot;
 pub mod source;

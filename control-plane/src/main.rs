@@ -1,4 +1,4 @@
-//! `weft-control-plane`: config → CA → source → serve → wait for a signal → bounded drain.
+//! `weft-control-plane relay`: see `relay.rs`. `weft-control-plane`: config → CA → source → serve → wait for a signal → bounded drain.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weft_control_plane::accept::{self, Gate};
 use weft_control_plane::config::Config;
+use weft_control_plane::dashboard::Dashboard;
+use weft_control_plane::dashboard::traffic::Traffic;
 use weft_control_plane::discovery::DiscoveryService;
 use weft_control_plane::hub::Hub;
 use weft_control_plane::issue::ca::Ca;
@@ -24,6 +26,8 @@ use weft_control_plane::issue::trust::telling::ReplicasService;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
+use weft_control_plane::push;
+use weft_control_plane::relay;
 use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer, ReplicasServer};
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
@@ -36,6 +40,10 @@ use weft_proto::v1::resource::Body;
 const LAST: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("relay", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return relay::main(rest);
+    }
     let config = Config::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
@@ -54,6 +62,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(address) = config.probe {
         probe::serve(address, health.clone()).await?;
     }
+    let over = CancellationToken::new();
+    let pushing = push::begin(&health, over.clone().cancelled_owned());
+    let outcome = serve(config, stop, health).await;
+    over.cancel();
+    if let Some(pushing) = pushing {
+        // It ends in two seconds, whatever a collector does.
+        let _ = pushing.await;
+    }
+    outcome
+}
+
+async fn serve(config: Config, stop: CancellationToken, health: Arc<Health>) -> anyhow::Result<()> {
     // Until it serves, it may be stopped at any time.
     let Some(source) = stop.run_until_cancelled(Source::open(&config.source)).await else { return Ok(()) };
     let source = source?;
@@ -68,16 +88,26 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (proof, tokens) = source.proof(&config, &hub)?;
     let listener = server::listen(config.listen).await?;
     let address = listener.local_addr()?;
-    let socket = server::operator_socket(&config.state.join("operator.sock"))?;
+    let socket = server::operator_socket(&config.state.join(relay::SOCKET))?;
     let (complete, mut is_complete) = watch::channel(false);
     let living = Arc::new(Living::default());
     let trust = source.trust(&config, &ca, &hub, lives(&hub, &living))?;
+    let traffic = Traffic::new(hub.clone());
+    tokio::spawn(traffic.clone().watch());
+    let dashboard = Arc::new(Dashboard {
+        hub: hub.clone(),
+        ca: ca.clone(),
+        traffic: traffic.clone(),
+        replica: config.cluster.replica.clone(),
+        has_others: config.source.kubernetes,
+    });
     let operators = Server::builder()
         .add_service(OperatorServer::new(OperatorService {
             ca: ca.clone(),
             tokens,
             hub: hub.clone(),
             trust: trust.clone(),
+            dashboard,
             mtls: config.mtls,
             default_policy: config.default_policy,
             egress: config.egress,
@@ -108,6 +138,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let discovery = DiscoveryService {
         hub: hub.clone(),
+        traffic,
         records: ca.records().clone(),
         denials: ca.denials().follow(),
         heartbeat: Duration::from_secs(config.heartbeat.into()),

@@ -1,22 +1,26 @@
 //! `weft.v1.Operator`, on an owner-only Unix socket: whoever can open the socket is the owner.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weft_core::authorization::Posture;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
+use weft_core::wellknown::LEAF_LIFETIME_SECS;
 use weft_core::{ServiceAccount, SpiffeId};
-use weft_proto::v1;
 use weft_proto::v1::operator_server::Operator;
+use weft_proto::{ResourceName, v1};
 
+use crate::dashboard::Dashboard;
 use crate::explain::{Unexplained, explain};
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::deny::DenyError;
 use crate::issue::token::Tokens;
 use crate::issue::trust::{Rotates, TrustError};
-use crate::server::unix_now;
+use crate::server::{unix_millis, unix_now};
+use crate::snapshot::Viewer;
 
 pub struct OperatorService {
     pub ca: Arc<Ca>,
@@ -24,12 +28,15 @@ pub struct OperatorService {
     pub tokens: Option<Arc<Tokens>>,
     pub hub: Arc<Hub>,
     pub trust: Arc<dyn Rotates>,
+    pub dashboard: Arc<Dashboard>,
     /// What the mesh has by default.
     pub mtls: MtlsMode,
     pub default_policy: Posture,
     pub egress: weft_core::egress::EgressDefault,
 }
 
+/// The most names that one question about a sidecar's view may carry: more than a stream may hold.
+const MAX_VIEWED: usize = 50_000;
 const DEFAULT_TTL: u32 = 600;
 const MAX_TTL: u32 = 86_400;
 
@@ -83,13 +90,50 @@ impl Operator for OperatorService {
             anchors: self.ca.now().bundle.hashes(self.ca.domain()).collect(),
             generation: snapshot.generation,
             sidecars: self.hub.statuses(),
-            problems: self.hub.problems().iter().chain(&self.ca_problem()).map(problem).collect(),
+            problems: self.hub.problems().iter().chain(&self.ca_problems()).map(problem).collect(),
             services: snapshot.services.len() as u32,
             workloads: snapshot.inbound.len() as u32,
             mtls: self.mtls.to_string(),
             default_policy: self.default_policy.to_string(),
             egress: self.egress.to_string(),
+            now_millis: unix_millis(),
         }))
+    }
+
+    async fn view(&self, request: Request<v1::ViewRequest>) -> Result<Response<v1::ViewResponse>, Status> {
+        let r = request.into_inner();
+        if r.names.len() > MAX_VIEWED {
+            return Err(Status::invalid_argument(format!(
+                "{} names were asked for, and {MAX_VIEWED} are the most",
+                r.names.len()
+            )));
+        }
+        let invalid = |e: weft_core::identity::InvalidName| Status::invalid_argument(e.to_string());
+        let pod = ObjectRef { namespace: r.namespace.parse().map_err(invalid)?, name: r.pod.parse().map_err(invalid)? };
+        let subscribed = self.hub.names_of(&pod);
+        // A name that this version does not know is nothing that it has.
+        let asked: BTreeMap<String, ResourceName> =
+            r.names.into_iter().filter_map(|name| Some((name.clone(), name.parse().ok()?))).collect();
+        let known: BTreeSet<String> = subscribed.iter().flatten().map(ToString::to_string).collect();
+        let unsubscribed = asked.keys().filter(|name| !known.contains(*name)).cloned().collect();
+        let mut all = asked;
+        all.extend(subscribed.iter().flatten().map(|name| (name.to_string(), name.clone())));
+        let viewer = Viewer { namespace: Some(pod.namespace.clone()), pod: Some(pod) };
+        let snapshot = self.hub.snapshot();
+        let viewed =
+            all.into_iter().map(|(name, resource)| v1::Viewed { name, version: snapshot.view(&resource, &viewer).version().0 });
+        Ok(Response::new(v1::ViewResponse {
+            connected: subscribed.is_some(),
+            resources: viewed.filter(|v| v.version != 0).collect(),
+            unsubscribed,
+        }))
+    }
+
+    async fn dashboard(&self, request: Request<v1::DashboardRequest>) -> Result<Response<v1::DashboardResponse>, Status> {
+        let (dashboard, path) = (self.dashboard.clone(), request.into_inner().path);
+        // It takes as long as there are services and sidecars, and those are served meanwhile.
+        let answer = tokio::task::spawn_blocking(move || dashboard.answer(&path)).await;
+        answer.map(Response::new).map_err(|e| Status::internal(format!("the page was given up: {e}")))
     }
 
     async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {
@@ -130,11 +174,35 @@ impl Operator for OperatorService {
     }
 }
 
+const HOUR: i64 = 3600;
+/// What an issuer must be good for: twice a workload's certificate, which ends no later than its issuer.
+const ISSUER_SOON: i64 = 2 * LEAF_LIFETIME_SECS;
+/// What a root must be good for: a rotation takes time, and somebody who notices.
+const ROOT_SOON: i64 = 30 * 24 * HOUR;
+
+/// What of a CA ends soon: seconds that are left of its issuer, and of its root.
+fn ending(issuer: i64, root: i64) -> Vec<String> {
+    let left = |seconds: i64| if seconds > 0 { format!("ends in {} h", seconds / HOUR) } else { "has ended".to_owned() };
+    let mut told = Vec::new();
+    if issuer < ISSUER_SOON {
+        told.push(format!(
+            "the certificate that others are signed with {}: renew it (an external CA's own tool does, or weft trust rotate)",
+            left(issuer)
+        ));
+    }
+    if root < ROOT_SOON {
+        told.push(format!("the root {}: replace it with weft trust rotate", left(root)));
+    }
+    told
+}
+
 impl OperatorService {
-    /// Why the CA that is given now is not in use.
-    fn ca_problem(&self) -> Option<crate::watch::Problem> {
-        let message = self.ca.problem();
-        (!message.is_empty()).then(|| crate::watch::Problem { place: "CA".into(), field: String::new(), message })
+    /// Why the CA that is given now is not in use, and what of the one in use ends soon.
+    fn ca_problems(&self) -> Vec<crate::watch::Problem> {
+        let authority = &self.ca.now().authority;
+        let ending = ending(authority.remaining().as_secs() as i64, authority.anchor_ends() - unix_now());
+        let messages = Some(self.ca.problem()).filter(|message| !message.is_empty()).into_iter().chain(ending);
+        messages.map(|message| crate::watch::Problem { place: "CA".into(), field: String::new(), message }).collect()
     }
 
     fn denials(&self) -> v1::TrustDenialsResponse {
@@ -167,5 +235,20 @@ fn refused(e: &TrustError) -> Status {
             Status::failed_precondition(e.to_string())
         }
         TrustError::Store(_) | TrustError::Contended => Status::unavailable(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_that_ends_soon_is_a_problem() {
+        let year = 365 * 24 * HOUR;
+        assert_eq!(ending(year, year), Vec::<String>::new());
+        let [issuer] = &ending(30 * HOUR, year)[..] else { panic!("one of them ends") };
+        assert!(issuer.contains("ends in 30 h"), "{issuer}");
+        let both = ending(0, -5);
+        assert!(both.len() == 2 && both.iter().all(|text| text.contains("has ended")), "{both:?}");
     }
 }

@@ -10,11 +10,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::ACCEPT;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use weft_core::admission::Limits;
+use weft_core::metrics::{Family, Format, Labels, expose, table};
+use weft_otlp::batch::Counts;
 
 use crate::accept::{self, Gate, Incoming as Accepted};
 use crate::hub::Hub;
@@ -44,6 +47,8 @@ pub struct Health {
     /// Pods without the sidecar that they should have.
     pub strays: AtomicUsize,
     gates: ArcSwap<Vec<Gate>>,
+    /// What became of data points that were pushed.
+    pub pushed: Arc<Counts>,
 }
 
 impl Health {
@@ -55,6 +60,7 @@ impl Health {
             leading: AtomicBool::new(false),
             strays: AtomicUsize::new(0),
             gates: ArcSwap::default(),
+            pushed: Arc::default(),
         })
     }
 
@@ -89,52 +95,51 @@ impl Health {
         }
     }
 
-    fn metrics(&self) -> String {
+    /// All metrics.
+    pub fn families(&self) -> Vec<Family> {
         let hub = self.hub.get();
         let snapshot = hub.map(|h| h.snapshot());
-        let count = |f: &dyn Fn(&crate::snapshot::Snapshot) -> usize| snapshot.as_deref().map_or(0, f);
-        let flag = |b: bool| usize::from(b);
-        let table = [
-            ("ready", "Whether this replica serves.", flag(self.reason().is_none())),
-            ("leader", "Whether this replica holds the Lease.", flag(self.leading.load(Relaxed))),
-            ("generation", "Generation of the snapshot, as this replica counts.", count(&|s| s.generation as usize)),
-            ("sidecars", "Sidecars that are connected to this replica.", hub.map_or(0, |h| h.streams())),
-            ("services", "Services in the model.", count(&|s| s.services.len())),
-            ("workloads", "Pods in the model.", count(&|s| s.inbound.len())),
-            ("strays", "Pods without the sidecar that they should have; `weft check` names them.", self.strays.load(Relaxed)),
-            ("problems", "Problems that stand; `weft status` names them.", hub.map_or(0, |h| h.problems().len())),
+        let count = |f: &dyn Fn(&crate::snapshot::Snapshot) -> usize| snapshot.as_deref().map_or(0, f) as u64;
+        let mut info = Family::new(&table::TARGET_INFO);
+        let name = Labels::new().and(table::SERVICE_NAME, SERVICE).and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+        info.counts(name, 1);
+        let mut all = vec![
+            info,
+            Family::count(&table::CP_READY, u64::from(self.reason().is_none())),
+            Family::count(&table::CP_LEADER, u64::from(self.leading.load(Relaxed))),
+            Family::count(&table::CP_GENERATION, count(&|s| s.generation as usize)),
+            Family::count(&table::CP_SIDECARS, hub.map_or(0, |h| h.streams()) as u64),
+            Family::count(&table::CP_SERVICES, count(&|s| s.services.len())),
+            Family::count(&table::CP_WORKLOADS, count(&|s| s.inbound.len())),
+            Family::count(&table::CP_STRAYS, self.strays.load(Relaxed) as u64),
+            Family::count(&table::CP_PROBLEMS, hub.map_or(0, |h| h.problems().len()) as u64),
         ];
-        let gauges: String = table
-            .into_iter()
-            .chain(self.ca.get().map(|ca| of_ca(ca)).into_iter().flatten())
-            .map(|(name, help, value)| {
-                let name = format!("weft_control_plane_{name}");
-                format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
-            })
-            .collect();
-        gauges + &accept::metrics(&self.gates.load())
+        all.extend(of_ca(self.ca.get().map(|ca| &**ca)));
+        all.extend(accept::families(&self.gates.load()));
+        all.extend(self.pushed.fate().families(None, &table::POINTS_EXPORTED));
+        all
     }
 }
 
-/// What is told of the CA.
-fn of_ca(ca: &Ca) -> [(&'static str, &'static str, usize); 4] {
+/// What this program is called.
+pub const SERVICE: &str = "weft-control-plane";
+
+/// What is told of the CA; no series before there is one.
+fn of_ca(ca: Option<&Ca>) -> [Family; 4] {
+    let mut all = [&table::CP_ISSUER_EXPIRY, &table::CP_ANCHOR_EXPIRY, &table::CP_CA_REFUSED, &table::CP_IDENTITIES_DENIED]
+        .map(Family::new);
+    let Some(ca) = ca else { return all };
     let standing = ca.now();
-    let seconds = |at: i64| usize::try_from(at - unix_now()).unwrap_or_default();
-    let issuer = usize::try_from(standing.authority.remaining().as_secs()).unwrap_or(usize::MAX);
-    [
-        ("issuer_expiry_seconds", "Seconds until the certificate ends that others are signed with.", issuer),
-        (
-            "anchor_expiry_seconds",
-            "Seconds until the root ends under which certificates are issued.",
-            seconds(standing.authority.anchor_ends()),
-        ),
-        (
-            "ca_refused",
-            "Whether the CA that is given now is not in use; `weft status` says why.",
-            usize::from(!ca.problem().is_empty()),
-        ),
-        ("identities_denied", "Identities and certificates that are denied.", ca.denials().now().entries.len()),
-    ]
+    let values = [
+        standing.authority.remaining().as_secs() as f64,
+        (standing.authority.anchor_ends() - unix_now()).max(0) as f64,
+        f64::from(u8::from(!ca.problem().is_empty())),
+        ca.denials().now().entries.len() as f64,
+    ];
+    for (family, value) in all.iter_mut().zip(values) {
+        family.levels(Labels::new(), value);
+    }
+    all
 }
 
 /// Binds, then serves until the process ends. Gives the address, in case the port was left open.
@@ -178,16 +183,20 @@ async fn connection(stream: TcpStream, health: Arc<Health>) {
 }
 
 fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    let (status, kind, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/live") => (StatusCode::OK, "text/plain; charset=utf-8", "live\n".into()),
+    const PLAIN: &str = "text/plain; charset=utf-8";
+    let (status, kind, text): (_, _, Bytes) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/live") => (StatusCode::OK, PLAIN, "live\n".into()),
         (&Method::GET, "/ready") => match health.reason() {
-            None => (StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", why + "\n"),
+            None => (StatusCode::OK, PLAIN, "ready\n".into()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, (why + "\n").into()),
         },
-        (&Method::GET, "/metrics") => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", health.metrics()),
-        _ => (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "there are /live, /ready and /metrics\n".into()),
+        (&Method::GET, "/metrics") => {
+            let format = Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()));
+            (StatusCode::OK, format.content_type(), expose(format, &health.families(), &Labels::new()).into())
+        }
+        _ => (StatusCode::NOT_FOUND, PLAIN, "there are /live, /ready and /metrics\n".into()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let mut response = Response::new(Full::new(text));
     *response.status_mut() = status;
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response
@@ -198,6 +207,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::issue::ca::Source;
 
     async fn get(addr: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.expect("it listens");
@@ -221,5 +231,26 @@ mod tests {
         health.is_now(Stage::Stopping);
         assert!(get(addr, "/ready").await.starts_with("HTTP/1.1 503"));
         assert!(get(addr, "/elsewhere").await.starts_with("HTTP/1.1 404"));
+        let told = health.families();
+        assert_eq!(table::disagreements(weft_core::metrics::Program::ControlPlane, &told), [""; 0]);
+    }
+
+    #[test]
+    fn the_ends_of_the_ca_are_told_and_whether_another_was_refused() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let ca = Ca::open("cluster.local".parse().expect("valid"), &Source::Kept(dir.path())).expect("made");
+        let told = |ca: Option<&Ca>| {
+            let text = String::from_utf8(expose(Format::Text, &of_ca(ca), &Labels::new())).expect("text");
+            let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            ["issuer_expiry_seconds", "anchor_expiry_seconds", "ca_refused"]
+                .map(|name| value(&format!("weft_control_plane_{name}")))
+        };
+        assert_eq!(told(None), [None; 3]);
+        let [issuer, anchor, refused] = told(Some(&ca));
+        let day = 86_400.0;
+        assert!(issuer.is_some_and(|left| left > 30.0 * day) && anchor >= issuer, "{issuer:?} {anchor:?}");
+        assert_eq!(refused, Some(0.0));
+        ca.note_problem("its key is another one's".into());
+        assert_eq!(told(Some(&ca))[2], Some(1.0));
     }
 }

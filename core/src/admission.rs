@@ -6,10 +6,11 @@
 //! [share](Guest::shares), since it may last for ever: where there is no room left, it gives way to a source that has notably less.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::metrics::{Family, Labels, Metric, table};
 
 #[cfg(test)]
 mod tests;
@@ -107,21 +108,22 @@ impl Counts {
     }
 }
 
-/// What is told of a program's doors in Prometheus' text format. `program` is what the metrics' names begin with; each door has the name of
-/// its port.
-pub fn metrics<'a>(program: &str, doors: impl Iterator<Item = (&'a str, Counts)> + Clone) -> String {
-    let (open, closed) = (format!("{program}_connections"), format!("{program}_connections_refused_total"));
-    let mut text = format!("# HELP {open} Connections that are open, by port.\n# TYPE {open} gauge\n");
-    for (port, counts) in doors.clone() {
-        let _ = writeln!(text, "{open}{{port=\"{port}\"}} {}", counts.open);
-    }
-    let _ = writeln!(text, "# HELP {closed} Connections that were closed because there were too many.\n# TYPE {closed} counter");
+/// What is told of a program's doors: the connections that are `open`, and those that were `closed` because there were too many. Each door has the name
+/// of its port.
+pub fn families<'a>(
+    open: &'static Metric,
+    closed: &'static Metric,
+    doors: impl Iterator<Item = (&'a str, Counts)>,
+) -> [Family; 2] {
+    let (mut open, mut closed) = (Family::new(open), Family::new(closed));
     for (port, counts) in doors {
+        let labels = Labels::new().and(table::PORT_NAME, port.to_owned());
+        open.counts(labels.clone(), counts.open);
         for (reason, count) in counts.closed() {
-            let _ = writeln!(text, "{closed}{{port=\"{port}\",reason=\"{reason}\"}} {count}");
+            closed.counts(labels.clone().and(table::REASON, reason), count);
         }
     }
-    text
+    [open, closed]
 }
 
 /// Counts a listener's connections. `E` is what ends one of them: who is told to let a connection give way gets it back.

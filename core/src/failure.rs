@@ -1,6 +1,7 @@
 //! What went wrong with a connection or request, whose fault it is, and what may be done about it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which end failed.
@@ -122,7 +123,7 @@ pub struct Failure {
 }
 
 /// How a caller is answered, beyond what a [`Reason`] says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Answer {
     /// An HTTP status other than the reason's.
     pub http: Option<u16>,
@@ -132,6 +133,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// What an operator finds the whole decision by; it says nothing to anybody else.
     pub reference: Option<u64>,
+    /// The policy that denied it, and its rule, as NAMESPACE/NAME#RULE: for whoever runs the pod, and never sent.
+    pub policy: Option<Arc<str>>,
     /// The value of `WWW-Authenticate`, for who may come back with another token (RFC 6750, section 3).
     pub challenge: Option<&'static str>,
 }

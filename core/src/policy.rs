@@ -84,6 +84,9 @@ pub const FEATURE_DENY_LIST: &str = "deny-list/v1";
 /// Had by a sidecar that asks an [`OutboundPolicy`] before it connects: it waits for one before it is ready.
 pub const FEATURE_OUTBOUND: &str = "outbound/v1";
 
+/// Had by a sidecar that tells of its traffic while it is asked to; it makes no decision stricter.
+pub const FEATURE_TRAFFIC_REPORT: &str = "traffic-report/v1";
+
 /// The features that this version has, told to the control plane when a sidecar subscribes.
 pub const FEATURES: &[&str] = &[
     "mtls-mode/v1",
@@ -96,6 +99,7 @@ pub const FEATURES: &[&str] = &[
     FEATURE_JWT,
     crate::egress::FEATURE_EGRESS,
     crate::egress::FEATURE_EGRESS_PEER,
+    FEATURE_TRAFFIC_REPORT,
 ];
 
 /// What the pod's own programs may call. The default lets them call everything.

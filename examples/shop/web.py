@@ -5,9 +5,9 @@ import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def price(item):
+def price(item, trace):
     catalog = http.client.HTTPConnection("catalog", timeout=5)
-    catalog.request("GET", "/items/" + item)
+    catalog.request("GET", "/items/" + item, headers=trace)
     answer = catalog.getresponse()
     if answer.status != 200:
         raise RuntimeError(f"the catalog answered {answer.status}")
@@ -32,8 +32,9 @@ class Web(BaseHTTPRequestHandler):
         if self.path == "/healthz":
             return self.answer(200, {"well": True})
         item = self.path.split("?")[0].rsplit("/", 1)[-1]
+        trace = {name: self.headers[name] for name in ("traceparent", "tracestate") if self.headers[name]}
         try:
-            offer = price(item)
+            offer = price(item, trace)
             greeting, entry = write_down(f"sold {item} for {offer['price']}")
         except Exception as e:
             return self.answer(502, {"error": str(e)})

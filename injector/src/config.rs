@@ -62,6 +62,18 @@ pub struct InjectConfig {
     /// Who redirects a pod's traffic: init (an init container) or cni (the CNI plugin)
     #[arg(long, env = "WEFT_REDIRECT", value_name = "WHO", default_value = "init")]
     pub redirect: Redirect,
+
+    /// Variables of the telemetry of sidecars whose pod and namespace say nothing of it (`weft.dev/telemetry`): NAME=VALUE, joined by semicolons
+    #[arg(long, env = "WEFT_TELEMETRY", value_name = "VARIABLES", default_value = "", value_parser = telemetry)]
+    pub telemetry: Telemetry,
+}
+
+/// Variables, as they were read.
+#[derive(Debug, Clone)]
+pub struct Telemetry(pub Vec<(String, String)>);
+
+fn telemetry(text: &str) -> Result<Telemetry, String> {
+    crate::telemetry::variables(text).map(Telemetry)
 }
 
 /// How the webhook is served.
@@ -120,6 +132,7 @@ impl InjectConfig {
         options.trust_bundle.clone_from(&self.trust_bundle);
         options.native_sidecar = native_sidecar;
         options.redirect = self.redirect;
+        options.telemetry.clone_from(&self.telemetry.0);
         options.protected.insert(own.clone());
         options
     }

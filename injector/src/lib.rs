@@ -22,6 +22,7 @@ mod probes;
 mod quantity;
 mod review;
 mod settings;
+mod telemetry;
 mod update;
 
 #[cfg(feature = "server")]

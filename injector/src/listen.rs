@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_core::admission::{self, Admitted, Counts, Door, Limits};
+use weft_core::metrics::{Family, Metric};
 
 const BACKLOG: i32 = 1024;
 /// How long to wait where a connection cannot be taken, as when there are no file descriptors left.
@@ -139,7 +140,7 @@ where
     connections.wait().await;
 }
 
-/// What is told of gates in Prometheus' text format; `program` is what the metrics' names begin with.
-pub fn metrics(program: &str, gates: &[Gate]) -> String {
-    admission::metrics(program, gates.iter().map(|gate| (gate.name, gate.counts())))
+/// What is told of gates; see [`admission::families`].
+pub fn families(open: &'static Metric, closed: &'static Metric, gates: &[Gate]) -> [Family; 2] {
+    admission::families(open, closed, gates.iter().map(|gate| (gate.name, gate.counts())))
 }

@@ -54,8 +54,12 @@ pub const ANNOTATION_DRAIN_TIMEOUT: &str = "weft.dev/drain-timeout";
 /// Option: `enabled` offers the pod's containers the SPIFFE Workload API; `disabled` by default.
 pub const ANNOTATION_WORKLOAD_API: &str = "weft.dev/workload-api";
 
+/// Option: variables of the sidecar's telemetry, as `NAME=VALUE` on a line each or joined by semicolons: the standard `OTEL_*` ones, and
+/// `WEFT_ACCESS_LOG` and its like; none by default.
+pub const ANNOTATION_TELEMETRY: &str = "weft.dev/telemetry";
+
 /// The options of a pod, which a namespace may set for all of its pods.
-pub const POD_OPTIONS: [&str; 16] = [
+pub const POD_OPTIONS: [&str; 17] = [
     ANNOTATION_SKIP_INBOUND_PORTS,
     ANNOTATION_SKIP_OUTBOUND_PORTS,
     ANNOTATION_SKIP_SUBNETS,
@@ -72,6 +76,7 @@ pub const POD_OPTIONS: [&str; 16] = [
     ANNOTATION_DRAIN_GRACE,
     ANNOTATION_DRAIN_TIMEOUT,
     ANNOTATION_WORKLOAD_API,
+    ANNOTATION_TELEMETRY,
 ];
 
 /// Annotation on a namespace: what its pods may not ask for, joined by commas: `skip-inbound-ports`,

@@ -37,6 +37,8 @@ pub struct InjectorOptions {
     pub native_sidecar: bool,
     /// Who redirects the pod's traffic.
     pub redirect: Redirect,
+    /// Variables of the telemetry of sidecars whose pod and namespace say nothing of it.
+    pub telemetry: Vec<(String, String)>,
     /// Namespaces whose pods are never touched, whatever their labels say.
     pub protected: BTreeSet<Namespace>,
 }
@@ -55,6 +57,7 @@ impl InjectorOptions {
             trust_bundle: "weft-trust-bundle".to_owned(),
             native_sidecar: true,
             redirect: Redirect::Init,
+            telemetry: Vec::new(),
             protected: protected.iter().map(|name| name.parse().expect("constant names are labels")).collect(),
         }
     }

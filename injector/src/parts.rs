@@ -173,6 +173,8 @@ fn environment(options: &InjectorOptions, settings: &Settings, probes: Option<Va
         variables.push(is("WEFT_WORKLOAD_API_CALLERS", "volume".to_owned()));
     }
     variables.extend(settings.environment.iter().map(|(name, value)| is(name, literal(value))));
+    let telemetry = settings.telemetry.as_ref().unwrap_or(&options.telemetry);
+    variables.extend(telemetry.iter().map(|(name, value)| is(name, literal(value))));
     variables.extend(probes);
     variables
 }

@@ -12,10 +12,11 @@ use crate::names::{
     ANNOTATION_CONNECT_TIMEOUT, ANNOTATION_CPU_LIMIT, ANNOTATION_CPU_REQUEST, ANNOTATION_DNS_CAPTURE, ANNOTATION_DRAIN_GRACE,
     ANNOTATION_DRAIN_TIMEOUT, ANNOTATION_IDLE_TIMEOUT, ANNOTATION_LOG, ANNOTATION_MEMORY_LIMIT, ANNOTATION_MEMORY_REQUEST,
     ANNOTATION_REWRITE_PROBES, ANNOTATION_SKIP_INBOUND_PORTS, ANNOTATION_SKIP_OUTBOUND_PORTS, ANNOTATION_SKIP_SUBNETS,
-    ANNOTATION_WORKERS, ANNOTATION_WORKLOAD_API,
+    ANNOTATION_TELEMETRY, ANNOTATION_WORKERS, ANNOTATION_WORKLOAD_API,
 };
 use crate::options::{Bypass, NamespaceFacts};
 use crate::quantity::Quantity;
+use crate::telemetry;
 
 const DEFAULT_CPU_REQUEST: &str = "10m";
 const DEFAULT_MEMORY_REQUEST: &str = "16Mi";
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) workload_api: bool,
     /// The sidecar's variables for what it is told directly.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// Those of its telemetry; none where nobody says so.
+    pub(crate) telemetry: Option<Vec<(String, String)>>,
 }
 
 /// How much of a resource the sidecar asks for, and how much it may use at most.
@@ -78,9 +81,26 @@ impl Said<'_> {
         let on = self.by.map_or_else(|| "the pod".to_owned(), |namespace| format!("the namespace {namespace}"));
         InjectError::Annotation { on, name: self.name, value: excerpt(self.text), why: why.into() }
     }
+
+    /// The same without the value, which may hold a secret.
+    fn wrong_secretly(&self, why: String) -> InjectError {
+        Said { text: "…", name: self.name, by: self.by }.wrong(why)
+    }
 }
 
 impl<'a> Asked<'a> {
+    /// Names the service by the label that Kubernetes recommends, or by `app`.
+    pub(crate) fn name_service(&self, variables: &mut Vec<(String, String)>) -> Result<(), InjectError> {
+        if variables.is_empty() || variables.iter().any(|(name, _)| name == telemetry::SERVICE_NAME) {
+            return Ok(());
+        }
+        let label = self.pod.label("app.kubernetes.io/name")?;
+        if let Some(name) = label.map_or_else(|| self.pod.label("app"), |name| Ok(Some(name)))? {
+            variables.push((telemetry::SERVICE_NAME.to_owned(), name.to_owned()));
+        }
+        Ok(())
+    }
+
     fn option(&self, name: &'static str) -> Result<Option<Said<'a>>, InjectError> {
         if let Some(text) = self.pod.annotation(name)? {
             self.may_ask(name, text)?;
@@ -175,8 +195,17 @@ impl Settings {
                 dns_capture,
             },
             environment,
+            telemetry: telemetry_of(asked)?,
         })
     }
+}
+
+/// The variables of the sidecar's telemetry. The service is named by the pod's label where they do not name it.
+fn telemetry_of(asked: &Asked<'_>) -> Result<Option<Vec<(String, String)>>, InjectError> {
+    let Some(said) = asked.option(ANNOTATION_TELEMETRY)? else { return Ok(None) };
+    let mut variables = telemetry::variables(said.text).map_err(|why| said.wrong_secretly(why))?;
+    asked.name_service(&mut variables)?;
+    Ok(Some(variables))
 }
 
 impl Share {

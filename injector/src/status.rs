@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::ACCEPT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::Limits;
+use weft_core::metrics::{Family, Format, Labels, Recorder, expose, table};
 
 use crate::Verdict;
 use crate::certificate::{Current, unix_now};
@@ -32,7 +33,7 @@ pub struct Status {
     missing: Mutex<BTreeSet<&'static str>>,
     draining: AtomicBool,
     reviews: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    review_micros: AtomicU64,
+    review_took: Recorder,
     bad_requests: Mutex<BTreeMap<u16, u64>>,
     bad_handshakes: AtomicU64,
     gates: Mutex<Vec<Gate>>,
@@ -46,7 +47,7 @@ impl Status {
             missing: Mutex::new(missing.into_iter().collect()),
             draining: AtomicBool::new(false),
             reviews: Mutex::default(),
-            review_micros: AtomicU64::new(0),
+            review_took: Recorder::default(),
             bad_requests: Mutex::default(),
             bad_handshakes: AtomicU64::new(0),
             gates: Mutex::default(),
@@ -83,7 +84,7 @@ impl Status {
     pub(crate) fn reviewed(&self, verdict: &Verdict, took: Duration) {
         let mut reviews = self.reviews.lock().unwrap_or_else(PoisonError::into_inner);
         *reviews.entry(verdict.words()).or_default() += 1;
-        self.review_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        self.review_took.record(took);
     }
 
     pub(crate) fn bad_request(&self, status: StatusCode) {
@@ -99,41 +100,36 @@ impl Status {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
     }
 
-    /// All metrics, in Prometheus' text format.
-    pub fn metrics(&self) -> String {
-        let mut text = String::new();
-        let reviews = self.reviews.lock().unwrap_or_else(PoisonError::into_inner);
-        head(&mut text, "weft_injector_reviews_total", "counter", "Admission reviews that were answered.");
-        for ((verdict, reason), count) in &*reviews {
-            let _ = writeln!(text, "weft_injector_reviews_total{{verdict=\"{verdict}\",reason=\"{reason}\"}} {count}");
+    /// All metrics.
+    pub fn families(&self) -> Vec<Family> {
+        let locked = |reviews: &Mutex<BTreeMap<_, u64>>| reviews.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut info = Family::new(&table::TARGET_INFO);
+        let name = Labels::new().and(table::SERVICE_NAME, "weft-injector").and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+        info.counts(name, 1);
+        let mut reviews = Family::new(&table::INJECTOR_REVIEWS);
+        for ((verdict, reason), count) in locked(&self.reviews) {
+            reviews.counts(Labels::new().and(table::VERDICT, verdict).and(table::REASON, reason), count);
         }
-        head(&mut text, "weft_injector_review_duration_seconds", "summary", "How long a review took to answer.");
-        let seconds = self.review_micros.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "weft_injector_review_duration_seconds_sum {seconds}");
-        let _ = writeln!(text, "weft_injector_review_duration_seconds_count {}", reviews.values().sum::<u64>());
-        drop(reviews);
-        head(&mut text, "weft_injector_bad_requests_total", "counter", "Requests that were no admission review.");
+        let mut duration = Family::new(&table::INJECTOR_DURATION);
+        duration.distributes(Labels::new(), self.review_took.read());
+        let mut bad = Family::new(&table::INJECTOR_BAD_REQUESTS);
         for (status, count) in &*self.bad_requests.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = writeln!(text, "weft_injector_bad_requests_total{{status=\"{status}\"}} {count}");
+            bad.counts(Labels::new().and(table::STATUS, *status), *count);
         }
-        let handshakes = self.bad_handshakes.load(Ordering::Relaxed) as i64;
         let left = self.current.seconds_left(unix_now()).unwrap_or(0);
-        let ready = i64::from(self.why_not_ready().is_none());
-        for (name, kind, help, value) in [
-            ("weft_injector_bad_handshakes_total", "counter", "TLS handshakes that failed.", handshakes),
-            ("weft_injector_certificate_expiry_seconds", "gauge", "Seconds until the certificate in use expires.", left),
-            ("weft_injector_ready", "gauge", "Whether this replica is ready.", ready),
-        ] {
-            head(&mut text, name, kind, help);
-            let _ = writeln!(text, "{name} {value}");
-        }
-        text += &listen::metrics("weft_injector", &self.gates.lock().unwrap_or_else(PoisonError::into_inner));
-        text
+        let mut all = vec![
+            info,
+            reviews,
+            duration,
+            bad,
+            Family::count(&table::INJECTOR_BAD_HANDSHAKES, self.bad_handshakes.load(Ordering::Relaxed)),
+            Family::level(&table::INJECTOR_CERTIFICATE_EXPIRY, left as f64),
+            Family::count(&table::INJECTOR_READY, u64::from(self.why_not_ready().is_none())),
+        ];
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(listen::families(&table::INJECTOR_CONNECTIONS, &table::INJECTOR_CONNECTIONS_REFUSED, &gates));
+        all
     }
-}
-
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// Serves until `stop`.
@@ -164,7 +160,10 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             None => plain(StatusCode::OK, "ready"),
             Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &why),
         },
-        (&Method::GET, "/metrics") => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", status.metrics()),
+        (&Method::GET, "/metrics") => {
+            let format = Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()));
+            reply(StatusCode::OK, format.content_type(), expose(format, &status.families(), &Labels::new()))
+        }
         _ => plain(StatusCode::NOT_FOUND, "there are GET /live, /ready and /metrics"),
     }
 }
@@ -173,8 +172,8 @@ pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     reply(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-pub(crate) fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+pub(crate) fn reply(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response

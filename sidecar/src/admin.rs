@@ -1,19 +1,19 @@
 //! What the sidecar tells of itself. On the network: `/live`, `/ready`, `/metrics`, the application's own health
 //! (`/probe/NAME`, see `probe.rs`), and nothing that reveals or changes (Invariant 6). On its own Unix socket also `/config`,
-//! `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record` and `/drain`.
+//! `/check`, `/held`, `/edges`, `/denials`, `/denials/REF`, `/plaintext`, `/flows`, `/record`, `/tap`, `/traces`, `/log` and `/drain`.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::USER_AGENT;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,14 +25,17 @@ use tokio_util::sync::CancellationToken;
 use weft_core::admission::{Admitted, Door, Limits};
 use weft_core::breaker::State;
 use weft_core::egress::Egress;
+use weft_core::metrics::Format;
 use weft_core::network_policy::{Isolation, PeerTerm, Policy, PortTerm, Rule};
 use weft_core::wellknown::RECORDED_ALREADY;
 
+use crate::checkup;
 use crate::flows::MAX_TIME;
-use crate::identity::unix_now;
 use crate::io::Dialer;
 use crate::mesh::Target;
+use crate::metrics::scrape::scrape;
 use crate::probe::Probes;
+use crate::telemetry::tap::{self, Events, Filter};
 use crate::worker::Shared;
 
 /// Admin connections at once, so that a flood of them costs nothing else. One source has a quarter of them, and the oldest of a
@@ -58,6 +61,7 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
             connection(stream, shared.clone(), probes.clone(), drain.clone(), false)
         }));
     }
+    tokio::spawn(settle(shared.clone()));
     if let Some(path) = &shared.config.admin.admin_socket {
         let listener = owner_only(path)?;
         let (shared, drain) = (shared.clone(), drain.clone());
@@ -73,6 +77,17 @@ pub fn serve(shared: &Arc<Shared>, drain: &CancellationToken) -> anyhow::Result<
         });
     }
     Ok(())
+}
+
+/// How often what workers made and dropped is taken in, whether somebody scrapes or not.
+const SETTLE: Duration = Duration::from_secs(60);
+
+async fn settle(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(SETTLE);
+    loop {
+        tick.tick().await;
+        shared.metrics.settle();
+    }
 }
 
 /// The door of the admin port; what comes back from it ends a connection that has to give way.
@@ -137,13 +152,30 @@ async fn connection(
     owner: bool,
 ) {
     let whole = WHOLE + probes.longest();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let taps = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
         let (probe, probes) = (probe_asked(&request), probes.clone());
-        let other = answer(&request, &shared, &drain, owner);
+        let checked = owner.then(|| checkup::asked(&request)).flatten().map(|question| (question, shared.clone()));
+        let events = (owner && request.uri().path() == "/tap").then(|| tapped(&request, &shared));
+        taps.store(events.as_ref().is_some_and(|events| events.status().is_success()), Relaxed);
+        let scraped = (request.method() == Method::GET && request.uri().path() == "/metrics")
+            .then(|| (Format::of(request.headers().get(ACCEPT).and_then(|value| value.to_str().ok())), shared.clone()));
+        let other = if events.is_none() && scraped.is_none() { Some(answer(&request, &shared, &drain, owner)) } else { None };
         async move {
-            Ok::<_, Infallible>(match probe {
-                Some((name, agent)) => probed(probes.ask(&name, &agent).await),
-                None => other,
+            if let Some((format, shared)) = scraped {
+                return Ok(metrics(&shared, format, owner).await.map(Either::Left));
+            }
+            if let Some((question, shared)) = checked {
+                let answered = match checkup::answer(question, &shared).await {
+                    Ok(found) => reply(StatusCode::OK, "application/json", format!("{found:#}\n")),
+                    Err(why) => plain(StatusCode::BAD_REQUEST, &why),
+                };
+                return Ok(answered.map(Either::Left));
+            }
+            Ok::<_, Infallible>(match (events, probe, other) {
+                (Some(events), ..) => events,
+                (_, Some((name, agent)), _) => probed(probes.ask(&name, &agent).await).map(Either::Left),
+                (_, _, other) => other.unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "there is no such path")).map(Either::Left),
             })
         }
     });
@@ -153,7 +185,46 @@ async fn connection(
         .header_read_timeout(Duration::from_secs(2))
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
-    let _ = tokio::time::timeout(whole, serving).await;
+    tokio::pin!(serving);
+    // A tap lasts for as long as somebody looks.
+    if tokio::time::timeout(whole, &mut serving).await.is_err() && taps.load(Relaxed) {
+        let _ = tokio::time::timeout(LONGEST_TAP, serving).await;
+    }
+}
+
+/// A tap ends after this, and is opened anew by who wants more.
+const LONGEST_TAP: Duration = Duration::from_secs(3_600);
+
+/// The events of a new tap, or why there is none.
+fn tapped(request: &Request<Incoming>, shared: &Shared) -> Response<Either<Full<Bytes>, Events>> {
+    let refused = |status, why: &str| plain(status, why).map(Either::Left);
+    match Filter::read(request.uri().query().unwrap_or_default()) {
+        Err(why) => refused(StatusCode::BAD_REQUEST, &why),
+        Ok(filter) => match tap::open(&shared.telemetry, filter) {
+            Some(events) => {
+                // Whoever looks at requests is not seen by those who make them, but here.
+                tracing::info!(filter = request.uri().query().unwrap_or_default(), "a tap was opened");
+                Response::new(Either::Right(events))
+            }
+            None => refused(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them"),
+        },
+    }
+}
+
+/// What is logged, read or changed.
+fn log(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let filter = request.uri().query().and_then(|q| q.strip_prefix("filter="));
+    match (request.method(), filter) {
+        (&Method::GET, _) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_else(|| "fixed".to_owned())),
+        (&Method::POST, Some(filter)) => match shared.levels.set(filter) {
+            Ok(()) => {
+                tracing::info!(filter, "what is logged was changed");
+                plain(StatusCode::OK, &shared.levels.now().unwrap_or_default())
+            }
+            Err(why) => plain(StatusCode::BAD_REQUEST, &why),
+        },
+        _ => plain(StatusCode::BAD_REQUEST, "use GET /log, or POST /log?filter=FILTER"),
+    }
 }
 
 /// The name of the probe that is asked for, and whom the application will see asking: who asks here, if it is a kubelet.
@@ -179,7 +250,7 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -191,7 +262,6 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         (&Method::GET, "/ready", _) => {
             plain(StatusCode::SERVICE_UNAVAILABLE, &format!("waiting for: {}", shared.mesh.missing().join(", ")))
         }
-        (&Method::GET, "/metrics", _) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared)),
         (&Method::GET, "/config", true) => reply(StatusCode::OK, "application/json", format!("{:#}\n", config(shared))),
         (&Method::GET, "/edges", true) => {
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.metrics.edges())))
@@ -211,6 +281,11 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
             reply(StatusCode::OK, "application/json", format!("{:#}\n", json!(shared.plaintext.report())))
         }
         (&Method::GET, "/flows", true) => reply(StatusCode::OK, "application/json", format!("{}\n", flows(shared))),
+        (_, "/log", true) => log(request, shared),
+        (&Method::GET, "/traces", true) => {
+            let trace = request.uri().query().and_then(|q| q.strip_prefix("id="));
+            reply(StatusCode::OK, "application/json", format!("{}\n", json!(shared.telemetry.ring.spans(trace))))
+        }
         (&Method::POST, "/record", true) => record(shared, request.uri().query()),
         (_, "/record", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST /record?seconds=N"),
         (&Method::POST, "/drain", true) => {
@@ -219,8 +294,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, drain: &CancellationToke
         }
         (_, "/drain", true) => plain(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
         (_, _, true) => {
-            let known =
-                "/live, /ready, /metrics, /probe, /config, /edges, /denials, /plaintext, /flows, POST /record and POST /drain";
+            let known = "/live, /ready, /metrics, /probe, /config, /check, /check/path?to=IP, /held, /edges, /denials, /plaintext, /flows, /tap, /traces, /log, POST /record and POST /drain";
             plain(StatusCode::NOT_FOUND, &format!("there are {known}"))
         }
         (_, _, false) => plain(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /probe"),
@@ -271,51 +345,11 @@ fn record(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
     }
 }
 
-fn metrics(shared: &Shared) -> String {
-    let identity = shared.mesh.identity.load();
-    let left = identity.as_ref().map_or(0, |i| i.svid.info().not_after - unix_now());
-    let flag = |b: bool| f64::from(u8::from(b));
-    let mut text = shared.metrics.render(&[
-        ("weft_certificate_expiry_seconds", "Seconds until the certificate in use expires.", left as f64),
-        (
-            "weft_certificate_not_after_seconds",
-            "When the certificate in use expires, in seconds since the Unix epoch; 0 without one.",
-            identity.as_ref().map_or(0, |i| i.svid.info().not_after) as f64,
-        ),
-        (
-            "weft_certificate_anchor_not_after_seconds",
-            "When the anchor ends that the certificate in use leads to, in seconds since the Unix epoch; 0 without one.",
-            identity.as_ref().map_or(0, |i| i.anchor_ends) as f64,
-        ),
-        (
-            "weft_identities_denied",
-            "Identities and certificates that are refused though anchors vouch for them.",
-            identity.as_ref().map_or(0, |i| i.bundle.denied().len()) as f64,
-        ),
-        (
-            "weft_certificate_renewal_failing_since_seconds",
-            "Since when renewal has failed, in seconds since the Unix epoch; 0 where it does not.",
-            shared.mesh.renewal_failing_since.load(std::sync::atomic::Ordering::Relaxed) as f64,
-        ),
-        ("weft_connections_held", "Connections that are held, in and out.", shared.capacity.open() as f64),
-        ("weft_connections_limit", "Connections that may be held; more are shed.", shared.capacity.most() as f64),
-        ("weft_ready", "Whether certificate, bundle and the first policies are there.", flag(shared.mesh.is_ready())),
-        (
-            "weft_discovery_connected",
-            "Whether the discovery stream is up.",
-            flag(shared.mesh.connected.load(std::sync::atomic::Ordering::Relaxed)),
-        ),
-        ("weft_discovery_addresses", "Addresses that are subscribed to.", shared.mesh.addresses.load().len() as f64),
-    ]);
-    shared.denials.render(&mut text);
-    shared.keys.render(&mut text);
-    let name = "weft_admin_refused_total";
-    let _ =
-        writeln!(text, "# HELP {name} Admin connections that were closed because there were too many.\n# TYPE {name} counter");
-    for (reason, count) in shared.admin.counts().closed() {
-        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
-    }
-    text
+/// The metrics, in the format that is asked for. Its owner has them as they are now; of others many may ask, and often.
+async fn metrics(shared: &Arc<Shared>, format: Format, owner: bool) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(scrape(shared, format, owner).await));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response
 }
 
 /// How a breaker stands, and for how long yet, in milliseconds.

@@ -1,14 +1,14 @@
-//! `weft-sidecar ask [POST] PATH`: one question to the sidecar that runs in the same container, on its admin socket. So a command that is started beside it
+//! `weft-sidecar ask [POST|FOLLOW] PATH`: one question to the sidecar that runs in the same container, on its admin socket. So a command that is started beside it
 //! (`kubectl exec`) needs no other program there.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-const USAGE: &str = "weft-sidecar ask [POST] PATH, where WEFT_ADMIN_SOCKET names the socket";
+const USAGE: &str = "weft-sidecar ask [POST|FOLLOW] PATH, where WEFT_ADMIN_SOCKET names the socket";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -16,15 +16,49 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn main(words: &[String]) -> anyhow::Result<()> {
     let (method, path) = match words {
         [path] => ("GET", path),
-        [method, path] if method == "GET" || method == "POST" => (method.as_str(), path),
+        [method, path] if ["GET", "POST", "FOLLOW"].contains(&method.as_str()) => (method.as_str(), path),
         _ => bail!(USAGE),
     };
     if !path.starts_with('/') || path.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control()) {
         bail!("{path:?} is no path: {USAGE}");
     }
     let socket = std::env::var_os("WEFT_ADMIN_SOCKET").context(USAGE)?;
+    if method == "FOLLOW" {
+        return follow(Path::new(&socket), path);
+    }
     let body = ask(Path::new(&socket), method, path)?;
     std::io::stdout().write_all(&body)?;
+    Ok(())
+}
+
+/// A tap says that it is there every two seconds: who is silent for longer is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Passes on an answer for as long as it comes.
+fn follow(socket: &Path, path: &str) -> anyhow::Result<()> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("{} does not answer", socket.display()))?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    // In this version of HTTP a body without a length ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: sidecar\r\n\r\n")?;
+    let mut answer = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < 16 * 1024 {
+        if answer.read_until(b'\n', &mut head)? == 0 {
+            break;
+        }
+    }
+    if head.split(|b| *b == b' ').nth(1).is_none_or(|status| status != b"200") {
+        let mut why = String::new();
+        answer.take(16 * 1024).read_to_string(&mut why)?;
+        bail!("{path}: it answers: {}", why.trim());
+    }
+    let mut out = std::io::stdout().lock();
+    let mut line = Vec::new();
+    while answer.read_until(b'\n', &mut line)? > 0 {
+        out.write_all(&line)?;
+        out.flush()?;
+        line.clear();
+    }
     Ok(())
 }
 

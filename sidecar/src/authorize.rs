@@ -21,6 +21,7 @@ use crate::flows;
 use crate::http::RequestHead;
 use crate::isolation::{self, Called};
 use crate::jwt;
+use crate::metrics::Direction;
 use crate::route::Lease;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -145,6 +146,8 @@ impl Guard {
 
     /// Counts a call with its verdict, where that is asked for.
     fn recorded(&self, worker: &Worker, head: Option<&RequestHead>, verdict: Result<(), Failure>) -> Result<(), Failure> {
+        let out = self.called.is_some() || self.aim.is_some();
+        worker.metrics.decided(if out { Direction::Outbound } else { Direction::Inbound }, verdict.is_ok());
         if worker.flows.is_on() && self.called.is_none() && self.aim.is_none() {
             self.record(worker, head, verdict.as_ref().err().map(|failure| failure.reason));
         }
@@ -315,7 +318,7 @@ impl Guard {
             tracing::info!(peer, client = %self.source, port = self.port, %reference, "call refused: {failure}");
         }
         let detail = failure.detail.as_deref().unwrap_or_else(|| failure.reason.explain());
-        let answer = Answer { reference: Some(reference.0), ..failure.answer.as_deref().copied().unwrap_or_default() };
+        let answer = Answer { reference: Some(reference.0), ..failure.answer.as_deref().cloned().unwrap_or_default() };
         failure.clone().detail(format_args!("{detail}, reference {reference}")).answered(answer)
     }
 
@@ -361,16 +364,22 @@ impl Guard {
         let to = self.aim.as_ref().map(ToString::to_string);
         let call = self.call(connection.caller_text(), to.as_deref(), head);
         let denials = &worker.shared.denials;
-        denials.count(decision);
+        worker.metrics.notices(decision);
+        if worker.telemetry.is_wanted() {
+            worker.telemetry.notices(decision);
+        }
         if decision.is_allowed() {
-            if !denials.may_log() {
+            if !worker.lines.may() {
                 return Ok(());
             }
             tracing::info!(peer = call.peer, client = %call.source, port = call.port, "call {decision}");
             return Ok(());
         }
+        denials.count(decision);
         let reference = denials.add(&call, decision);
         let policy = decision.policy().map(|p| p.id.to_string());
+        let rule = decision.cause.matched().map(|m| m.rule);
+        let told = policy.as_ref().map(|policy| rule.map_or_else(|| policy.clone(), |rule| format!("{policy}#{rule}")).into());
         if denials.may_log() {
             tracing::info!(peer = call.peer, client = %call.source, port = call.port, %reference, policy, "call {decision}");
         }
@@ -379,6 +388,7 @@ impl Guard {
             http: challenge.map(|_| UNAUTHORIZED),
             grpc: challenge.map(|_| UNAUTHENTICATED),
             reference: Some(reference.0),
+            policy: told,
             challenge: challenge.map(Challenge::as_str),
             ..Answer::default()
         };
@@ -434,5 +444,7 @@ pub async fn bytes_revoked(worker: &Worker, guarded: Option<(&Guard, u64)>) {
     let Some((guard, seen)) = guarded else { return std::future::pending().await };
     let failure = guard.revoked(worker, None, seen).await;
     worker.metrics.refused(failure.reason);
-    tracing::info!(client = %guard.source, port = guard.port, "connection ended, for the policy has changed: {failure}");
+    if worker.lines.may() {
+        tracing::info!(client = %guard.source, port = guard.port, "connection ended, for the policy has changed: {failure}");
+    }
 }

@@ -22,6 +22,8 @@ pub struct Config {
     pub admin: AdminConfig,
     #[command(flatten)]
     pub workload: WorkloadConfig,
+    #[command(flatten)]
+    pub telemetry: crate::telemetry::TelemetryConfig,
 
     /// Worker threads; 0 follows the cgroup's CPU quota, at most one per core
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 0)]
@@ -30,6 +32,10 @@ pub struct Config {
     /// Connections that are held at once, in and out; 0 is as many as the limit of open files allows, each taking two
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_connections: usize,
+
+    /// Sets of labels that a worker keeps apart in metrics; what comes later is counted together
+    #[arg(long, env = "WEFT_METRICS_SERIES", value_name = "N", default_value_t = 2_000)]
+    pub metrics_series: usize,
 
     /// What is logged (tracing filter), to standard error
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]

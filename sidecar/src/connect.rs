@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use crate::egress::outside::{self, Outside};
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
 use crate::isolation::{self, Called};
+use crate::metrics::WorkerMetrics;
+use crate::metrics::slots::{HandshakeKey, Held, PoolSlots};
 use crate::standing::Place;
-use crate::stream::{Shared, Stream, as_tls_error};
+use crate::stream::{Shared, Stream, as_tls_error, handshake_fault};
 use crate::worker::Worker;
 
 /// Where to, and how.
@@ -100,6 +103,8 @@ pub struct Http1 {
     pub writer: Writer,
     key: Key,
     since: Instant,
+    /// It is counted for as long as it is there.
+    _counted: Held,
 }
 
 /// One exchange with an endpoint.
@@ -201,8 +206,9 @@ impl Pools {
         }
     }
 
-    /// Drops what idles for longer than `idle`, was made under another generation of the identity, or for an external service that is not in force any more.
-    pub fn sweep(&self, generation: u64, egress: Option<&Table>, idle: Duration) {
+    /// Drops what idles for longer than `idle`, was made under another generation of the identity, or for an external service that is not in force any more;
+    /// tells what is left.
+    pub fn sweep(&self, generation: u64, egress: Option<&Table>, idle: Duration, told: &PoolSlots) {
         let now = Instant::now();
         let current = |key: &Key| match &*key.destination {
             Destination::Mesh { .. } => key.generation == generation,
@@ -217,6 +223,33 @@ impl Pools {
             list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() > idle));
             !list.is_empty()
         });
+        let (http1, http2) = (self.http1.borrow(), self.http2.borrow());
+        told.http1_idle.store(http1.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
+        told.http2.store(http2.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
+        told.http2_idle.store(http2.values().flatten().filter(|s| s.in_flight() == 0).count() as u64, Relaxed);
+    }
+}
+
+/// A handshake that is under way; one that is given up took too long.
+pub struct Handshaking<'a> {
+    metrics: &'a WorkerMetrics,
+    began: Instant,
+}
+
+impl<'a> Handshaking<'a> {
+    pub fn begin(metrics: &'a WorkerMetrics) -> Self {
+        Self { metrics, began: Instant::now() }
+    }
+
+    pub fn ends(self, error: &'static str, tls: (&'static str, &'static str)) {
+        self.metrics.handshake(HandshakeKey { is_client: true, tls, error }, self.began.elapsed());
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Handshaking<'_> {
+    fn drop(&mut self) {
+        self.metrics.handshake(HandshakeKey { is_client: true, tls: ("", ""), error: "timeout" }, self.began.elapsed());
     }
 }
 
@@ -239,7 +272,7 @@ impl Worker {
         if let Some(connection) = self.pools.take_http1(&key) {
             return Ok((Exchange::Http1(connection), true));
         }
-        let _waiting = waits()?;
+        let _waiting = (waits()?, self.metrics.waits());
         let stream = self.open(to, MeshProtocol::Http1).await?;
         let stream = Rc::new(stream);
         let connection = Http1 {
@@ -248,6 +281,7 @@ impl Worker {
             stream,
             key,
             since: Instant::now(),
+            _counted: self.metrics.pooled(),
         };
         Ok((Exchange::Http1(Box::new(connection)), false))
     }
@@ -263,7 +297,7 @@ impl Worker {
         if let Some(sender) = self.pools.http2_with_room(&key) {
             return Ok((Exchange::Http2(sender), true));
         }
-        let _waiting = waits()?;
+        let _waiting = (waits()?, self.metrics.waits());
         let opens = loop {
             if let Some(sender) = self.pools.http2_with_room(&key) {
                 return Ok((Exchange::Http2(sender), true));
@@ -339,8 +373,15 @@ impl Worker {
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
         let config = self.client_config(identity, protocol)?;
         let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;
-        let stream = stream.connect_tls(config, name).await.map_err(|e| tls_failure(&e, address))?;
-        self.metrics.handshake();
+        let told = Handshaking::begin(&self.metrics);
+        let stream = match stream.connect_tls(config, name).await {
+            Ok(stream) => stream,
+            Err(e) => {
+                told.ends(handshake_fault(&e), ("", ""));
+                return Err(tls_failure(&e, address));
+            }
+        };
+        told.ends("", stream.tls_names());
         // Without this the peer would read our first byte as something else.
         let facts = stream.tls_facts();
         if let Some(leaf) = facts.as_ref().and_then(|f| LeafInfo::read(f.peer.as_ref()?).ok())

@@ -3,13 +3,14 @@
 //! A caller is told a reference and nothing else: it is drawn at random and says nothing of the policy.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
 use weft_core::failure::{Failure, Reason};
+use weft_core::metrics::{Family, Labels, Text, table};
 use weft_core::network_policy;
 
 use crate::identity::{random, unix_now};
@@ -78,6 +79,9 @@ pub struct Record {
     pub text: String,
     /// What would have allowed it.
     pub remedy: Option<String>,
+    /// Its place among all that were ever kept, from 1.
+    #[serde(skip)]
+    pub place: u64,
 }
 
 impl Record {
@@ -102,26 +106,30 @@ impl Record {
             clause: None,
             text,
             remedy: None,
+            place: 0,
         }
     }
 }
 
-/// A policy, and what became of a call because of it.
-type CountKey = (String, &'static str);
+/// A policy, the place of its rule where one decided, and why it denied a call.
+type CountKey = (String, Option<u32>, &'static str);
 
 #[derive(Default)]
 struct Kept {
     records: VecDeque<Record>,
+    /// How many were ever kept.
+    ever: u64,
     /// How many of them are of each source.
     sources: BTreeMap<IpAddr, usize>,
     /// The second in which lines were written last, how many, and how many were not since.
     lines: (i64, u32, u64),
     denied: BTreeMap<CountKey, u64>,
-    told: BTreeMap<CountKey, u64>,
 }
 
 impl Kept {
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, mut record: Record) {
+        self.ever += 1;
+        record.place = self.ever;
         let of = self.sources.entry(record.source).or_default();
         *of += 1;
         let own = *of > OF_ONE_SOURCE;
@@ -164,14 +172,14 @@ impl Denials {
 
     /// Keeps a call out of the mesh that no policy has denied, but the default of egress; gives what its caller is told.
     pub fn add_egress(&self, call: &Call<'_>, text: String, remedy: String) -> Reference {
-        add(&mut self.kept().denied, "none".to_owned(), "egress");
+        add(&mut self.kept().denied, ("none".to_owned(), None, "egress"));
         self.keep(Record { remedy: Some(remedy), ..Record::new(call, "egress", text) })
     }
 
     /// Keeps a call that was refused before any policy about who calls what was asked, and counts it; `called` is where a call of the pod's own went to.
     pub fn add_refused(&self, call: &Call<'_>, called: Option<SocketAddr>, failure: &Failure) -> Reference {
         let (reason, cause) = (failure.reason, failure.reason.as_str());
-        add(&mut self.kept().denied, "none".to_owned(), cause);
+        add(&mut self.kept().denied, ("none".to_owned(), None, cause));
         let why = failure.detail.as_deref().unwrap_or_else(|| reason.explain());
         let verdict = if reason == Reason::NotReady { "not ready" } else { "denied" };
         self.keep(Record {
@@ -198,7 +206,7 @@ impl Denials {
         denied: &network_policy::Denied,
     ) -> Reference {
         let policy = denied.policy().map(ToString::to_string);
-        add(&mut self.kept().denied, policy.clone().unwrap_or_else(|| "none".to_owned()), "network-policy");
+        add(&mut self.kept().denied, (policy.clone().unwrap_or_else(|| "none".to_owned()), None, "network-policy"));
         self.keep(Record {
             called: called.map(|address| address.to_string()),
             policy,
@@ -230,20 +238,13 @@ impl Denials {
         may
     }
 
-    /// Counts what was decided: the denial, AUDIT policies that match, and what dry runs would have done.
+    /// Counts a denial. What AUDIT policies and dry runs have to say is counted by each worker (`WorkerMetrics::notices`).
     pub fn count(&self, decision: &Decision) {
         let mut kept = self.kept();
         if !decision.is_allowed() {
             let policy = decision.policy().map_or_else(|| "none".to_owned(), |p| p.id.to_string());
-            add(&mut kept.denied, policy, decision.cause.as_str());
-        }
-        for audited in &decision.audited {
-            add(&mut kept.told, audited.policy.id.to_string(), "audit");
-        }
-        if let Some(dry) = &decision.dry_run {
-            let policy = dry.1.matched().map_or_else(|| "none".to_owned(), |m| m.policy.id.to_string());
-            let what = if decision.is_allowed() { "would-deny" } else { "would-allow" };
-            add(&mut kept.told, policy, what);
+            let rule = decision.cause.matched().map(|m| m.rule as u32);
+            add(&mut kept.denied, (policy, rule, decision.cause.as_str()));
         }
     }
 
@@ -252,24 +253,31 @@ impl Denials {
         self.kept().records.iter().rev().cloned().collect()
     }
 
+    /// The newest of those that came after the first `before` ones, `most` at most, the oldest of them first; and how many came altogether.
+    pub fn after(&self, before: u64, most: usize) -> (Vec<Record>, u64) {
+        let kept = self.kept();
+        let mut found: Vec<_> = kept.records.iter().rev().take_while(|r| r.place > before).take(most).cloned().collect();
+        found.reverse();
+        (found, kept.ever)
+    }
+
     /// The one of a reference, in any case.
     pub fn of(&self, reference: &str) -> Option<Record> {
         self.kept().records.iter().rev().find(|r| r.reference.eq_ignore_ascii_case(reference)).cloned()
     }
 
-    /// The Prometheus text format.
-    pub fn render(&self, out: &mut String) {
+    /// As metrics have them.
+    pub fn family(&self) -> Family {
         let kept = self.kept();
-        let denied = "Calls that authorization denied, by policy and cause.";
-        let told = "Calls that an AUDIT policy matches, or that policies in dry run would treat otherwise.";
-        for (name, help, label, counts) in
-            [("weft_denials_total", denied, "cause", &kept.denied), ("weft_policy_notices_total", told, "notice", &kept.told)]
-        {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
-            for ((policy, what), count) in counts {
-                let _ = writeln!(out, "{name}{{policy=\"{policy}\",{label}=\"{what}\"}} {count}");
+        let mut family = Family::new(&table::DENIALS);
+        for ((policy, rule, what), count) in &kept.denied {
+            let mut labels = Labels::new().and(table::POLICY, policy.clone()).and(table::REASON, *what);
+            if let Some(rule) = rule {
+                labels.add(table::RULE, Text::Number(*rule));
             }
+            family.counts(labels, *count);
         }
+        family
     }
 }
 
@@ -291,10 +299,10 @@ fn remedy(reason: Reason, call: &Call<'_>) -> Option<&'static str> {
     })
 }
 
-fn add(counts: &mut BTreeMap<CountKey, u64>, policy: String, what: &'static str) {
-    let key = (policy, what);
+fn add(counts: &mut BTreeMap<CountKey, u64>, key: CountKey) {
+    let what = key.2;
     let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
-    *counts.entry(if room { key } else { ("other".to_owned(), what) }).or_default() += 1;
+    *counts.entry(if room { key } else { ("other".to_owned(), None, what) }).or_default() += 1;
 }
 
 #[cfg(test)]
@@ -302,6 +310,8 @@ mod tests {
     use std::sync::Arc;
 
     use weft_core::authorization::{Authorization, Compiled, Connection, Judge, Posture};
+
+    use weft_core::metrics::Value;
 
     use super::*;
 
@@ -317,9 +327,8 @@ mod tests {
         let early =
             denials.of(&denials.add_refused(&call, None, &Failure::mesh(Reason::NotReady)).to_string()).expect("it is kept");
         assert_eq!((&*early.verdict, early.remedy.is_some()), ("not ready", true));
-        let mut text = String::new();
-        denials.render(&mut text);
-        assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"mtls-required\"} 1"), "{text}");
+        let labels = Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "mtls-required");
+        assert!(denials.family().points.iter().any(|point| point.labels == labels));
     }
 
     #[test]
@@ -345,9 +354,8 @@ mod tests {
         let last = denials.add(&call, &decision);
         assert_eq!(denials.all()[0].reference, last.to_string());
         denials.count(&decision);
-        let mut text = String::new();
-        denials.render(&mut text);
-        assert!(text.contains("weft_denials_total{policy=\"none\",cause=\"default\"} 1"), "{text}");
+        let denied = denials.family();
+        assert_eq!(denied.points[0].labels, Labels::new().and(table::POLICY, "none".to_owned()).and(table::REASON, "default"));
     }
 
     /// Whoever may write policies cannot make a sidecar keep, and a collector take, ever more.
@@ -356,19 +364,22 @@ mod tests {
         let denials = Denials::default();
         let more = 70;
         for n in 0..MOST_COUNTS + more {
-            add(&mut denials.kept().denied, format!("shop/policy-{n}"), "denied");
+            add(&mut denials.kept().denied, (format!("shop/policy-{n}"), None, "denied"));
         }
-        add(&mut denials.kept().denied, "shop/policy-0".to_owned(), "denied");
-        add(&mut denials.kept().denied, "shop/one-more".to_owned(), "default");
-        let mut text = String::new();
-        denials.render(&mut text);
-        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("weft_denials_total{")).collect();
+        add(&mut denials.kept().denied, ("shop/policy-0".to_owned(), None, "denied"));
+        add(&mut denials.kept().denied, ("shop/one-more".to_owned(), None, "default"));
+        let denied = denials.family();
+        let of = |policy: &str, cause: &'static str| {
+            let labels = Labels::new().and(table::POLICY, policy.to_owned()).and(table::REASON, cause);
+            denied.points.iter().find(|point| point.labels == labels).map(|point| point.value.clone())
+        };
         // Those, and `other` for each cause: there are a few.
-        assert_eq!(lines.len(), MOST_COUNTS + 2);
-        assert!(lines.contains(&"weft_denials_total{policy=\"shop/policy-0\",cause=\"denied\"} 2"), "what is there counts on");
-        assert!(lines.contains(&format!("weft_denials_total{{policy=\"other\",cause=\"denied\"}} {more}").as_str()));
-        assert!(lines.contains(&"weft_denials_total{policy=\"other\",cause=\"default\"} 1"));
-        let sum: u64 = lines.iter().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+        assert_eq!(denied.points.len(), MOST_COUNTS + 2);
+        assert_eq!(of("shop/policy-0", "denied"), Some(Value::Count(2)), "what is there counts on");
+        assert_eq!(of("other", "denied"), Some(Value::Count(more as u64)));
+        assert_eq!(of("other", "default"), Some(Value::Count(1)));
+        let sum: u64 =
+            denied.points.iter().filter_map(|point| if let Value::Count(n) = point.value { Some(n) } else { None }).sum();
         assert_eq!(sum, (MOST_COUNTS + more + 2) as u64);
     }
 }

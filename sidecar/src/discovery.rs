@@ -28,8 +28,10 @@ use crate::control::{self, Trust};
 use crate::identity::{Current, Trusted, describe, random, serving};
 use crate::isolation::{self, Egress};
 use crate::mesh::{Address, Identity, Lookup, Mesh, Target};
+use crate::report::Reports;
 use crate::service::{Facts, ServiceState, ServiceView};
 use crate::standing::Health;
+use crate::worker::Shared;
 
 /// An address that nobody dialled for this long is unsubscribed from.
 const IDLE: Duration = Duration::from_secs(300);
@@ -92,6 +94,8 @@ pub struct Discovery {
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Target>>>,
     /// The control plane did not know a name that was held: an older replica. Only names that every version knows are told to it.
     plain_names: bool,
+    /// Where it is known what the workers do, for those who ask by the control plane.
+    shared: Option<Arc<Shared>>,
 }
 
 /// What the control plane has of a service: it is not dialled before this is held, too.
@@ -127,8 +131,15 @@ impl Discovery {
             kinds: HashMap::new(),
             waiting: HashMap::new(),
             plain_names: false,
+            shared: None,
         };
         (discovery, watched)
+    }
+
+    /// Has it tell of traffic, while it is asked to.
+    #[must_use]
+    pub fn telling(self, shared: &Arc<Shared>) -> Self {
+        Self { shared: Some(shared.clone()), ..self }
     }
 
     /// What is held now, to be kept.
@@ -225,11 +236,14 @@ impl Discovery {
             .map_err(|s| anyhow::Error::new(s.clone()).context(format!("the control plane refused: {}", describe(&s))))?
             .into_inner();
         self.mesh.connected.store(true, Relaxed);
+        self.mesh.heard.streams.fetch_add(1, Relaxed);
+        self.mesh.heard.note(self.mesh.now());
         let began = Instant::now();
         let mut silence = Duration::from_secs(30);
         let mut doubts = 0;
         let (mut answered, mut in_use) = (0, current.clone());
         let mut idle = tokio::time::interval(Duration::from_secs(5));
+        let mut reports = Reports::new(self.shared.clone());
         let deadline = tokio::time::sleep(silence);
         tokio::pin!(deadline);
         loop {
@@ -258,10 +272,12 @@ impl Discovery {
                         return Ok(());
                     };
                     deadline.as_mut().reset(Instant::now() + silence);
+                    self.mesh.heard.note(self.mesh.now());
                     match message.message {
                         Some(Response::Update(update)) => {
                             answered = update.nonce;
                             let (ack, resync) = self.update(update, &in_use);
+                            self.mesh.heard.rejected.fetch_add(ack.rejected.len() as u64, Relaxed);
                             send(Request::Ack(ack))?;
                             if resync {
                                 send(self.hello(&in_use))?;
@@ -269,6 +285,7 @@ impl Discovery {
                             saver.send_replace(self.held());
                         }
                         Some(Response::Heartbeat(beat)) => {
+                            self.mesh.heard.compare(beat.now_millis);
                             silence = Duration::from_millis(u64::from(beat.interval_millis).clamp(100, 300_000) * 3);
                             deadline.as_mut().reset(Instant::now() + silence);
                             doubts = if beat.set_hash == self.set_hash() { 0 } else { doubts + 1 };
@@ -279,6 +296,7 @@ impl Discovery {
                                 send(self.hello(&in_use))?;
                             }
                         }
+                        Some(Response::TelemetryWanted(wanted)) => reports.are_wanted(&wanted),
                         None => {}
                     }
                 }
@@ -305,7 +323,14 @@ impl Discovery {
                 _ = idle.tick() => {
                     let names = self.expire();
                     if !names.is_empty() {
+                        saver.send_replace(self.held());
                         send(Request::Unsubscribe(v1::Unsubscribe { names }))?;
+                    }
+                }
+                () = reports.due() => {
+                    // Where it does not get away, the next one says it as well.
+                    if tx.capacity() > tx.max_capacity() / 2 && let Some(report) = reports.report() {
+                        send(Request::Report(report))?;
                     }
                 }
                 () = &mut deadline => anyhow::bail!("nothing was heard for {silence:?}"),

@@ -218,8 +218,14 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, dialled: SocketAddr, aim: A
     };
     match opened {
         Ok(upstream) => {
-            let key =
-                EdgeKey { direction: Direction::Outbound, peer: "external".into(), target: name, protocol: "tcp", tls: ("", "") };
+            let key = EdgeKey {
+                direction: Direction::Outbound,
+                port: dialled.port(),
+                protocol: "tcp",
+                target: name,
+                peer: "external".into(),
+                tls: ("", ""),
+            };
             Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((&guard, generation)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(dialled), &failure),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
@@ -20,10 +21,11 @@ use crate::http::caller::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
 use crate::isolation;
-use crate::metrics::Direction;
+use crate::metrics::slots::HandshakeKey;
+use crate::metrics::{Direction, Heard};
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
-use crate::stream::{Stream, as_tls_error};
+use crate::stream::{Stream, as_tls_error, handshake_fault};
 use crate::worker::Worker;
 
 /// How long a caller may be silent before it is taken for one that waits for the server to speak. A mesh peer speaks first, but
@@ -78,6 +80,7 @@ fn may_dial(worker: &Worker, destination: SocketAddr) -> Result<(), Failure> {
 }
 
 async fn classified(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {
+    worker.metrics.detected(Direction::Inbound, (&first.what).into());
     match &first.what {
         Detection::Tls(hello) if hello.is_weft() => {
             stream.unread(first.bytes.freeze());
@@ -98,21 +101,31 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::NotReady));
     };
     let patience = worker.shared.config.timeouts.handshake;
+    let began = Instant::now();
+    let told =
+        |error: &'static str, tls| worker.metrics.handshake(HandshakeKey { is_client: false, tls, error }, began.elapsed());
     let handshake = tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone())));
     let stream = match serve::unless_closing(worker, handshake).await {
         None => return,
         Some(Ok(Ok(stream))) => stream,
         Some(Ok(Err(e))) => {
             let why = as_tls_error(&e).and_then(verify_error).map_or_else(|| e.to_string(), ToString::to_string);
-            tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
+            if worker.lines.may() {
+                tracing::info!(%client, to = %destination, "mesh peer refused: {why}");
+            }
             let is_denied = matches!(as_tls_error(&e).and_then(verify_error), Some(VerifyError::Denied { .. }));
+            told(handshake_fault(&e), ("", ""));
             return worker.metrics.refused(if is_denied { Reason::Denied } else { Reason::UpstreamTls });
         }
         Some(Err(_)) => {
-            tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
+            told("timeout", ("", ""));
+            if worker.lines.may() {
+                tracing::info!(%client, to = %destination, "mesh peer refused: the handshake took longer than {patience:?}");
+            }
             return worker.metrics.refused(Reason::RequestTimeout);
         }
     };
+    told("", stream.tls_names());
     let facts = stream.tls_facts();
     let protocol = facts.as_ref().and_then(|f| f.alpn.as_deref()).and_then(MeshProtocol::from_alpn);
     let leaf = facts.and_then(|f| f.peer).and_then(|der| LeafInfo::read(&der).ok());
@@ -129,10 +142,10 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let stream = Rc::new(stream);
     let served = async {
         let tls = stream.tls_names();
-        let http = |guard| Http {
-            route: app(destination),
-            caller: HttpCaller::inbound(Some(&leaf.id), client.ip(), tls, guard),
-            dialled: None,
+        let http = |guard| {
+            let route = app(destination);
+            let caller = HttpCaller::inbound(Some(&leaf.id), client.ip(), tls, guard).counted(worker, &route, protocol);
+            Http { route, caller, dialled: None }
         };
         let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), client.ip()).of_pod(leaf.pod.clone());
         if guard.is_new(worker) {
@@ -161,8 +174,10 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
     note(worker, &stream, destination.port());
     match first.what {
         Detection::Http1 | Detection::Http2 => {
-            let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""), guard);
-            let http = Http { route: app(destination), caller, dialled: None };
+            let route = app(destination);
+            let version = if first.what == Detection::Http2 { MeshProtocol::Http2 } else { MeshProtocol::Http1 };
+            let caller = HttpCaller::inbound(None, stream.peer().ip(), ("", ""), guard).counted(worker, &route, version);
+            let http = Http { route, caller, dialled: None };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {
                 Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
@@ -249,8 +264,14 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     };
     let race = serve::unless_closing(worker, detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port))));
     match while_allowed(worker, (&guard, generation), [&stream, &upstream], race).await.flatten() {
-        Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
-        Some(Spoke::Client(Ok(first))) if first.what == Detection::Opaque => stream.unread(first.bytes.freeze()),
+        Some(Spoke::Server { greeted }) => {
+            worker.metrics.detected(Direction::Inbound, if greeted { Heard::ServerFirst } else { Heard::Silent });
+        }
+        Some(Spoke::UpstreamFailed) => worker.metrics.detected(Direction::Inbound, Heard::Silent),
+        Some(Spoke::Client(Ok(first))) if first.what == Detection::Opaque => {
+            worker.metrics.detected(Direction::Inbound, Heard::Opaque);
+            stream.unread(first.bytes.freeze());
+        }
         // What it is, and who, is known only now.
         Some(Spoke::Client(Ok(first))) => {
             drop((upstream, lease));

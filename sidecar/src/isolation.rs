@@ -149,7 +149,8 @@ fn tell(worker: &Worker, call: &Call<'_>, called: Option<SocketAddr>, text: &str
     if denials.may_log() {
         tracing::info!(peer = call.peer, client = %call.source, port = call.port, %reference, "call denied: {text}");
     }
-    let answer = Answer { reference: Some(reference.0), ..Answer::default() };
+    let policy = denied.policy().map(|policy| policy.to_string().into());
+    let answer = Answer { reference: Some(reference.0), policy, ..Answer::default() };
     Failure::mesh(Reason::NetworkPolicy).detail(format_args!("reference {reference}")).answered(answer)
 }
 

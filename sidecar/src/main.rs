@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,14 +10,21 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 use weft_proto::v1;
 use weft_sidecar::config::Config;
 use weft_sidecar::discovery::Discovery;
 use weft_sidecar::identity::{Current, Keeper, random};
+use weft_sidecar::levels::Levels;
 use weft_sidecar::mesh::Mesh;
+use weft_sidecar::otlp::Env;
+use weft_sidecar::outlet::Outlet;
 use weft_sidecar::saved::Store;
+use weft_sidecar::telemetry::thread::{self, Plan};
 use weft_sidecar::worker::{Listeners, Shared, Worker};
-use weft_sidecar::{admin, ask, worker, workload};
+use weft_sidecar::{admin, ask, metrics, worker, workload};
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,30 +32,46 @@ fn main() -> anyhow::Result<()> {
         return ask::main(rest);
     }
     let config = Config::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let (filter, levels) = reload::Layer::new(EnvFilter::try_new(&config.log).context("--log")?);
+    // Workers write it, and none of them may wait for whoever reads it.
+    let outlet = Outlet::new("weft-log", LOG_WAITS, true, std::io::stderr()).context("cannot start the log's thread")?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(outlet.clone()).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     weft_sidecar::limits::raise_open_files();
     if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
     }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(run(config))
+    let outcome = control.block_on(run(config, Levels::new(levels, Some(outlet.clone()))));
+    // A thread that looks a name up cannot be ended, and holds up nothing.
+    control.shutdown_background();
+    outlet.close(LAST);
+    outcome
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+/// Bytes of the log that may wait for whoever reads standard error.
+const LOG_WAITS: usize = 1024 * 1024;
+/// How long the last lines of the log may take.
+const LAST: Duration = Duration::from_secs(1);
+
+async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();
-    let shared = Arc::new(Shared::new(config.clone(), mesh.clone()));
+    let (plan, telemetry) = Plan::read(Env::of_process(), &config.telemetry, config.net.mark);
+    let shared = Arc::new(Shared { levels, ..Shared::telling(config.clone(), mesh.clone(), telemetry) });
+    let (told_all, telling) = (CancellationToken::new(), shared.clone());
+    let telling = thread::start(telling, plan, told_all.clone())?;
     let workers = start_workers(&shared)?;
     weft_sidecar::dns::serve(&shared)?;
     let asked_to_drain = CancellationToken::new();
     admin::serve(&shared, &asked_to_drain)?;
+    let pushing = metrics::push::begin(&shared, &Env::of_process(), told_all.clone());
 
     let (mut keeper, identity) = Keeper::new(config.clone(), mesh.clone());
-    let (mut discovery, trust) = Discovery::new(config.clone(), mesh.clone());
+    let (discovery, trust) = Discovery::new(config.clone(), mesh.clone());
+    let mut discovery = discovery.telling(&shared);
     let (saver, to_save) = watch::channel(Vec::new());
+    // It is set once, here.
+    let _ = mesh.holding.set(to_save.clone());
     if let Some(dir) = &config.identity.state {
         let store = Store::open(dir)?;
         mesh.saved.send_replace(0);
@@ -83,6 +107,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = discovering => tracing::error!("the discovery task ended: a fault in weft"),
     }
     drain(&shared, workers).await;
+    told_all.cancel();
+    // Both end in a few seconds, whatever a collector does.
+    let _ = tokio::task::spawn_blocking(|| (telling.join(), pushing.map(JoinHandle::join))).await;
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -156,5 +184,4 @@ async fn drain(shared: &Shared, mut running: watch::Receiver<usize>) {
         shared.cut.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), running.wait_for(|n| *n == 0)).await;
     }
-    tracing::info!("stopped");
 }

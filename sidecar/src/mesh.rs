@@ -23,9 +23,11 @@ use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
 use weft_core::protocol::{AppProtocol, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
+use weft_proto::v1;
 use weft_tls::{ClientVerifier, Svid, TrustBundle};
 
 use crate::authorize;
+use crate::checkup::Heard;
 use crate::jwt::Issuers;
 use crate::rates::Rates;
 use crate::service::{EndpointState, ServiceState};
@@ -198,6 +200,10 @@ pub struct Mesh {
     pub saved: watch::Sender<u64>,
     /// Whether a discovery stream is up.
     pub connected: AtomicBool,
+    /// When the control plane was heard last, and what its clock said.
+    pub heard: Heard,
+    /// What is held, for who asks whether it is what the control plane has.
+    pub holding: OnceLock<watch::Receiver<Vec<Arc<v1::Resource>>>>,
     /// What the application is given.
     pub handing: Handing,
     lookups: mpsc::Sender<Lookup>,
@@ -225,6 +231,8 @@ impl Mesh {
             renewal_failing_since: AtomicI64::new(0),
             saved: watch::Sender::new(u64::MAX),
             connected: AtomicBool::new(false),
+            heard: Heard::default(),
+            holding: OnceLock::new(),
             handing: Handing::default(),
             lookups,
             started: Instant::now(),

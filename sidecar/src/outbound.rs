@@ -16,7 +16,7 @@ use crate::egress::{self, Aim};
 use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::isolation::{self, Called};
-use crate::metrics::{Direction, EdgeKey};
+use crate::metrics::{Direction, EdgeKey, Heard};
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
 use crate::stream::Stream;
@@ -38,7 +38,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let target = match worker.mesh().resolve(destination.ip()).await {
         Ok(target) => target,
         Err(failure) => {
-            tracing::info!(to = %destination, "refused: {failure}");
+            if worker.lines.may() {
+                tracing::info!(to = %destination, "refused: {failure}");
+            }
             let route = Route::Refuse { failure, name: destination.to_string().into() };
             return answer_refusal(&worker, stream, destination, route).await;
         }
@@ -52,9 +54,13 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
         };
     };
     match protocol {
-        AppProtocol::Opaque => bytes(&worker, &stream, &route, destination, Opening::Bytes).await,
+        AppProtocol::Opaque => {
+            worker.metrics.detected(Direction::Outbound, Heard::Declared);
+            bytes(&worker, &stream, &route, destination, Opening::Bytes).await;
+        }
         AppProtocol::Http | AppProtocol::Http2 => match first_request(&worker, &stream).await {
             Ok(first) if matches!(first.what, Detection::Http1 | Detection::Http2) => {
+                worker.metrics.detected(Direction::Outbound, (&first.what).into());
                 http(&worker, stream, first, route, destination).await;
             }
             Ok(first) if first.bytes.is_empty() => {}
@@ -82,6 +88,7 @@ async fn first_request(worker: &Worker, stream: &Stream) -> Result<FirstBytes, N
 }
 
 async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
+    worker.metrics.detected(Direction::Outbound, (&first.what).into());
     match first.what {
         Detection::Http1 | Detection::Http2 => http(worker, stream, first, route, destination).await,
         Detection::Tls(hello) => {
@@ -126,6 +133,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
     let first = match detect::race(&stream, &upstream, hearing).await {
         Spoke::Server { greeted } => {
+            worker.metrics.detected(Direction::Outbound, if greeted { Heard::ServerFirst } else { Heard::Silent });
             if greeted {
                 worker.server_first.borrow_mut().learn(destination);
             }
@@ -145,13 +153,16 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     };
     if let Some(first) = first {
         worker.server_first.borrow_mut().forget(destination);
+        // What is looked at again is counted there.
+        let again = matches!(&first.what, Detection::Tls(hello) if serve::has_tls_routes(&route, hello.server_name.as_deref()));
+        if !again {
+            worker.metrics.detected(Direction::Outbound, (&first.what).into());
+        }
         if matches!(first.what, Detection::Http1 | Detection::Http2) {
             drop((upstream, lease));
             return http(worker, stream, first, route, destination).await;
         }
-        if let Detection::Tls(hello) = &first.what
-            && serve::has_tls_routes(&route, hello.server_name.as_deref())
-        {
+        if again {
             // The one that is open may be the wrong one.
             drop((upstream, lease));
             return Box::pin(detected(worker, stream, first, route, destination)).await;
@@ -178,9 +189,10 @@ pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: Soc
         Ok(upstream) => {
             let key = EdgeKey {
                 direction: Direction::Outbound,
-                peer: "plaintext".into(),
-                target: "unknown".into(),
+                port: destination.port(),
                 protocol: "tcp",
+                target: "unknown".into(),
+                peer: "plaintext".into(),
                 tls: ("", ""),
             };
             // The pod's own name servers are asked whatever is closed.

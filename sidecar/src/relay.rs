@@ -1,6 +1,5 @@
 //! Bytes both ways: half-close kept, truncation kept a truncation, bounded memory whatever the peers do.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
@@ -12,18 +11,18 @@ use crate::pool::Buffers;
 use crate::stream::Stream;
 
 /// Relays until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
-/// count bytes from `a` to `b` and back.
+/// are told of bytes from `a` to `b` and back.
 pub async fn relay(
     a: &Stream,
     b: &Stream,
     buffers: &Buffers,
     stall: Duration,
-    sent: &Cell<u64>,
-    received: &Cell<u64>,
+    sent: impl Fn(u64),
+    received: impl Fn(u64),
 ) -> io::Result<()> {
     let outcome = {
-        let mut there = std::pin::pin!(copy(a, b, buffers, stall, sent));
-        let mut back = std::pin::pin!(copy(b, a, buffers, stall, received));
+        let mut there = std::pin::pin!(copy(a, b, buffers, stall, &sent));
+        let mut back = std::pin::pin!(copy(b, a, buffers, stall, &received));
         let (mut there_done, mut back_done) = (false, false);
         poll_fn(|cx| {
             if !there_done && let Poll::Ready(r) = there.as_mut().poll(cx) {
@@ -45,7 +44,7 @@ pub async fn relay(
     outcome
 }
 
-async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, count: &Cell<u64>) -> io::Result<()> {
+async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, count: &impl Fn(u64)) -> io::Result<()> {
     loop {
         // No buffer is held while there is nothing to read.
         from.readable().await?;
@@ -65,7 +64,7 @@ async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, co
                 }
                 Some(n) => {
                     to.write_all(&buffer[..n], stall).await?;
-                    count.set(count.get() + n as u64);
+                    count(n as u64);
                 }
             }
         }

@@ -174,7 +174,7 @@ impl Lease {
             None => health.breaker.outcome(now, outlier, outcome, random),
         };
         if let Some(event) = event {
-            self.worker.metrics.ejection(&event);
+            self.worker.metrics.ejection(&self.peer, &event);
             match event {
                 Event::Ejected { lasts, why } => {
                     tracing::warn!(peer = %self.destination.address(), ?why, "endpoint ejected for {lasts:?}");

@@ -27,6 +27,7 @@ use crate::relay::relay;
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
 use crate::stream::{Shared, Stream};
+use crate::telemetry;
 use crate::worker::Worker;
 
 /// Where the requests of a connection go.
@@ -100,7 +101,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
-            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None };
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None, note: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
@@ -164,8 +165,11 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
         return;
     }
     worker.metrics.refused(failure.reason);
-    tracing::info!(client = %http.caller.address, "request refused: {failure}");
-    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None };
+    if worker.lines.may() {
+        tracing::info!(client = %http.caller.address, "request refused: {failure}");
+    }
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
+    sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
     let _ = sink.refuse(failure, false).await;
 }
 
@@ -193,6 +197,7 @@ async fn linger(stream: &Stream) {
 /// Bytes both ways, for as long as the request that opened the tunnel would be let in, and no longer than the policy allows silence.
 async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>, asked: Option<(&Asked, &Guard)>) {
     let count = std::cell::Cell::new(0);
+    let counts = |n: u64| count.set(count.get() + n);
     let cut = worker.shared.cut.cancelled();
     let stall = worker.shared.config.timeouts.write;
     let revoked = async {
@@ -203,7 +208,7 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Durati
     tokio::select! {
         biased;
         () = revoked => {}
-        _ = relay(a, b, &worker.buffers, stall, &count, &count) => return,
+        _ = relay(a, b, &worker.buffers, stall, counts, counts) => return,
         () = silence(idle, || count.get()) => {}
         () = cut => {}
     }
@@ -269,7 +274,7 @@ async fn http2_request(
     let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
     let route = http.route(&worker, &mut head).await;
     // A broken answer drops its stream, which resets it.
-    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None };
+    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None, note: None };
     forward(&worker, &route, &http.caller, head, &mut body, sink).await;
 }
 
@@ -370,21 +375,26 @@ pub async fn opaque(
 ) {
     let open = OpenConnection::new(worker.metrics.edge(&key));
     let stall = worker.shared.config.timeouts.write;
-    let (sent, received) =
-        if key.direction == Direction::Outbound { (&open.sent, &open.received) } else { (&open.received, &open.sent) };
+    let mut note = telemetry::connection(worker, client, key.direction, || (key.peer.clone(), key.target.clone()));
+    if let Some(note) = &mut note {
+        note.goes_to(&key.peer, upstream.peer());
+    }
     tokio::select! {
         biased;
         // First: nothing goes on that came when it was over already.
         () = bytes_revoked(worker, guarded) => {
+            if let Some(note) = &mut note {
+                note.fails(&Failure::mesh(Reason::Denied).detail("the policy has changed"));
+            }
             client.reset();
             upstream.reset();
         }
-        result = relay(client, upstream, &worker.buffers, stall, sent, received) => {
+        result = relay(client, upstream, &worker.buffers, stall, |n| open.forth(n), |n| open.back(n)) => {
             if let Err(e) = result {
                 tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
             }
         }
-        () = silence(idle, || (open.sent.get(), open.received.get())) => {
+        () = silence(idle, || open.moved()) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
             client.reset();
             upstream.reset();
@@ -393,6 +403,10 @@ pub async fn opaque(
             client.reset();
             upstream.reset();
         }
+    }
+    if let Some(note) = &mut note {
+        let (forth, back) = open.moved();
+        note.carried(forth, back);
     }
 }
 
@@ -412,13 +426,21 @@ async fn silence<T: PartialEq>(idle: Option<Duration>, count: impl Fn() -> T) {
 
 /// Refuses a connection before any protocol was spoken: a reset, a log line, a count.
 pub fn refuse(worker: &Worker, stream: &Stream, destination: Option<SocketAddr>, failure: &Failure) {
-    let to = destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
-    tracing::info!(client = %stream.peer(), %to, "connection refused: {failure}");
+    let to = || destination.map_or_else(|| "nowhere".to_owned(), |d| d.to_string());
+    if worker.lines.may() {
+        tracing::info!(client = %stream.peer(), to = to(), "connection refused: {failure}");
+    }
     worker.metrics.refused(failure.reason);
+    let from = stream.peer().ip();
+    let own = from.is_loopback() || worker.shared.config.net.pod_ips.contains(&from);
+    let direction = if own { Direction::Outbound } else { Direction::Inbound };
+    if let Some(mut note) = telemetry::connection(worker, stream, direction, || ("".into(), to().into())) {
+        note.fails(failure);
+    }
     stream.reset();
 }
 
 /// The labels of an opaque connection.
 pub fn opaque_key(direction: Direction, peer: Arc<str>, route: &Route, tls: (&'static str, &'static str)) -> EdgeKey {
-    EdgeKey { direction, peer, target: route.name().clone(), protocol: "tcp", tls }
+    EdgeKey { direction, port: route.port(), protocol: "tcp", target: route.name().clone(), peer, tls }
 }

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, Connection, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
+use weft_tls::verify_error;
 
 use crate::io::Socket;
 use crate::pool::Buffers;
@@ -41,6 +42,17 @@ struct Tls {
 pub struct TlsFacts {
     pub alpn: Option<Vec<u8>>,
     pub peer: Option<CertificateDer<'static>>,
+}
+
+/// Why a handshake failed, in a word, for metrics.
+pub fn handshake_fault(e: &io::Error) -> &'static str {
+    match as_tls_error(e).map(|tls| (tls, verify_error(tls))) {
+        Some((_, Some(why))) => why.as_str(),
+        Some((rustls::Error::AlertReceived(_), None)) => "peer-refused",
+        Some((rustls::Error::NoApplicationProtocol, None)) => "no-alpn",
+        Some(_) => "tls",
+        None => "connection-lost",
+    }
 }
 
 impl Stream {

@@ -30,11 +30,15 @@ use crate::identity::unix_now;
 use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::isolation::Opened;
 use crate::jwt::{self, KeyStore, TokenCache};
+use crate::levels::{Levels, LineLimit};
 use crate::links::Links;
 use crate::mesh::Mesh;
+use crate::metrics::scrape::Scrapes;
 use crate::metrics::{Registry, WorkerMetrics};
+use crate::otlp::Env;
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
+use crate::telemetry::{Telemetry, WorkerTelemetry};
 use crate::{inbound, limits, outbound};
 
 /// Only what was sent on a connection that had just ended is repeated there; whoever called repeats the rest, by a budget of their own, which
@@ -56,6 +60,14 @@ pub struct Shared {
     pub plaintext: Arc<Plaintext>,
     /// Who calls what, while that is asked for.
     pub flows: Arc<Flows>,
+    /// What is told of single requests.
+    pub telemetry: Arc<Telemetry>,
+    /// What is logged.
+    pub levels: Levels,
+    /// The standard `OTEL_*` variables.
+    pub environment: Env,
+    /// The last answers of `/metrics`.
+    pub scrapes: Scrapes,
     /// Keys of token issuers, as they were fetched.
     pub keys: KeyStore,
     /// Names outside of the mesh.
@@ -69,8 +81,17 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// One that tells nothing of single requests, until somebody taps.
     pub fn new(config: Config, mesh: Arc<Mesh>) -> Self {
+        Self::telling(config, mesh, Telemetry::off())
+    }
+
+    pub fn telling(config: Config, mesh: Arc<Mesh>, telemetry: Telemetry) -> Self {
         Self {
+            telemetry: Arc::new(telemetry),
+            levels: Levels::fixed(),
+            environment: Env::of_process(),
+            scrapes: Scrapes::default(),
             capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
@@ -104,6 +125,9 @@ pub struct Worker {
     pub outside: Clients,
     pub plaintext: Seen,
     pub flows: FlowLog,
+    pub telemetry: Rc<WorkerTelemetry>,
+    /// How many lines it has logged of single requests.
+    pub lines: LineLimit,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
     /// Held once by each copy of a request that is under way, and once here.
@@ -130,12 +154,14 @@ impl Worker {
             dialer,
             buffers: Buffers::default(),
             pools: Pools::default(),
-            metrics: WorkerMetrics::new(shared.metrics.clone()),
+            metrics: WorkerMetrics::new(shared.metrics.clone(), shared.config.metrics_series),
             links: Links::default(),
             opened: Opened::default(),
             outside: Clients::default(),
             plaintext: Seen::new(shared.plaintext.clone()),
             flows: FlowLog::new(shared.flows.clone()),
+            telemetry: Rc::new(WorkerTelemetry::new(shared.telemetry.clone())),
+            lines: LineLimit::default(),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
             copies: Rc::default(),
@@ -167,7 +193,7 @@ impl Worker {
         let generation = self.mesh().identity.load().as_ref().map_or(0, |i| i.generation);
         // A little sooner than a peer with the same setting ends it: a request that crosses with the end cannot always be sent again.
         let idle = self.shared.config.timeouts.idle * 4 / 5;
-        self.pools.sweep(generation, self.mesh().egress().as_deref(), idle);
+        self.pools.sweep(generation, self.mesh().egress().as_deref(), idle, &self.metrics.slots().pool);
     }
 
     pub fn is_draining(&self) -> bool {
@@ -344,6 +370,7 @@ async fn sweep(worker: Rc<Worker>) {
         tick.tick().await;
         worker.sweep_pools();
         worker.links.end(unix_now());
+        worker.metrics.sweep();
         worker.server_first.borrow_mut().sweep();
         worker.flows.sweep();
     }

@@ -4,6 +4,7 @@
 //! reaches into weft's own rooms; what a test learns, it learns from programs, from sockets and from the wire.
 
 mod admin;
+mod browser;
 pub mod cluster;
 mod control_plane;
 mod process;
@@ -17,6 +18,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use browser::{Dashboard, browse};
 pub use control_plane::{ControlPlane, issue};
 pub use process::{Output, Running};
 pub use programs::{require, require_modules, weft};

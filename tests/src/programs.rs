@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Debian package of each peer's program.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 21] = [
+    ("chromium", "chromium"),
     ("curl", "curl"),
     ("initdb", "postgresql"),
     ("iperf3", "iperf3"),
@@ -16,11 +17,16 @@ const PACKAGES: [(&str, &str); 15] = [
     ("mariadbd", "mariadb-server"),
     ("mountpoint", "util-linux"),
     ("nginx", "nginx-light"),
+    ("nft", "nftables"),
     ("nmap", "nmap"),
+    ("nsenter", "util-linux"),
     ("openssl", "openssl"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("tcpdump", "tcpdump"),
     ("testssl", "testssl.sh"),
     ("unshare", "util-linux"),
 ];
@@ -34,20 +40,21 @@ pub fn weft(name: &str) -> PathBuf {
     path
 }
 
-/// A directory of weft's programs in which a shell script stands in the sidecar's place, and the `weft` in it. In the script
-/// `@SIDECAR@` stands for the real one.
-pub(crate) fn with_sidecar(directory: &Path, script: &str) -> PathBuf {
+/// A directory of weft's programs in which a shell script stands in the place of one, and the `weft` in it. In the script
+/// `@SIDECAR@` and `@CONTROL_PLANE@` stand for the real ones.
+pub(crate) fn with_script(directory: &Path, program: &str, script: &str) -> PathBuf {
     fs::create_dir(directory).expect("a fresh directory takes another");
-    for name in ["weft-control-plane", "weft-redirect"] {
+    for name in ["weft-control-plane", "weft-redirect", "weft-sidecar"].into_iter().filter(|name| *name != program) {
         symlink(weft(name), directory.join(name)).expect("a fresh directory takes a link");
     }
     // No symbolic link: it looks for the others beside its own file.
     let own = directory.join("weft");
     fs::hard_link(weft("weft"), &own).or_else(|_| fs::copy(weft("weft"), &own).map(drop)).expect("a program can be copied");
-    let sidecar = directory.join("weft-sidecar");
-    let script = script.replace("@SIDECAR@", &format!("'{}'", weft("weft-sidecar").display()));
-    fs::write(&sidecar, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
-    fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let instead = directory.join(program);
+    let real = |name: &str| format!("'{}'", weft(name).display());
+    let script = script.replace("@SIDECAR@", &real("weft-sidecar")).replace("@CONTROL_PLANE@", &real("weft-control-plane"));
+    fs::write(&instead, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
+    fs::set_permissions(&instead, fs::Permissions::from_mode(0o755)).expect("it is ours");
     own
 }
 
@@ -108,7 +115,7 @@ pub fn require_modules(modules: &[&str]) {
     let good = output.is_ok_and(|output| output.status.success());
     assert!(
         good,
-        "{} cannot import {}: python3 -m venv .cache/venv && .cache/venv/bin/pip install grpcio websockets 'pyjwt[crypto]' spiffe (`make test` does it)",
+        "{} cannot import {}: python3 -m venv .cache/venv && .cache/venv/bin/pip install grpcio websockets 'pyjwt[crypto]' spiffe rotel (`make test` does it)",
         python.display(),
         modules.join(", ")
     );

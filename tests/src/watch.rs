@@ -79,7 +79,7 @@ impl Watch {
                     return Ok(Heard::Update(update));
                 }
                 Some(Response::Heartbeat(beat)) => return Ok(Heard::Heartbeat(beat)),
-                None => {}
+                Some(Response::TelemetryWanted(_)) | None => {}
             }
         }
     }

@@ -55,15 +55,21 @@ impl World {
         Self::launch(yaml, None, prepare)
     }
 
+    /// The same, with a shell script in the place of the control plane, which becomes that in the end: `exec @CONTROL_PLANE@ "$@"`.
+    #[track_caller]
+    pub fn up_with_control_plane(yaml: &str, script: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::launch(yaml, Some(("weft-control-plane", script)), prepare)
+    }
+
     /// The same, with a shell script in the place of every sidecar. It is run in the replica's private directory with the
     /// arguments that the sidecar would have, and becomes that in the end: `exec @SIDECAR@ "$@"`.
     #[track_caller]
     pub fn up_with_sidecar(yaml: &str, script: &str, prepare: impl FnOnce(&Path)) -> Self {
-        Self::launch(yaml, Some(script), prepare)
+        Self::launch(yaml, Some(("weft-sidecar", script)), prepare)
     }
 
     #[track_caller]
-    fn launch(yaml: &str, sidecar: Option<&str>, prepare: impl FnOnce(&Path)) -> Self {
+    fn launch(yaml: &str, script: Option<(&str, &str)>, prepare: impl FnOnce(&Path)) -> Self {
         programs::require(&["curl"]);
         let mut weft = programs::weft("weft");
         for sibling in ["weft-control-plane", "weft-redirect", "weft-sidecar"] {
@@ -80,8 +86,8 @@ impl World {
         };
         let file = dir.path().join("mesh.yaml");
         fs::write(&file, here(yaml)).expect("a fresh directory takes a file");
-        if let Some(script) = sidecar {
-            weft = programs::with_sidecar(&dir.path().join("bin"), &here(script));
+        if let Some((program, script)) = script {
+            weft = programs::with_script(&dir.path().join("bin"), program, &here(script));
         }
 
         let log = File::create(dir.path().join("log")).expect("a fresh directory takes a file");
@@ -118,6 +124,11 @@ impl World {
     /// What `weft up` has said so far; warnings of sidecars and of the control plane are in it.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The state directory of the control plane.
+    pub fn state(&self) -> PathBuf {
+        self.run().join("state")
     }
 
     fn run(&self) -> PathBuf {

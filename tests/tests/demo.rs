@@ -12,5 +12,5 @@ fn every_claim_of_the_demo_holds() {
     assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
     let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let claims = told["claims"].as_array().expect("a list");
-    assert!(claims.len() == 8 && claims.iter().all(|claim| claim["ok"] == true), "{told:#}");
+    assert!(claims.len() == 9 && claims.iter().all(|claim| claim["ok"] == true), "{told:#}");
 }

@@ -158,3 +158,61 @@ fn what_was_recorded_is_allowed_by_what_is_suggested_and_replayed_over_a_change(
     assert_eq!(world.status("batch/job", &url("/seen/1")), "403 denied", "it was another caller");
     assert_eq!(world.exec(WEB, &["redis-cli", "-h", "cache.shop", "ping"]).stdout.trim(), "PONG");
 }
+
+/// Each sidecar's lines go to a file of its own, by its first address.
+const LOGGED: &str = r#"
+for word; do case $word in --pod-ips=*) ip=${word#--pod-ips=} ;; esac; done
+exec @SIDECAR@ "$@" >> "@WORK@/log-${ip%%,*}"
+"#;
+
+#[test]
+fn an_access_log_says_the_same_as_a_recording() {
+    require(&["curl", "redis-cli", "redis-server"]);
+    let mesh = format!("{MESH}telemetry:\n  WEFT_ACCESS_LOG: json\n");
+    let world = World::up_with_sidecar(&mesh, LOGGED, |work| put(work, ""));
+    let url = |path: &str| format!("http://cart.shop:8090{path}?secret=1");
+    let calls = format!(
+        "weft exec {WEB} -- curl -s -o /dev/null {} {} && weft exec batch/job -- curl -s -o /dev/null {} && weft exec {WEB} -- redis-cli -h cache.shop ping",
+        url("/name"),
+        url("/seen/1"),
+        url("/name"),
+    );
+    fs::write(world.work().join("calls"), calls).expect("the directory is ours");
+    let (text, code) = shell(&world, "weft record -n shop -o flows.jsonl -- sh calls");
+    assert_eq!(code, 0, "{text}");
+    let inbound = |replica: &str| {
+        let text = fs::read_to_string(world.work().join(format!("log-{}", world.address(replica)))).unwrap_or_default();
+        (text.matches(r#""direction":"inbound""#).count(), text)
+    };
+    let mut options = String::new();
+    for (replica, lines) in [("shop/cart-0", 3), ("shop/cache-0", 1)] {
+        let text = eventually("the log has every call", || Some(inbound(replica)).filter(|(n, _)| *n == lines)).1;
+        let file = format!("{}.log", replica.replace('/', "_"));
+        fs::write(world.work().join(&file), text).expect("the directory is ours");
+        options.extend([" --flows ", &file]);
+    }
+    // When it was called, to the second, is told in comments.
+    let suggested = |flows: &str| {
+        let (text, code) = shell(&world, &format!("weft suggest {flows} > all.yaml && grep -v '^ *#' all.yaml"));
+        assert_eq!(code, 0, "{text}");
+        text.lines().filter(|line| !line.starts_with("weft: ")).collect::<Vec<_>>().join("\n")
+    };
+    let (recorded, logged) = (suggested("--flows flows.jsonl"), suggested(&options));
+    assert_eq!(recorded, logged);
+    assert!(logged.contains(r#"paths: ["/name","/seen/1"]"#) && logged.contains("ports: [6379]"), "{logged}");
+
+    let manifest = recorded.replace("batch/job", "batch/other");
+    fs::write(world.work().join("without.yaml"), manifest).expect("the directory is ours");
+    let replayed = |flows: &str| -> Value {
+        let (text, code) = shell(&world, &format!("weft explain --what-if without.yaml {flows} -o json"));
+        assert_eq!(code, 1, "{text}");
+        let mut told: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        for flip in told["flips"].as_array_mut().expect("a list") {
+            flip["last"].take();
+        }
+        told
+    };
+    let told = replayed(&options);
+    assert_eq!(told, replayed("--flows flows.jsonl"));
+    assert_eq!((told["calls"].as_u64(), told["flips"].as_array().map(Vec::len)), (Some(4), Some(1)), "{told:#}");
+}

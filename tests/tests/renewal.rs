@@ -50,9 +50,9 @@ fn metrics(world: &World, replica: &str) -> String {
     text
 }
 
-/// The value of a metric without labels.
+/// The value of a metric of which there is one series.
 fn value(text: &str, name: &str) -> f64 {
-    let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let found = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name)).find_map(|line| line.rsplit(' ').next());
     found.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("there is no {name}: {text}"))
 }
 

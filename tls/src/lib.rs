@@ -21,7 +21,7 @@ pub use denied::{Denied, InvalidSerial, serial};
 pub use key::{Key, key_der};
 pub use leaf::{LeafError, LeafInfo};
 pub use memory::keep_private;
-pub use outside::{OutsideError, anchors, outside_config};
+pub use outside::{OutsideError, anchors, outside_config, outside_config_as};
 pub use peer::PeerVerifier;
 pub use svid::{PendingKey, Svid, SvidError};
 pub use verify::{ClientVerifier, PinnedAnchor, ServerVerifier, VerifyError, verify_error};

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Why a server outside cannot be checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum OutsideError {
         /// What was found.
         why: String,
     },
+    /// What is to be shown to the server.
+    #[error("the certificate and key that are to be shown cannot be used: {0}")]
+    Own(String),
 }
 
 /// The anchors in a text.
@@ -61,6 +64,15 @@ fn system() -> Result<Arc<RootCertStore>, OutsideError> {
 /// A client's configuration for a server outside: TLS 1.3 or 1.2, checked against the anchors in `ca` (PEM), or the machine's own. No certificate is
 /// shown.
 pub fn outside_config(ca: Option<&str>, alpn: &[&[u8]]) -> Result<rustls::ClientConfig, OutsideError> {
+    outside_config_as(ca, None, alpn)
+}
+
+/// The same for a server that asks who comes: `own` is a certificate chain and its key, both PEM.
+pub fn outside_config_as(
+    ca: Option<&str>,
+    own: Option<(&str, &str)>,
+    alpn: &[&[u8]],
+) -> Result<rustls::ClientConfig, OutsideError> {
     let store = match ca {
         None => system()?,
         Some(pem) => {
@@ -71,11 +83,19 @@ pub fn outside_config(ca: Option<&str>, alpn: &[&[u8]]) -> Result<rustls::Client
             Arc::new(store)
         }
     };
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .expect("the provider has suites of both")
-        .with_root_certificates(store)
-        .with_no_client_auth();
+        .with_root_certificates(store);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+            let chain = chain.map_err(|e| OutsideError::Own(e.to_string()))?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| OutsideError::Own(e.to_string()))?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| OutsideError::Own(e.to_string()))?
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_early_data = false;

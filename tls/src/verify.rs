@@ -101,6 +101,22 @@ pub enum VerifyError {
     NotControlPlane(SpiffeId),
 }
 
+impl VerifyError {
+    /// What is wrong in a word, for metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Leaf(_) => "not-an-svid",
+            Self::ForeignDomain { .. } => "foreign-domain",
+            Self::Chain { .. } | Self::Long(_) => "chain",
+            Self::Validity { .. } => "validity",
+            Self::Denied { .. } => "denied",
+            Self::Reserved(_) | Self::NotControlPlane(_) => "reserved",
+            Self::Identity { .. } | Self::OtherPeer { .. } | Self::OtherDomain { .. } => "identity",
+            Self::NotPinned { .. } => "not-pinned",
+        }
+    }
+}
+
 struct Expected<'a>(&'a [SpiffeId]);
 
 impl fmt::Display for Expected<'_> {

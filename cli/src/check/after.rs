@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use serde_json::Value;
 
 use super::certificate::{Validity, validity};
-use super::{Finding, gateway, judge};
+use super::{Code, Finding, gateway, judge};
 use crate::duration;
 use crate::install::access::{TRUST_BUNDLE, WEBHOOK_SECRET};
 use crate::install::apply::POD;
@@ -22,6 +22,7 @@ pub(super) async fn after(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     let home = Settings::default().namespace;
     let Some(record) = cluster.get(CONFIG_MAP, Some(&home), RECORD).await? else {
         return Ok(vec![Finding::bad(
+            Code::Installed,
             format!("{} has no installation of weft (no ConfigMap {home}/{RECORD})", cluster.server),
             "weft install --apply makes one; weft check --pre tells whether it can",
         )]);
@@ -57,9 +58,10 @@ pub(super) async fn after(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
 
 fn version(installed: &str) -> Finding {
     if installed == VERSION {
-        return Finding::good(format!("weft {installed} is installed"));
+        return Finding::good(Code::Version, format!("weft {installed} is installed"));
     }
     Finding::warning(
+        Code::Version,
         format!("weft {installed} is installed, and this is weft {VERSION}"),
         format!("weft upgrade --apply brings it to {VERSION}, or use the weft of {installed}"),
     )
@@ -71,19 +73,25 @@ async fn programs(cluster: &Cluster, home: &str, installed: &str) -> anyhow::Res
     for part in Part::PROGRAMS {
         let name = part.name();
         let Some(deployment) = cluster.get(DEPLOYMENT, Some(home), name).await? else {
-            findings.push(Finding::bad(format!("there is no Deployment {home}/{name}"), "weft upgrade --apply makes it"));
+            findings.push(Finding::bad(
+                Code::Programs,
+                format!("there is no Deployment {home}/{name}"),
+                "weft upgrade --apply makes it",
+            ));
             continue;
         };
         match ready::missing(&deployment) {
             Some(why) => findings.push(Finding::bad(
+                Code::Programs,
                 format!("{name} is not as it should be: {why}"),
                 format!("kubectl logs -n {home} deployment/{name}"),
             )),
-            None => findings.push(Finding::good(format!("{name} runs"))),
+            None => findings.push(Finding::good(Code::Programs, format!("{name} runs"))),
         }
         let theirs = deployment.pointer("/metadata/labels").and_then(|labels| labels[LABEL_VERSION].as_str()).unwrap_or("?");
         if theirs != installed {
             findings.push(Finding::warning(
+                Code::Version,
                 format!("{name} is of version {theirs}, while {installed} was installed"),
                 "an upgrade was broken off: weft upgrade --apply ends it",
             ));
@@ -92,6 +100,7 @@ async fn programs(cluster: &Cluster, home: &str, installed: &str) -> anyhow::Res
     for pod in cluster.list(POD, Some(home), &format!("{LABEL_PART_OF}={PART_OF}")).await? {
         if let Some(trouble) = ready::trouble(&pod) {
             findings.push(Finding::bad(
+                Code::Programs,
                 format!("Pod {}: {trouble}", Place::of(&pod)),
                 format!("kubectl describe pod -n {home} {}", Place::of(&pod).name),
             ));
@@ -104,14 +113,15 @@ async fn programs(cluster: &Cluster, home: &str, installed: &str) -> anyhow::Res
 async fn plugin(cluster: &Cluster, home: &str) -> anyhow::Result<Finding> {
     let name = Part::Cni.name();
     let Some(daemon_set) = cluster.get(DAEMON_SET, Some(home), name).await? else {
-        return Ok(Finding::bad(format!("there is no DaemonSet {home}/{name}"), "weft upgrade --apply makes it"));
+        return Ok(Finding::bad(Code::Programs, format!("there is no DaemonSet {home}/{name}"), "weft upgrade --apply makes it"));
     };
     Ok(match ready::missing_on_nodes(&daemon_set) {
         Some(why) => Finding::bad(
+            Code::Programs,
             format!("{name} is not as it should be: {why}"),
             format!("kubectl logs -n {home} daemonset/{name}; a pod of the mesh waits on a node without it"),
         ),
-        None => Finding::good(format!("{name} runs on every node")),
+        None => Finding::good(Code::Programs, format!("{name} runs on every node")),
     })
 }
 
@@ -130,13 +140,18 @@ async fn certificate(
         Ok(Some(secret)) => secret,
         Ok(None) => {
             findings.push(Finding::bad(
+                Code::CaCertificate,
                 format!("{what} is missing: there is no Secret {home}/{name}"),
                 format!("kubectl logs -n {home} deployment/{}", Part::ControlPlane.name()),
             ));
             return None;
         }
         Err(error) => {
-            findings.push(Finding::warning(format!("{what} can't be looked at: {error:#}"), "ask somebody who may read Secrets"));
+            findings.push(Finding::warning(
+                Code::CaCertificate,
+                format!("{what} can't be looked at: {error:#}"),
+                "ask somebody who may read Secrets",
+            ));
             return None;
         }
     };
@@ -145,9 +160,11 @@ async fn certificate(
     let read = pem.ok_or_else(|| anyhow!("it has no {file}")).and_then(|pem| validity(&pem.0));
     findings.push(match read {
         Ok(validity) => ends(what, &validity, duration::now(), notice),
-        Err(error) => {
-            Finding::bad(format!("{what} (Secret {home}/{name}) can't be read: {error:#}"), "put a certificate in PEM there")
-        }
+        Err(error) => Finding::bad(
+            Code::CaCertificate,
+            format!("{what} (Secret {home}/{name}) can't be read: {error:#}"),
+            "put a certificate in PEM there",
+        ),
     });
     Some(secret)
 }
@@ -159,18 +176,24 @@ fn ends(what: &str, validity: &Validity, now: i64, notice: i64) -> Finding {
     let notice = notice.max((validity.not_after - validity.not_before) / 10);
     if left <= 0 {
         Finding::bad(
+            Code::CaCertificate,
             format!("{what} ended {brief} ago"),
             "the injector renews its own, and its logs say why it does not; a CA is yours to renew: replace its Secret, then restart weft-control-plane",
         )
     } else if validity.not_before > now {
-        Finding::bad(format!("{what} is not valid yet"), "the clocks of the cluster and of this machine differ: set them right")
+        Finding::bad(
+            Code::CaCertificate,
+            format!("{what} is not valid yet"),
+            "the clocks of the cluster and of this machine differ: set them right",
+        )
     } else if left < notice {
         Finding::warning(
+            Code::CaCertificate,
             format!("{what} ends in {brief}"),
             "the injector renews its own, and its logs say why it does not; a CA is yours to renew: replace its Secret, then restart weft-control-plane",
         )
     } else {
-        Finding::good(format!("{what} ends in {brief}"))
+        Finding::good(Code::CaCertificate, format!("{what} ends in {brief}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::Finding;
+use super::{Code, Finding};
 use crate::install::apply::POD;
 use crate::install::cluster::{Cluster, Place};
 use crate::install::kinds::{CONFIG_MAP, DISRUPTION_BUDGET, Kind, LEASE, NAMESPACE, SECRET, WEBHOOK};
@@ -40,13 +40,15 @@ fn version(cluster: &Cluster, settings: &Settings) -> Vec<Finding> {
     let version = cluster.version;
     if version < KubeVersion::OLDEST {
         return vec![Finding::bad(
+            Code::KubernetesVersion,
             format!("the server's version is {version}"),
             format!("weft needs Kubernetes {} or later", KubeVersion::OLDEST),
         )];
     }
-    let mut findings = vec![Finding::good(format!("Kubernetes {}", cluster.version_text))];
+    let mut findings = vec![Finding::good(Code::KubernetesVersion, format!("Kubernetes {}", cluster.version_text))];
     if settings.native_sidecars == "auto" && version < KubeVersion::NATIVE_SIDECARS {
         findings.push(Finding::warning(
+            Code::KubernetesVersion,
             format!(
                 "Kubernetes {version} has no native sidecars: an app may start before its sidecar, and a Job in the mesh does \
                  not end by itself"
@@ -65,6 +67,7 @@ async fn interfaces(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     for (api_version, plural) in RESOURCES {
         if !cluster.serves(api_version, plural).await? {
             findings.push(Finding::bad(
+                Code::Interfaces,
                 format!("the server has no {plural} of {api_version}"),
                 "switch it on at the API server (--runtime-config), or upgrade the cluster",
             ));
@@ -73,12 +76,13 @@ async fn interfaces(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     let budgets = DISRUPTION_BUDGET;
     if cluster.version >= KubeVersion::POLICY_V1 && !cluster.serves(budgets.api_version, budgets.plural).await? {
         findings.push(Finding::bad(
+            Code::Interfaces,
             format!("the server has no {} of {}", budgets.plural, budgets.api_version),
             "upgrade the cluster",
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::good("the server has every interface that weft uses"));
+        findings.push(Finding::good(Code::Interfaces, "the server has every interface that weft uses"));
     }
     Ok(findings)
 }
@@ -119,11 +123,12 @@ async fn rights(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<Fi
     let remedy = "install as an administrator of the cluster (ClusterRole cluster-admin)";
     if !lacking.is_empty() {
         lacking.extend(later);
-        return Ok(vec![Finding::bad(format!("you may not: {}", lacking.join(", ")), remedy)]);
+        return Ok(vec![Finding::bad(Code::Rights, format!("you may not: {}", lacking.join(", ")), remedy)]);
     }
-    let mut findings = vec![Finding::good("you may install it")];
+    let mut findings = vec![Finding::good(Code::Rights, "you may install it")];
     if !later.is_empty() {
         findings.push(Finding::warning(
+            Code::Rights,
             format!("you may not check or remove it later: {}", later.join(", ")),
             format!("have who may run weft check and weft uninstall, or {remedy}"),
         ));
@@ -136,6 +141,7 @@ async fn neighbours(cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     let found = OTHER_MESHES.iter().filter_map(|(begins, mesh)| {
         let name = all.iter().map(|one| Place::of(one).name).find(|name| name.starts_with(*begins))?;
         Some(Finding::warning(
+            Code::OtherMesh,
             format!("{mesh} is installed (MutatingWebhookConfiguration {name})"),
             "a pod can be in one mesh only: do not enable both in one namespace",
         ))
@@ -151,9 +157,10 @@ async fn ca(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<Findin
     }
     let is_there = cluster.get(NAMESPACE, None, home).await?.is_some() && cluster.get(SECRET, Some(home), name).await?.is_some();
     if is_there {
-        return Ok(vec![Finding::good(format!("the CA is there: Secret {home}/{name}"))]);
+        return Ok(vec![Finding::good(Code::OwnCa, format!("the CA is there: Secret {home}/{name}"))]);
     }
     Ok(vec![Finding::bad(
+        Code::OwnCa,
         format!("there is no Secret {home}/{name}, which is to hold the CA"),
         "make it first, with tls.crt, tls.key and ca.crt (a Certificate of cert-manager with isCA makes one), or leave out \
          --ca-secret",

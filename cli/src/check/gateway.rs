@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use super::Finding;
+use super::{Code, Finding};
 use crate::install::cluster::{Cluster, Place};
 use crate::install::kinds::{CRD, DEFINED};
 
@@ -23,6 +23,7 @@ const CHANNEL: &str = "gateway.networking.k8s.io/channel";
 pub(super) async fn kinds(cluster: &Cluster) -> Result<Vec<Finding>> {
     if !cluster.may("get", CRD, None).await? {
         return Ok(vec![Finding::warning(
+            Code::Kinds,
             "you may not look at CustomResourceDefinitions",
             "ask somebody who may whether Gateway API and weft's kinds are there",
         )]);
@@ -35,9 +36,9 @@ pub(super) async fn kinds(cluster: &Cluster) -> Result<Vec<Finding>> {
     for kind in DEFINED {
         let name = format!("{}.{}", kind.plural, kind.group());
         findings.push(if cluster.get(CRD, None, &name).await?.is_some() {
-            Finding::good(format!("{} is defined", kind.kind))
+            Finding::good(Code::Kinds, format!("{} is defined", kind.kind))
         } else {
-            Finding::bad(format!("there is no CustomResourceDefinition {name}"), "weft upgrade --apply makes it")
+            Finding::bad(Code::Kinds, format!("there is no CustomResourceDefinition {name}"), "weft upgrade --apply makes it")
         });
     }
     Ok(findings)
@@ -46,7 +47,7 @@ pub(super) async fn kinds(cluster: &Cluster) -> Result<Vec<Finding>> {
 /// What the definitions of Gateway API mean for routes.
 fn gateway(definitions: &[Value]) -> Vec<Finding> {
     if definitions.is_empty() {
-        return vec![Finding::good("Gateway API is not installed: there are no routes, and nothing else needs it")];
+        return vec![Finding::good(Code::Kinds, "Gateway API is not installed: there are no routes, and nothing else needs it")];
     }
     let annotation = |definition: &Value, name: &str| -> String {
         let annotations = definition.pointer("/metadata/annotations");
@@ -67,6 +68,7 @@ fn gateway(definitions: &[Value]) -> Vec<Finding> {
             read.push(kind);
         } else {
             findings.push(Finding::warning(
+                Code::Kinds,
                 format!("{kind} is served as {}, of which weft reads none: it has no effect", served.join(", ")),
                 format!("install a version of Gateway API that serves {}", known.join(" or ")),
             ));
@@ -74,12 +76,13 @@ fn gateway(definitions: &[Value]) -> Vec<Finding> {
     }
     if bundles.len() > 1 {
         findings.push(Finding::warning(
+            Code::Kinds,
             format!("Gateway API is installed in several versions: {}", bundles.join(", ")),
             "install all of it from one release and one channel",
         ));
     }
     if !read.is_empty() {
-        findings.push(Finding::good(format!("Gateway API {}: weft reads {}", bundles.join(", "), read.join(", "))));
+        findings.push(Finding::good(Code::Kinds, format!("Gateway API {}: weft reads {}", bundles.join(", "), read.join(", "))));
     }
     findings
 }

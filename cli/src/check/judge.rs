@@ -7,7 +7,7 @@ use serde_json::Value;
 use weft_core::wellknown::LABEL_INJECT;
 use weft_injector::{ANNOTATION_NOT_INJECTED, FILE_ANCHORS};
 
-use super::Finding;
+use super::{Code, Finding};
 use crate::install::access::TRUST_BUNDLE;
 use crate::install::sidecars::{self, Owner};
 
@@ -30,6 +30,7 @@ pub(super) fn namespaces(namespaces: &[Value]) -> Vec<Finding> {
         let value = label(namespace, LABEL_INJECT).filter(|value| !["enabled", "disabled"].contains(value))?;
         let name = name(namespace);
         Some(Finding::bad(
+            Code::NamespaceLabel,
             format!("namespace {name} has the label {LABEL_INJECT}={value}, which means nothing: its pods are not meshed"),
             format!("kubectl label --overwrite namespace {name} {LABEL_INJECT}=enabled (or disabled)"),
         ))
@@ -60,6 +61,7 @@ pub(super) fn pods(namespaces: &[Value], pods: &[Value], version: &str, excluded
     let (excused, slipped): (Vec<&Value>, Vec<&Value>) = lacking.into_iter().partition(|pod| excuse(pod).is_some());
     for (owner, count) in sidecars::by_owner(slipped) {
         findings.push(Finding::bad(
+            Code::Unmeshed,
             format!("{} without the sidecar that it should have: {}", counted(count), said(&owner)),
             owner.remedy(),
         ));
@@ -67,6 +69,7 @@ pub(super) fn pods(namespaces: &[Value], pods: &[Value], version: &str, excluded
     let excuses: BTreeSet<(Owner, String)> = excused.into_iter().filter_map(|pod| Some((Owner::of(pod), excuse(pod)?))).collect();
     for (owner, why) in excuses {
         findings.push(Finding::warning(
+            Code::Unmeshed,
             format!("{} is in the mesh's namespace but not in the mesh: {why}", said(&owner)),
             format!("label its pods {LABEL_INJECT}=disabled if that is meant"),
         ));
@@ -76,13 +79,14 @@ pub(super) fn pods(namespaces: &[Value], pods: &[Value], version: &str, excluded
         meshed.iter().filter(|pod| !sidecars::has_ended(pod) && sidecars::version(pod).is_some_and(|theirs| theirs != version));
     for (owner, count) in sidecars::by_owner(old.copied()) {
         findings.push(Finding::warning(
+            Code::Version,
             format!("{} with the sidecar of another version than {version}: {}", counted(count), said(&owner)),
             owner.remedy(),
         ));
     }
     let running = meshed.iter().filter(|pod| !sidecars::has_ended(pod)).count();
     let enabled = labels.values().filter(|label| **label == Some("enabled")).count();
-    findings.push(Finding::good(format!("{running} pods have sidecars; {enabled} namespaces are meshed")));
+    findings.push(Finding::good(Code::Unmeshed, format!("{running} pods have sidecars; {enabled} namespaces are meshed")));
     findings
 }
 
@@ -120,12 +124,20 @@ pub(super) fn bundles(namespaces: &[Value], bundles: &[Value], excluded: &[&str]
     let meshed = namespaces.iter().filter(|one| label(one, LABEL_INJECT) == Some("enabled")).map(name);
     for namespace in meshed.filter(|name| !excluded.contains(name)) {
         if held.get(namespace).is_none_or(|anchors| anchors.is_empty()) {
-            findings.push(Finding::bad(format!("namespace {namespace} has no trust bundle (ConfigMap {TRUST_BUNDLE})"), remedy));
+            findings.push(Finding::bad(
+                Code::TrustBundle,
+                format!("namespace {namespace} has no trust bundle (ConfigMap {TRUST_BUNDLE})"),
+                remedy,
+            ));
         }
     }
     let different: BTreeSet<&str> = held.values().copied().filter(|anchors| !anchors.is_empty()).collect();
     if different.len() > 1 {
-        findings.push(Finding::warning(format!("there are {} different trust bundles", different.len()), remedy));
+        findings.push(Finding::warning(
+            Code::TrustBundle,
+            format!("there are {} different trust bundles", different.len()),
+            remedy,
+        ));
     }
     findings
 }
@@ -133,31 +145,38 @@ pub(super) fn bundles(namespaces: &[Value], bundles: &[Value], excluded: &[&str]
 /// The webhook: that each entry can be called, and what becomes of pods while it cannot.
 pub(super) fn webhook(configuration: &Value, ca: Option<&str>) -> Vec<Finding> {
     let Some(hooks) = configuration.get("webhooks").and_then(Value::as_array).filter(|hooks| !hooks.is_empty()) else {
-        return vec![Finding::bad("no webhook is registered: no pod gets a sidecar", "weft upgrade --apply registers it")];
+        return vec![Finding::bad(
+            Code::Webhook,
+            "no webhook is registered: no pod gets a sidecar",
+            "weft upgrade --apply registers it",
+        )];
     };
     let mut findings = Vec::new();
     for hook in hooks {
         let (name, bundle) = (text(hook, "/name"), text(hook, "/clientConfig/caBundle"));
         if bundle.is_empty() {
             findings.push(Finding::bad(
+                Code::Webhook,
                 format!("the API server can't call the webhook {name}: it has no caBundle"),
                 "the injector puts it there: see kubectl logs -n weft-system deployment/weft-injector",
             ));
         } else if ca.is_some_and(|ca| ca != bundle) {
             findings.push(Finding::bad(
+                Code::Webhook,
                 format!("the webhook {name} has another caBundle than the injector's certificate needs"),
                 "restart the injector: kubectl rollout restart -n weft-system deployment/weft-injector",
             ));
         }
         if text(hook, "/failurePolicy") == "Ignore" {
             findings.push(Finding::warning(
+                Code::Webhook,
                 format!("the webhook {name} lets pods by, outside of the mesh, while no injector answers (failurePolicy Ignore)"),
                 "weft upgrade --apply --failure-policy Fail",
             ));
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::good("the webhook is registered, with the injector's certificate"));
+        findings.push(Finding::good(Code::Webhook, "the webhook is registered, with the injector's certificate"));
     }
     findings
 }

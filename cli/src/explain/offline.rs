@@ -17,12 +17,13 @@ use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
 use weft_core::service::ObjectRef;
 use weft_core::wellknown::{CONTROL_PLANE_NAMESPACE, DEFAULT_TRUST_DOMAIN, LABEL_INJECT, SIDECAR_CONTAINER};
-use weft_core::{Namespace, TrustDomain};
+use weft_core::{Namespace, SpiffeId, TrustDomain};
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
 use super::told::{PairFlip, verdicts};
 use crate::fleet::Cluster;
+use crate::record;
 use crate::validate::{self, File};
 
 /// Objects, and what the mesh has by default.
@@ -93,6 +94,11 @@ impl Offline {
 
     pub(super) fn explain(&self, question: &v1::ExplainRequest) -> anyhow::Result<v1::ExplainResponse> {
         Ok(explain(&self.snapshot(), &self.trust_domain, question)?)
+    }
+
+    /// The identity of a pod, by its service account.
+    pub(super) fn identity(&self, pod: &ObjectRef) -> Option<SpiffeId> {
+        record::identity(self.objects.values(), &self.trust_domain, pod)
     }
 
     pub(super) fn domain(&self) -> &TrustDomain {

@@ -14,7 +14,7 @@ use super::namespace::RECORD;
 use super::object::{LABEL_NAME, LABEL_PART_OF, LABEL_VERSION, PART_OF, Part};
 use super::settings::{Flags, Settings};
 use super::{Target, VERSION, diff, objects, ready, webhook};
-use crate::check::{self, Finding};
+use crate::check::{self, Code, Finding};
 
 /// How often a cluster is looked at while it is waited for.
 const EVERY: Duration = Duration::from_secs(1);
@@ -100,13 +100,22 @@ async fn installed(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec
         let version = deployment.pointer("/metadata/labels").and_then(|labels| labels[LABEL_VERSION].as_str()).unwrap_or("?");
         if place.namespace != Some(settings.namespace.as_str()) {
             findings.push(Finding::bad(
+                Code::Installed,
                 format!("another weft {version} is installed: Deployment {place}"),
                 "a cluster has one mesh: remove that one first (weft uninstall, of its version)",
             ));
         } else if let Some(release) = helm_release(&deployment) {
-            findings.push(Finding::bad(format!("Helm installed this weft, as {release}"), "change it with helm upgrade"));
+            findings.push(Finding::bad(
+                Code::Installed,
+                format!("Helm installed this weft, as {release}"),
+                "change it with helm upgrade",
+            ));
         } else if version != VERSION {
-            findings.push(Finding::bad(format!("weft {version} is installed already"), "weft upgrade brings it to this version"));
+            findings.push(Finding::bad(
+                Code::Installed,
+                format!("weft {version} is installed already"),
+                "weft upgrade brings it to this version",
+            ));
         }
     }
     Ok(findings)

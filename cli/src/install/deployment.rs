@@ -28,15 +28,17 @@ pub(super) fn deployments(settings: &Settings) -> Vec<Value> {
     .container(settings);
     // Its name as a holder of the lease.
     let name = json!({ "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } });
-    control_plane["env"] = json!([{ "name": "HOSTNAME", "valueFrom": name }]);
+    let telemetry = json!({ "name": "WEFT_TELEMETRY", "value": settings.telemetry });
+    control_plane["env"] = json!([{ "name": "HOSTNAME", "valueFrom": name }, telemetry]);
     control_plane["volumeMounts"] = json!([{ "name": "state", "mountPath": STATE }]);
-    let injector = Program {
+    let mut injector = Program {
         part: Part::Injector,
         arguments: injector_arguments(settings),
         ports: [("https", PORT_INJECTOR), ("probe", PORT_INJECTOR_PROBE)],
         memory: ["32Mi", "128Mi"],
     }
     .container(settings);
+    injector["env"] = json!([telemetry]);
     vec![deployment(settings, Part::ControlPlane, &control_plane, &[state]), deployment(settings, Part::Injector, &injector, &[])]
 }
 

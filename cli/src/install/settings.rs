@@ -24,7 +24,7 @@ pub(crate) struct Setting {
     pub(crate) read: fn(&str) -> Result<String, String>,
     /// What it may read, as a regular expression; only the chart's schema uses it.
     pub(crate) pattern: &'static str,
-    flag: fn(&Flags) -> Option<&String>,
+    flag: fn(&Flags) -> Option<String>,
     slot: fn(&mut Settings) -> &mut String,
     get: fn(&Settings) -> &String,
 }
@@ -44,7 +44,7 @@ macro_rules! setting {
             help: $help,
             read: $read,
             pattern: $pattern,
-            flag: |flags| flags.$field.as_ref(),
+            flag: |flags| flags.$field.clone(),
             slot: |settings| &mut settings.$field,
             get: |settings| &settings.$field,
         }
@@ -171,8 +171,21 @@ const CNI_REPAIR: Setting = setting!(
      never (it is counted and logged). For delete, the agents have the right to delete any pod of the cluster; only with cni"
 );
 
+/// Beside the flag, which may be given several times, each of them one variable.
+const TELEMETRY: Setting = Setting {
+    key: "telemetry",
+    default: "",
+    help: "Telemetry of all sidecars whose pod and namespace say nothing of it, and of the control plane's metrics: NAME=VALUE, joined by semicolons: OTEL_… \
+           and WEFT_ACCESS_LOG…. It stands in the cluster in the clear: give no secret",
+    read: telemetry,
+    pattern: "^([A-Z][A-Z0-9_]*=[^;\"'\\\\{}]*(;[A-Z][A-Z0-9_]*=[^;\"'\\\\{}]*)*)?$",
+    flag: |flags| (!flags.telemetry.is_empty()).then(|| joined(&flags.telemetry)),
+    slot: |settings| &mut settings.telemetry,
+    get: |settings| &settings.telemetry,
+};
+
 /// Everything that can be set, in the order in which it is shown.
-pub(crate) const TABLE: [Setting; 15] = [
+pub(crate) const TABLE: [Setting; 16] = [
     IMAGE,
     IMAGE_PULL_POLICY,
     REPLICAS,
@@ -188,6 +201,7 @@ pub(crate) const TABLE: [Setting; 15] = [
     CNI_BIN_DIR,
     CNI_CONF_DIR,
     CNI_REPAIR,
+    TELEMETRY,
 ];
 
 /// What of [`TABLE`] the command line says.
@@ -231,7 +245,12 @@ pub(crate) struct Flags {
     cni_conf_dir: Option<String>,
     #[arg(long, value_name = "HOW", value_parser = CNI_REPAIR.read, help = CNI_REPAIR.described())]
     cni_repair: Option<String>,
+    #[arg(long, value_name = "VAR=VALUE", value_parser = TELEMETRY.read, help = TELEMETRY_HELP)]
+    telemetry: Vec<String>,
 }
+
+const TELEMETRY_HELP: &str = "A variable of the telemetry of all sidecars whose pod and namespace say nothing of it, and of the control plane's metrics: OTEL_… or \
+    WEFT_ACCESS_LOG…; several may be given. It stands in the cluster in the clear: give no secret";
 
 /// Everything that can be set, read and checked, as texts: they go into manifests as they are, and a chart has its
 /// placeholders in their place.
@@ -254,6 +273,7 @@ pub(crate) struct Settings {
     pub(crate) cni_bin_dir: String,
     pub(crate) cni_conf_dir: String,
     pub(crate) cni_repair: String,
+    pub(crate) telemetry: String,
 }
 
 impl Default for Settings {
@@ -282,6 +302,7 @@ impl Settings {
             cni_bin_dir: String::new(),
             cni_conf_dir: String::new(),
             cni_repair: String::new(),
+            telemetry: String::new(),
         };
         for setting in &TABLE {
             *(setting.slot)(&mut settings) = value(setting);
@@ -293,7 +314,7 @@ impl Settings {
     pub(crate) fn with(mut self, flags: &Flags) -> Self {
         for setting in &TABLE {
             if let Some(given) = (setting.flag)(flags) {
-                given.clone_into((setting.slot)(&mut self));
+                *(setting.slot)(&mut self) = given;
             }
         }
         self
@@ -375,6 +396,39 @@ fn directory(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is no directory that can be used: write an absolute path, of letters, digits and ._-/"))
 }
 
+/// Variables of telemetry, joined by semicolons. The injector knows which values each takes.
+fn telemetry(text: &str) -> Result<String, String> {
+    let mut found = Vec::new();
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').ok_or("write NAME=VALUE")?;
+        let rest = name
+            .strip_prefix("OTEL_")
+            .or_else(|| name.strip_prefix("WEFT_ACCESS_LOG"))
+            .or_else(|| name.strip_prefix("WEFT_TRACE_ERRORS"));
+        if !rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')) {
+            return Err(format!(
+                "{name:?} is no variable of telemetry: those are OTEL_…, WEFT_ACCESS_LOG… and WEFT_TRACE_ERRORS"
+            ));
+        }
+        // The chart has it in quotes.
+        if value.chars().any(|c| c.is_control() || "\"'\\{}".contains(c)) {
+            return Err(format!("the value of {name} has a quote, a brace, a backslash or a control character in it"));
+        }
+        found.push(format!("{name}={value}"));
+    }
+    Ok(found.join(";"))
+}
+
+/// Variables that were given one by one: of two of one name, the later one.
+fn joined(given: &[String]) -> String {
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in given.iter().flat_map(|text| text.split(';')).filter_map(|part| part.split_once('=')) {
+        all.retain(|(other, _)| *other != name);
+        all.push((name, value));
+    }
+    all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(";")
+}
+
 fn replicas(text: &str) -> Result<String, String> {
     match text.parse::<u8>() {
         Ok(count) if (1..=99).contains(&count) => Ok(count.to_string()),
@@ -441,6 +495,9 @@ mod tests {
             (&CNI_CONF_DIR, "/etc/../cni"),
             (&CNI_CONF_DIR, "/etc/cni\"net.d"),
             (&CNI_REPAIR, "always"),
+            (&TELEMETRY, "WEFT_MARK=1"),
+            (&TELEMETRY, "OTEL_A"),
+            (&TELEMETRY, "OTEL_A=\"{{ x }}\""),
         ] {
             assert!((setting.read)(bad).is_err(), "{} took {bad:?}", setting.key);
         }
@@ -455,6 +512,20 @@ mod tests {
         let later = Flags { mtls: Some("permissive".to_owned()), ..Flags::default() };
         let upgraded = Settings::recorded(&settings.record()).expect("a record").with(&later);
         assert_eq!((upgraded.mtls.as_str(), upgraded.replicas.as_str()), ("permissive", "3"));
+    }
+
+    #[test]
+    fn telemetry_is_kept_by_an_upgrade_and_replaced_by_its_flags() {
+        let flags = |all: &[&str]| Flags {
+            telemetry: all.iter().map(|text| telemetry(text).expect("good")).collect(),
+            ..Flags::default()
+        };
+        let settings =
+            Settings::default().with(&flags(&["OTEL_TRACES_SAMPLER=always_on", "WEFT_ACCESS_LOG=json", "WEFT_ACCESS_LOG=text"]));
+        assert_eq!(settings.telemetry, "OTEL_TRACES_SAMPLER=always_on;WEFT_ACCESS_LOG=text");
+        let kept = Settings::recorded(&settings.record()).expect("a record");
+        assert_eq!(kept.clone().with(&Flags::default()).telemetry, settings.telemetry);
+        assert_eq!(kept.with(&flags(&[""])).telemetry, "", "an empty one takes it away");
     }
 
     #[test]

@@ -16,6 +16,10 @@ const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-control-
 
 /// What `weft uninstall` is told.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft uninstall
+  weft uninstall --apply --keep-ca")]
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only a client reads all of it"))]
 pub(crate) struct UninstallArgs {
     #[command(flatten)]

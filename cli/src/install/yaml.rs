@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use crate::output::is_sign;
+
 /// Keys that stand first, as people write manifests; the others follow by name.
 const FIRST: [&str; 5] = ["apiVersion", "kind", "metadata", "name", "namespace"];
 
@@ -131,8 +133,7 @@ fn is_plain(text: &str) -> bool {
 fn block(text: &str, indent: usize) -> Option<String> {
     let body = text.strip_suffix('\n').unwrap_or(text);
     // Blanks at the end of a line, or alone in one, are lost on some readers.
-    let fits =
-        |line: &str| line.chars().all(|c| c == '\t' || !(c.is_control() || is_separator(c))) && !line.ends_with([' ', '\t']);
+    let fits = |line: &str| line.chars().all(|c| c == '\t' || is_sign(c)) && !line.ends_with([' ', '\t']);
     if !text.contains('\n')
         || body.is_empty()
         || body.ends_with('\n')
@@ -162,7 +163,10 @@ fn quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() || is_separator(c) => {
+            c if !is_sign(c) && u32::from(c) > 0xffff => {
+                let _ = write!(out, "\\U{:08x}", u32::from(c));
+            }
+            c if !is_sign(c) => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
             c => out.push(c),
@@ -170,11 +174,6 @@ fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
-}
-
-/// What ends a line to some readers, or marks the order of bytes.
-fn is_separator(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::confine::{Identity, Place};
 use crate::console::{Source, Style};
-use crate::mesh_file::{Health, Restart};
+use crate::mesh_file::{Health, Pairs, Restart};
 use crate::preflight::Programs;
 
 /// Everything that the lab is told, by `weft up`. The file goes as text: whoever has it reads the same mesh out of it.
@@ -42,6 +42,8 @@ pub(crate) struct ReplicaSpec {
     pub(crate) rootless: bool,
     /// What the workload asks of DNS goes to the sidecar.
     pub(crate) dns_capture: bool,
+    /// Variables of its sidecar.
+    pub(crate) telemetry: Pairs,
     /// Its private directory.
     pub(crate) dir: PathBuf,
     pub(crate) programs: Programs,

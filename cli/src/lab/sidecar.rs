@@ -84,6 +84,7 @@ impl Sidecar {
             .args(["--admin-socket", SOCKET, "--state", STATE, "--join-token-file", TOKEN])
             // When it ends, everything does.
             .args(["--drain-grace=100ms", "--drain-timeout=1s"])
+            .envs(&spec.telemetry)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -20,6 +20,15 @@ use super::{
 };
 use crate::plan;
 
+/// Beside the standard ones: see `weft-sidecar --help`.
+const SIDECAR_VARIABLES: [&str; 6] = [
+    "WEFT_ACCESS_LOG",
+    "WEFT_ACCESS_LOG_FIELDS",
+    "WEFT_ACCESS_LOG_ONLY",
+    "WEFT_ACCESS_LOG_SAMPLE",
+    "WEFT_LOG",
+    "WEFT_TRACE_ERRORS",
+];
 const DEFAULT_MESH: &str = "default";
 const DEFAULT_NAMESPACE: &str = "default";
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +49,8 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
     let default_policy = raw.default_policy.map_or(Posture::AllowAll, |posture| posture.0);
     let egress = raw.egress.map(|egress| egress.0).unwrap_or_default();
     let dns_capture = raw.dns_capture.unwrap_or_default();
+    c.telemetry(&top, &raw.telemetry);
+    let telemetry = raw.telemetry;
     let mut namespaces = BTreeMap::new();
     for (name, entry) in raw.namespaces {
         if let Some(namespace) = c.parsed::<Namespace>(&top, &format!("namespaces.{name}"), &name) {
@@ -75,7 +86,7 @@ pub(super) fn check(file: &str, dir: &Path, raw: RawMesh) -> Result<Mesh, Vec<Pr
     for namespace in used {
         namespaces.entry(namespace.clone()).or_default();
     }
-    let mesh = Mesh { name, mtls, default_policy, egress, dns_capture, namespaces, workloads, services, manifests };
+    let mesh = Mesh { name, mtls, default_policy, egress, dns_capture, telemetry, namespaces, workloads, services, manifests };
     // What fits together is only worth saying of parts that are right by themselves.
     if c.problems.is_empty() {
         c.whole(&mesh);
@@ -235,6 +246,20 @@ impl Checker<'_> {
         }
         if words.iter().any(|word| word.contains('\0')) {
             self.wrong(at, field, "contains a zero byte, which no argument can");
+        }
+    }
+
+    /// A sidecar is told nothing else by the file.
+    fn telemetry(&mut self, at: &At, variables: &Pairs) {
+        for (name, value) in variables {
+            let field = format!("telemetry.{name}");
+            if !(name.starts_with("OTEL_") || SIDECAR_VARIABLES.contains(&name.as_str())) {
+                let known = SIDECAR_VARIABLES.join(", ");
+                self.wrong(at, &field, format!("it is no variable of a sidecar's telemetry: those are OTEL_…, {known}"));
+            }
+            if value.contains('\0') {
+                self.wrong(at, &field, "it has a NUL byte in it".to_owned());
+            }
         }
     }
 

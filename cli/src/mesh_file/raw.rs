@@ -24,6 +24,8 @@ pub(super) struct RawMesh {
     pub(super) egress: Option<Egress>,
     pub(super) dns_capture: Option<bool>,
     #[serde(default)]
+    pub(super) telemetry: Pairs,
+    #[serde(default)]
     pub(super) namespaces: BTreeMap<String, Option<RawNamespace>>,
     pub(super) workloads: Vec<Spanned<RawWorkload>>,
     pub(super) services: Option<Vec<Spanned<RawService>>>,

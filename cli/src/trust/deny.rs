@@ -12,17 +12,22 @@ use weft_proto::v1::{TrustDenialsResponse, TrustDenyRequest};
 
 use super::StatusArgs;
 use crate::operator::Operator;
-use crate::output::{Format, print};
+use crate::output::print;
 use crate::{duration, table};
 
 /// What `weft trust deny` can do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum DenyCommand {
     /// Deny identities or certificates: nobody lets them in or calls them, what is open is cut, and nothing is issued to them
+    #[command(
+        after_help = "Examples:\n  weft trust deny add spiffe://cluster.local/ns/shop/sa/web --reason stolen\n  weft trust deny add 4f21c0 --until 24h\n  weft trust deny add spiffe://cluster.local/ns/shop/sa/web --manifest | kubectl apply -f -"
+    )]
     Add(AddArgs),
     /// Show who is denied, by whom and until when
+    #[command(after_help = "Examples:\n  weft trust deny list\n  weft trust deny list -o json")]
     List(StatusArgs),
     /// Take entries off the control plane's own list
+    #[command(after_help = "Examples:\n  weft trust deny remove spiffe://cluster.local/ns/shop/sa/web")]
     Remove(RemoveArgs),
 }
 
@@ -73,10 +78,7 @@ pub(super) async fn run(command: &DenyCommand) -> anyhow::Result<ExitCode> {
         DenyCommand::List(args) => (args, connect(args).await?.trust_denials().await?),
         DenyCommand::Remove(args) => (&args.status, connect(&args.status).await?.trust_permit(args.subjects.clone()).await?),
     };
-    print(&match args.output {
-        Format::Text => as_text(&denials, now),
-        Format::Json => format!("{:#}\n", as_json(&denials)),
-    })?;
+    args.output.print(|_| as_text(&denials, now), &as_json(&denials))?;
     Ok(ExitCode::SUCCESS)
 }
 

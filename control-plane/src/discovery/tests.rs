@@ -43,6 +43,9 @@ impl World {
         let session = Session {
             sub: hub.join(Some(pod.clone()), v1::SidecarStatus::default()),
             seat: None,
+            traffic: Traffic::new(hub.clone())
+                .join(Some(pod.clone()), &"spiffe://td/ns/front/sa/caller".parse().expect("an identity")),
+            tells_traffic: false,
             out,
             held: HashMap::new(),
             bases: HashMap::new(),

@@ -12,6 +12,7 @@ mod names;
 mod path;
 mod policies;
 mod tokens;
+mod trace;
 
 pub use admission::admission;
 pub use certificates::{csr, leaf};
@@ -24,13 +25,16 @@ pub use names::spiffe;
 pub use path::path;
 pub use policies::policy;
 pub use tokens::{jwks, jwt};
+pub use trace::trace;
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 14] = [
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 15] = [
         ("admission", super::admission),
         ("chain", super::chain),
         ("client_hello", super::client_hello),
@@ -42,6 +46,7 @@ mod tests {
         ("jwt", super::jwt),
         ("leaf", super::leaf),
         ("manifest", super::manifest),
+        ("trace", super::trace),
         ("path", super::path),
         ("policy", super::policy),
         ("spiffe", super::spiffe),
@@ -55,7 +60,7 @@ mod tests {
             let mut count = 0;
             for path in seeds.map(|seed| seed.expect("the directory can be read").path()) {
                 // Shown if the target panics.
-                println!("{}", path.display());
+                eprintln!("{}", path.display());
                 target(&fs::read(&path).expect("a seed can be read"));
                 count += 1;
             }

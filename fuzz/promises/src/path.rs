@@ -39,7 +39,7 @@ pub fn path(raw: &[u8]) {
     if let Ok(exact) = PathMatch::exact(&text) {
         assert_eq!(exact.text(), text);
     }
-    if raw.iter().all(|b| b.is_ascii_graphic()) {
+    if raw.iter().all(u8::is_ascii_graphic) {
         let request = [b"GET ", raw, b" HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
         if let Ok(Some(head)) = read_request(&[&request]) {
             assert_eq!((&head.target[..], head.path()), (raw, raw), "what is forwarded");

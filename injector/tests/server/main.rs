@@ -167,7 +167,7 @@ async fn a_pod_is_injected_and_counted() {
     assert_eq!((&response["allowed"], &response["patchType"]), (&json!(true), &json!("JSONPatch")));
     assert!(response["patch"].is_string());
     let metrics = world.status("/metrics").await;
-    assert!(metrics.contains("weft_injector_reviews_total{verdict=\"injected\",reason=\"\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("weft_injector_reviews_total{weft_verdict=\"injected\"} 1\n"), "{metrics}");
     assert!(metrics.contains("weft_injector_ready 1\n"), "{metrics}");
 }
 
@@ -203,7 +203,7 @@ async fn what_is_no_review_has_a_status_of_its_own_and_is_counted() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
     let metrics = world.status("/metrics").await;
-    assert!(metrics.contains("weft_injector_bad_requests_total{status=\"413\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("weft_injector_bad_requests_total{http_response_status_code=\"413\"} 2\n"), "{metrics}");
     // And JSON that is no review is answered by one.
     assert_eq!(response(&world.exchange(&post("{}")).await)["allowed"], json!(false));
 }
@@ -228,7 +228,7 @@ async fn a_slow_caller_is_cut_off_at_every_step() {
 
 /// The value of a metric of the webhook's port, by reason.
 fn refused(metrics: &str, reason: &str) -> u64 {
-    let start = format!("weft_injector_connections_refused_total{{port=\"webhook\",reason=\"{reason}\"}} ");
+    let start = format!("weft_injector_connections_refused_total{{weft_port_name=\"webhook\",weft_reason=\"{reason}\"}} ");
     let value = metrics.lines().find_map(|line| line.strip_prefix(start.as_str())).expect("it is told");
     value.parse().expect("a number")
 }
@@ -242,7 +242,7 @@ async fn who_finds_no_room_is_closed_at_once_and_counted() {
     let metrics = world.status("/metrics").await;
     let told = (refused(&metrics, "source"), refused(&metrics, "gave-way"));
     assert_eq!(told, if second.is_ok() { (0, 1) } else { (1, 0) }, "{metrics}");
-    assert!(metrics.contains("weft_injector_connections{port=\"status\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("weft_injector_connections{weft_port_name=\"status\"} 1\n"), "{metrics}");
     drop(first);
 }
 

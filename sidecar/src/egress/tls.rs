@@ -13,9 +13,9 @@ use weft_core::protocol::MeshProtocol;
 use weft_tls::{LeafInfo, PeerVerifier};
 
 use super::outside::Outside;
-use crate::connect::tls_failure;
+use crate::connect::{Handshaking, tls_failure};
 use crate::mesh::Identity;
-use crate::stream::Stream;
+use crate::stream::{Stream, handshake_fault};
 use crate::worker::Worker;
 
 /// One worker's client configurations: made once for each version of an external service, and, of mutual TLS, of the identity.
@@ -150,10 +150,22 @@ impl Opens {
     /// Opens it over a connection to `address`.
     pub async fn over(self, worker: &Worker, stream: Stream, address: SocketAddr) -> Result<Stream, Failure> {
         let name = self.name.unwrap_or_else(|| ServerName::IpAddress(address.ip().into()));
-        let stream = stream.connect_tls(self.config, name).await.map_err(|e| tls_failure(&e, address))?;
+        // Handshakes with servers of other kinds are not the mesh's.
+        let told = self.is_mutual.then(|| Handshaking::begin(&worker.metrics));
+        let stream = match stream.connect_tls(self.config, name).await {
+            Ok(stream) => stream,
+            Err(e) => {
+                if let Some(told) = told {
+                    told.ends(handshake_fault(&e), ("", ""));
+                }
+                return Err(tls_failure(&e, address));
+            }
+        };
+        if let Some(told) = told {
+            told.ends("", stream.tls_names());
+        }
         let facts = stream.tls_facts();
         if self.is_mutual {
-            worker.metrics.handshake();
             let leaf = facts.as_ref().and_then(|f| LeafInfo::read(f.peer.as_ref()?).ok());
             let Some(leaf) = leaf else { return Err(failed(&format_args!("{address} showed no certificate that can be read"))) };
             // From now on it is cut when that is believed no more.

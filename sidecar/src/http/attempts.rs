@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
+use weft_core::trace::Context;
 
 use super::body::Body;
 use super::caller::HttpCaller;
@@ -24,6 +24,7 @@ use crate::authorize::Guard;
 use crate::connect::{Destination, Exchange, Unopened};
 use crate::metrics::{Direction, Edge};
 use crate::route::{Lease, Route, Tried};
+use crate::telemetry::propagate::{self, Forms};
 use crate::worker::Worker;
 
 /// Attempts for one request, where no route says otherwise.
@@ -44,14 +45,14 @@ pub struct Request<'a> {
 /// An attempt that failed before anything of its answer was passed on.
 struct Failed {
     failure: Failure,
-    edge: Arc<Edge>,
+    edge: Rc<Edge>,
     address: IpAddr,
     /// On an HTTP/1 connection that was there before: its end may be older than the request.
     reused: bool,
 }
 
 /// Sends a request until it is answered, or cannot be repeated any more.
-pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSink<'_>) -> Outcome {
+pub async fn run(request: Request<'_>, body: &mut Body<'_>, sink: &mut ResponseSink<'_>) -> Outcome {
     let Request { worker, route, caller, head, treatment, began, .. } = request;
     let version = sink.version();
     let mut most = treatment.attempts().unwrap_or(MAX_ATTEMPTS);
@@ -61,21 +62,33 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         treatment.begins(attempt, most);
         if !treatment.is_in_time(Duration::ZERO) {
             // Nobody is asked for what comes too late: it would be done all the same, and no endpoint is at fault.
-            let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
+            let edge = caller.edge(worker, route, &"none".into(), version, ("", ""));
             let failure = Failure::mesh(Reason::UpstreamTimeout).detail("its time was up before it could be sent");
-            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+            return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
         }
         let lease = match route.pick(worker, &tried, treatment.wish(), false) {
             Ok(lease) => lease,
             Err(failure) => {
-                let edge = caller.edge(worker, route.name(), &"none".into(), version, ("", ""));
-                return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+                let edge = caller.edge(worker, route, &"none".into(), version, ("", ""));
+                return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
             }
         };
-        let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, &mut sink, lease).await {
-            Ok(outcome) => return outcome,
+        let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, sink, lease).await {
+            Ok(outcome) => {
+                if let Some(note) = sink.noted() {
+                    note.received(treatment.uploaded());
+                    if !matches!(outcome, Outcome::Broken) {
+                        note.whole();
+                    }
+                }
+                return outcome;
+            }
             Err(failed) => failed,
         };
+        if let Some(note) = sink.noted() {
+            note.received(treatment.uploaded());
+            note.failed(&failure);
+        }
         let asked = treatment.asked();
         let whole = treatment.replayable() || (failure.retryable == Retryable::Unprocessed && body.is_untouched());
         let safe = whole && treatment.repeats(head, &failure);
@@ -90,8 +103,10 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
         // The budget is asked last: what is not sent costs nothing.
         let again = asked.is_some() || (may && treatment.spend(worker));
         if !(again && rewind(body)) {
-            tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
-            return Box::pin(refuse(sink, failure, treatment.grpc, body, &edge, began)).await;
+            if worker.lines.may() {
+                tracing::info!(target = %route.name(), peer = %address, attempt, side = ?failure.side, "{failure}");
+            }
+            return Box::pin(refuse(sink, failure, treatment.call(head), body, &edge, began)).await;
         }
         edge.retry();
         if !reused {
@@ -100,7 +115,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, mut sink: ResponseSi
             // It says nothing about any endpoint: the first such attempt is none.
             most = most.saturating_add(1);
         }
-        if !pause.is_zero() && wait(pause, body, &mut sink).await.is_err() {
+        if !pause.is_zero() && wait(pause, body, sink).await.is_err() {
             return Outcome::Broken;
         }
     }
@@ -159,6 +174,7 @@ async fn try_once(
     let address = lease.address();
     let version = sink.version();
     let until = treatment.until();
+    let traced = sink.noted().and_then(|note| note.attempt(worker, attempt, &lease));
     // An endpoint of the pod's own: the inbound policy decides, as if the call had come from outside.
     let calls = caller.direction == Direction::Outbound;
     let (guard, generation) = (calls.then(|| Guard::own(worker, &lease, version)).flatten(), worker.mesh().generation());
@@ -186,7 +202,7 @@ async fn try_once(
                 // Nothing was sent yet, whatever took so long.
                 failure.retryable = Retryable::Unprocessed;
             }
-            let edge = caller.edge(worker, route.name(), &lease.peer, version, ("", ""));
+            let edge = caller.edge(worker, route, &lease.peer, version, ("", ""));
             // One opening that fails is one failure, however many waited for it.
             if shared {
                 drop(lease);
@@ -201,9 +217,9 @@ async fn try_once(
         Exchange::Http1(c) => c.stream.tls_names(),
         Exchange::Http2(s) => s.tls,
     };
-    let edge = caller.edge(worker, route.name(), &lease.peer, version, tls);
+    let edge = caller.edge(worker, route, &lease.peer, version, tls);
     let asked = if lease.own { guard.as_deref() } else { caller.guard() };
-    let own = dressed(request, asked, &lease, attempt);
+    let own = dressed(request, asked, &lease, attempt, traced);
     let head = own.as_deref().unwrap_or(request.head);
     let from_mesh = matches!(*lease.destination, Destination::Mesh { .. });
     let attempted = Attempted { worker, head, upgrade: request.upgrade, from_mesh, edge: &edge, lease: &lease, began, treatment };
@@ -223,8 +239,8 @@ async fn try_once(
     match ended {
         Ok(Finished::Done { keep }) => Ok(Outcome::Done { keep }),
         Ok(Finished::Tunnel { upstream, rest }) => Ok(Outcome::Tunnel { upstream, rest, lease, asked: None }),
-        Ok(Finished::Broken(failure)) => Ok(broken(request, &edge, lease, address, &failure)),
-        Err(failure) if treatment.passed() => Ok(broken(request, &edge, lease, address, &failure)),
+        Ok(Finished::Broken(failure)) => Ok(broken(request, sink, &edge, lease, &failure)),
+        Err(failure) if treatment.passed() => Ok(broken(request, sink, &edge, lease, &failure)),
         Err(mut failure) => {
             let stale = failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
             let reused = reused && version == MeshProtocol::Http1 && stale && !treatment.heard();
@@ -244,7 +260,13 @@ async fn try_once(
 }
 
 /// The head as this attempt sends it, where that is not as the request came.
-fn dressed(request: &Request<'_>, guard: Option<&Guard>, lease: &Lease, attempt: u32) -> Option<Box<RequestHead>> {
+fn dressed(
+    request: &Request<'_>,
+    guard: Option<&Guard>,
+    lease: &Lease,
+    attempt: u32,
+    traced: Option<(Context, Forms)>,
+) -> Option<Box<RequestHead>> {
     let Request { worker, treatment, head, .. } = *request;
     let mut own = lease.own.then(|| Box::new(own_head(worker, head)));
     if let Some(guard) = guard
@@ -255,6 +277,9 @@ fn dressed(request: &Request<'_>, guard: Option<&Guard>, lease: &Lease, attempt:
     if attempt > 1 {
         let head = own.get_or_insert_with(|| Box::new(head.clone()));
         head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());
+        if let Some((context, forms)) = traced {
+            propagate::write(&mut head.fields, &context, forms);
+        }
     }
     if let Some(left) = treatment.left() {
         let head = own.get_or_insert_with(|| Box::new(head.clone()));
@@ -265,9 +290,16 @@ fn dressed(request: &Request<'_>, guard: Option<&Guard>, lease: &Lease, attempt:
 }
 
 /// An answer that was begun and cannot be ended.
-fn broken(request: &Request<'_>, edge: &Edge, lease: Lease, address: IpAddr, failure: &Failure) -> Outcome {
-    tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
+fn broken(request: &Request<'_>, sink: &mut ResponseSink<'_>, edge: &Edge, lease: Lease, failure: &Failure) -> Outcome {
+    if let Some(note) = sink.noted() {
+        note.fails(failure);
+    }
+    let address = lease.address();
+    if request.worker.lines.may() {
+        tracing::info!(target = %request.route.name(), peer = %address, side = ?failure.side, "answer broken off: {failure}");
+    }
     edge.error(failure.reason);
+    edge.request(&request.treatment.call(request.head).broken(failure.reason), request.began.elapsed());
     lease.fail(failure);
     Outcome::Broken
 }

@@ -17,6 +17,16 @@ pub enum Chunk {
     Trailers(Box<Fields>),
 }
 
+impl Chunk {
+    /// Bytes of the body.
+    pub fn octets(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Trailers(_) => 0,
+        }
+    }
+}
+
 /// A message body that is being received.
 pub enum Body<'a> {
     Empty,

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -9,7 +10,8 @@ use weft_core::SpiffeId;
 use weft_core::protocol::MeshProtocol;
 
 use crate::authorize::Guard;
-use crate::metrics::{Direction, Edge, EdgeKey};
+use crate::metrics::{Direction, Edge, EdgeKey, OpenHttp};
+use crate::route::Route;
 use crate::worker::Worker;
 
 /// Names of the cipher suite and the key exchange group; empty in the clear.
@@ -30,14 +32,17 @@ pub struct HttpCaller {
     guard: Option<Guard>,
     /// The counters that its last requests went to, so that labels are not looked up for each.
     edges: RefCell<SmallVec<[Recent; 2]>>,
+    /// Inbound: it is counted as open.
+    open: Option<OpenHttp>,
 }
 
 /// Which endpoint over which connection, and the counters of it.
 struct Recent {
     peer: Arc<str>,
     target: Arc<str>,
+    port: u16,
     tls: TlsNames,
-    edge: Arc<Edge>,
+    edge: Rc<Edge>,
 }
 
 /// Counters that a connection remembers.
@@ -64,7 +69,14 @@ impl HttpCaller {
         guard: Option<Guard>,
     ) -> Self {
         let address_text = address.to_string().into();
-        Self { address, address_text, direction, tls, peer, identity, guard, edges: RefCell::default() }
+        Self { address, address_text, direction, tls, peer, identity, guard, edges: RefCell::default(), open: None }
+    }
+
+    /// Inbound: counts the connection, to `route` over `version`, for as long as this lives.
+    #[must_use]
+    pub fn counted(mut self, worker: &Worker, route: &Route, version: MeshProtocol) -> Self {
+        self.open = Some(OpenHttp::new(self.edge(worker, route, &self.peer, version, self.tls)));
+        self
     }
 
     /// Inbound: who is asked whether a request may come in.
@@ -82,28 +94,34 @@ impl HttpCaller {
         self.identity.as_ref()
     }
 
+    /// Inbound: who is counted as the peer. Outbound it is empty.
+    pub fn peer(&self) -> &Arc<str> {
+        &self.peer
+    }
+
     pub fn address_text(&self) -> &str {
         &self.address_text
     }
 
-    /// The counters of requests to `target`, and, outbound, to `peer` over `tls`.
-    pub fn edge(&self, worker: &Worker, target: &Arc<str>, peer: &Arc<str>, version: MeshProtocol, tls: TlsNames) -> Arc<Edge> {
+    /// The counters of requests to `route`, and, outbound, to `peer` over `tls`.
+    pub fn edge(&self, worker: &Worker, route: &Route, peer: &Arc<str>, version: MeshProtocol, tls: TlsNames) -> Rc<Edge> {
+        let (target, port) = (route.name(), route.port());
         let (peer, tls) = match self.direction {
             Direction::Outbound => (peer, tls),
             Direction::Inbound => (&self.peer, self.tls),
         };
         let mut edges = self.edges.borrow_mut();
-        let same = |r: &&Recent| Arc::ptr_eq(&r.peer, peer) && Arc::ptr_eq(&r.target, target) && r.tls == tls;
+        let same = |r: &&Recent| Arc::ptr_eq(&r.peer, peer) && Arc::ptr_eq(&r.target, target) && r.port == port && r.tls == tls;
         if let Some(recent) = edges.iter().find(same) {
-            return recent.edge.clone();
+            return Rc::clone(&recent.edge);
         }
         let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
-        let key = EdgeKey { direction: self.direction, peer: peer.clone(), target: target.clone(), protocol, tls };
+        let key = EdgeKey { direction: self.direction, port, protocol, target: target.clone(), peer: peer.clone(), tls };
         let edge = worker.metrics.edge(&key);
         if edges.len() == RECENT {
             edges.remove(0);
         }
-        edges.push(Recent { peer: peer.clone(), target: target.clone(), tls, edge: edge.clone() });
+        edges.push(Recent { peer: peer.clone(), target: target.clone(), port, tls, edge: Rc::clone(&edge) });
         edge
     }
 }

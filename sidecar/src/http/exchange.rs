@@ -123,7 +123,7 @@ async fn run_http1(
         let mut out = OutgoingBody::new(framing);
         let (sent, answering) = (Cell::new(false), Cell::new(false));
         let mut upload = pin!(async {
-            upload_h1(body, &mut out, writer).await?;
+            upload_h1(body, &mut out, writer, &a).await?;
             sent.set(true);
             // From here on it only watches: a caller that goes away ends the exchange.
             Err(body.gone(&answering).await)
@@ -140,6 +140,9 @@ async fn run_http1(
             a.treatment.passes(false);
         };
         a.treatment.hears();
+        if let Some(note) = sink.noted() {
+            note.answered(response.status);
+        }
         peer_refusal(&response.fields, a.from_mesh)?;
         let framing = h1::response_framing(&response, head)?;
         a.treatment.judge(a.worker, &response, a.lease)?;
@@ -152,7 +155,7 @@ async fn run_http1(
             a.treatment.edit(&mut response, a.lease);
             Box::pin(sink.switch(response, a.from_mesh)).await?;
             a.treatment.ended(status, a.lease);
-            a.edge.request(status, a.began.elapsed());
+            counted(&a, status, sink);
             return Ok(Finished::Tunnel { upstream: Rc::clone(stream), rest: reader.take_rest() });
         }
         let keeps = framing != Framing::UntilClose
@@ -166,7 +169,7 @@ async fn run_http1(
         a.treatment.ended(status, a.lease);
         (status, sent.get(), keeps)
     };
-    a.edge.request(status, a.began.elapsed());
+    counted(&a, status, sink);
     if whole && keeps {
         a.worker.pools.keep_http1(connection);
     }
@@ -182,7 +185,7 @@ async fn run_http2(
     let done = body.is_done();
     let mut begun = sender.begin(a.head, done).await?;
     let http2::Begun { response, body: out, .. } = &mut begun;
-    let mut upload = pin!(upload_h2(body, out, done));
+    let mut upload = pin!(upload_h2(body, out, done, &a));
     let mut uploaded = None;
     let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
     let response = tokio::select! {
@@ -193,22 +196,41 @@ async fn run_http2(
     a.treatment.hears();
     let (parts, stream) = response.into_parts();
     let response = http2::from_response(&parts);
+    if let Some(note) = sink.noted() {
+        note.answered(response.status);
+    }
     peer_refusal(&response.fields, a.from_mesh)?;
     a.treatment.judge(a.worker, &response, a.lease)?;
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
     let progress = Cell::default();
-    let answered = pin!(download(&a, &mut answer, response, sink, &progress));
-    if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
-        return Ok(Finished::Broken(failure));
+    {
+        let answered = pin!(download(&a, &mut answer, response, sink, &progress));
+        if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
+            return Ok(Finished::Broken(failure));
+        }
     }
     a.treatment.ended(status, a.lease);
-    a.edge.request(status, a.began.elapsed());
+    counted(&a, status, sink);
     Ok(Finished::Done { keep: true })
 }
 
+/// Counts a request that was answered. One whose trace is kept stands for others of its kind.
+fn counted(a: &Attempted<'_>, status: u16, sink: &mut ResponseSink<'_>) {
+    let (call, took) = (a.treatment.answered(a.head, status), a.began.elapsed());
+    a.edge.request(&call, took);
+    if let Some(at) = sink.noted().and_then(|note| note.sampled()) {
+        a.edge.exemplar(&call, took, at.trace.to_bytes(), at.span.to_bytes());
+    }
+}
+
 /// Sends a request's body; its head goes out with the first piece, or alone if that is not there yet.
-async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1::Writer) -> Result<(), Failure> {
+async fn upload_h1(
+    body: &mut Body<'_>,
+    out: &mut OutgoingBody,
+    writer: &mut h1::Writer,
+    a: &Attempted<'_>,
+) -> Result<(), Failure> {
     if body.is_done() {
         return out.finish(writer).await;
     }
@@ -225,6 +247,8 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
         match piece {
             Some(chunk) => {
                 let last = matches!(chunk, Chunk::Trailers(_));
+                a.edge.forth(chunk.octets());
+                a.treatment.uploads(&chunk);
                 out.send(writer, chunk).await?;
                 if last {
                     return writer.flush().await;
@@ -235,12 +259,14 @@ async fn upload_h1(body: &mut Body<'_>, out: &mut OutgoingBody, writer: &mut h1:
     }
 }
 
-async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool) -> Result<(), Failure> {
+async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool, a: &Attempted<'_>) -> Result<(), Failure> {
     if ended {
         return Ok(());
     }
     while let Some(chunk) = body.next().await? {
         let last = matches!(chunk, Chunk::Trailers(_));
+        a.edge.forth(chunk.octets());
+        a.treatment.uploads(&chunk);
         http2::send(out, chunk, Side::Upstream).await?;
         if last {
             return Ok(());
@@ -278,6 +304,7 @@ async fn download(
             None => return sink.finish().await,
             Some(chunk) => {
                 progress.set(true);
+                a.edge.back(chunk.octets());
                 if let Chunk::Trailers(trailers) = &chunk {
                     a.treatment.trailers(trailers, a.lease);
                 }

@@ -14,9 +14,10 @@ use super::head::RequestHead;
 use super::sink::ResponseSink;
 use super::treatment::Treatment;
 use super::{hop, routed};
-use crate::metrics::{Direction, Edge};
+use crate::metrics::{Call, Direction, Edge};
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
+use crate::telemetry;
 use crate::worker::Worker;
 
 /// How an exchange ended.
@@ -36,63 +37,75 @@ pub struct Asked {
 }
 
 /// Forwards one request and writes its answer.
-pub async fn forward(
+#[expect(clippy::manual_async_fn, reason = "what an async fn is given by value lies in its future twice; a head is large")]
+pub fn forward(
     worker: &Rc<Worker>,
     route: &Route,
     caller: &HttpCaller,
     mut head: RequestHead,
     body: &mut Body<'_>,
-    sink: ResponseSink<'_>,
-) -> Outcome {
-    let began = Instant::now();
-    let upgrade = head.wants_upgrade().then(|| head.fields.first(Known::Upgrade).map(<[u8]>::to_vec)).flatten();
-    // h2c by Upgrade is never forwarded (Invariant 2): the request goes on as if it had not asked.
-    let upgrade = upgrade.filter(|u| !super::fields::list_elements(u).any(|t| t.eq_ignore_ascii_case(b"h2c")));
-    let attempt =
-        (caller.direction == Direction::Inbound && caller.proved().is_some()).then(|| attempt_told(&head.fields)).flatten();
-    hop::strip(&mut head.fields);
-    if caller.direction == Direction::Inbound {
-        tell_caller(&mut head.fields, caller.proved(), caller.address_text());
-    }
-    if let Some(attempt) = attempt {
-        head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());
-    }
-    if head.http10 && head.fields.first(Known::Host).is_none() {
-        // It goes on as HTTP/1.1, which needs one.
-        head.fields.push(b"host", route.host().as_bytes());
-    }
-    if let Some(traffic) = route.traffic() {
-        let incoming = routed::Incoming { worker, route, caller, upgrade, began };
-        return Box::pin(routed::forward(incoming, traffic, head, body, sink)).await;
-    }
-    let generation = worker.mesh().generation();
-    let guard = caller.guard().or_else(|| route.guard());
-    let allowed = guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
-    let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
-    if let Err(failure) = allowed {
-        let edge = caller.edge(worker, route.name(), &"none".into(), sink.version(), ("", ""));
-        return Box::pin(refuse(sink, failure, head.is_grpc(), body, &edge, began)).await;
-    }
-    let treatment = Treatment::plain(worker, route, &head, body, began);
-    let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
-    let revoked = async {
-        let Some(guard) = guard else { return std::future::pending().await };
-        guard.revoked(worker, Some(&head), generation).await
-    };
-    let outcome = tokio::select! {
-        biased;
-        outcome = attempts::run(request, body, sink) => outcome,
-        failure = revoked => {
-            tracing::info!(client = %caller.address, target = %route.name(), "request ended, for the policy has changed: {failure}");
-            return Outcome::Broken;
+    mut sink: ResponseSink<'_>,
+) -> impl Future<Output = Outcome> {
+    async move {
+        let began = Instant::now();
+        let upgrade = head.wants_upgrade().then(|| head.fields.first(Known::Upgrade).map(<[u8]>::to_vec)).flatten();
+        // h2c by Upgrade is never forwarded (Invariant 2): the request goes on as if it had not asked.
+        let upgrade = upgrade.filter(|u| !super::fields::list_elements(u).any(|t| t.eq_ignore_ascii_case(b"h2c")));
+        let attempt =
+            (caller.direction == Direction::Inbound && caller.proved().is_some()).then(|| attempt_told(&head.fields)).flatten();
+        hop::strip(&mut head.fields);
+        sink.note(telemetry::request(worker, caller, route, &mut head, sink.version(), began));
+        if caller.direction == Direction::Inbound {
+            tell_caller(&mut head.fields, caller.proved(), caller.address_text());
         }
-    };
-    match outcome {
-        // The request has to be let in for as long as its tunnel lasts.
-        Outcome::Tunnel { upstream, rest, lease, .. } => {
-            Outcome::Tunnel { upstream, rest, lease, asked: Some(Box::new(Asked { head, generation })) }
+        if let Some(attempt) = attempt {
+            head.fields.push(b"weft-attempt", attempt.to_string().as_bytes());
         }
-        outcome => outcome,
+        if head.http10 && head.fields.first(Known::Host).is_none() {
+            // It goes on as HTTP/1.1, which needs one.
+            head.fields.push(b"host", route.host().as_bytes());
+        }
+        if let Some(traffic) = route.traffic() {
+            let incoming = routed::Incoming { worker, route, caller, upgrade, began };
+            return Box::pin(routed::forward(incoming, traffic, head, body, &mut sink)).await;
+        }
+        let generation = worker.mesh().generation();
+        let guard = caller.guard().or_else(|| route.guard());
+        let mut asks = || guard.map_or(Ok(()), |guard| guard.request(worker, &mut head));
+        let allowed = match sink.noted() {
+            Some(note) => note.judged(worker, asks),
+            None => asks(),
+        };
+        let allowed = allowed.and_then(|()| routed::within_rate(worker, route, caller, &mut head));
+        if let Err(failure) = allowed {
+            let edge = caller.edge(worker, route, &"none".into(), sink.version(), ("", ""));
+            let call = Call::new(&head.method, head.is_grpc());
+            return Box::pin(refuse(&mut sink, failure, call, body, &edge, began)).await;
+        }
+        let treatment = Treatment::plain(worker, route, &head, body, began);
+        let request = Request { worker, route, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };
+        let revoked = async {
+            let Some(guard) = guard else { return std::future::pending().await };
+            guard.revoked(worker, Some(&head), generation).await
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempts::run(request, body, &mut sink) => outcome,
+            failure = revoked => {
+                if let Some(note) = sink.noted() {
+                    note.fails(&failure);
+                }
+                tracing::info!(client = %caller.address, target = %route.name(), "request ended, for the policy has changed: {failure}");
+                return Outcome::Broken;
+            }
+        };
+        match outcome {
+            // The request has to be let in for as long as its tunnel lasts.
+            Outcome::Tunnel { upstream, rest, lease, .. } => {
+                Outcome::Tunnel { upstream, rest, lease, asked: Some(Box::new(Asked { head, generation })) }
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -145,24 +158,28 @@ fn goes_on(reason: Reason) -> bool {
     matches!(reason, Denied | EgressDenied | EndpointsEjected | FaultInjected | NoBackend | NoRoute | Overloaded | RateLimited)
 }
 
-/// Answers in weft's own name. `body` is the request's, and says whether there is more of it to come.
+/// Answers a call in weft's own name. `body` is the request's, and says whether there is more of it to come.
 pub async fn refuse(
-    mut sink: ResponseSink<'_>,
+    sink: &mut ResponseSink<'_>,
     failure: Failure,
-    grpc: bool,
+    call: Call<'_>,
     body: &Body<'_>,
     edge: &Edge,
     began: Instant,
 ) -> Outcome {
     edge.error(failure.reason);
     if failure.side == Side::Downstream && failure.reason == Reason::DownstreamGone {
+        edge.request(&call.broken(failure.reason), began.elapsed());
+        if let Some(note) = sink.noted() {
+            note.fails(&failure);
+        }
         return Outcome::Broken;
     }
-    edge.request(failure.http_status(), began.elapsed());
+    edge.request(&call.refused(&failure), began.elapsed());
     if !(goes_on(failure.reason) && body.is_done()) {
         sink.close();
     }
-    match sink.refuse(&failure, grpc).await {
+    match sink.refuse(&failure, call.is_grpc).await {
         Ok(()) => Outcome::Done { keep: sink.keeps() },
         Err(_) => Outcome::Broken,
     }

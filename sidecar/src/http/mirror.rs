@@ -70,5 +70,5 @@ async fn one(worker: Rc<Worker>, route: Route, version: MeshProtocol, head: Requ
     let Some(_place) = treatment.take_place() else { return worker.metrics.copies_dropped(1) };
     let (worker, route, caller, head, treatment) = (&worker, &route, &caller, &head, &treatment);
     let request = Request { worker, route, caller, head, upgrade: None, treatment, began };
-    attempts::run(request, &mut body, ResponseSink::Nowhere { version }).await;
+    attempts::run(request, &mut body, &mut ResponseSink::Nowhere { version }).await;
 }

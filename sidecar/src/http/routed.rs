@@ -21,7 +21,7 @@ use super::mirror::Copies;
 use super::session::SessionUse;
 use super::sink::ResponseSink;
 use super::treatment::{Asks, Treatment};
-use crate::metrics::Direction;
+use crate::metrics::{Call, Direction};
 use crate::route::{Route, Wish};
 use crate::traffic::{ServiceTraffic, hash_text};
 use crate::worker::Worker;
@@ -85,28 +85,35 @@ pub async fn forward(
     traffic: Arc<ServiceTraffic>,
     mut head: RequestHead,
     body: &mut Body<'_>,
-    mut sink: ResponseSink<'_>,
+    sink: &mut ResponseSink<'_>,
 ) -> Outcome {
     let Incoming { worker, route, caller, upgrade, began } = incoming;
     let grpc = head.is_grpc();
-    let own_edge = |sink: &ResponseSink<'_>, name: &Arc<str>| caller.edge(worker, name, &"none".into(), sink.version(), ("", ""));
+    let own_edge = |sink: &ResponseSink<'_>, to: &Route| caller.edge(worker, to, &"none".into(), sink.version(), ("", ""));
+    let call = Call::new(&head.method, grpc);
+    // The route that it falls under.
+    let mut fallen = None;
     if let Err(failure) = head.to_origin_form() {
-        let edge = own_edge(&sink, route.name());
-        return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
+        let edge = own_edge(sink, route);
+        return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
     }
     if let Some(fault) = traffic.policy.faults.iter().find(|f| strikes(worker, f, &head)) {
         if let Some(delay) = fault.delay
-            && attempts::wait(delay, body, &mut sink).await.is_err()
+            && attempts::wait(delay, body, sink).await.is_err()
         {
             return Outcome::Broken;
         }
         if let Some(abort) = fault.abort {
-            let edge = own_edge(&sink, route.name());
+            let edge = own_edge(sink, route);
             let Some(failure) = aborted(abort) else {
                 edge.error(Reason::FaultInjected);
+                edge.request(&call.broken(Reason::FaultInjected), began.elapsed());
+                if let Some(note) = sink.noted() {
+                    note.fails(&Failure::mesh(Reason::FaultInjected));
+                }
                 return Outcome::Broken;
             };
-            return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
+            return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
         }
     }
     let ruled = match traffic.table(route.port()).map(|t| t.http(&head)) {
@@ -115,6 +122,7 @@ pub async fn forward(
         }
         Some(Verdict::NoMatch) => Ruled::Refused(Failure::mesh(Reason::NoRoute).detail(describe(&head))),
         Some(Verdict::Rule { rule, matched }) => {
+            fallen = Some(rule.route.clone());
             let rule = (rule.rule(), matched);
             apply_rule((worker, route, &traffic), rule, &mut head, began)
         }
@@ -122,8 +130,8 @@ pub async fn forward(
     let (to, copies, mut treatment) = match ruled {
         Ruled::Goes { to, copies, treatment } => (to, copies, treatment),
         Ruled::Answered(answer) => {
-            let edge = own_edge(&sink, route.name());
-            edge.request(answer.status, began.elapsed());
+            let edge = own_edge(sink, route);
+            edge.request(&call.by(fallen.as_ref()).answered(answer.status, None), began.elapsed());
             if !body.is_done() {
                 sink.close();
             }
@@ -135,15 +143,18 @@ pub async fn forward(
             };
         }
         Ruled::Refused(failure) => {
-            tracing::info!(target = %route.name(), "request refused: {failure}");
-            let edge = own_edge(&sink, route.name());
-            return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
+            if worker.lines.may() {
+                tracing::info!(target = %route.name(), "request refused: {failure}");
+            }
+            let edge = own_edge(sink, route);
+            return Box::pin(refuse(sink, failure, call.by(fallen.as_ref()), body, &edge, began)).await;
         }
     };
     // What is chosen among is the backend's; its own policy says how, and no other does.
     let policy = to.traffic();
     let asks = treatment.asks.get_or_insert_default();
     asks.idempotent = head.is_idempotent();
+    asks.route = fallen;
     if asks.session.is_none() {
         asks.session = traffic.policy.session.as_ref().map(|s| SessionUse::persistent(s, &head, None));
     }
@@ -164,8 +175,8 @@ pub async fn forward(
     let Some(place) = treatment.take_place() else {
         let failure =
             Failure::mesh(Reason::Overloaded).detail(format!("{} has as many requests as its policy allows", to.name()));
-        let edge = own_edge(&sink, to.name());
-        return Box::pin(refuse(sink, failure, grpc, body, &edge, began)).await;
+        let edge = own_edge(sink, &to);
+        return Box::pin(refuse(sink, failure, treatment.call(&head), body, &edge, began)).await;
     };
     let (version, generation) = (sink.version(), worker.mesh().generation());
     let request = Request { worker, route: &to, caller, head: &head, upgrade: upgrade.as_deref(), treatment: &treatment, began };

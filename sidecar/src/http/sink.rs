@@ -15,6 +15,7 @@ use super::h1::{self, Framing, OutgoingBody};
 use super::head::ResponseHead;
 use super::{h2 as http2, hop};
 use crate::denials::Reference;
+use crate::telemetry::Note;
 
 /// Where an answer goes.
 pub enum ResponseSink<'a> {
@@ -25,11 +26,13 @@ pub enum ResponseSink<'a> {
         /// The answer to a HEAD has no body (RFC 9110, section 9.3.2).
         head_only: bool,
         body: Option<OutgoingBody>,
+        note: Option<Note>,
     },
     H2 {
         respond: SendResponse<Bytes>,
         head_only: bool,
         body: Option<SendStream<Bytes>>,
+        note: Option<Note>,
     },
     /// Nobody waits for the answer to a copy.
     Nowhere {
@@ -44,6 +47,21 @@ impl ResponseSink<'_> {
             Self::H1 { .. } => MeshProtocol::Http1,
             Self::H2 { .. } => MeshProtocol::Http2,
             Self::Nowhere { version } => *version,
+        }
+    }
+
+    /// Has what becomes of the request be told.
+    pub fn note(&mut self, made: Option<Note>) {
+        if let (Some(made), Self::H1 { note, .. } | Self::H2 { note, .. }) = (made, self) {
+            *note = Some(made);
+        }
+    }
+
+    /// What is noted of the request; none where nobody wants to know.
+    pub fn noted(&mut self) -> Option<&mut Note> {
+        match self {
+            Self::H1 { note, .. } | Self::H2 { note, .. } => note.as_mut(),
+            Self::Nowhere { .. } => None,
         }
     }
 
@@ -85,11 +103,14 @@ impl ResponseSink<'_> {
 
     /// Passes on that the protocol is switched.
     pub async fn switch(&mut self, mut head: ResponseHead, from_mesh: bool) -> Result<(), Failure> {
-        let Self::H1 { writer, .. } = self else {
+        let Self::H1 { writer, note, .. } = self else {
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No).detail("it switched protocols within HTTP/2"));
         };
         let upgrade = head.fields.first(Known::Upgrade).map(<[u8]>::to_vec);
         clean_response(&mut head.fields, from_mesh);
+        if let Some(note) = note {
+            note.head(head.status, &head.fields);
+        }
         let connection = upgrade.map(|u| {
             head.fields.push(b"upgrade", &u);
             "upgrade"
@@ -99,6 +120,9 @@ impl ResponseSink<'_> {
     }
 
     pub fn head(&mut self, mut head: ResponseHead, body: &Body<'_>, head_only: bool) -> Result<(), Failure> {
+        if let Some(note) = self.noted() {
+            note.head(head.status, &head.fields);
+        }
         match self {
             Self::H1 { writer, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
@@ -137,6 +161,12 @@ impl ResponseSink<'_> {
 
     /// Sends a piece; true if it was the last.
     pub async fn send(&mut self, chunk: Chunk) -> Result<bool, Failure> {
+        if let Some(note) = self.noted() {
+            match &chunk {
+                Chunk::Data(data) => note.sends(data.len()),
+                Chunk::Trailers(trailers) => note.trailers(trailers),
+            }
+        }
         match self {
             Self::H1 { writer, body: Some(out), .. } => {
                 out.send(writer, chunk).await?;
@@ -169,6 +199,9 @@ impl ResponseSink<'_> {
 
     /// Answers in weft's own name: an HTTP status with `weft-error`, or a gRPC status for gRPC.
     pub async fn refuse(&mut self, failure: &Failure, grpc: bool) -> Result<(), Failure> {
+        if let Some(note) = self.noted() {
+            note.fails(failure);
+        }
         let reason = failure.reason;
         let mut head = if grpc {
             let mut head = ResponseHead::new(200);
@@ -207,6 +240,11 @@ impl ResponseSink<'_> {
 
     /// Answers with a head and a text of weft's own.
     pub async fn answer(&mut self, mut head: ResponseHead, text: String) -> Result<(), Failure> {
+        if let Some(note) = self.noted() {
+            note.head(head.status, &head.fields);
+            note.sends(text.len());
+            note.whole();
+        }
         // Whoever asked reads no body of such an answer, and would take it for the next one.
         let lengthless = matches!(head.status, 204 | 304);
         match self {

@@ -9,15 +9,16 @@ use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::retry::{self, Ending};
 use weft_core::traffic::apply::change_headers;
-use weft_core::traffic::route::{HeaderChange, Retry};
+use weft_core::traffic::route::{HeaderChange, Retry, Route as TrafficRoute};
 
-use super::body::Body;
+use super::body::{Body, Chunk};
 use super::deadline::grpc_timeout;
 use super::fields::{Fields, Known};
 use super::head::{RequestHead, ResponseHead};
 use super::session::SessionUse;
 use crate::connect::Destination;
 use crate::identity::unix_now;
+use crate::metrics::Call;
 use crate::route::{Lease, Route, Wish};
 use crate::standing::{Place, Standing};
 use crate::worker::Worker;
@@ -52,10 +53,14 @@ pub struct Treatment {
     heard: Cell<bool>,
     /// An answer's head was passed on.
     passed: Cell<bool>,
+    /// Bytes of the request's body that went out, in this attempt.
+    uploaded: Cell<u64>,
     attempt: Cell<u32>,
     most: Cell<u32>,
     /// The last answer is asked for again, after so long.
     asked: Cell<Option<Duration>>,
+    /// gRPC's status, once the answer has said it.
+    status: Cell<Option<u8>>,
 }
 
 /// What a route or a policy asks for.
@@ -67,6 +72,8 @@ pub struct Asks {
     pub response: Vec<HeaderChange>,
     pub session: Option<SessionUse>,
     pub wish: Wish,
+    /// The route that the request fell under.
+    pub route: Option<Arc<TrafficRoute>>,
 }
 
 impl Asks {
@@ -140,7 +147,21 @@ impl Treatment {
         self.attempt.set(attempt);
         self.most.set(most);
         self.asked.set(None);
+        self.status.set(None);
         self.heard.set(false);
+        self.uploaded.set(0);
+    }
+
+    /// A piece of the request's body goes out.
+    pub fn uploads(&self, chunk: &Chunk) {
+        if let Chunk::Data(data) = chunk {
+            self.uploaded.set(self.uploaded.get() + data.len() as u64);
+        }
+    }
+
+    /// Bytes of the request's body that went out, in this attempt.
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded.get()
     }
 
     /// An answer began to come.
@@ -224,6 +245,7 @@ impl Treatment {
     /// Looks at an answer before it is passed on. An error has the request sent again: the caller does not see the answer.
     pub fn judge(&self, worker: &Worker, head: &ResponseHead, lease: &Lease) -> Result<(), Failure> {
         let status = self.grpc_status(&head.fields);
+        self.status.set(status);
         if is_denied(head, lease) {
             // Its policy says so, and would say so again: nothing of it is about the endpoint.
             lease.answered(200, None);
@@ -276,8 +298,19 @@ impl Treatment {
     /// Looks at an answer's trailers, where gRPC says how it went.
     pub fn trailers(&self, trailers: &Fields, lease: &Lease) {
         if let Some(status) = self.grpc_status(trailers) {
+            self.status.set(Some(status));
             lease.answered(200, Some(status));
         }
+    }
+
+    /// The request, as it is counted; without how it ended.
+    pub fn call(&self, head: &RequestHead) -> Call<'_> {
+        Call::new(&head.method, self.grpc).by(self.asks.as_ref().and_then(|asks| asks.route.as_ref()))
+    }
+
+    /// The same, answered.
+    pub fn answered(&self, head: &RequestHead, status: u16) -> Call<'_> {
+        self.call(head).answered(status, self.status.get())
     }
 
     /// Changes an answer's head as it is passed on.

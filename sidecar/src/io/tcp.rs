@@ -135,6 +135,17 @@ pub struct Dialer {
 impl Dialer {
     /// Connects.
     pub async fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.socket(to)?.connect(to).await
+    }
+
+    /// Connects, with segments of at most so many octets both ways (`TCP_MAXSEG`).
+    pub async fn connect_in_segments(self, to: SocketAddr, octets: u32) -> io::Result<TcpStream> {
+        let socket = self.socket(to)?;
+        SockRef::from(&socket).set_tcp_mss(octets)?;
+        socket.connect(to).await
+    }
+
+    fn socket(self, to: SocketAddr) -> io::Result<tokio::net::TcpSocket> {
         let raw = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         raw.set_nonblocking(true)?;
         if self.mark != 0 {
@@ -145,7 +156,7 @@ impl Dialer {
                 )
             })?;
         }
-        tokio::net::TcpSocket::from_std_stream(raw.into()).connect(to).await
+        Ok(tokio::net::TcpSocket::from_std_stream(raw.into()))
     }
 }
 

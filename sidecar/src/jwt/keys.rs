@@ -1,7 +1,6 @@
 //! Keys that were fetched, for all workers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -11,10 +10,13 @@ use std::sync::atomic::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use weft_core::jwt::TokenFault;
+use weft_core::metrics::{Family, Labels, table};
 use weft_tls::tokens::Jwks;
 
 use crate::identity::unix_now;
 
+/// URLs that are told apart in metrics.
+const MOST_URLS: usize = 500;
 /// The last good keys are gone by for this long, in seconds, while their issuer is away.
 const KEPT_SECS: i64 = 24 * 3600;
 
@@ -145,12 +147,10 @@ impl KeyStore {
         told
     }
 
-    /// The Prometheus text format. Nothing where no keys are fetched.
-    pub fn render(&self, out: &mut String) {
+    /// As metrics have them.
+    pub fn families(&self) -> [Family; 2] {
+        let [mut fetches, mut age] = [&table::JWT_FETCHES, &table::JWT_AGE].map(Family::new);
         let sets = self.sets.load();
-        if sets.is_empty() {
-            return;
-        }
         // By what is told of them: URLs that differ in their queries alone are one.
         let mut urls: BTreeMap<&str, ([u64; 2], i64)> = BTreeMap::new();
         let now = unix_now();
@@ -160,21 +160,14 @@ impl KeyStore {
             counts.iter_mut().zip(fetched.counts).for_each(|(sum, count)| *sum += count);
             *oldest = if *oldest < 0 || age < 0 { -1 } else { age.max(*oldest) };
         }
-        let _ = writeln!(
-            out,
-            "# HELP weft_jwt_key_fetches_total Times that keys of a JwtIssuer were fetched, by URL without its query."
-        );
-        let _ = writeln!(out, "# TYPE weft_jwt_key_fetches_total counter");
-        for (url, (counts, _)) in &urls {
-            for (result, count) in ["ok", "failed"].iter().zip(counts) {
-                let _ = writeln!(out, "weft_jwt_key_fetches_total{{url={url:?},result=\"{result}\"}} {count}");
+        for (url, (counts, oldest)) in urls.into_iter().take(MOST_URLS) {
+            let labels = Labels::new().and(table::URL, url.to_owned());
+            for (result, count) in ["ok", "failed"].into_iter().zip(counts) {
+                fetches.counts(labels.clone().and(table::OUTCOME, result), count);
             }
+            age.levels(labels, oldest as f64);
         }
-        let _ = writeln!(out, "# HELP weft_jwt_keys_age_seconds Seconds since keys were fetched last; -1 where there are none.");
-        let _ = writeln!(out, "# TYPE weft_jwt_keys_age_seconds gauge");
-        for (url, (_, age)) in &urls {
-            let _ = writeln!(out, "weft_jwt_keys_age_seconds{{url={url:?}}} {age}");
-        }
+        [fetches, age]
     }
 }
 
@@ -188,16 +181,11 @@ mod tests {
         for url in ["http://id.shop/keys?key=secret", "http://id.shop/keys?key=other", "https://id.example.com"] {
             store.fail(&url.into());
         }
-        let mut text = String::new();
-        store.render(&mut text);
-        assert!(!text.contains('?') && !text.contains("secret"), "{text}");
-        let counted: Vec<_> = text.lines().filter(|line| line.contains("\"failed\"")).collect();
-        assert_eq!(
-            counted,
-            [
-                "weft_jwt_key_fetches_total{url=\"http://id.shop/keys\",result=\"failed\"} 2",
-                "weft_jwt_key_fetches_total{url=\"https://id.example.com\",result=\"failed\"} 1",
-            ]
-        );
+        let [fetches, _] = store.families();
+        let failed: Vec<_> = fetches.points.iter().filter(|p| p.labels.value(table::OUTCOME) == Some(&"failed".into())).collect();
+        let told: Vec<_> =
+            failed.iter().map(|p| (p.labels.value(table::URL).map(ToString::to_string), p.value.clone())).collect();
+        let of = |url: &str, n| (Some(url.to_owned()), weft_core::metrics::Value::Count(n));
+        assert_eq!(told, [of("http://id.shop/keys", 2), of("https://id.example.com", 1)]);
     }
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 use weft_core::authorization::policy::{GrpcMatch, Operation, PathMatch, Peer, Rule, Target};
 use weft_core::authorization::{Action, Authorization, Policy, Posture};
+use weft_core::metrics::{Format, Labels, expose};
 use weft_core::policy::{InboundPolicy, MtlsMode};
 use weft_core::traffic::TrafficPolicy;
 use weft_core::traffic::policy::Outlier;
@@ -376,10 +377,11 @@ fn audit_and_dry_run_are_counted_and_stop_nothing() {
         for line in ["GET /x", "GET /y"] {
             assert_eq!(lab.ask(0, line, &[], None).await.map(|a| a.status()), Some(200));
         }
-        let mut text = String::new();
-        lab.callees[0].shared.denials.render(&mut text);
-        assert!(text.contains("weft_policy_notices_total{policy=\"shop/audit\",notice=\"audit\"} 2"), "{text}");
-        assert!(text.contains("weft_policy_notices_total{policy=\"shop/dry\",notice=\"would-deny\"} 1"), "{text}");
+        let notices = weft_sidecar::metrics::families::notices(&lab.callees[0].shared.metrics);
+        let text = String::from_utf8(expose(Format::Text, &[notices], &Labels::new())).expect("text");
+        let audit = r#"weft_policy_notices_total{weft_policy_name="shop/audit",weft_policy_notice="audit"} 2"#;
+        let dry = r#"weft_policy_notices_total{weft_policy_name="shop/dry",weft_policy_notice="would-deny"} 1"#;
+        assert!(text.contains(audit) && text.contains(dry), "{text}");
         assert!(lab.callees[0].shared.denials.all().is_empty());
         lab.end().await;
     });

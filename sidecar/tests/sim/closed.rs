@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 use weft_core::authorization::Authorization;
+use weft_core::metrics::{Format, Labels, expose};
 use weft_core::policy::OutboundPolicy;
+use weft_sidecar::metrics::families::gather;
 
 use crate::authorization::{echo, echoes};
 use crate::calls::call;
@@ -14,9 +16,9 @@ use crate::peers::Conversation;
 use crate::seeds::first_seeds;
 use crate::world::{B, BYTES, Plan, WEB_TARGET, World, inbound_policy};
 
-/// What `weft_refused_total` of a sidecar says for `not-ready`.
-fn not_ready(sidecar: &crate::world::Sidecar) -> bool {
-    sidecar.shared.metrics.render(&[]).contains("weft_refused_total{reason=\"not-ready\"}")
+/// What a sidecar tells of itself.
+fn metrics(sidecar: &crate::world::Sidecar) -> String {
+    String::from_utf8(expose(Format::Text, &gather(&sidecar.shared), &Labels::new())).expect("text")
 }
 
 #[test]
@@ -35,7 +37,8 @@ fn nobody_comes_in_before_the_first_inbound_policy() {
             drop(send);
             sleep(Duration::from_secs(60)).await;
         }
-        assert!(not_ready(callee), "{}", callee.shared.metrics.render(&[]));
+        let told = metrics(callee);
+        assert!(told.contains("weft_refused_total{error_type=\"not-ready\"}"), "{told}");
         assert_eq!(lab.count(), 0, "the application was reached");
         callee.govern(inbound_policy(Authorization::default()));
         assert_eq!(lab.ask(0, "GET /", &[], None).await.map(|a| a.status()), Some(200));
@@ -63,7 +66,8 @@ fn no_bytes_come_in_before_the_first_inbound_policy() {
             let _ = plain.write_all(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n").await;
             assert!(Conversation::new(plain).answer().await.is_none(), "{port}");
         }
-        assert!(not_ready(callee));
+        let told = metrics(callee);
+        assert!(told.contains("weft_refused_total{error_type=\"not-ready\"}"), "{told}");
         assert_eq!((ended.get(), web.get()), (None, None), "the application was reached");
         callee.govern(inbound_policy(Authorization::default()));
         let mut bytes = world.dial_bytes().await;

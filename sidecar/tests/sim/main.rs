@@ -33,5 +33,6 @@ mod seeds;
 mod sessions;
 mod storm;
 mod timeouts;
+mod traces;
 mod workers;
 mod world;

@@ -10,6 +10,7 @@ use clap::Parser;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use weft_certs::{Authority, LeafKind, LeafSpec};
 use weft_core::authorization::Authorization;
 use weft_core::policy::{InboundPolicy, MtlsMode, OutboundPolicy};
@@ -22,6 +23,8 @@ use weft_sidecar::mesh::{Address, Identity, Lookup, Mesh, Target};
 use weft_sidecar::pool::Buffers;
 use weft_sidecar::service::{Facts, ServiceState, ServiceView};
 use weft_sidecar::stream::{Shared as Peer, Stream};
+use weft_sidecar::telemetry;
+use weft_sidecar::telemetry::thread::Plan as Telling;
 use weft_sidecar::worker::{self, Shared, Worker};
 use weft_tls::{Svid, TrustBundle};
 use zeroize::Zeroizing;
@@ -73,6 +76,8 @@ pub(crate) struct Plan {
     /// Of the caller's sidecar.
     pub(crate) workers: u64,
     pub(crate) options: &'static [&'static str],
+    /// Variables of every sidecar's telemetry.
+    pub(crate) variables: &'static [(&'static str, &'static str)],
     /// Pods behind the service that discovery says to have a sidecar, and those of them that do.
     pub(crate) endpoints: &'static [IpAddr],
     pub(crate) sidecars: &'static [IpAddr],
@@ -96,6 +101,7 @@ impl Plan {
             latency: Duration::from_millis(latency as u64),
             workers: 1,
             options: &[],
+            variables: &[],
             endpoints: &[B],
             sidecars: &[B],
             shown: (LeafKind::Valid, CALLEE),
@@ -119,6 +125,7 @@ pub(crate) struct Sidecar {
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Rc<Worker>>,
     running: Vec<JoinHandle<()>>,
+    telling: Option<Telling>,
     /// Nobody answers; closed, lookups would fail in another way.
     _lookups: mpsc::Receiver<Lookup>,
 }
@@ -175,7 +182,9 @@ impl Sidecar {
         mesh.govern_outbound(OutboundPolicy::default());
         mesh.ranges.store(Some(Arc::new(vec!["10.0.0.0/8".parse().expect("a range")])));
         mesh.addresses.store(Arc::new(known.into_iter().map(|(ip, target)| (ip, Address::new(target, 0))).collect()));
-        let shared = Arc::new(Shared::new(config, mesh));
+        let variables = plan.variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (telling, telemetry) = Telling::read(variables.collect(), &config.telemetry, 0);
+        let shared = Arc::new(Shared::telling(config, mesh, telemetry));
         let host = network.sidecar(ip);
         let workers: Vec<_> = (0..count)
             .map(|i| Worker::dialling_by(Dial::Memory(host.clone()), shared.clone(), plan.seed * 100 + 2 * i + 1))
@@ -184,7 +193,21 @@ impl Sidecar {
             let listen = |port| vec![Listener::Memory(host.listen(port))];
             spawn_local((plan.around)(ip, Box::pin(worker::run_on(Rc::clone(worker), listen(inbound), listen(outbound)))))
         });
-        Self { shared, running: running.collect(), workers, _lookups: lookups }
+        Self { shared, running: running.collect(), workers, telling: Some(telling), _lookups: lookups }
+    }
+
+    /// The spans of all requests that are over: asked once.
+    pub(crate) fn spans(&mut self) -> Vec<serde_json::Value> {
+        let over = CancellationToken::new();
+        over.cancel();
+        self.tells(over).join().expect("it ends");
+        self.shared.telemetry.ring.spans(None)
+    }
+
+    /// Starts the thread that tells of requests: once.
+    pub(crate) fn tells(&mut self, over: CancellationToken) -> std::thread::JoinHandle<()> {
+        let telling = self.telling.take().expect("it is asked once");
+        telemetry::thread::start(self.shared.clone(), telling, over).expect("a thread")
     }
 
     /// Ends one once it has nothing to do any more.

@@ -68,11 +68,11 @@ pub(crate) fn is_told_and_refused(mesh: &Mesh<'_>) {
         .map(|address| mesh.plain.curl(&stranger, &[&format!("http://{address}:4781/metrics")]))
         .collect();
     for labels in [
-        r#"verdict="injected",reason="""#,
-        r#"verdict="skipped",reason="host-network""#,
-        r#"verdict="refused",reason="sidecar-uid""#,
-        r#"verdict="refused",reason="network-power""#,
-        r#"verdict="refused",reason="forbidden""#,
+        r#"weft_verdict="injected""#,
+        r#"weft_verdict="skipped",weft_reason="host-network""#,
+        r#"weft_verdict="refused",weft_reason="sidecar-uid""#,
+        r#"weft_verdict="refused",weft_reason="network-power""#,
+        r#"weft_verdict="refused",weft_reason="forbidden""#,
     ] {
         let line = format!("weft_injector_reviews_total{{{labels}}}");
         assert!(metrics.contains(&line), "{line} is not told by any replica:\n{metrics}");

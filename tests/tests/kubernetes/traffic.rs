@@ -30,16 +30,12 @@ pub(crate) fn is_mutual_tls(mesh: &Mesh<'_>) {
 
     // Metrics are for everyone to read, and say with whom the client's sidecar spoke how.
     let metrics = mesh.plain.curl(&mesh.stranger(), &[&format!("http://{}:4791/metrics", shop.address(&client))]);
-    for (app, counter, protocol) in [
-        ("echo", "requests", "http/1.1"),
-        ("web", "requests", "http/1.1"),
-        ("cache", "connections", "tcp"),
-        ("banner", "connections", "tcp"),
-    ] {
+    let (request, connection) = ("http_client_request_duration_seconds_count", "weft_connections_total");
+    for (app, counter) in [("echo", request), ("web", request), ("cache", connection), ("banner", connection)] {
         let (peer, name) = (shop.identity(app), shop.name());
-        let labels = format!(r#"direction="outbound",peer="{peer}",target="{name}/{app}",protocol="{protocol}",cipher="TLS13_"#);
-        let edge = format!("weft_{counter}_total{{{labels}");
-        assert!(metrics.contains(&edge), "{edge} is not in the metrics of {client}:\n{metrics}");
+        let labels = format!(r#"weft_peer="{peer}",weft_service="{name}/{app}",weft_mtls="true""#);
+        let is_it = |line: &str| line.starts_with(counter) && line.contains(&labels);
+        assert!(metrics.lines().any(is_it), "{counter} with {labels} is not in the metrics of {client}:\n{metrics}");
     }
 }
 

@@ -140,6 +140,7 @@ fn every_value_arrives() {
         ("cniBinDir", "/usr/libexec/cni"),
         ("cniConfDir", "/var/lib/cni/net.d"),
         ("cniRepair", "never"),
+        ("telemetry", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317;WEFT_ACCESS_LOG=json"),
     ] {
         let mut record = Settings::default().record();
         // The others of its kind have an effect only with it.
@@ -156,7 +157,7 @@ fn every_value_arrives() {
         values[CREATE_NAMESPACE] = true.into();
         assert_eq!(rendered(&values), printed(&settings), "{key}");
     }
-    assert_eq!(TABLE.len(), 15, "a new setting belongs into this test");
+    assert_eq!(TABLE.len(), 16, "a new setting belongs into this test");
 }
 
 #[test]

@@ -1,0 +1,195 @@
+//! A bounded queue of what is to be exported, and the loop that empties it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use weft_core::metrics::telemetry::Fate;
+
+use super::{Env, Exporter, random};
+
+/// `OTEL_BSP_*` and `OTEL_BLRP_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Items that wait at the most; more are dropped, the newest first.
+    pub queue: usize,
+    /// Items of one batch.
+    pub batch: usize,
+    /// How long an item waits for others.
+    pub delay: Duration,
+}
+
+impl Limits {
+    /// Reads `{prefix}_MAX_QUEUE_SIZE`, `{prefix}_MAX_EXPORT_BATCH_SIZE` and `{prefix}_SCHEDULE_DELAY`. `delay` is the default of the last.
+    pub fn read(env: &Env, prefix: &str, delay: Duration) -> Self {
+        let queue = env.number(&format!("{prefix}_MAX_QUEUE_SIZE"), 2_048).clamp(1, 1_000_000) as usize;
+        let batch = env.number(&format!("{prefix}_MAX_EXPORT_BATCH_SIZE"), 512).clamp(1, queue as u64) as usize;
+        let delay =
+            env.millis(&format!("{prefix}_SCHEDULE_DELAY"), delay).clamp(Duration::from_millis(10), Duration::from_secs(600));
+        Self { queue, batch, delay }
+    }
+}
+
+/// What became of one signal's items.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub exported: AtomicU64,
+    /// There was no room in the queue.
+    pub overflowed: AtomicU64,
+    /// Nobody took them in time.
+    pub failed: AtomicU64,
+    /// The collector took the batch and not them.
+    pub rejected: AtomicU64,
+    /// Items that wait.
+    pub waiting: AtomicU64,
+    /// The last batch was not taken.
+    pub failing: AtomicBool,
+}
+
+impl Counts {
+    /// As metrics have them.
+    pub fn fate(&self) -> Fate {
+        let of = |count: &AtomicU64| count.load(Relaxed);
+        Fate {
+            exported: of(&self.exported),
+            overflowed: of(&self.overflowed),
+            failed: of(&self.failed),
+            rejected: of(&self.rejected),
+            waiting: of(&self.waiting),
+        }
+    }
+}
+
+/// Items that wait to be exported. It belongs to one thread.
+pub struct Queue<T> {
+    items: RefCell<VecDeque<T>>,
+    limits: Limits,
+    filled: Notify,
+    /// Items of the batch that is being exported.
+    leaving: Cell<usize>,
+    closing: Cell<bool>,
+    pub counts: Arc<Counts>,
+}
+
+impl<T> Queue<T> {
+    pub fn new(limits: Limits, counts: Arc<Counts>) -> Rc<Self> {
+        Rc::new(Self {
+            items: RefCell::default(),
+            limits,
+            filled: Notify::new(),
+            leaving: Cell::new(0),
+            closing: Cell::new(false),
+            counts,
+        })
+    }
+
+    /// Adds an item, or drops and counts it if there is no room.
+    pub fn push(&self, item: T) {
+        let mut items = self.items.borrow_mut();
+        if items.len() == self.limits.queue {
+            self.counts.overflowed.fetch_add(1, Relaxed);
+            return;
+        }
+        items.push_back(item);
+        self.counts.waiting.store((items.len() + self.leaving.get()) as u64, Relaxed);
+        if items.len() == self.limits.batch {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Items that there is room for.
+    pub fn room(&self) -> usize {
+        self.limits.queue - self.items.borrow().len()
+    }
+
+    /// Whether more wait than one batch, and than half of what may: the exporter should have its turn.
+    pub fn presses(&self) -> bool {
+        let waiting = self.items.borrow().len();
+        waiting >= self.limits.batch && waiting > self.limits.queue / 2
+    }
+
+    /// Counts items that were not even made, for there is no room for them.
+    pub fn drops(&self, items: u64) {
+        self.counts.overflowed.fetch_add(items, Relaxed);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.borrow().is_empty()
+    }
+
+    /// From now on nothing waits for others.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.filled.notify_one();
+    }
+
+    fn take(&self) -> Vec<T> {
+        let mut items = self.items.borrow_mut();
+        let most = items.len().min(self.limits.batch);
+        items.drain(..most).collect()
+    }
+
+    fn is_full_batch(&self) -> bool {
+        self.items.borrow().len() >= self.limits.batch
+    }
+
+    /// Exports batch after batch: each when it is full, or when its first item has waited for long enough. It ends only when it is dropped.
+    pub async fn run(self: Rc<Self>, mut exporter: Exporter, what: &'static str, encode: impl Fn(Vec<T>) -> Bytes) {
+        loop {
+            while !(self.is_full_batch() || self.closing.get() && !self.is_empty()) {
+                if tokio::time::timeout(self.limits.delay, self.filled.notified()).await.is_err() && !self.is_empty() {
+                    break;
+                }
+            }
+            self.export(&mut exporter, what, &encode).await;
+        }
+    }
+
+    /// Exports one batch.
+    async fn export(&self, exporter: &mut Exporter, what: &'static str, encode: &impl Fn(Vec<T>) -> Bytes) {
+        let batch = self.take();
+        let count = batch.len() as u64;
+        self.leaving.set(batch.len());
+        let outcome = exporter.export(encode(batch), random).await;
+        let counts = &self.counts;
+        self.leaving.set(0);
+        counts.waiting.store(self.items.borrow().len() as u64, Relaxed);
+        let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
+        match outcome {
+            Ok(taken) => {
+                counts.rejected.fetch_add(taken.rejected, Relaxed);
+                counts.exported.fetch_add(count.saturating_sub(taken.rejected), Relaxed);
+                if taken.rejected > 0 {
+                    tracing::warn!(
+                        to = exporter.place(),
+                        "the collector refused {} of {count} {what}: {}",
+                        taken.rejected,
+                        taken.message
+                    );
+                } else if !taken.message.is_empty() {
+                    tracing::info!(to = exporter.place(), "the collector says of {what}: {}", taken.message);
+                }
+                if was_failing {
+                    let (lost, failed) = (counts.overflowed.load(Relaxed), counts.failed.load(Relaxed));
+                    tracing::info!(
+                        to = exporter.place(),
+                        "{what} are exported again; lost since the sidecar began: {}",
+                        lost + failed
+                    );
+                }
+            }
+            Err(why) => {
+                counts.failed.fetch_add(count, Relaxed);
+                // Once for each time that it begins: it may last for hours.
+                if !was_failing {
+                    tracing::warn!("{what} cannot be exported, and are dropped and counted: {why}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! All workers' slots, merged when somebody asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use weft_core::breaker::Event;
+use weft_core::metrics::family::Exemplars;
+use weft_core::metrics::histogram::Reading;
+
+use super::notices::NoticeSlots;
+use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
+use super::{Code, EdgeKey};
+use crate::otlp::batch::Counts;
+
+/// Peers whose ejections are counted apart.
+const MOST_PEERS: usize = 500;
+
+/// Slots that a worker has made.
+pub enum Fresh {
+    Worker(Arc<WorkerSlots>),
+    Edge(Arc<EdgeSlots>),
+    Calls(Arc<CallSlots>),
+    Handshake(Arc<HandshakeSlots>),
+    Notice(Arc<NoticeSlots>),
+}
+
+/// What an edge has counted.
+#[derive(Clone, Debug)]
+pub struct EdgeTotals {
+    pub connections: u64,
+    pub closed: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub retries: u64,
+    pub errors: [u64; REASONS],
+}
+
+impl Default for EdgeTotals {
+    fn default() -> Self {
+        Self { connections: 0, closed: 0, received: 0, sent: 0, retries: 0, errors: [0; REASONS] }
+    }
+}
+
+impl EdgeTotals {
+    pub fn open(&self) -> u64 {
+        // Two slots are read one after the other.
+        self.connections.saturating_sub(self.closed)
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.closed += other.closed;
+        self.received += other.received;
+        self.sent += other.sent;
+        self.retries += other.retries;
+        for (sum, n) in self.errors.iter_mut().zip(&other.errors) {
+            *sum += n;
+        }
+    }
+}
+
+/// What requests that ended alike have counted.
+#[derive(Clone, Debug, Default)]
+pub struct CallTotals {
+    pub took: Reading,
+    pub exemplars: Option<Box<Exemplars>>,
+}
+
+impl CallTotals {
+    pub fn merge(&mut self, other: &Self) {
+        self.took.merge(&other.took);
+        let Some(others) = &other.exemplars else { return };
+        let own = self.exemplars.get_or_insert_default();
+        for (own, other) in own.iter_mut().zip(others.iter()) {
+            // The latest says most.
+            if other.is_some_and(|other| own.is_none_or(|own| own.at < other.at)) {
+                *own = *other;
+            }
+        }
+    }
+}
+
+/// What of slots the merge needs to know.
+pub trait Slots {
+    type Totals: Default;
+    fn retired(&self) -> &AtomicBool;
+    fn since(&self) -> u64;
+    fn add_to(&self, totals: &mut Self::Totals);
+}
+
+impl Slots for EdgeSlots {
+    type Totals = EdgeTotals;
+    fn retired(&self) -> &AtomicBool {
+        &self.retired
+    }
+    fn since(&self) -> u64 {
+        self.since
+    }
+    fn add_to(&self, totals: &mut EdgeTotals) {
+        let closed = get(&self.closed);
+        totals.merge(&EdgeTotals {
+            closed,
+            connections: get(&self.connections),
+            received: get(&self.received),
+            sent: get(&self.sent),
+            retries: get(&self.retries),
+            errors: self.errors.each_ref().map(get),
+        });
+    }
+}
+
+impl Slots for CallSlots {
+    type Totals = CallTotals;
+    fn retired(&self) -> &AtomicBool {
+        &self.retired
+    }
+    fn since(&self) -> u64 {
+        self.since
+    }
+    fn add_to(&self, totals: &mut CallTotals) {
+        totals.merge(&CallTotals { took: self.took.read(), exemplars: self.exemplars() });
+    }
+}
+
+/// The slots of one set of labels, over all workers.
+struct Merged<S: Slots> {
+    live: Vec<Arc<S>>,
+    /// What workers counted that have dropped theirs, while others go on: nothing ever goes backwards.
+    gone: S::Totals,
+    /// Since when it is counted.
+    since: u64,
+}
+
+impl<S: Slots> Merged<S> {
+    fn new(since: u64) -> Self {
+        Self { live: Vec::new(), gone: S::Totals::default(), since }
+    }
+
+    fn joins(&mut self, slots: Arc<S>) {
+        self.since = self.since.min(slots.since());
+        self.live.push(slots);
+    }
+
+    /// Takes in what retired; false once nobody counts any more.
+    fn settle(&mut self) -> bool {
+        let gone = &mut self.gone;
+        self.live.retain(|slots| {
+            let live = !slots.retired().load(Acquire);
+            if !live {
+                slots.add_to(gone);
+            }
+            live
+        });
+        !self.live.is_empty()
+    }
+
+    fn totals(&self) -> S::Totals
+    where
+        S::Totals: Clone,
+    {
+        let mut totals = self.gone.clone();
+        for slots in &self.live {
+            slots.add_to(&mut totals);
+        }
+        totals
+    }
+}
+
+/// What calls are told apart by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CallKey {
+    pub code: Code,
+    pub edge: EdgeKey,
+    pub route: Option<Arc<str>>,
+}
+
+/// Something that is counted, since when, and what.
+pub struct Told<K, T> {
+    pub key: K,
+    pub overflow: bool,
+    pub since: u64,
+    pub totals: T,
+}
+
+#[derive(Default)]
+struct Known {
+    workers: Vec<Arc<WorkerSlots>>,
+    edges: BTreeMap<(bool, EdgeKey), Merged<EdgeSlots>>,
+    calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
+    handshakes: Vec<Arc<HandshakeSlots>>,
+    notices: Vec<Arc<NoticeSlots>>,
+}
+
+/// All workers' slots.
+pub struct Registry {
+    tell: mpsc::Sender<Fresh>,
+    /// Where it is heard what workers made, and what is known so far.
+    known: Mutex<(mpsc::Receiver<Fresh>, Known)>,
+    ejections: Mutex<HashMap<Arc<str>, [u64; 3]>>,
+    /// What became of data points that were pushed.
+    pub points: Arc<Counts>,
+}
+
+impl Registry {
+    pub fn new() -> Arc<Self> {
+        let (tell, told) = mpsc::channel();
+        Arc::new(Self { tell, known: Mutex::new((told, Known::default())), ejections: Mutex::default(), points: Arc::default() })
+    }
+
+    pub(super) fn teller(&self) -> mpsc::Sender<Fresh> {
+        self.tell.clone()
+    }
+
+    /// A breaker did something to an endpoint: rare, so that it may take a lock.
+    pub(super) fn ejection(&self, peer: &Arc<str>, event: &Event) {
+        let mut all = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = all.len() < MOST_PEERS || all.contains_key(peer);
+        let slots = all.entry(if room { peer.clone() } else { "other".into() }).or_default();
+        slots[match event {
+            Event::Ejected { .. } => 0,
+            Event::Spared(_) => 1,
+            Event::Readmitted => 2,
+        }] += 1;
+    }
+
+    /// By peer: ejected, spared, readmitted.
+    pub fn ejections(&self) -> Vec<(Arc<str>, [u64; 3])> {
+        let all = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = all.iter().map(|(peer, counts)| (peer.clone(), *counts)).collect();
+        list.sort();
+        list
+    }
+
+    /// Takes in what workers made and dropped. Called now and then, whether somebody scrapes or not: else what is dropped would heap up.
+    pub fn settle(&self) {
+        drop(self.known());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, (mpsc::Receiver<Fresh>, Known)> {
+        let mut guard = self.lock();
+        let (told, known) = &mut *guard;
+        for fresh in told.try_iter() {
+            match fresh {
+                Fresh::Worker(slots) => known.workers.push(slots),
+                Fresh::Handshake(slots) => known.handshakes.push(slots),
+                Fresh::Notice(slots) => known.notices.push(slots),
+                Fresh::Edge(slots) => {
+                    let key = (slots.overflow, slots.key.clone());
+                    known.edges.entry(key).or_insert_with(|| Merged::new(slots.since)).joins(slots);
+                }
+                Fresh::Calls(slots) => {
+                    let (code, edge, route) = (slots.code, slots.edge.key.clone(), slots.route.clone());
+                    let overflow = slots.edge.overflow || code.is_overflow();
+                    let key = (overflow, CallKey { code, edge, route });
+                    known.calls.entry(key).or_insert_with(|| Merged::new(slots.since)).joins(slots);
+                }
+            }
+        }
+        known.edges.retain(|_, merged| merged.settle());
+        known.calls.retain(|_, merged| merged.settle());
+        guard
+    }
+
+    /// Every edge, merged over workers.
+    pub fn by_edge(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
+        let known = self.known();
+        let each = known.1.edges.iter();
+        each.map(|((overflow, key), merged)| Told {
+            key: key.clone(),
+            overflow: *overflow,
+            since: merged.since,
+            totals: merged.totals(),
+        })
+        .collect()
+    }
+
+    /// Requests, merged over workers.
+    pub fn by_call(&self) -> Vec<Told<CallKey, CallTotals>> {
+        let known = self.known();
+        let each = known.1.calls.iter();
+        each.map(|((overflow, key), merged)| Told {
+            key: key.clone(),
+            overflow: *overflow,
+            since: merged.since,
+            totals: merged.totals(),
+        })
+        .collect()
+    }
+
+    /// Handshakes, merged over workers.
+    pub fn handshakes(&self) -> BTreeMap<HandshakeKey, Reading> {
+        let mut merged: BTreeMap<_, Reading> = BTreeMap::new();
+        for slots in &self.known().1.handshakes {
+            merged.entry(slots.key).or_default().merge(&slots.took.read());
+        }
+        merged
+    }
+
+    /// Notices of policies, merged over workers: by policy and word.
+    pub fn notices(&self) -> BTreeMap<(String, &'static str), u64> {
+        let mut merged = BTreeMap::new();
+        for slots in &self.known().1.notices {
+            let policy = slots.policy.as_ref().map_or_else(|| slots.otherwise.to_owned(), ToString::to_string);
+            *merged.entry((policy, slots.word)).or_default() += get(&slots.count);
+        }
+        merged
+    }
+
+    /// A slot of all workers that were taken in ([`Registry::settle`]), summed.
+    pub fn sum(&self, slot: impl Fn(&WorkerSlots) -> u64) -> u64 {
+        self.lock().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
+    }
+}

@@ -1,0 +1,173 @@
+//! What is told of single requests and connections: spans, access-log lines, tap events.
+//!
+//! A worker makes a [`record::Record`] only of what somebody wants: a trace that is sampled, an access log, a tap. Without one of them a request costs a load.
+//! It hands the record over by a bounded queue, and the telemetry thread makes of it what is wanted. Where a queue is full, records are dropped and counted:
+//! traffic never waits.
+
+use std::cell::{OnceCell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use weft_core::authorization::Decision;
+use weft_core::metrics::{Family, table};
+use weft_core::trace::Sampler;
+
+pub mod config;
+mod fields;
+mod line;
+mod note;
+pub mod propagate;
+pub mod record;
+mod resource;
+pub(crate) use resource::{resource, text_of};
+pub mod ring;
+mod span;
+mod stdout;
+pub mod tap;
+#[cfg(test)]
+mod tests;
+pub mod thread;
+
+pub use config::{TelemetryConfig, Telling, Tracing};
+pub use note::{Note, connection, malformed, request};
+use record::Record;
+
+use crate::metrics::notices::words;
+use crate::otlp::batch::Counts;
+use ring::Ring;
+use tap::{Sought, Taps};
+
+/// Records that one worker may have on their way. The thread looks many times a second.
+const ON_THE_WAY: usize = 4_096;
+
+/// Who wants records.
+const TRACES: u32 = 1;
+const LOG: u32 = 2;
+const TAP: u32 = 4;
+
+/// What all workers and the telemetry thread share.
+pub struct Telemetry {
+    /// Bits of who wants records; 0: nobody.
+    wanted: AtomicU32,
+    tracing: Option<Tracing>,
+    /// Records that found no room on their way.
+    lost: AtomicU64,
+    /// Lines of the access log that standard output did not take in time.
+    unwritten: AtomicU64,
+    spans: Arc<Counts>,
+    logs: Arc<Counts>,
+    /// The receiving ends that the thread has not seen yet.
+    fresh: Mutex<Vec<Receiver<Box<Record>>>>,
+    taps: Mutex<Taps>,
+    /// What open taps ask for, as far as a request's head tells it.
+    sought: ArcSwap<Vec<Sought>>,
+    /// The second since 1970 in which every tap has had as many events as it may.
+    full: AtomicU64,
+    /// Requests that were not even looked at, for no tap takes more in this second.
+    unseen: AtomicU64,
+    /// The thread looks rarely: whoever has a record for it wakes it.
+    asleep: AtomicBool,
+    /// The last spans.
+    pub ring: Ring,
+    /// Something is wanted now that was not before.
+    wake: Notify,
+}
+
+impl Telemetry {
+    /// One by what the variables say. `logs` says whether there is an access log of any kind.
+    pub fn new(tracing: Option<Tracing>, logs: bool) -> Self {
+        let wanted = if tracing.is_some() { TRACES } else { 0 } | if logs { LOG } else { 0 };
+        Self {
+            wanted: AtomicU32::new(wanted),
+            tracing,
+            lost: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
+            spans: Arc::default(),
+            logs: Arc::default(),
+            fresh: Mutex::default(),
+            taps: Mutex::default(),
+            sought: ArcSwap::default(),
+            full: AtomicU64::new(0),
+            unseen: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            ring: Ring::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// One that nobody wants anything of, until somebody taps.
+    pub fn off() -> Self {
+        Self::new(None, false)
+    }
+
+    fn taps(&self) -> MutexGuard<'_, Taps> {
+        self.taps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, Vec<Receiver<Box<Record>>>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed) != 0
+    }
+
+    /// As metrics have them.
+    pub fn families(&self) -> Vec<Family> {
+        let (spans, logs) = (self.spans.fate(), self.logs.fate());
+        let mut all = spans.families(Some(&table::SPANS_PROCESSED), &table::SPANS_EXPORTED);
+        all.extend(logs.families(Some(&table::LOGS_PROCESSED), &table::LOGS_EXPORTED));
+        all.extend([
+            Family::count(&table::SPANS_WAITING, spans.waiting),
+            Family::count(&table::RECORDS_LOST, self.lost.load(Relaxed)),
+            Family::count(&table::LINES_LOST, self.unwritten.load(Relaxed)),
+        ]);
+        all
+    }
+}
+
+/// One worker's end.
+pub struct WorkerTelemetry {
+    all: Arc<Telemetry>,
+    /// Made when it is first used: its room is there from then on.
+    way: OnceCell<SyncSender<Box<Record>>>,
+    /// What policies had to say of the call that was judged last.
+    notice: RefCell<Option<Arc<str>>>,
+}
+
+impl WorkerTelemetry {
+    pub fn new(all: Arc<Telemetry>) -> Self {
+        Self { all, way: OnceCell::new(), notice: RefCell::default() }
+    }
+
+    /// Gives a record to the thread, or drops and counts it.
+    fn hand_over(&self, record: Box<Record>) {
+        let way = self.way.get_or_init(|| {
+            let (sender, receiver) = sync_channel(ON_THE_WAY);
+            self.all.fresh().push(receiver);
+            sender
+        });
+        if way.try_send(record).is_err() {
+            self.all.lost.fetch_add(1, Relaxed);
+        }
+        if self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
+            self.all.wake.notify_one();
+        }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.all.is_wanted()
+    }
+
+    /// AUDIT policies or dry runs have something to say of the call that is being judged: [`Note::judged`] takes it.
+    pub fn notices(&self, decision: &Decision) {
+        *self.notice.borrow_mut() = words(decision);
+    }
+
+    fn sampler(&self) -> Option<&Sampler> {
+        self.all.tracing.as_ref().map(|t| &t.sampler)
+    }
+}

@@ -1,0 +1,341 @@
+//! A record in the making, beside the request or connection that it is of. It is handed over when it is dropped, however that comes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::time::Instant;
+use weft_core::failure::{Failure, Reason};
+use weft_core::protocol::MeshProtocol;
+use weft_core::trace::{Context, SpanId};
+
+use super::propagate::{self, Forms, Said};
+use super::record::{Record, Request, Trace, kept};
+use super::{LOG, TAP, TRACES, WorkerTelemetry};
+use crate::http::RequestHead;
+use crate::http::caller::HttpCaller;
+use crate::http::fields::{Fields, Known};
+use crate::identity::unix_now;
+use crate::metrics::Direction;
+use crate::metrics::worker::unix_nanos;
+use crate::route::{Lease, Route};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// See above.
+pub struct Note {
+    making: Box<Making>,
+}
+
+struct Making {
+    /// None once it was handed over.
+    record: Option<Box<Record>>,
+    began: Instant,
+    /// Who wanted it when it began.
+    wanted: u32,
+    telemetry: Rc<WorkerTelemetry>,
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        let after = self.making.began.elapsed();
+        let Some(mut record) = self.making.record.take() else { return };
+        record.took = after;
+        if !record.whole && record.reason.is_none() && record.request.is_some() {
+            // Nobody said how it ended: whoever waited for it is gone, or it was cut.
+            record.reason = Some(Reason::DownstreamGone);
+        }
+        let reason = record.reason;
+        if let Some(last) = record.under_way()
+            && last.took.is_zero()
+        {
+            last.took = after.saturating_sub(last.began);
+            if last.status == 0 && last.reason.is_none() {
+                last.reason = reason;
+            }
+        }
+        let all = &self.making.telemetry.all;
+        let others = self.making.wanted & (LOG | TAP) != 0;
+        let traced = record.trace.as_ref().is_some_and(|t| t.sampled);
+        if others || traced || (record.is_error() && all.tracing.as_ref().is_some_and(|t| t.errors)) {
+            self.making.telemetry.hand_over(record);
+        }
+    }
+}
+
+/// A note of a request that has just come, if anybody wants one. Where its trace is sampled, `head` says from here on that the request
+/// stands at our span.
+#[inline]
+pub fn request(
+    worker: &Worker,
+    caller: &HttpCaller,
+    route: &Route,
+    head: &mut RequestHead,
+    version: MeshProtocol,
+    began: Instant,
+) -> Option<Note> {
+    let wanted = worker.telemetry.all.wanted.load(Relaxed);
+    if wanted == 0 { None } else { of_request(worker, (caller, route), head, version, began, wanted) }
+}
+
+#[inline(never)]
+fn of_request(
+    worker: &Worker,
+    (caller, route): (&HttpCaller, &Route),
+    head: &mut RequestHead,
+    version: MeshProtocol,
+    began: Instant,
+    wanted: u32,
+) -> Option<Note> {
+    let wanted = if wanted & TAP != 0 && !is_tapped(worker, caller, head) { wanted & !TAP } else { wanted };
+    let trace = place(worker, &mut head.fields, wanted);
+    let sampled = trace.as_ref().is_some_and(|t| t.sampled);
+    let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
+    if wanted & (LOG | TAP) == 0 && !sampled && !errors {
+        return None;
+    }
+    let request = Request {
+        method: kept(&head.method, false),
+        path: kept(head.path(), true),
+        query: head.query().map(|query| kept(query, true)),
+        host: kept(head.host().unwrap_or_default(), false),
+        user_agent: head.fields.named("user-agent").next().map(|agent| kept(agent, false)),
+        grpc: head.is_grpc(),
+    };
+    let fields = (wanted & TAP != 0).then(|| names(&head.fields));
+    let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
+    let mut record = blank(caller.direction, caller.peer().clone(), route.name().clone(), protocol);
+    record.client = caller.address;
+    record.port = route.port();
+    record.request = Some(Box::new(request));
+    record.trace = trace;
+    record.fields = fields;
+    Some(Note::new(worker, record, began, wanted))
+}
+
+/// Whether a tap may take this request, by its head, and has had less than it may in this second.
+fn is_tapped(worker: &Worker, caller: &HttpCaller, head: &RequestHead) -> bool {
+    let all = &worker.telemetry.all;
+    let inbound = caller.direction == Direction::Inbound;
+    if !all.sought.load().iter().any(|sought| sought.takes(inbound, head)) {
+        return false;
+    }
+    let full = all.full.load(Relaxed);
+    if full == 0 || full != unix_now() as u64 {
+        return true;
+    }
+    all.unseen.fetch_add(1, Relaxed);
+    false
+}
+
+/// Names of a request's fields that are told, and bytes of them.
+const MOST_NAMES: usize = 64;
+const LONGEST_NAMES: usize = 2_048;
+
+/// The names of a request's fields, as they came: the first of them.
+fn names(fields: &Fields) -> Box<[Box<str>]> {
+    let mut bytes = 0;
+    let told = fields.iter().filter(|(known, _, _)| *known != Known::Weft).take(MOST_NAMES).take_while(|(_, name, _)| {
+        bytes += name.len();
+        bytes <= LONGEST_NAMES
+    });
+    told.map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
+}
+
+/// Finds where a request stands in a trace, decides, and has it say so.
+fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<Trace> {
+    let Said { context: parent, decided, forms } = propagate::read(fields);
+    let untouched = |p: Context| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None };
+    let sampler = worker.telemetry.sampler().filter(|_| wanted & TRACES != 0);
+    // The line of the log and the event of the tap still name the trace that the application is in.
+    let Some(sampler) = sampler else { return parent.map(untouched) };
+    let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
+    if parent.is_none() && !errors && !sampler.begins_traces(decided) {
+        return None;
+    }
+    let span = SpanId::random(worker.random());
+    let at = match parent {
+        Some(parent) => parent.at(span, parent.sampled == Some(true)),
+        None => Context::root(worker.random(), worker.random(), span),
+    };
+    let sampled = sampler.samples(decided, at.trace);
+    if !sampled && !errors {
+        return parent.map(untouched);
+    }
+    let context = at.at(span, sampled);
+    let state = if forms.w3c { propagate::state(fields) } else { None };
+    if sampled {
+        propagate::write(fields, &context, forms);
+    }
+    Some(Trace { context, parent: parent.map(|p| p.span), span, forms, sampled, state })
+}
+
+fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'static str) -> Box<Record> {
+    Box::new(Record {
+        direction,
+        began: unix_nanos(),
+        took: std::time::Duration::ZERO,
+        first: None,
+        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        caller,
+        target,
+        port: 0,
+        protocol,
+        request: None,
+        status: 0,
+        grpc_status: None,
+        reason: None,
+        detail: None,
+        reference: None,
+        policy: None,
+        notice: None,
+        received: 0,
+        sent: 0,
+        attempts: smallvec::SmallVec::new(),
+        tried: 0,
+        trace: None,
+        whole: false,
+        fields: None,
+    })
+}
+
+/// A note of an opaque connection, if anybody wants one: access log or tap. Connections have no spans.
+#[inline]
+pub fn connection(
+    worker: &Worker,
+    client: &Stream,
+    direction: Direction,
+    peer_and_target: impl FnOnce() -> (Arc<str>, Arc<str>),
+) -> Option<Note> {
+    if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
+        return None;
+    }
+    let (peer, target) = peer_and_target();
+    let mut record = blank(direction, if direction == Direction::Inbound { peer } else { "".into() }, target, "tcp");
+    record.client = client.peer().ip();
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
+}
+
+/// A note of bytes that came as a request and are none, if anybody wants one.
+pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>) -> Option<Note> {
+    if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
+        return None;
+    }
+    let mut record = blank(caller.direction, caller.peer().clone(), target.clone(), "http/1.1");
+    record.client = caller.address;
+    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
+}
+
+impl Note {
+    fn new(worker: &Worker, record: Box<Record>, began: Instant, wanted: u32) -> Self {
+        Self { making: Box::new(Making { record: Some(record), began, wanted, telemetry: worker.telemetry.clone() }) }
+    }
+
+    fn record(&mut self) -> &mut Record {
+        self.making.record.as_mut().expect("it is there until the drop")
+    }
+
+    /// It was judged just now, by `judge`: what policies have to say of it beside the verdict is told with it.
+    pub fn judged<T>(&mut self, worker: &Worker, judge: impl FnOnce() -> T) -> T {
+        worker.telemetry.notice.take();
+        let verdict = judge();
+        self.record().notice = worker.telemetry.notice.take();
+        verdict
+    }
+
+    /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it
+    /// is to say one, is given.
+    pub fn attempt(&mut self, worker: &Worker, number: u32, lease: &Lease) -> Option<(Context, Forms)> {
+        let after = self.making.began.elapsed();
+        let record = self.record();
+        let mut goes = None;
+        let mut span = SpanId::random(1);
+        // Only where the request stands at a span of our own: the log alone has the caller's.
+        if let Some(trace) = &mut record.trace
+            && trace.parent != Some(trace.span)
+        {
+            span = trace.context.span;
+            if number > 1 && record.direction == Direction::Outbound {
+                span = SpanId::random(worker.random());
+                goes = trace.sampled.then(|| (trace.context.at(span, true), trace.forms));
+                if number == 2 {
+                    // The first attempt's span was sent already: the whole gets another.
+                    trace.span = SpanId::random(worker.random());
+                }
+            }
+        }
+        record.begins(after, span, &lease.peer, lease.destination.address());
+        goes
+    }
+
+    /// The last attempt failed, and nothing of its answer was passed on.
+    pub fn failed(&mut self, failure: &Failure) {
+        let after = self.making.began.elapsed();
+        self.record().failed(after, failure);
+    }
+
+    /// An endpoint answered, whether its answer is passed on or not.
+    pub fn answered(&mut self, status: u16) {
+        if let Some(last) = self.record().under_way() {
+            last.status = status;
+        }
+    }
+
+    /// The head of an answer goes to the caller.
+    pub fn head(&mut self, status: u16, fields: &Fields) {
+        let after = self.making.began.elapsed();
+        let record = self.record();
+        record.status = status;
+        record.first.get_or_insert(after);
+        self.trailers(fields);
+    }
+
+    /// Fields that may say how a gRPC call ended.
+    pub fn trailers(&mut self, fields: &Fields) {
+        let record = self.record();
+        if record.request.as_ref().is_some_and(|r| r.grpc)
+            && let Some(status) = fields.first(Known::GrpcStatus).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
+        {
+            record.grpc_status = Some(status);
+        }
+    }
+
+    /// So many bytes of an answer's body go to the caller.
+    pub fn sends(&mut self, bytes: usize) {
+        self.record().sent += bytes as u64;
+    }
+
+    /// The request's body had so many bytes.
+    pub fn received(&mut self, bytes: u64) {
+        self.record().received = bytes;
+    }
+
+    /// An opaque connection carried so many bytes.
+    pub fn carried(&mut self, received: u64, sent: u64) {
+        let record = self.record();
+        (record.received, record.sent) = (received, sent);
+    }
+
+    /// An opaque connection goes to this endpoint.
+    pub fn goes_to(&mut self, peer: &Arc<str>, address: std::net::SocketAddr) {
+        let record = self.record();
+        record.port = address.port();
+        record.begins(std::time::Duration::ZERO, SpanId::random(1), peer, address);
+    }
+
+    /// weft fails it, or refuses it.
+    pub fn fails(&mut self, failure: &Failure) {
+        self.record().fails(failure);
+    }
+
+    /// It ended as it should.
+    pub fn whole(&mut self) {
+        self.record().whole = true;
+    }
+
+    /// The trace that it is in, if its spans are recorded: for exemplars.
+    pub fn sampled(&self) -> Option<Context> {
+        let trace = self.making.record.as_ref()?.trace.as_ref()?;
+        trace.sampled.then_some(trace.context)
+    }
+}

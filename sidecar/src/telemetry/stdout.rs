@@ -1,0 +1,48 @@
+//! Lines to standard output. Whoever reads them may be slow, and then lines are dropped and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::Telemetry;
+use crate::outlet::Outlet;
+
+/// Bytes of lines that may wait: a reader may stop for a second at 10,000 requests a second.
+const MOST: usize = 4 * 1024 * 1024;
+
+/// The way to standard output.
+pub(super) struct Lines {
+    way: Outlet,
+    telemetry: Arc<Telemetry>,
+    bundle: String,
+    count: u64,
+}
+
+impl Lines {
+    pub(super) fn new(telemetry: Arc<Telemetry>) -> std::io::Result<Self> {
+        let way = Outlet::new("weft-access-log", MOST, false, std::io::stdout())?;
+        Ok(Self { way, telemetry, bundle: String::new(), count: 0 })
+    }
+
+    /// Adds a line.
+    pub(super) fn line(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.bundle);
+        self.bundle.push('\n');
+        self.count += 1;
+    }
+
+    /// Sends what was added.
+    pub(super) fn flush(&mut self) {
+        let count = std::mem::take(&mut self.count);
+        if count > 0 {
+            self.way.send(std::mem::take(&mut self.bundle).into_bytes(), count);
+        }
+        self.telemetry.unwritten.store(self.way.dropped(), Relaxed);
+    }
+
+    /// Waits until all is written, but no longer than this.
+    pub(super) fn close(mut self, within: Duration) {
+        self.flush();
+        self.way.close(within);
+    }
+}
