@@ -33,6 +33,10 @@ pub struct Config {
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_connections: usize,
 
+    /// Whether connections to another sidecar share one mutual TLS connection where it can do that, too; off gives each its own
+    #[arg(long, env = "WEFT_LINK", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub link: bool,
+
     /// Sets of labels that a worker keeps apart in metrics; what comes later is counted together
     #[arg(long, env = "WEFT_METRICS_SERIES", value_name = "N", default_value_t = 2_000)]
     pub metrics_series: usize,

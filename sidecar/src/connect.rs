@@ -1,5 +1,5 @@
-//! The seam: from an endpoint to an exchange or to bytes. Nothing above names a socket or a TLS type; behind it stand pooled
-//! connections, one exchange each over HTTP/1 and many over HTTP/2.
+//! The seam: from an endpoint to an exchange or to bytes. Nothing above names a socket or a TLS type; behind it stand links, of which
+//! each stream is a connection to whoever uses it, and pooled connections, one exchange each over HTTP/1 and many over HTTP/2.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::egress::Table;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
-use weft_core::protocol::MeshProtocol;
+use weft_core::protocol::{LINK_ALPN, MeshProtocol};
 use weft_core::traffic::policy::Tcp;
 use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
@@ -25,6 +25,7 @@ use crate::egress::outside::{self, Outside};
 use crate::http::h1::{Reader, Writer};
 use crate::http::h2;
 use crate::isolation::{self, Called};
+use crate::link::Link;
 use crate::metrics::WorkerMetrics;
 use crate::metrics::slots::{HandshakeKey, Held, PoolSlots};
 use crate::standing::Place;
@@ -121,7 +122,11 @@ pub struct Pools {
     http2: RefCell<HashMap<Key, Vec<h2::Sender>>>,
     /// Connections that are being opened for everybody who asks meanwhile.
     opening: RefCell<HashMap<Key, Rc<Opening>>>,
-    tls: RefCell<HashMap<(SpiffeId, MeshProtocol), Made>>,
+    /// Where a link may be tried: all that go to one destination share it, whatever they speak.
+    links: RefCell<HashMap<Key, Vec<Rc<Link>>>>,
+    /// Destinations that have no links, until then.
+    linkless: RefCell<HashMap<Key, Instant>>,
+    tls: RefCell<HashMap<(SpiffeId, MeshProtocol, bool), Made>>,
 }
 
 /// A shared connection that is being opened: whoever needs it waits for the one that began.
@@ -165,6 +170,8 @@ type Made = (u64, Arc<rustls::ClientConfig>);
 const MAX_IDLE: usize = 64;
 /// Streams on one HTTP/2 connection before another is opened.
 const MAX_STREAMS: usize = 100;
+/// A destination that has no links is asked again after so long: it may have been replaced by one that has.
+const LINKLESS: Duration = Duration::from_secs(60);
 
 impl Pools {
     fn take_http1(&self, key: &Key) -> Option<Box<Http1>> {
@@ -173,7 +180,7 @@ impl Pools {
         while let Some(connection) = idle.pop() {
             // A server that closed or spoke out of turn meanwhile shows as readable.
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            if connection.stream.poll_readable(&mut cx).is_pending() {
+            if connection.stream.poll_readable(&mut cx).is_pending() && connection.stream.is_answering() {
                 return Some(connection);
             }
         }
@@ -185,6 +192,15 @@ impl Pools {
         let list = pools.get_mut(key)?;
         list.retain(|s| !s.is_closed());
         list.iter().find(|s| s.in_flight() < s.most().clamp(1, MAX_STREAMS)).cloned()
+    }
+
+    fn link_with_room(&self, key: &Key) -> Option<Rc<Link>> {
+        self.links.borrow().get(key)?.iter().find(|link| link.has_room()).cloned()
+    }
+
+    fn has_no_links(&self, key: &Key) -> bool {
+        let linkless = self.linkless.borrow();
+        !linkless.is_empty() && linkless.get(key).is_some_and(|until| Instant::now() < *until)
     }
 
     fn begin_opening<'a>(&'a self, key: &'a Key) -> Opens<'a> {
@@ -223,7 +239,21 @@ impl Pools {
             list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() > idle));
             !list.is_empty()
         });
+        self.links.borrow_mut().retain(|key, list| {
+            list.retain(|link| {
+                let stays = current(key) && !link.is_leaving() && link.idle().is_none_or(|since| since < idle);
+                if !stays {
+                    link.leave();
+                }
+                stays
+            });
+            !list.is_empty()
+        });
+        self.linkless.borrow_mut().retain(|_, until| now < *until);
         let (http1, http2) = (self.http1.borrow(), self.http2.borrow());
+        let links = self.links.borrow();
+        told.links.store(links.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
+        told.streams.store(links.values().flatten().map(|link| link.streams()).sum::<usize>() as u64, Relaxed);
         told.http1_idle.store(http1.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.http2.store(http2.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.http2_idle.store(http2.values().flatten().filter(|s| s.in_flight() == 0).count() as u64, Relaxed);
@@ -254,10 +284,15 @@ impl Drop for Handshaking<'_> {
 }
 
 impl Worker {
-    /// Opens bytes to a destination.
-    pub async fn open_bytes(&self, to: &Destination) -> Result<Stream, Failure> {
-        let stream = self.open(to, MeshProtocol::Tcp).await?;
-        Ok(stream)
+    /// Opens a connection of its own to a destination.
+    pub async fn dial(&self, to: &Destination) -> Result<Stream, Failure> {
+        self.open_alone(to, MeshProtocol::Tcp, false).await
+    }
+
+    /// Opens bytes to an endpoint.
+    pub async fn open_bytes(self: &Rc<Self>, to: &Arc<Destination>) -> Result<Stream, Unopened> {
+        self.opened.ask_again(self);
+        Ok(self.open(to, MeshProtocol::Tcp).await?.0)
     }
 
     /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was. Who has to wait for one
@@ -273,7 +308,7 @@ impl Worker {
             return Ok((Exchange::Http1(connection), true));
         }
         let _waiting = (waits()?, self.metrics.waits());
-        let stream = self.open(to, MeshProtocol::Http1).await?;
+        let (stream, linked) = self.open(to, MeshProtocol::Http1).await?;
         let stream = Rc::new(stream);
         let connection = Http1 {
             reader: Reader::new(Rc::clone(&stream), Side::Upstream),
@@ -283,7 +318,7 @@ impl Worker {
             since: Instant::now(),
             _counted: self.metrics.pooled(),
         };
-        Ok((Exchange::Http1(Box::new(connection)), false))
+        Ok((Exchange::Http1(Box::new(connection)), linked))
     }
 
     /// See [`Self::open_http1`].
@@ -318,7 +353,7 @@ impl Worker {
     }
 
     async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {
-        let stream = self.open(to, MeshProtocol::Http2).await?;
+        let stream = self.open_alone(to, MeshProtocol::Http2, false).await?;
         let handshake = h2::connect(Shared(Rc::new(stream)));
         let (sender, driver) = tokio::time::timeout(self.connect_timeout(to), handshake)
             .await
@@ -346,16 +381,68 @@ impl Worker {
         to.dial().and_then(|d| d.connect).unwrap_or(usual)
     }
 
-    async fn open(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
+    /// Opens a stream to a destination: of a link where there can be one, else a connection of its own. The flag says whether it is of a link that was
+    /// there before.
+    async fn open(self: &Rc<Self>, to: &Arc<Destination>, protocol: MeshProtocol) -> Result<(Stream, bool), Unopened> {
+        if !(self.shared.config.link && matches!(**to, Destination::Mesh { .. })) {
+            return Ok((self.open_alone(to, protocol, false).await?, false));
+        }
+        let key = self.key(to, MeshProtocol::Tcp);
+        let opens = loop {
+            if let Some(link) = self.pools.link_with_room(&key) {
+                return Ok((Stream::plain(link.begin(protocol), self.buffers.clone()), true));
+            }
+            if self.pools.has_no_links(&key) {
+                return Ok((self.open_alone(to, protocol, false).await?, false));
+            }
+            let under_way = self.pools.opening.borrow().get(&key).cloned();
+            let Some(opening) = under_way else { break self.pools.begin_opening(&key) };
+            opening.ended.notified().await;
+            if let Some(failure) = opening.failure.borrow().clone() {
+                return Err(Unopened { failure, shared: true });
+            }
+        };
+        let stream = match self.open_alone(to, protocol, true).await {
+            Ok(stream) => stream,
+            Err(failure) => {
+                *opens.opening.failure.borrow_mut() = Some(failure.clone());
+                return Err(failure.into());
+            }
+        };
+        if !stream.tls_facts().is_some_and(|facts| facts.alpn.as_deref() == Some(LINK_ALPN)) {
+            self.pools.linkless.borrow_mut().insert(key.clone(), Instant::now() + LINKLESS);
+            return Ok((stream, false));
+        }
+        let link = Link::opening(&stream, self.connect_timeout(to));
+        let first = link.begin(protocol);
+        let driver = (Rc::clone(&link), self.buffers.clone());
+        // Not tracked: it lives as long as its streams, and a drain does not wait for a pool.
+        tokio::task::spawn_local(async move {
+            let (link, buffers) = driver;
+            let ended = tokio::select! {
+                biased;
+                ended = link.drive(&stream, &buffers, |_, _| {}) => ended,
+                () = link.watch() => Ok(()),
+            };
+            if let Err(e) = ended {
+                tracing::debug!(peer = %stream.peer(), error = %e, "link ended");
+                stream.reset();
+            }
+        });
+        self.pools.links.borrow_mut().entry(key.clone()).or_default().push(link);
+        Ok((Stream::plain(first, self.buffers.clone()), false))
+    }
+
+    async fn open_alone(&self, to: &Destination, protocol: MeshProtocol, link: bool) -> Result<Stream, Failure> {
         let timeout = self.connect_timeout(to);
-        match tokio::time::timeout(timeout, Box::pin(self.open_unbounded(to, protocol))).await {
+        match tokio::time::timeout(timeout, Box::pin(self.open_unbounded(to, protocol, link))).await {
             Ok(result) => result,
             Err(_) => Err(Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed)
                 .detail(format!("{} took longer than {timeout:?}", to.address()))),
         }
     }
 
-    async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol) -> Result<Stream, Failure> {
+    async fn open_unbounded(&self, to: &Destination, protocol: MeshProtocol, link: bool) -> Result<Stream, Failure> {
         if let Destination::Outside(outside) = to {
             return Box::pin(outside::open(self, outside, protocol)).await;
         }
@@ -371,7 +458,7 @@ impl Worker {
             self.opened.note(self, called, &stream, asked)?;
         }
         let Destination::Mesh { identity, name, .. } = to else { return Ok(stream) };
-        let config = self.client_config(identity, protocol)?;
+        let config = self.client_config(identity, protocol, link)?;
         let name = ServerName::try_from(name.to_string()).map_err(|e| Failure::mesh(Reason::Internal).detail(e))?;
         let told = Handshaking::begin(&self.metrics);
         let stream = match stream.connect_tls(config, name).await {
@@ -391,7 +478,7 @@ impl Worker {
             return Err(Failure::upstream(Reason::UpstreamDenied, Retryable::Unprocessed).detail(detail));
         }
         match facts.and_then(|f| f.alpn) {
-            Some(alpn) if alpn == protocol.alpn() => Ok(stream),
+            Some(alpn) if alpn == protocol.alpn() || link && alpn == LINK_ALPN => Ok(stream),
             other => Err(Failure::upstream(Reason::UpstreamTls, Retryable::Unprocessed)
                 .detail(format!("{address} does not speak {protocol}: it chose {other:?}"))),
         }
@@ -416,22 +503,29 @@ impl Worker {
             stream.reset();
             return false;
         }
-        self.links.add(peer.clone(), stream.socket());
+        self.trusted.add(peer.clone(), stream.socket());
         true
     }
 
-    fn client_config(&self, identity: &SpiffeId, protocol: MeshProtocol) -> Result<Arc<rustls::ClientConfig>, Failure> {
+    fn client_config(
+        &self,
+        identity: &SpiffeId,
+        protocol: MeshProtocol,
+        link: bool,
+    ) -> Result<Arc<rustls::ClientConfig>, Failure> {
         let own = self.mesh().identity.load();
         let Some(own) = own.as_ref() else { return Err(Failure::mesh(Reason::NotReady)) };
         let mut cache = self.pools.tls.borrow_mut();
-        let key = (identity.clone(), protocol);
+        let key = (identity.clone(), protocol, link);
         if let Some((generation, config)) = cache.get(&key)
             && *generation == own.generation
         {
             return Ok(config.clone());
         }
         let verifier = Arc::new(ServerVerifier::new(own.provider.clone(), own.bundle.clone(), vec![identity.clone()]));
-        let config = Arc::new(weft_tls::client_config(&own.provider, verifier, Some(&own.svid), &[protocol.alpn()]));
+        let (with_link, alone) = ([LINK_ALPN, protocol.alpn()], [protocol.alpn()]);
+        let alpn: &[&[u8]] = if link { &with_link } else { &alone };
+        let config = Arc::new(weft_tls::client_config(&own.provider, verifier, Some(&own.svid), alpn));
         cache.retain(|_, (generation, _)| *generation == own.generation);
         cache.insert(key, (own.generation, config.clone()));
         Ok(config)

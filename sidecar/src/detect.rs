@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Instant;
 use weft_core::detect::{Detection, detect};
 
@@ -78,13 +78,12 @@ pub async fn first_bytes(stream: &Stream, quiet: Option<Duration>, hearing: Hear
 const CLIENT_HELLO: u8 = 0x16;
 
 /// Goes on from a first read.
-async fn classify(stream: &Stream, first: std::io::Result<Bytes>, hearing: Hearing) -> Result<FirstBytes, NoBytes> {
-    let first = first.map_err(|_| NoBytes::Gone)?;
-    if first.is_empty() {
+async fn classify(stream: &Stream, first: std::io::Result<BytesMut>, hearing: Hearing) -> Result<FirstBytes, NoBytes> {
+    let mut bytes = first.map_err(|_| NoBytes::Gone)?;
+    if bytes.is_empty() {
         // It ended its half at once: it may wait for what the server says all the same.
-        return Ok(FirstBytes { bytes: BytesMut::new(), what: Detection::Opaque });
+        return Ok(FirstBytes { bytes, what: Detection::Opaque });
     }
-    let mut bytes = BytesMut::from(&first[..]);
     if hearing.opaque && bytes[0] != CLIENT_HELLO {
         return Ok(FirstBytes { bytes, what: Detection::Opaque });
     }
@@ -122,7 +121,7 @@ pub async fn race(client: &Stream, upstream: &Stream, hearing: Hearing) -> Spoke
             Ok(greeting) => {
                 let greeted = !greeting.is_empty();
                 if greeted {
-                    upstream.unread(greeting);
+                    upstream.unread(greeting.freeze());
                 }
                 Spoke::Server { greeted }
             }

@@ -213,7 +213,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, dialled: SocketAddr, aim: A
     let guard = Guard::outside(worker, dialled.port(), aim, Some(outside.listed()), MeshProtocol::Tcp);
     let name = outside.name().clone();
     let opened = match guard.bytes(worker) {
-        Ok(()) => worker.open_bytes(&Destination::Outside(Arc::new(outside))).await,
+        Ok(()) => worker.dial(&Destination::Outside(Arc::new(outside))).await,
         Err(failure) => Err(failure),
     };
     match opened {

@@ -1,6 +1,6 @@
 //! What other pods dial: accept → identify → authorize → detect → the pod's own application.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use weft_core::SpiffeId;
 use weft_core::detect::Detection;
 use weft_core::failure::{Failure, Reason};
 use weft_core::policy::{Caller, MtlsMode};
-use weft_core::protocol::{AppProtocol, MeshProtocol};
+use weft_core::protocol::{AppProtocol, LINK_ALPN, MeshProtocol};
 use weft_core::wellknown;
 use weft_tls::{LeafInfo, VerifyError, verify_error};
 
@@ -21,12 +21,13 @@ use crate::http::caller::HttpCaller;
 use crate::identity::unix_now;
 use crate::io::Socket;
 use crate::isolation;
+use crate::link::Link;
 use crate::metrics::slots::HandshakeKey;
 use crate::metrics::{Direction, Heard};
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
 use crate::stream::{Stream, as_tls_error, handshake_fault};
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
 
 /// How long a caller may be silent before it is taken for one that waits for the server to speak. A mesh peer speaks first, but
 /// a round trip late.
@@ -127,9 +128,9 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     };
     told("", stream.tls_names());
     let facts = stream.tls_facts();
-    let protocol = facts.as_ref().and_then(|f| f.alpn.as_deref()).and_then(MeshProtocol::from_alpn);
+    let spoken = facts.as_ref().and_then(|f| f.alpn.as_deref()).and_then(Spoken::from_alpn);
     let leaf = facts.and_then(|f| f.peer).and_then(|der| LeafInfo::read(&der).ok());
-    let (Some(protocol), Some(leaf)) = (protocol, leaf) else {
+    let (Some(spoken), Some(leaf)) = (spoken, leaf) else {
         return serve::refuse(worker, &stream, Some(destination), &Failure::mesh(Reason::ProtocolMismatch));
     };
     if !worker.rests_on(&leaf, &stream) {
@@ -140,32 +141,107 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let until = leaf.not_after.min(identity.svid.info().not_after);
     let life = Duration::from_secs((until - unix_now()).max(0) as u64);
     let stream = Rc::new(stream);
+    let peer = Rc::new(Peer { leaf, client: client.ip(), destination });
     let served = async {
-        let tls = stream.tls_names();
-        let http = |guard| {
-            let route = app(destination);
-            let caller = HttpCaller::inbound(Some(&leaf.id), client.ip(), tls, guard).counted(worker, &route, protocol);
-            Http { route, caller, dialled: None }
-        };
-        let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), client.ip()).of_pod(leaf.pod.clone());
-        if guard.is_new(worker) {
-            Box::pin(isolation::become_known(worker, &guard)).await;
-        }
-        match protocol {
-            MeshProtocol::Http1 => Box::pin(serve::http1(worker, Rc::clone(&stream), &http(guard))).await,
-            MeshProtocol::Http2 => Box::pin(serve::http2(worker, Rc::clone(&stream), Rc::new(http(guard)))).await,
-            MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, destination, &guard, Some(&leaf.id))).await,
+        match spoken {
+            Spoken::Link => Box::pin(linked(worker, &stream, &peer)).await,
+            Spoken::One(protocol) => from_peer(worker, Rc::clone(&stream), &peer, protocol).await,
         }
     };
     let mut served = std::pin::pin!(served);
     if tokio::time::timeout(life, served.as_mut()).await.is_err() {
-        tracing::info!(%client, id = %leaf.id, "connection ended: a certificate it was made with has expired");
+        tracing::info!(%client, id = %peer.leaf.id, "connection ended: a certificate it was made with has expired");
         stream.reset();
         // Whoever serves it sees that it broke, and resets the application's end of it: dropped, that would end as if complete (Invariant 7).
         if let Some(socket) = stream.socket().upgrade() {
             socket.cut();
         }
         let _ = tokio::time::timeout(CUT, served).await;
+    }
+}
+
+/// What a mesh peer's connection carries.
+enum Spoken {
+    One(MeshProtocol),
+    /// Many streams, of which each says what it carries.
+    Link,
+}
+
+impl Spoken {
+    fn from_alpn(id: &[u8]) -> Option<Self> {
+        if id == LINK_ALPN { Some(Self::Link) } else { MeshProtocol::from_alpn(id).map(Self::One) }
+    }
+}
+
+/// Who calls, as its certificate says, and where to.
+struct Peer {
+    leaf: LeafInfo,
+    client: IpAddr,
+    destination: SocketAddr,
+}
+
+/// Serves one connection of a mesh peer, or one stream of a link.
+async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protocol: MeshProtocol) {
+    let Peer { leaf, client, destination } = peer;
+    let tls = stream.tls_names();
+    let http = |guard| {
+        let route = app(*destination);
+        let caller = HttpCaller::inbound(Some(&leaf.id), *client, tls, guard).counted(worker, &route, protocol);
+        Http { route, caller, dialled: None }
+    };
+    let guard = Guard::new(destination.port(), Caller::Mesh(leaf.id.clone(), protocol), *client).of_pod(leaf.pod.clone());
+    if guard.is_new(worker) {
+        Box::pin(isolation::become_known(worker, &guard)).await;
+    }
+    match protocol {
+        MeshProtocol::Http1 => Box::pin(serve::http1(worker, stream, &http(guard))).await,
+        MeshProtocol::Http2 => Box::pin(serve::http2(worker, stream, Rc::new(http(guard)))).await,
+        MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, *destination, &guard, Some(&leaf.id))).await,
+    }
+}
+
+/// Serves the streams of a link, each as a connection of its own, until the peer or a drain ends it.
+async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
+    let link = Link::serving(stream);
+    let mut driven = std::pin::pin!(link.drive(stream, &worker.buffers, |protocol, pipe| {
+        let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.refuse() };
+        let (serving, peer) = (Rc::clone(worker), Rc::clone(peer));
+        let stream = Rc::new(Stream::plain(Socket::Link(pipe), worker.buffers.clone()));
+        worker::spawn(worker, async move {
+            from_peer(&serving, stream, &peer, protocol).await;
+            drop(admitted);
+        });
+    }));
+    // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
+    let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
+    let mut leaving = std::pin::pin!(async {
+        tokio::select! {
+            () = serve::end_of_waiting(drain, fresh) => {}
+            () = idles(&link, worker.shared.config.timeouts.idle) => {}
+        }
+    });
+    let ended = tokio::select! {
+        biased;
+        ended = driven.as_mut() => ended,
+        () = leaving.as_mut() => {
+            link.leave();
+            driven.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(client = %stream.peer(), id = %peer.leaf.id, error = %e, "link ended");
+        stream.reset();
+    }
+}
+
+/// Resolves when a link has had no stream for so long.
+async fn idles(link: &Link, most: Duration) {
+    loop {
+        match link.idle() {
+            Some(since) if since >= most => return,
+            Some(since) => tokio::time::sleep(most - since).await,
+            None => tokio::time::sleep(most).await,
+        }
     }
 }
 

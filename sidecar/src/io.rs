@@ -18,6 +18,8 @@ pub use memory::{MemorySocket, Shape, pair};
 pub use network::{Host, MemoryListener, Network, Redirect};
 pub use tcp::{Dialer, TcpSocket, listen};
 
+use crate::link::Pipe;
+
 /// Opens connections of the sidecar's own.
 #[derive(Clone, Debug)]
 pub enum Dial {
@@ -66,6 +68,8 @@ impl Listener {
 pub enum Socket {
     Tcp(TcpSocket),
     Memory(MemorySocket),
+    /// One stream of a link.
+    Link(Pipe),
 }
 
 impl Socket {
@@ -74,6 +78,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_readable(cx),
             Self::Memory(s) => s.poll_readable(cx),
+            Self::Link(p) => p.poll_readable(cx),
         }
     }
 
@@ -82,6 +87,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_read(cx, buf),
             Self::Memory(s) => s.poll_read(cx, buf),
+            Self::Link(p) => p.poll_read(cx, buf),
         }
     }
 
@@ -90,6 +96,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_write_vectored(cx, bufs),
             Self::Memory(s) => s.poll_write_vectored(cx, bufs),
+            Self::Link(p) => p.poll_write_vectored(cx, bufs),
         }
     }
 
@@ -101,6 +108,7 @@ impl Socket {
                 s.shutdown();
                 Poll::Ready(Ok(()))
             }
+            Self::Link(p) => Poll::Ready(p.shutdown()),
         }
     }
 
@@ -116,6 +124,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.reset_on_drop(),
             Self::Memory(s) => s.reset_on_drop(),
+            Self::Link(p) => p.reset_on_drop(),
         }
     }
 
@@ -124,6 +133,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.cut(),
             Self::Memory(s) => s.cut(),
+            Self::Link(p) => p.cut(),
         }
     }
 
@@ -132,6 +142,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.peer,
             Self::Memory(s) => s.peer(),
+            Self::Link(p) => p.peer(),
         }
     }
 
@@ -140,6 +151,8 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.original_destination(),
             Self::Memory(s) => s.original_destination(),
+            // That of the link: a stream has none of its own.
+            Self::Link(_) => None,
         }
     }
 }

@@ -20,7 +20,7 @@ use weft_core::egress::{Egress, Table};
 use weft_core::failure::{Failure, Reason};
 use weft_core::network_policy::PeerSets;
 use weft_core::policy::{Denial, InboundPolicy, OutboundPolicy};
-use weft_core::protocol::{AppProtocol, MeshProtocol};
+use weft_core::protocol::{AppProtocol, LINK_ALPN, MeshProtocol};
 use weft_core::service::{Endpoint, ObjectRef, Workload};
 use weft_core::wellknown;
 use weft_proto::v1;
@@ -53,7 +53,8 @@ impl Identity {
     pub fn new(generation: u64, svid: Svid, bundle: Arc<TrustBundle>) -> Self {
         let provider = weft_tls::provider();
         let verifier = Arc::new(ClientVerifier::mandatory(provider.clone(), bundle.clone()));
-        let alpn: Vec<&[u8]> = MeshProtocol::ALL.iter().map(|p| p.alpn()).collect();
+        // The link first: the server's order decides.
+        let alpn: Vec<&[u8]> = std::iter::once(LINK_ALPN).chain(MeshProtocol::ALL.iter().map(|p| p.alpn())).collect();
         let server = Arc::new(weft_tls::server_config(&provider, verifier, &svid, &alpn));
         let anchor = bundle.vouching(svid.chain(), UnixTime::now()).unwrap_or_default();
         let anchors = bundle.facts(svid.info().id.trust_domain());

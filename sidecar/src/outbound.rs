@@ -185,7 +185,7 @@ pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: Soc
     if let Err(failure) = isolation::may_call(worker, &called) {
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
-    match worker.open_bytes(&Destination::Plain { address: destination, dial: None }).await {
+    match worker.dial(&Destination::Plain { address: destination, dial: None }).await {
         Ok(upstream) => {
             let key = EdgeKey {
                 direction: Direction::Outbound,

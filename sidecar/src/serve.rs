@@ -15,6 +15,7 @@ use weft_core::traffic::route::BackendTarget;
 use weft_core::traffic::table::Verdict;
 
 use crate::authorize::{Guard, bytes_revoked};
+use crate::connect::Unopened;
 use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
@@ -140,7 +141,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Resolves when a drain waits no longer for the next request. Through its first phase requests come and are answered, with the word that
 /// it was the last on this connection: the other end sends it in good faith, and may not send it twice.
-async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
+pub async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
     phase.cancelled().await;
     if fresh {
         tokio::time::sleep(FIRST_REQUEST).await;
@@ -344,14 +345,21 @@ pub async fn open_bytes(
         }
         match worker.open_bytes(&lease.destination).await {
             Ok(stream) => {
-                // So long it took; whether it is well shows when the connection is used.
-                lease.speaks();
+                // So long it took, where one was opened; whether it is well shows when the connection is used.
+                if !stream.is_linked() {
+                    lease.speaks();
+                }
                 lease.holds(place);
                 return Ok((stream, lease));
             }
-            Err(failure) => {
+            Err(Unopened { failure, shared }) => {
                 tried.push(lease.address());
-                lease.fail(&failure);
+                // One opening that fails is one failure, however many waited for it.
+                if shared {
+                    drop(lease);
+                } else {
+                    lease.fail(&failure);
+                }
                 let again = tried.len() < 3 && route.may_retry_elsewhere();
                 if !(again && route.spend(worker)) {
                     return Err(failure);

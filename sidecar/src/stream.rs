@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use rustls::{ClientConfig, Connection, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use weft_tls::verify_error;
 
 use crate::io::Socket;
+use crate::link::Pipe;
 use crate::pool::Buffers;
 
 /// The two ends of a byte stream are read and written through `&self`: one future may read while another writes.
@@ -36,6 +38,9 @@ struct Tls {
     /// Ciphertext that was read and not yet taken in.
     backlog: Vec<u8>,
 }
+
+/// Pieces that are passed on together.
+pub type Chunks = SmallVec<[BytesMut; 8]>;
 
 /// What the handshake settled, for logs and metrics.
 #[derive(Debug, Clone)]
@@ -224,14 +229,64 @@ impl Stream {
 
     /// Reads what is there into bytes of their own, at most a buffer full; none at the end. A buffer is borrowed only while
     /// there is something to read. Cancel-safe.
-    pub async fn read_some(&self) -> io::Result<Bytes> {
+    pub async fn read_some(&self) -> io::Result<BytesMut> {
         poll_fn(|cx| {
+            if let Some(pipe) = self.pipe() {
+                return self.poll_chunk(pipe, cx);
+            }
             let mut buffer = self.buffers.take();
             let mut read = ReadBuf::new(&mut buffer);
             ready!(self.poll_read(cx, &mut read))?;
-            Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
+            Poll::Ready(Ok(BytesMut::from(read.filled())))
         })
         .await
+    }
+
+    /// The stream of a link that it is, if bytes come from there as they lie.
+    fn pipe(&self) -> Option<&Pipe> {
+        match &*self.socket {
+            Socket::Link(pipe) if self.early.borrow().is_empty() => Some(pipe),
+            _ => None,
+        }
+    }
+
+    fn poll_chunk(&self, pipe: &Pipe, cx: &Context<'_>) -> Poll<io::Result<BytesMut>> {
+        let chunk = ready!(pipe.poll_chunk(cx))?;
+        self.ended.set(chunk.is_none());
+        Poll::Ready(Ok(chunk.unwrap_or_default()))
+    }
+
+    /// Gathers what is there, where it comes in pieces that need not be copied; none where it does not, or has nothing just now. No bytes are the end.
+    pub fn chunks(&self, cx: &Context<'_>, chunks: &mut Chunks) -> Option<io::Result<()>> {
+        let pipe = self.pipe()?;
+        while chunks.len() < chunks.inline_size() {
+            match self.poll_chunk(pipe, cx) {
+                Poll::Ready(Ok(chunk)) if chunk.is_empty() => break,
+                Poll::Ready(Ok(chunk)) => chunks.push(chunk),
+                Poll::Ready(Err(e)) if chunks.is_empty() => return Some(Err(e)),
+                Poll::Pending if chunks.is_empty() => return None,
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Whether the other end has not been asked in vain whether it is there; shows of a link alone.
+    pub fn is_answering(&self) -> bool {
+        if let Socket::Link(pipe) = &*self.socket { pipe.link().answers() } else { true }
+    }
+
+    /// Whether it is a stream of a link.
+    pub fn is_linked(&self) -> bool {
+        matches!(*self.socket, Socket::Link(_))
+    }
+
+    /// Where it is a stream of a link that was opened and that nothing was looked at of: has it opened elsewhere. Else it is reset.
+    pub fn refuse(&self) {
+        match &*self.socket {
+            Socket::Link(pipe) => pipe.refuse(),
+            socket => socket.reset_on_drop(),
+        }
     }
 
     /// Accepts some of the slices; over TLS they are encrypted and sent as far as the socket takes them.
@@ -316,7 +371,9 @@ impl Stream {
 
     /// Cipher suite and key exchange group; empty in the clear.
     pub fn tls_names(&self) -> (&'static str, &'static str) {
-        let Some(tls) = &self.tls else { return ("", "") };
+        let Some(tls) = &self.tls else {
+            return if let Socket::Link(pipe) = &*self.socket { pipe.link().tls_names() } else { ("", "") };
+        };
         let c = &tls.borrow().connection;
         (
             c.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown"),

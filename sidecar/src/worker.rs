@@ -18,7 +18,7 @@ use weft_core::retry::Budget;
 use weft_core::traffic::policy::RetryBudget;
 
 use crate::admin::AdminDoor;
-use crate::admission::{Admission, Capacity};
+use crate::admission::{Admission, Admitted, Capacity};
 use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
@@ -31,7 +31,6 @@ use crate::io::{Dial, Dialer, Listener, Socket};
 use crate::isolation::Opened;
 use crate::jwt::{self, KeyStore, TokenCache};
 use crate::levels::{Levels, LineLimit};
-use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::metrics::scrape::Scrapes;
 use crate::metrics::{Registry, WorkerMetrics};
@@ -39,6 +38,7 @@ use crate::otlp::Env;
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
 use crate::telemetry::{Telemetry, WorkerTelemetry};
+use crate::trusted::Trusted;
 use crate::{inbound, limits, outbound};
 
 /// Only what was sent on a connection that had just ended is repeated there; whoever called repeats the rest, by a budget of their own, which
@@ -118,7 +118,7 @@ pub struct Worker {
     pub pools: Pools,
     pub metrics: WorkerMetrics,
     /// Connections that rest on a peer's certificate.
-    pub links: Links,
+    pub trusted: Trusted,
     /// Connections of the pod's own that network policies are asked about again.
     pub opened: Opened,
     /// How TLS is opened to hosts outside of the mesh.
@@ -139,6 +139,8 @@ pub struct Worker {
     /// Mesh peers that wait until a set of peers knows them.
     pub waiting_peers: Cell<usize>,
     admission: Rc<Admission>,
+    /// When it was told last that something was shed.
+    told_shed: Cell<Option<Instant>>,
     random: Cell<u64>,
 }
 
@@ -155,7 +157,7 @@ impl Worker {
             buffers: Buffers::default(),
             pools: Pools::default(),
             metrics: WorkerMetrics::new(shared.metrics.clone(), shared.config.metrics_series),
-            links: Links::default(),
+            trusted: Trusted::default(),
             opened: Opened::default(),
             outside: Clients::default(),
             plaintext: Seen::new(shared.plaintext.clone()),
@@ -169,6 +171,7 @@ impl Worker {
             tokens: RefCell::default(),
             waiting_peers: Cell::new(0),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
+            told_shed: Cell::new(None),
             random: Cell::new(seed | 1),
             shared,
         })
@@ -186,6 +189,22 @@ impl Worker {
         x ^= x >> 27;
         self.random.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Lets in what comes from `client`, or tells that it cannot. The pod's own programs are one source, and not counted against each other.
+    pub fn admit(&self, client: SocketAddr, by_source: bool) -> Option<Admitted> {
+        self.metrics.accepted();
+        let shed = match self.admission.admit(by_source.then(|| client.ip())) {
+            Ok(admitted) => return Some(admitted),
+            Err(shed) => shed,
+        };
+        self.metrics.refused(Reason::Overloaded);
+        if self.told_shed.get().is_none_or(|at| at.elapsed() > TELL) {
+            self.told_shed.set(Some(Instant::now()));
+            let (open, most) = (self.shared.capacity.open(), self.shared.capacity.most());
+            tracing::warn!(%client, why = ?shed, open, most, "connection shed: {}", Reason::Overloaded.explain());
+        }
+        None
     }
 
     /// Drops pooled connections that idle too long, and those that would not be made any more.
@@ -287,7 +306,7 @@ pub fn spawn(worker: &Rc<Worker>, task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(worker.connections.track_future(task));
 }
 
-/// Where connections are let in. The pod's own programs are one source, and not counted against each other.
+/// Where connections are let in.
 struct Door {
     worker: Rc<Worker>,
     by_source: bool,
@@ -298,7 +317,6 @@ const TELL: Duration = Duration::from_secs(10);
 
 async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: Listener, serve: impl Fn(Socket) -> F) {
     let worker = door.worker;
-    let mut told = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -307,17 +325,8 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
         };
         match accepted {
             Ok(socket) => {
-                worker.metrics.accepted();
-                let admitted = worker.admission.admit(door.by_source.then(|| socket.peer().ip()));
-                let Ok(admitted) = admitted.inspect_err(|why| {
-                    worker.metrics.refused(Reason::Overloaded);
-                    if told.is_none_or(|at: Instant| at.elapsed() > TELL) {
-                        told = Some(Instant::now());
-                        let (open, most) = (worker.shared.capacity.open(), worker.shared.capacity.most());
-                        tracing::warn!(client = %socket.peer(), ?why, open, most, "connection shed: {}", Reason::Overloaded.explain());
-                    }
+                let Some(admitted) = worker.admit(socket.peer(), door.by_source) else {
                     socket.reset_on_drop();
-                }) else {
                     continue;
                 };
                 let served = serve(socket);
@@ -354,7 +363,7 @@ async fn watch_trust(worker: Rc<Worker>) {
     loop {
         if let Some(identity) = &*worker.mesh().identity.load() {
             let own = identity.svid.info().id.trust_domain();
-            worker.links.cut(&identity.bundle, before.as_deref(), own);
+            worker.trusted.cut(&identity.bundle, before.as_deref(), own);
             before = Some(identity.bundle.clone());
         }
         if bundles.changed().await.is_err() {
@@ -369,7 +378,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         tick.tick().await;
         worker.sweep_pools();
-        worker.links.end(unix_now());
+        worker.trusted.end(unix_now());
         worker.metrics.sweep();
         worker.server_first.borrow_mut().sweep();
         worker.flows.sweep();

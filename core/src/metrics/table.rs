@@ -196,6 +196,10 @@ metrics! {
 
     POOL_CONNECTIONS "weft.pool.connections" UpDownCounter "{connection}" [Sidecar] [VERSION, STATE]
         "Connections to endpoints that HTTP requests go out on: `active` with a request on them, or `idle`. Looked at every 5 s.";
+    LINKS "weft.links" UpDownCounter "{connection}" [Sidecar] []
+        "Connections to other sidecars that carry many streams each. Looked at every 5 s.";
+    LINK_STREAMS "weft.link.streams" UpDownCounter "{stream}" [Sidecar] []
+        "Streams that are open on them: opaque connections, and HTTP/1 connections that are kept. Looked at every 5 s.";
     POOL_WAITING "weft.pool.waiting" UpDownCounter "{request}" [Sidecar] []
         "Requests that wait for a connection to an endpoint.";
     RETRY_BUDGET "weft.retry_budget.remaining" Gauge "{request}" [Sidecar] [SERVICE]

@@ -7,6 +7,7 @@ mod chains;
 mod dns;
 mod first_bytes;
 mod http1;
+mod link;
 mod manifest;
 mod names;
 mod path;
@@ -20,6 +21,7 @@ pub use chains::chain;
 pub use dns::dns;
 pub use first_bytes::{client_hello, detect};
 pub use http1::http1;
+pub use link::link;
 pub use manifest::manifest;
 pub use names::spiffe;
 pub use path::path;
@@ -34,7 +36,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 15] = [
+    const TARGETS: [(&str, Target); 16] = [
         ("admission", super::admission),
         ("chain", super::chain),
         ("client_hello", super::client_hello),
@@ -45,6 +47,7 @@ mod tests {
         ("jwks", super::jwks),
         ("jwt", super::jwt),
         ("leaf", super::leaf),
+        ("link", super::link),
         ("manifest", super::manifest),
         ("trace", super::trace),
         ("path", super::path),

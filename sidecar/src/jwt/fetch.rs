@@ -187,7 +187,7 @@ async fn from_outside(
     config: Arc<rustls::ClientConfig>,
 ) -> Result<(Vec<u8>, Duration), String> {
     let plain = Destination::Plain { address: to, dial: None };
-    let stream = worker.open_bytes(&plain).await.map_err(|e| e.to_string())?;
+    let stream = worker.dial(&plain).await.map_err(|e| e.to_string())?;
     let name = ServerName::try_from(url.host.to_string()).map_err(|e| e.to_string())?;
     let stream = Rc::new(stream.connect_tls(config, name).await.map_err(|e| format!("TLS with {to}: {e}"))?);
     let stall = worker.shared.config.timeouts.write;

@@ -333,6 +333,8 @@ fn workers(registry: &Registry, all: &mut Vec<Family>) {
         Family::count(&table::CONNECTIONS_ACCEPTED, registry.sum(|s| get(&s.accepted))),
         Family::count(&table::ACCEPT_FAILURES, registry.sum(|s| get(&s.accept_failures))),
         Family::count(&table::MIRRORS_DROPPED, registry.sum(|s| get(&s.copies_dropped))),
+        Family::count(&table::LINKS, registry.sum(|s| get(&s.pool.links))),
+        Family::count(&table::LINK_STREAMS, registry.sum(|s| get(&s.pool.streams))),
         Family::count(&table::POOL_WAITING, registry.sum(|s| get(&s.pool.waiting))),
         Family::count(&table::SERIES, registry.sum(|s| get(&s.series))),
         Family::count(&table::SERIES_OVERFLOWS, registry.sum(|s| get(&s.overflows))),

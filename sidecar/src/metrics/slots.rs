@@ -149,6 +149,9 @@ pub struct PoolSlots {
     /// HTTP/2, as they stood when they were looked at last.
     pub http2: AtomicU64,
     pub http2_idle: AtomicU64,
+    /// Links that were opened, and streams on them, as they stood when they were looked at last.
+    pub links: AtomicU64,
+    pub streams: AtomicU64,
     /// Requests that wait for one.
     pub waiting: AtomicU64,
 }

@@ -42,7 +42,7 @@ fn a_peer_whose_certificate_has_ended_is_cut_off_beyond_the_skew_and_no_sooner()
             let ended = echo(&world, BYTES);
             let mut open = world.dial_bytes().await;
             assert!(echoes(&mut open).await);
-            let links = if caller { &world.caller.workers[0].links } else { &world.callees[0].workers[0].links };
+            let links = if caller { &world.caller.workers[0].trusted } else { &world.callees[0].workers[0].trusted };
             // At the latest, it was made now.
             links.end(unix_now() + LIFE + CLOCK_SKEW_SECS - 300);
             sleep(Duration::from_secs(1)).await;

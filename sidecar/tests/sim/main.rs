@@ -18,6 +18,7 @@ mod federation;
 mod grpc;
 mod lab;
 mod limits;
+mod linked;
 mod links;
 mod mirrors;
 mod network_policy;

@@ -13,6 +13,7 @@ use super::{Framing, Limits, parse};
 use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
+use crate::link::was_refused;
 use crate::stream::{Shared, Stream};
 
 /// Bytes asked for in one read while a head is awaited.
@@ -56,11 +57,8 @@ impl Reader {
     /// Waits for more bytes; 0 is the end. An idle reader owns no buffer while it waits. Cancel-safe.
     async fn fill(&mut self, want: usize) -> std::io::Result<usize> {
         if self.buf.is_empty() {
-            let bytes = self.stream.read_some().await?;
-            let n = bytes.len();
-            // They are nobody else's, so that this is a change of type and not a copy.
-            self.buf = BytesMut::from(bytes);
-            return Ok(n);
+            self.buf = self.stream.read_some().await?;
+            return Ok(self.buf.len());
         }
         self.buf.reserve(want);
         let (stream, buf) = (&self.stream, &mut self.buf);
@@ -70,7 +68,7 @@ impl Reader {
 
     fn broken(&self, e: &std::io::Error) -> Failure {
         match self.side {
-            Side::Upstream => Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent).detail(e),
+            Side::Upstream => reset(e),
             _ => Failure::downstream(Reason::DownstreamGone).detail(e),
         }
     }
@@ -135,6 +133,12 @@ impl Reader {
         };
         IncomingBody { reader: self, state, length, touched: false }
     }
+}
+
+/// An endpoint broke off before it answered.
+pub(super) fn reset(e: &std::io::Error) -> Failure {
+    let retryable = if was_refused(e) { Retryable::Unprocessed } else { Retryable::IfIdempotent };
+    Failure::upstream(Reason::UpstreamReset, retryable).detail(e)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::Framing;
+use super::read::reset;
 use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -90,7 +91,7 @@ impl Writer {
             (Err(e), Side::Upstream) if e.kind() == std::io::ErrorKind::TimedOut => {
                 Err(Failure::upstream(Reason::UpstreamTimeout, Retryable::No).detail("it takes no bytes"))
             }
-            (Err(e), Side::Upstream) => Err(Failure::upstream(Reason::UpstreamReset, Retryable::IfIdempotent).detail(e)),
+            (Err(e), Side::Upstream) => Err(reset(&e)),
             (Err(e), _) => Err(Failure::downstream(Reason::DownstreamGone).detail(e)),
         }
     }

@@ -11,18 +11,18 @@ use crate::io::Socket;
 
 /// One worker's connections over mutual TLS, both ways.
 #[derive(Default)]
-pub struct Links {
+pub struct Trusted {
     open: RefCell<Open>,
 }
 
 #[derive(Default)]
 struct Open {
-    links: Vec<Link>,
+    all: Vec<Connection>,
     /// When there are more, those that have ended are looked for.
     most: usize,
 }
 
-struct Link {
+struct Connection {
     peer: LeafInfo,
     socket: Weak<Socket>,
 }
@@ -30,26 +30,26 @@ struct Link {
 /// Fewer than these are not looked through.
 const FEW: usize = 64;
 
-impl Links {
+impl Trusted {
     /// Notes a connection whose handshake is done.
     pub fn add(&self, peer: LeafInfo, socket: Weak<Socket>) {
         let mut open = self.open.borrow_mut();
         // As many are looked at as were added since: each addition costs the same.
-        if open.links.len() >= open.most.max(FEW) {
-            open.links.retain(|link| link.socket.strong_count() > 0);
-            open.most = open.links.len() * 2;
+        if open.all.len() >= open.most.max(FEW) {
+            open.all.retain(|held| held.socket.strong_count() > 0);
+            open.most = open.all.len() * 2;
         }
-        open.links.push(Link { peer, socket });
+        open.all.push(Connection { peer, socket });
     }
 
     /// Cuts the connections of peers whose certificates have ended at `now`, in seconds since the Unix epoch, by any clock that is believed. A sidecar at the
     /// other end has done so already; another server may not.
     pub fn end(&self, now: i64) {
-        self.open.borrow_mut().links.retain(|link| {
-            let Some(socket) = link.socket.upgrade() else { return false };
-            let goes = link.peer.not_after + CLOCK_SKEW_SECS < now;
+        self.open.borrow_mut().all.retain(|held| {
+            let Some(socket) = held.socket.upgrade() else { return false };
+            let goes = held.peer.not_after + CLOCK_SKEW_SECS < now;
             if goes {
-                tracing::info!(peer = %link.peer.id, address = %socket.peer(), "connection cut: the peer's certificate has expired");
+                tracing::info!(peer = %held.peer.id, address = %socket.peer(), "connection cut: the peer's certificate has expired");
                 socket.cut();
             }
             !goes
@@ -65,11 +65,11 @@ impl Links {
         let lost: Vec<TrustDomain> =
             bundle.domains().map(|(domain, _)| domain).filter(|d| *d != own && lost(d)).cloned().collect();
         let mut cut: Vec<(LeafInfo, Rc<Socket>)> = Vec::new();
-        self.open.borrow_mut().links.retain(|link| {
-            let Some(socket) = link.socket.upgrade() else { return false };
-            let goes = bundle.gave_up(&link.peer) || lost.contains(link.peer.id.trust_domain());
+        self.open.borrow_mut().all.retain(|held| {
+            let Some(socket) = held.socket.upgrade() else { return false };
+            let goes = bundle.gave_up(&held.peer) || lost.contains(held.peer.id.trust_domain());
             if goes {
-                cut.push((link.peer.clone(), socket));
+                cut.push((held.peer.clone(), socket));
             }
             !goes
         });

@@ -1,0 +1,267 @@
+//! The link: many streams on one mutual TLS connection between two sidecars (`weft/link1`), so that one handshake serves them all, and one write
+//! carries what many of them have to say.
+//!
+//! A stream is what a connection of its own would be, byte for byte: half-closed, reset, held up by its reader alone, and authorized by itself. A link is
+//! between one identity and another, to one address and port; a stream cannot ask for any other. `session.rs` is the protocol, without a
+//! socket; `pipe.rs` one stream; [`Link::drive`] moves bytes between the two and the connection.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use weft_core::protocol::MeshProtocol;
+
+pub mod frame;
+mod half;
+mod pipe;
+pub mod session;
+
+use half::Refused;
+pub use pipe::Pipe;
+use session::{End, Session};
+
+use crate::io::Socket;
+use crate::pool::Buffers;
+use crate::stream::Stream;
+
+/// How long a link may be silent before whoever uses it asks whether its other end is still there.
+const SILENT: Duration = Duration::from_secs(1);
+/// Reads in one turn, so that no link keeps others from theirs.
+const READS: usize = 4;
+
+/// What its streams are asked for and the link alone knows.
+pub struct Facts {
+    /// The address at the other end.
+    pub peer: SocketAddr,
+    /// Cipher suite and key exchange group.
+    pub tls: (&'static str, &'static str),
+}
+
+/// Whether a stream broke off because the other end has not looked at it, and never will: it may be opened elsewhere.
+pub fn was_refused(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|e| e.is::<Refused>())
+}
+
+/// One end of a link.
+pub struct Link {
+    session: RefCell<Session>,
+    facts: Facts,
+    /// When something came last.
+    heard: Cell<Instant>,
+    /// When it was asked whether the other end is there, and has not been heard since.
+    asked: Cell<Option<Instant>>,
+    /// When its last stream ended.
+    since: Cell<Instant>,
+    answers: Duration,
+    /// It is asked just now.
+    asking: Notify,
+}
+
+impl Link {
+    /// One that opens streams over `stream`. An other end that is asked and says nothing for `answers` is not used any more until it does.
+    pub fn opening(stream: &Stream, answers: Duration) -> Rc<Self> {
+        Self::new(stream, End::Opens, answers)
+    }
+
+    /// One that serves the streams that come over `stream`.
+    pub fn serving(stream: &Stream) -> Rc<Self> {
+        Self::new(stream, End::Serves, Duration::MAX)
+    }
+
+    fn new(stream: &Stream, end: End, answers: Duration) -> Rc<Self> {
+        let facts = Facts { peer: stream.peer(), tls: stream.tls_names() };
+        let now = Instant::now();
+        Rc::new(Self {
+            session: RefCell::new(Session::new(end)),
+            facts,
+            heard: Cell::new(now),
+            asked: Cell::new(None),
+            since: Cell::new(now),
+            answers,
+            asking: Notify::new(),
+        })
+    }
+
+    fn session(&self) -> RefMut<'_, Session> {
+        self.session.borrow_mut()
+    }
+
+    /// Cipher suite and key exchange group.
+    pub fn tls_names(&self) -> (&'static str, &'static str) {
+        self.facts.tls
+    }
+
+    /// Whether a stream may begin on it.
+    pub fn has_room(&self) -> bool {
+        self.session().has_room() && self.answers()
+    }
+
+    /// Whether no stream begins on it any more.
+    pub fn is_leaving(&self) -> bool {
+        self.session().is_leaving()
+    }
+
+    /// Whether the other end has answered in time, if it was asked.
+    pub fn answers(&self) -> bool {
+        self.asked.get().is_none_or(|asked| asked.elapsed() < self.answers)
+    }
+
+    /// Streams that are open on it.
+    pub fn streams(&self) -> usize {
+        self.session().open()
+    }
+
+    /// How long it has had no stream; none while it has one.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.streams() == 0).then(|| self.since.get().elapsed())
+    }
+
+    /// Begins a stream. Ask [`Self::has_room`] first.
+    pub fn begin(self: &Rc<Self>, protocol: MeshProtocol) -> Socket {
+        self.asks();
+        let number = self.session().begin(protocol);
+        Socket::Link(Pipe::new(Rc::clone(self), number))
+    }
+
+    /// No more streams begin on it; it ends with the last one.
+    pub fn leave(&self) {
+        self.session().leave();
+    }
+
+    fn forget(&self, stream: u32, cause: Option<frame::Cause>) {
+        self.session().forget(stream, cause);
+        if self.streams() == 0 {
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// Something is about to be said: whoever has been silent for long is asked whether it hears.
+    fn asks(&self) {
+        if self.asked.get().is_none() && self.answers < Duration::MAX && self.heard.get().elapsed() > SILENT {
+            self.asked.set(Some(Instant::now()));
+            self.session().ping();
+            self.asking.notify_one();
+        }
+    }
+
+    /// Looks after whether the other end answers when it is asked. Where it does not, streams on which nothing was heard are broken off: they may
+    /// be opened elsewhere. The others go on, for as long as the kernel believes in the connection. Never resolves.
+    pub async fn watch(&self) {
+        loop {
+            self.asking.notified().await;
+            while let Some(asked) = self.asked.get() {
+                tokio::time::sleep_until(asked + self.answers).await;
+                if self.asked.get().is_some_and(|since| since == asked) {
+                    self.session().give_up_unheard();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Moves bytes between streams and connection until the link ends: properly after [`Self::leave`] or when the other end has
+    /// left, or with an error. `opened` is given each stream that the other end opens. Whatever is under way at the end is broken off.
+    pub async fn drive(
+        self: &Rc<Self>,
+        stream: &Stream,
+        buffers: &Buffers,
+        mut opened: impl FnMut(MeshProtocol, Pipe),
+    ) -> io::Result<()> {
+        let _ends = Ends(self);
+        poll_fn(|cx| self.poll(stream, buffers, cx, &mut opened)).await
+    }
+
+    fn poll(
+        self: &Rc<Self>,
+        stream: &Stream,
+        buffers: &Buffers,
+        cx: &mut Context<'_>,
+        opened: &mut impl FnMut(MeshProtocol, Pipe),
+    ) -> Poll<io::Result<()>> {
+        self.session().register(cx);
+        let sent = self.poll_send(stream, cx)?;
+        for _ in 0..READS {
+            if self.session().is_choked() {
+                // Woken when the socket takes more.
+                return Poll::Pending;
+            }
+            let mut buffer = buffers.take();
+            let mut read = ReadBuf::new(&mut buffer);
+            if stream.poll_read(cx, &mut read)?.is_pending() {
+                return self.poll_leave(stream, cx, sent);
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(self.ended());
+            }
+            self.hear();
+            let received = self.session().receive(read.filled());
+            let fresh = self.session().opened();
+            for (number, protocol) in fresh {
+                opened(protocol, Pipe::new(Rc::clone(self), number));
+            }
+            if let Err(why) = received {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+            }
+        }
+        // There may be more; others first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn hear(&self) {
+        self.heard.set(Instant::now());
+        self.asked.set(None);
+    }
+
+    /// The other end has ended the connection.
+    fn ended(&self) -> io::Result<()> {
+        if self.streams() == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Sends what is to go out, as far as the socket takes it.
+    fn poll_send(&self, stream: &Stream, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            let mut session = self.session();
+            if session.outgoing().is_empty() {
+                break;
+            }
+            match stream.poll_write_vectored(cx, &[IoSlice::new(session.outgoing())])? {
+                Poll::Ready(n) => session.sent(n),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        Ok(stream.poll_flush(cx)?.map(|()| ()))
+    }
+
+    /// Ends the connection where no streams are to come and none are left.
+    fn poll_leave(&self, stream: &Stream, cx: &mut Context<'_>, sent: Poll<()>) -> Poll<io::Result<()>> {
+        let idle = {
+            let mut session = self.session();
+            if session.open() == 0 {
+                session.rest();
+            }
+            session.is_leaving() && session.open() == 0
+        };
+        if !idle {
+            return Poll::Pending;
+        }
+        ready!(sent);
+        stream.poll_shutdown(cx)
+    }
+}
+
+/// Whatever becomes of the driver, streams do not outlive it.
+struct Ends<'a>(&'a Link);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.session().end();
+    }
+}

@@ -1,0 +1,97 @@
+//! One stream of a link, as either end keeps it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::task::{Context, Waker};
+
+use bytes::BytesMut;
+
+use super::frame::Cause;
+
+/// What may be sent on a stream that has just begun, in bytes.
+pub(super) const WINDOW: u32 = 64 * 1024;
+/// Smaller pieces than this are put together.
+const SMALL: usize = 4 * 1024;
+
+/// The other end has not looked at the stream, and never will.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer takes no more streams on this connection")]
+pub(super) struct Refused;
+
+/// One stream.
+#[derive(Default)]
+pub(super) struct Half {
+    /// What came and was not read yet.
+    pub(super) queue: VecDeque<BytesMut>,
+    pub(super) held: usize,
+    /// What the peer may still send.
+    pub(super) allowed: u32,
+    pub(super) window: u32,
+    /// Read, and not given back as credit.
+    pub(super) taken: u32,
+    /// Read since the window has its size.
+    pub(super) read: u64,
+    /// The peer has said that it sends no more.
+    pub(super) ended: bool,
+    /// What we may still send.
+    pub(super) credit: u32,
+    /// We have said that we send no more.
+    pub(super) finished: bool,
+    /// The peer has said that it reads no more.
+    pub(super) stopped: bool,
+    pub(super) broken: Option<Cause>,
+    /// The peer has said something on it.
+    pub(super) heard: bool,
+    /// It waits among those that want to write.
+    pub(super) waits: bool,
+    /// It may write a quantum though others wait.
+    pub(super) has_turn: bool,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+impl Half {
+    pub(super) fn new() -> Self {
+        Self { allowed: WINDOW, window: WINDOW, credit: WINDOW, ..Self::default() }
+    }
+
+    pub(super) fn wake(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn break_off(&mut self, cause: Cause) {
+        if self.broken.is_none() {
+            self.broken = Some(cause);
+        }
+        self.wake();
+    }
+
+    pub(super) fn error(cause: Cause) -> io::Error {
+        match cause {
+            Cause::Reset => io::ErrorKind::ConnectionReset.into(),
+            Cause::Refused => io::Error::new(io::ErrorKind::ConnectionReset, Refused),
+        }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.held += bytes.len();
+        self.heard = true;
+        match self.queue.back_mut() {
+            Some(last) if last.len() + bytes.len() <= SMALL => last.extend_from_slice(bytes),
+            _ => self.queue.push_back(BytesMut::from(bytes)),
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// Has `cx` woken from here.
+pub(super) fn note(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}

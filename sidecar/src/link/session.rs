@@ -1,0 +1,585 @@
+//! One end of a link, without its socket: frames in, frames out, and what each stream may do. It never waits and reads no clock.
+//!
+//! - **Credit** is per stream: who reads slowly stops its own stream, and no other. It begins at [`WINDOW`] and grows with what is read, to
+//!   [`MAX_WINDOW`]; what is granted beyond the beginning is bounded over the whole link.
+//! - **Turns**: bytes that are to go out wait in one buffer. When it is full, writers queue up, and each puts a [`QUANTUM`] in before the next.
+//! - **A stream is forgotten** when its [`super::Pipe`] is dropped; what still comes for it is read over. Its number never comes again.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use weft_core::protocol::MeshProtocol;
+
+use super::frame::{Cause, HEADER, Header, Kind, MAX_CONTROL, MAX_PAYLOAD, Violation, protocol_octet, protocol_of};
+use super::half::{Half, WINDOW, note};
+
+/// The most that may be on its way on one stream, in bytes.
+pub const MAX_WINDOW: u32 = 1024 * 1024;
+/// The most that all streams of a link may be granted beyond [`WINDOW`], in bytes.
+const EXTRA: u32 = 8 * 1024 * 1024;
+/// A window is doubled when so many of it were read.
+const READ_TO_GROW: u64 = 4;
+/// Bytes that wait to go out, beyond which writers wait for their turn.
+const FULL: usize = 128 * 1024;
+/// Below so many, waiting writers get a turn.
+const LOW: usize = 64 * 1024;
+/// Bytes that go in at one turn, where others wait.
+const QUANTUM: usize = 16 * 1024;
+/// Bytes that wait to go out, beyond which nothing more is read: whoever asks and never listens is not answered without end.
+const CHOKED: usize = FULL + 256 * 1024;
+/// Streams that whoever opens them has open at once; then it opens another link.
+pub const MAX_OPEN: usize = 1_000;
+/// Streams that are served at once: more, since the two ends do not forget a stream in the same moment.
+const MAX_SERVED: usize = 4 * MAX_OPEN;
+/// The last number of a stream. Then the link is full.
+const LAST: u32 = u32::MAX - 1;
+
+/// Which of the two ends it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It opens streams.
+    Opens,
+    /// It serves them.
+    Serves,
+}
+
+/// Stream numbers are their own hashes: whoever opens them counts.
+#[derive(Default)]
+struct Own(u64);
+
+impl Hasher for Own {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys are u32")
+    }
+    fn write_u32(&mut self, n: u32) {
+        // The table takes the upper bits for its tags.
+        self.0 = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// See the module.
+pub struct Session {
+    end: End,
+    streams: HashMap<u32, Half, BuildHasherDefault<Own>>,
+    /// The highest number that was used.
+    newest: u32,
+    /// Frames that are to go out; of the first of them, `sent` octets are gone.
+    out: Vec<u8>,
+    sent: usize,
+    /// A header, or a frame that is not data, as far as it came.
+    part: [u8; HEADER + MAX_CONTROL],
+    filled: usize,
+    /// The stream whose data is coming, and how much of it.
+    coming: Option<(u32, usize)>,
+    /// Streams whose writers wait for room.
+    turns: VecDeque<u32>,
+    /// What was granted beyond the windows' beginning.
+    extra: u32,
+    /// Streams that the peer has opened, and nobody serves yet.
+    fresh: Vec<(u32, MeshProtocol)>,
+    /// No more streams: the peer has said so, or we have.
+    leaving: bool,
+    gone: bool,
+    /// Whoever reads and writes the connection.
+    driver: Option<Waker>,
+}
+
+impl Session {
+    pub fn new(end: End) -> Self {
+        Self {
+            end,
+            streams: HashMap::default(),
+            newest: 0,
+            out: Vec::new(),
+            sent: 0,
+            part: [0; HEADER + MAX_CONTROL],
+            filled: 0,
+            coming: None,
+            turns: VecDeque::new(),
+            extra: 0,
+            fresh: Vec::new(),
+            leaving: false,
+            gone: false,
+            driver: None,
+        }
+    }
+
+    /// Streams that are open.
+    pub fn open(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether another stream may begin.
+    pub fn has_room(&self) -> bool {
+        !self.leaving && !self.gone && self.streams.len() < MAX_OPEN && self.newest < LAST && self.waiting() < CHOKED / 2
+    }
+
+    /// Whether no stream begins on it any more.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving || self.gone
+    }
+
+    /// Begins a stream. Ask [`Self::has_room`] first.
+    pub fn begin(&mut self, protocol: MeshProtocol) -> u32 {
+        self.newest += 1;
+        self.streams.insert(self.newest, Half::new());
+        self.frame(Kind::Open, self.newest, &[protocol_octet(protocol)]);
+        self.newest
+    }
+
+    /// The streams that the peer has opened since the last time.
+    pub fn opened(&mut self) -> Vec<(u32, MeshProtocol)> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Says that no more streams begin. What is under way goes on.
+    pub fn leave(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true) && self.end == End::Serves {
+            self.frame(Kind::GoAway, self.newest, &[]);
+        }
+        self.wake();
+    }
+
+    /// Asks the other end to say something.
+    pub fn ping(&mut self) {
+        self.frame(Kind::Ping, 0, &[]);
+    }
+
+    /// The connection has ended: whatever is under way breaks off.
+    pub fn end(&mut self) {
+        self.gone = true;
+        for half in self.streams.values_mut() {
+            half.break_off(Cause::Reset);
+        }
+        self.out = Vec::new();
+        self.sent = 0;
+    }
+
+    /// Breaks off the streams on which nothing was heard: the other end may never have heard of them.
+    pub fn give_up_unheard(&mut self) {
+        for half in self.streams.values_mut().filter(|half| !half.heard) {
+            half.break_off(Cause::Reset);
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    fn frame(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
+        if self.gone {
+            return;
+        }
+        self.out.extend_from_slice(&Header { kind, stream, length: payload.len() }.octets());
+        self.out.extend_from_slice(payload);
+        self.wake();
+    }
+
+    // What the driver asks.
+
+    /// Has the driver woken when there is something to send.
+    pub fn register(&mut self, cx: &Context<'_>) {
+        match &mut self.driver {
+            Some(driver) => driver.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    /// What is to go out.
+    pub fn outgoing(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    fn waiting(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Whether nothing more is to be read for now.
+    pub fn is_choked(&self) -> bool {
+        self.waiting() > CHOKED
+    }
+
+    /// So much went out.
+    pub fn sent(&mut self, n: usize) {
+        self.sent += n;
+        if self.sent == self.out.len() {
+            self.sent = 0;
+            self.out.clear();
+            self.out.shrink_to(FULL);
+            // Nobody may be left whose turn never comes: a writer that has gone elsewhere does not hold up the others.
+            while let Some(next) = self.turns.pop_front() {
+                self.give_turn(next);
+            }
+        } else if self.waiting() < LOW {
+            if self.sent > FULL {
+                self.out.drain(..self.sent);
+                self.sent = 0;
+            }
+            let turns = (FULL - self.waiting()) / QUANTUM;
+            for _ in 0..turns {
+                let Some(next) = self.turns.pop_front() else { return };
+                self.give_turn(next);
+            }
+        }
+    }
+
+    /// Gives back the room that an idle link does not need.
+    pub fn rest(&mut self) {
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+        self.streams.shrink_to(8);
+    }
+
+    fn give_turn(&mut self, stream: u32) {
+        let Some(half) = self.streams.get_mut(&stream) else { return };
+        half.waits = false;
+        half.has_turn = true;
+        if let Some(writer) = half.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Takes in what came. An error ends the link: the peer does what it may not.
+    pub fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        while !bytes.is_empty() {
+            if let Some((stream, left)) = self.coming {
+                let n = left.min(bytes.len());
+                self.data(stream, &bytes[..n]);
+                bytes = &bytes[n..];
+                self.coming = (n < left).then_some((stream, left - n));
+                continue;
+            }
+            let want = if self.filled < HEADER { HEADER } else { HEADER + self.header()?.length };
+            let n = (want - self.filled).min(bytes.len());
+            self.part[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+            if self.filled < HEADER {
+                return Ok(());
+            }
+            let header = self.header()?;
+            if header.kind == Kind::Data {
+                self.may_come(header)?;
+                self.coming = Some((header.stream, header.length));
+                self.filled = 0;
+            } else if self.filled == HEADER + header.length {
+                let part = self.part;
+                self.filled = 0;
+                self.control(header, &part[HEADER..HEADER + header.length])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&self) -> Result<Header, Violation> {
+        let mut octets = [0; HEADER];
+        octets.copy_from_slice(&self.part[..HEADER]);
+        Header::read(octets)
+    }
+
+    /// A frame is about a stream that is or was open.
+    fn is_known(&self, header: Header) -> Result<(), Violation> {
+        if header.stream <= self.newest { Ok(()) } else { Err(Violation::Stream(header.kind, header.stream)) }
+    }
+
+    /// Whether data may come, before any of it is taken in.
+    fn may_come(&mut self, header: Header) -> Result<(), Violation> {
+        self.is_known(header)?;
+        let Some(half) = self.streams.get_mut(&header.stream) else { return Ok(()) };
+        if half.ended {
+            return Err(Violation::AfterEnd(header.stream));
+        }
+        // Also of what is read over: nobody may send without end.
+        half.allowed = half.allowed.checked_sub(header.length as u32).ok_or(Violation::Credit(header.stream))?;
+        Ok(())
+    }
+
+    fn data(&mut self, stream: u32, bytes: &[u8]) {
+        if let Some(half) = self.streams.get_mut(&stream)
+            && half.broken.is_none()
+        {
+            half.push(bytes);
+        }
+    }
+
+    fn control(&mut self, header: Header, payload: &[u8]) -> Result<(), Violation> {
+        let stream = header.stream;
+        match header.kind {
+            Kind::Open => return self.accept(stream, payload[0]),
+            Kind::GoAway => {
+                if self.end == End::Serves || stream > self.newest {
+                    return Err(Violation::Stream(Kind::GoAway, stream));
+                }
+                self.leaving = true;
+                for (_, half) in self.streams.iter_mut().filter(|(number, _)| **number > stream) {
+                    half.break_off(Cause::Refused);
+                }
+                self.wake();
+                return Ok(());
+            }
+            Kind::Ping => {
+                self.frame(Kind::Pong, 0, &[]);
+                return Ok(());
+            }
+            Kind::Pong => return Ok(()),
+            Kind::Data | Kind::Fin | Kind::Stop | Kind::Reset | Kind::Credit => self.is_known(header)?,
+        }
+        let Some(half) = self.streams.get_mut(&stream) else { return Ok(()) };
+        half.heard = true;
+        match header.kind {
+            Kind::Fin => {
+                if std::mem::replace(&mut half.ended, true) {
+                    return Err(Violation::AfterEnd(stream));
+                }
+                if let Some(reader) = half.reader.take() {
+                    reader.wake();
+                }
+            }
+            Kind::Stop => {
+                half.stopped = true;
+                if let Some(writer) = half.writer.take() {
+                    writer.wake();
+                }
+            }
+            Kind::Reset => half.break_off(Cause::of(payload[0])),
+            Kind::Credit => {
+                let more = u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]);
+                half.credit = half.credit.checked_add(more).filter(|_| more > 0).ok_or(Violation::Credit(stream))?;
+                if let Some(writer) = half.writer.take() {
+                    writer.wake();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, stream: u32, protocol: u8) -> Result<(), Violation> {
+        if self.end == End::Opens || stream <= self.newest {
+            return Err(Violation::Stream(Kind::Open, stream));
+        }
+        let protocol = protocol_of(protocol)?;
+        self.newest = stream;
+        if self.leaving || self.streams.len() >= MAX_SERVED {
+            // After our word that no more are served, this is the answer to one that crossed it.
+            self.frame(Kind::Reset, stream, &[Cause::Refused as u8]);
+            return Ok(());
+        }
+        self.streams.insert(stream, Half::new());
+        self.fresh.push((stream, protocol));
+        Ok(())
+    }
+
+    // What a pipe asks.
+
+    fn half(&mut self, stream: u32) -> &mut Half {
+        self.streams.get_mut(&stream).expect("a stream is there for as long as its pipe")
+    }
+
+    /// Ready as soon as a read would give bytes, the end, or an error.
+    pub fn poll_readable(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let half = self.half(stream);
+        if !half.queue.is_empty() || half.ended || half.broken.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        note(&mut half.reader, cx);
+        Poll::Pending
+    }
+
+    /// Whether everything was read that comes; an error if it broke off before.
+    fn poll_ended(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let half = self.half(stream);
+        if let Some(cause) = half.broken {
+            return Poll::Ready(Err(Half::error(cause)));
+        }
+        if half.ended {
+            return Poll::Ready(Ok(()));
+        }
+        note(&mut half.reader, cx);
+        Poll::Pending
+    }
+
+    /// Gives the next bytes, as they lie; none at the end.
+    pub fn poll_chunk(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
+        let half = self.half(stream);
+        if let Some(chunk) = half.queue.pop_front() {
+            self.took(stream, chunk.len());
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        self.poll_ended(stream, cx).map_ok(|()| None)
+    }
+
+    /// Puts the next bytes into `space`; how many, 0 at the end.
+    pub fn poll_read(&mut self, stream: u32, cx: &Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        let half = self.half(stream);
+        let mut filled = 0;
+        while filled < space.len()
+            && let Some(front) = half.queue.front_mut()
+        {
+            let n = front.len().min(space.len() - filled);
+            space[filled..filled + n].copy_from_slice(&front[..n]);
+            filled += n;
+            if n == front.len() {
+                half.queue.pop_front();
+            } else {
+                front.advance(n);
+            }
+        }
+        if filled > 0 {
+            self.took(stream, filled);
+            return Poll::Ready(Ok(filled));
+        }
+        self.poll_ended(stream, cx).map_ok(|()| 0)
+    }
+
+    /// So much was read.
+    fn took(&mut self, stream: u32, n: usize) {
+        let half = self.half(stream);
+        half.held -= n;
+        half.taken += n as u32;
+        half.read += n as u64;
+        if half.queue.is_empty() {
+            half.queue.shrink_to(4);
+        }
+        if half.taken >= half.window / 2 {
+            self.give_back(stream);
+            self.wake();
+        }
+    }
+
+    /// Gives what was read back as credit, and more of it to who uses it up. It goes out with the next write.
+    fn give_back(&mut self, stream: u32) {
+        let room = EXTRA - self.extra;
+        let half = self.half(stream);
+        if half.ended {
+            return;
+        }
+        let mut credit = std::mem::take(&mut half.taken);
+        let grows = half.held == 0
+            && half.window < MAX_WINDOW
+            && half.window <= room
+            && half.read >= READ_TO_GROW * u64::from(half.window);
+        if grows {
+            credit += half.window;
+            half.window *= 2;
+            half.read = 0;
+        }
+        half.allowed += credit;
+        if grows {
+            self.extra += self.half(stream).window / 2;
+        }
+        self.frame(Kind::Credit, stream, &credit.to_be_bytes());
+    }
+
+    /// Takes some of the bytes, as far as credit and room allow.
+    pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let waiting = self.waiting();
+        let others_wait = !self.turns.is_empty();
+        let half = self.half(stream);
+        if let Some(cause) = half.broken {
+            return Poll::Ready(Err(Half::error(cause)));
+        }
+        if half.finished || half.stopped {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let all: usize = bufs.iter().map(|b| b.len()).sum();
+        if all == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        if half.credit == 0 {
+            note(&mut half.writer, cx);
+            return Poll::Pending;
+        }
+        let may = half.has_turn || !others_wait;
+        if waiting >= FULL || !may {
+            note(&mut half.writer, cx);
+            if !std::mem::replace(&mut half.waits, true) {
+                self.turns.push_back(stream);
+            }
+            return Poll::Pending;
+        }
+        let in_turn = std::mem::take(&mut half.has_turn) || others_wait;
+        let room = if in_turn { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
+        let n = all.min(half.credit as usize).min(room);
+        half.credit -= n as u32;
+        if half.taken >= half.window / 4 {
+            // On the way anyway: who asks and answers never writes for the credit's sake.
+            self.give_back(stream);
+        }
+        self.put(stream, bufs, n);
+        self.wake();
+        Poll::Ready(Ok(n))
+    }
+
+    /// Puts the first `n` bytes into frames.
+    fn put(&mut self, stream: u32, bufs: &[IoSlice<'_>], n: usize) {
+        let mut left = n;
+        let mut in_frame = 0;
+        for buf in bufs {
+            let mut buf = &buf[..buf.len().min(left)];
+            while !buf.is_empty() {
+                if in_frame == 0 {
+                    in_frame = left.min(MAX_PAYLOAD);
+                    self.out.extend_from_slice(&Header { kind: Kind::Data, stream, length: in_frame }.octets());
+                }
+                let piece = buf.len().min(in_frame);
+                self.out.extend_from_slice(&buf[..piece]);
+                buf = &buf[piece..];
+                in_frame -= piece;
+                left -= piece;
+            }
+        }
+    }
+
+    /// Says that no more bytes follow.
+    pub fn finish(&mut self, stream: u32) -> io::Result<()> {
+        let half = self.half(stream);
+        if let Some(cause) = half.broken {
+            return Err(Half::error(cause));
+        }
+        if !std::mem::replace(&mut half.finished, true) {
+            self.frame(Kind::Fin, stream, &[]);
+        }
+        Ok(())
+    }
+
+    /// Breaks a stream off while others use it: they see an error, and the peer a reset.
+    pub fn cut(&mut self, stream: u32) {
+        let half = self.half(stream);
+        if half.broken.is_none() {
+            half.break_off(Cause::Reset);
+            half.queue.clear();
+            half.held = 0;
+            self.frame(Kind::Reset, stream, &[Cause::Reset as u8]);
+        }
+    }
+
+    /// Forgets a stream whose pipe is gone. The peer sees a reset, with its `cause`, unless all was said: what was not ended properly is cut short
+    /// (Invariant 7).
+    pub fn forget(&mut self, stream: u32, cause: Option<Cause>) {
+        let Some(half) = self.streams.remove(&stream) else { return };
+        self.extra -= half.window - WINDOW;
+        if half.broken.is_none() {
+            match cause {
+                None if half.finished && half.ended => {}
+                None if half.finished => self.frame(Kind::Stop, stream, &[]),
+                _ => self.frame(Kind::Reset, stream, &[cause.unwrap_or(Cause::Reset) as u8]),
+            }
+        }
+        if self.leaving && self.streams.is_empty() {
+            self.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Links: what many streams on one connection must not change, and what they save.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use weft_sidecar::mesh::Identity;
+use weft_sidecar::stream::Shared as Peer;
+
+use crate::peers::{Conversation, Seen, http1_application, serve};
+use crate::seeds::first_seeds;
+use crate::world::{A, B, BYTES, Plan, WEB_TARGET, World};
+
+/// An application that says everything again.
+fn echo(world: &World) {
+    serve(&world.network.host(B), BYTES, |mut peer| async move {
+        let mut buffer = vec![0; 4096];
+        while let Ok(n @ 1..) = peer.read(&mut buffer).await {
+            if peer.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+        }
+        let _ = peer.shutdown().await;
+    });
+}
+
+async fn says(peer: &mut Peer, text: &str) {
+    peer.write_all(text.as_bytes()).await.expect("it is open");
+    let mut heard = vec![0; text.len()];
+    peer.read_exact(&mut heard).await.expect("the application says it again");
+    assert_eq!(heard, text.as_bytes());
+}
+
+/// Connections beside those that programs have open.
+fn between(world: &World, programs: usize) -> usize {
+    // Each program's own, and the application's.
+    world.network.connections() - 2 * programs
+}
+
+#[test]
+fn what_goes_to_one_place_shares_one_connection() {
+    first_seeds(16, &async |seed| {
+        let world = World::new(&Plan::smooth(seed));
+        echo(&world);
+        let mut peers = Vec::new();
+        for n in 0..40 {
+            let mut peer = world.dial_bytes().await;
+            says(&mut peer, &format!("stream {n}")).await;
+            peers.push(peer);
+        }
+        assert_eq!(between(&world, 40), 1);
+        // One that ends takes none with it.
+        for mut peer in peers.drain(..20) {
+            peer.shutdown().await.expect("it is open");
+            assert_eq!(peer.read_to_end(&mut Vec::new()).await.expect("a proper end"), 0);
+        }
+        for peer in &mut peers {
+            says(peer, "still there").await;
+        }
+        drop(peers);
+        world.end().await;
+    });
+}
+
+#[test]
+fn with_a_sidecar_that_has_no_links_each_has_a_connection_of_its_own() {
+    first_seeds(16, &async |seed| {
+        let world = World::new(&Plan::smooth(seed));
+        let mesh = &world.callees[0].shared.mesh;
+        let now = mesh.identity.load_full().expect("it has one");
+        let mut before_links = Identity::new(now.generation, now.svid.clone(), now.bundle.clone());
+        Arc::make_mut(&mut before_links.server).alpn_protocols.retain(|id| id != b"weft/link1");
+        mesh.identity.store(Some(Arc::new(before_links)));
+        echo(&world);
+        let seen = Rc::new(Seen::default());
+        let told = Rc::clone(&seen);
+        serve(&world.network.host(B), WEB_TARGET, move |peer| http1_application(peer, Rc::clone(&told)));
+        let mut peers = Vec::new();
+        for n in 0..5 {
+            let mut peer = world.dial_bytes().await;
+            says(&mut peer, &format!("connection {n}")).await;
+            peers.push(peer);
+        }
+        assert_eq!(between(&world, 5), 5);
+        drop(peers);
+        let mut client = Conversation::new(world.dial_web().await);
+        client.say(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n").await;
+        assert_eq!(client.answer().await.expect("an answer").status(), 200);
+        drop(client);
+        world.end().await;
+    });
+}
+
+#[test]
+fn where_links_are_turned_off_there_are_none() {
+    first_seeds(8, &async |seed| {
+        let world = World::new(&Plan { options: &["--link=false"], ..Plan::smooth(seed) });
+        echo(&world);
+        let mut peers = Vec::new();
+        for n in 0..5 {
+            let mut peer = world.dial_bytes().await;
+            says(&mut peer, &format!("connection {n}")).await;
+            peers.push(peer);
+        }
+        assert_eq!(between(&world, 5), 5);
+        drop(peers);
+        world.end().await;
+    });
+}
+
+#[test]
+fn a_peer_that_vanished_takes_no_new_streams_and_keeps_the_old_ones() {
+    first_seeds(16, &async |seed| {
+        let world = World::new(&Plan::smooth(seed));
+        echo(&world);
+        let mut old = world.dial_bytes().await;
+        says(&mut old, "before").await;
+        sleep(Duration::from_secs(5)).await;
+        world.network.partition(A, B);
+        // The first that is opened asks whether anybody is there; those after it know that nobody answers.
+        for _ in 0..3 {
+            let began = Instant::now();
+            let mut new = world.dial_bytes().await;
+            let _ = new.write_all(b"is anybody there?").await;
+            let end =
+                timeout(Duration::from_secs(10), new.read_to_end(&mut Vec::new())).await.expect("it is not waited for longer");
+            assert!(end.is_err(), "a proper end");
+            // At one endpoint, a connection is tried for a second.
+            assert!(began.elapsed() < Duration::from_millis(3_500), "{:?}", began.elapsed());
+        }
+        world.network.heal(A, B);
+        says(&mut old, "after").await;
+        let mut new = world.dial_bytes().await;
+        says(&mut new, "again").await;
+        drop((old, new));
+        world.end().await;
+    });
+}
+
+#[test]
+fn who_does_not_read_holds_up_nobody_else() {
+    first_seeds(16, &async |seed| {
+        let world = World::new(&Plan::smooth(seed));
+        serve(&world.network.host(B), BYTES, |mut peer| async move {
+            let mut first = [0; 1];
+            if peer.read_exact(&mut first).await.is_err() {
+                return;
+            }
+            if first[0] == b's' {
+                // Long enough for the others, and shorter than a write may stall.
+                sleep(Duration::from_secs(20)).await;
+            }
+            let mut all = Vec::new();
+            if peer.read_to_end(&mut all).await.is_ok() {
+                let _ = peer.write_all(all.len().to_string().as_bytes()).await;
+                let _ = peer.shutdown().await;
+            }
+        });
+        let much = vec![b'x'; 600_000];
+        let talk = async |kind: &[u8]| {
+            let mut peer = world.dial_bytes().await;
+            let (began, mut heard) = (Instant::now(), String::new());
+            peer.write_all(kind).await.expect("it is open");
+            peer.write_all(&much).await.expect("it is read in the end");
+            peer.shutdown().await.expect("it is open");
+            peer.read_to_string(&mut heard).await.expect("an answer");
+            assert_eq!(heard, "600000");
+            began.elapsed()
+        };
+        let (slow, another, quick) = tokio::join!(talk(b"s"), talk(b"s"), async {
+            sleep(Duration::from_secs(1)).await;
+            talk(b"q").await
+        });
+        assert!(slow >= Duration::from_secs(20) && another >= Duration::from_secs(20));
+        assert!(quick < Duration::from_secs(2), "{quick:?}");
+        world.end().await;
+    });
+}
