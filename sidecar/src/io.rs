@@ -119,6 +119,13 @@ impl Socket {
         }
     }
 
+    /// Bounds what waits in the kernel and was not sent yet: who has little to say waits behind that.
+    pub fn bound_unsent(&self, octets: u32) {
+        if let Self::Tcp(s) = self {
+            s.bound_unsent(octets);
+        }
+    }
+
     /// Makes the peer see a reset rather than an end when this socket is dropped.
     pub fn reset_on_drop(&self) {
         match self {

@@ -33,6 +33,8 @@ use crate::stream::Stream;
 
 /// How long a link may be silent before whoever uses it asks whether its other end is still there.
 const SILENT: Duration = Duration::from_secs(1);
+/// Bytes that may wait in the kernel before they are sent: what a stream has to say waits behind those of others.
+const UNSENT: u32 = 128 * 1024;
 /// Reads in one turn, so that no link keeps others from theirs.
 const READS: usize = 4;
 
@@ -76,6 +78,7 @@ impl Link {
     }
 
     fn new(stream: &Stream, end: End, answers: Duration) -> Rc<Self> {
+        stream.bound_unsent(UNSENT);
         let facts = Facts { peer: stream.peer(), tls: stream.tls_names() };
         let now = Instant::now();
         Rc::new(Self {

@@ -354,6 +354,11 @@ impl Stream {
         self.socket.acknowledge_now();
     }
 
+    /// See [`Socket::bound_unsent`].
+    pub fn bound_unsent(&self, octets: u32) {
+        self.socket.bound_unsent(octets);
+    }
+
     /// Has the peer see a reset, never a clean end.
     pub fn reset(&self) {
         self.socket.reset_on_drop();

@@ -181,7 +181,7 @@ metrics! {
         [DIRECTION, PEER, SERVICE, MTLS, PROTOCOL, VERSION, SERVER_PORT]
         "Of these, those that are open.";
     CONNECTIONS_ACCEPTED "weft.connections.accepted" Counter "{connection}" [Sidecar] []
-        "Connections that were accepted, in and out.";
+        "Connections that were accepted, in and out; each stream of a link is one.";
     ACCEPT_FAILURES "weft.accept_failures" Counter "{failure}" [Sidecar] []
         "Times that accepting failed.";
     CONNECTIONS_HELD "weft.connections.held" UpDownCounter "{connection}" [Sidecar] []

@@ -88,6 +88,10 @@ impl TcpSocket {
         let _ = SockRef::from(&*self.stream.borrow()).set_tcp_quickack(true);
     }
 
+    pub(super) fn bound_unsent(&self, octets: u32) {
+        let _ = SockRef::from(&*self.stream.borrow()).set_tcp_notsent_lowat(octets);
+    }
+
     pub(super) fn reset_on_drop(&self) {
         let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(Duration::ZERO));
     }

@@ -31,9 +31,9 @@ const QUANTUM: usize = 16 * 1024;
 /// Bytes that wait to go out, beyond which nothing more is read: whoever asks and never listens is not answered without end.
 const CHOKED: usize = FULL + 256 * 1024;
 /// Streams that whoever opens them has open at once; then it opens another link.
-pub const MAX_OPEN: usize = 1_000;
+pub const MAX_OPEN: usize = 256;
 /// Streams that are served at once: more, since the two ends do not forget a stream in the same moment.
-const MAX_SERVED: usize = 4 * MAX_OPEN;
+const MAX_SERVED: usize = 16 * MAX_OPEN;
 /// The last number of a stream. Then the link is full.
 const LAST: u32 = u32::MAX - 1;
 
