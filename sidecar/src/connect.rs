@@ -409,7 +409,7 @@ impl Worker {
                 return Err(failure.into());
             }
         };
-        if !stream.tls_facts().is_some_and(|facts| facts.alpn.as_deref() == Some(LINK_ALPN)) {
+        if stream.tls_facts().is_none_or(|facts| facts.alpn.as_deref() != Some(LINK_ALPN)) {
             self.pools.linkless.borrow_mut().insert(key.clone(), Instant::now() + LINKLESS);
             return Ok((stream, false));
         }

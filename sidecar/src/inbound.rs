@@ -239,7 +239,7 @@ async fn idles(link: &Link, most: Duration) {
     loop {
         match link.idle() {
             Some(since) if since >= most => return,
-            Some(since) => tokio::time::sleep(most - since).await,
+            Some(since) => tokio::time::sleep(most.saturating_sub(since)).await,
             None => tokio::time::sleep(most).await,
         }
     }

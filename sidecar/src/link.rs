@@ -48,7 +48,7 @@ pub struct Facts {
 
 /// Whether a stream broke off because the other end has not looked at it, and never will: it may be opened elsewhere.
 pub fn was_refused(e: &io::Error) -> bool {
-    e.get_ref().is_some_and(|e| e.is::<Refused>())
+    e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refused>)
 }
 
 /// One end of a link.

@@ -75,16 +75,16 @@ pub struct Header {
 impl Header {
     /// As it goes out.
     pub fn octets(self) -> [u8; HEADER] {
-        let [_, a, b, c] = (self.length as u32).to_be_bytes();
-        let [s, t, u, v] = self.stream.to_be_bytes();
-        [a, b, c, self.kind as u8, s, t, u, v]
+        let mut octets = [0; HEADER];
+        octets[..4].copy_from_slice(&((self.length as u32) << 8 | u32::from(self.kind as u8)).to_be_bytes());
+        octets[4..].copy_from_slice(&self.stream.to_be_bytes());
+        octets
     }
 
     /// As it came in.
     pub fn read(octets: [u8; HEADER]) -> Result<Self, Violation> {
-        let [a, b, c, kind, s, t, u, v] = octets;
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        let stream = u32::from_be_bytes([s, t, u, v]);
+        let both = u64::from_be_bytes(octets);
+        let (length, kind, stream) = ((both >> 40) as usize, (both >> 32) as u8, both as u32);
         let kind = Kind::of(kind).ok_or(Violation::UnknownKind(kind))?;
         let fits = match kind {
             Kind::Data => (1..=MAX_PAYLOAD).contains(&length),
