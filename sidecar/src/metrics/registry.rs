@@ -268,28 +268,12 @@ impl Registry {
 
     /// Every edge, merged over workers.
     pub fn by_edge(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
-        let known = self.known();
-        let each = known.1.edges.iter();
-        each.map(|((overflow, key), merged)| Told {
-            key: key.clone(),
-            overflow: *overflow,
-            since: merged.since,
-            totals: merged.totals(),
-        })
-        .collect()
+        told(&self.known().1.edges)
     }
 
     /// Requests, merged over workers.
     pub fn by_call(&self) -> Vec<Told<CallKey, CallTotals>> {
-        let known = self.known();
-        let each = known.1.calls.iter();
-        each.map(|((overflow, key), merged)| Told {
-            key: key.clone(),
-            overflow: *overflow,
-            since: merged.since,
-            totals: merged.totals(),
-        })
-        .collect()
+        told(&self.known().1.calls)
     }
 
     /// Handshakes, merged over workers.
@@ -315,4 +299,15 @@ impl Registry {
     pub fn sum(&self, slot: impl Fn(&WorkerSlots) -> u64) -> u64 {
         self.lock().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
     }
+}
+
+fn told<K: Clone, S: Slots<Totals: Clone>>(known: &BTreeMap<(bool, K), Merged<S>>) -> Vec<Told<K, S::Totals>> {
+    let each = known.iter();
+    each.map(|((overflow, key), merged)| Told {
+        key: key.clone(),
+        overflow: *overflow,
+        since: merged.since,
+        totals: merged.totals(),
+    })
+    .collect()
 }
