@@ -217,10 +217,7 @@ fn log(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     match (request.method(), filter) {
         (&Method::GET, _) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_else(|| "fixed".to_owned())),
         (&Method::POST, Some(filter)) => match shared.levels.set(filter) {
-            Ok(()) => {
-                tracing::info!(filter, "what is logged was changed");
-                plain(StatusCode::OK, &shared.levels.now().unwrap_or_default())
-            }
+            Ok(()) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_default()),
             Err(why) => plain(StatusCode::BAD_REQUEST, &why),
         },
         _ => plain(StatusCode::BAD_REQUEST, "use GET /log, or POST /log?filter=FILTER"),
