@@ -34,6 +34,7 @@ use crate::flows::MAX_TIME;
 use crate::io::Dialer;
 use crate::mesh::Target;
 use crate::metrics::scrape::scrape;
+use crate::metrics::worker::UNUSED;
 use crate::probe::Probes;
 use crate::telemetry::tap::{self, Events, Filter};
 use crate::worker::Shared;
@@ -87,6 +88,7 @@ async fn settle(shared: Arc<Shared>) {
     loop {
         tick.tick().await;
         shared.metrics.settle();
+        shared.denials.sweep(UNUSED);
     }
 }
 

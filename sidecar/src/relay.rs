@@ -6,11 +6,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use weft_core::failure::Side;
 
 use crate::pool::Buffers;
 use crate::stream::Stream;
 
-/// Relays until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
+/// Which end failed, and how.
+#[derive(Debug)]
+pub struct Broken {
+    pub side: Side,
+    pub error: io::Error,
+}
+
+/// Relays between a caller (`a`) and an endpoint (`b`) until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
 /// are told of bytes from `a` to `b` and back.
 pub async fn relay(
     a: &Stream,
@@ -19,10 +27,11 @@ pub async fn relay(
     stall: Duration,
     sent: impl Fn(u64),
     received: impl Fn(u64),
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let outcome = {
-        let mut there = std::pin::pin!(copy(a, b, buffers, stall, &sent));
-        let mut back = std::pin::pin!(copy(b, a, buffers, stall, &received));
+        let ends = [(a, Side::Downstream), (b, Side::Upstream)];
+        let mut there = std::pin::pin!(copy(ends[0], ends[1], buffers, stall, &sent));
+        let mut back = std::pin::pin!(copy(ends[1], ends[0], buffers, stall, &received));
         let (mut there_done, mut back_done) = (false, false);
         poll_fn(|cx| {
             if !there_done && let Poll::Ready(r) = there.as_mut().poll(cx) {
@@ -33,7 +42,7 @@ pub async fn relay(
                 r?;
                 back_done = true;
             }
-            if there_done && back_done { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+            if there_done && back_done { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await
     };
@@ -44,10 +53,17 @@ pub async fn relay(
     outcome
 }
 
-async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, count: &impl Fn(u64)) -> io::Result<()> {
+async fn copy(
+    (from, reads): (&Stream, Side),
+    (to, writes): (&Stream, Side),
+    buffers: &Buffers,
+    stall: Duration,
+    count: &impl Fn(u64),
+) -> Result<(), Broken> {
+    let of = |side| move |error: io::Error| Broken { side, error };
     loop {
         // No buffer is held while there is nothing to read.
-        from.readable().await?;
+        from.readable().await.map_err(of(reads))?;
         let mut buffer = buffers.take();
         loop {
             let read = poll_fn(|cx| {
@@ -57,13 +73,14 @@ async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, co
                     Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
                 })
             });
-            match read.await.transpose()? {
+            match read.await.transpose().map_err(of(reads))? {
                 None => break,
                 Some(0) => {
-                    return tokio::time::timeout(stall, to.shutdown()).await?;
+                    let closed = tokio::time::timeout(stall, to.shutdown()).await;
+                    return closed.map_err(io::Error::from).flatten().map_err(of(writes));
                 }
                 Some(n) => {
-                    to.write_all(&buffer[..n], stall).await?;
+                    to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
                     count(n as u64);
                 }
             }
