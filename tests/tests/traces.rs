@@ -309,8 +309,12 @@ fn the_access_log_goes_out_by_http_and_to_standard_output() {
     let last = lines.iter().find(|l| l["path"] == "/rows" && l["direction"] == "inbound").expect("db's line");
     assert_eq!((&last["status"], &last["peer"]), (&200.into(), &"spiffe://cluster.local/ns/shop/sa/api".into()));
     assert!(lines.iter().all(|l| l.get("query").is_none() && !l.to_string().contains("secret")), "{lines:#?}");
-    eventually("the collector has them, with the trace", || {
+    // Each record stands at the span that its line names, so that a store leads from one to the other.
+    let at = |trace: &str, span: &str| format!("Trace ID : {trace}\nSpan ID : {span}\n");
+    eventually("the collector has them, each at its span", || {
         let text = fs::read_to_string(work.join("telemetry")).unwrap_or_default();
-        (text.matches(TRACE).count() >= 6 && text.contains("GET /rows 200")).then_some(())
+        let text: String = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect();
+        let spans = lines.iter().map(|line| line["span_id"].as_str().expect("it has a span"));
+        (spans.clone().all(|span| text.contains(&at(TRACE, span))) && text.contains("GET /rows 200")).then_some(())
     });
 }
