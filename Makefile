@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint docs agreement deny fuzz cluster-up cluster-test cluster-down bench clean help
+.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without.
@@ -21,14 +21,14 @@ test:            ## all tests, in namespaces of their own
 	@$(CARGO) test --workspace $(CLUSTER) --no-fail-fast -- --test-threads=2 2>&1 | scripts/count
 
 check:           ## does it compile
-	@$(CARGO) check --workspace --all-targets $(CLUSTER),weft-tests/cluster
+	@$(CARGO) check --workspace --all-targets $(CLUSTER),weft-tests/cluster,weft-tests/phoenix
 
 fmt:             ## format
 	@$(CARGO) fmt --all
 
 lint:            ## format, lints, and that core is pure
 	@$(CARGO) fmt --all -- --check
-	@$(CARGO) clippy --workspace --all-targets $(CLUSTER),weft-tests/cluster -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets $(CLUSTER),weft-tests/cluster,weft-tests/phoenix -- -D warnings
 	@scripts/pure
 
 docs:            ## pages that are made of the code: docs/metrics.md
@@ -36,6 +36,11 @@ docs:            ## pages that are made of the code: docs/metrics.md
 
 agreement:       ## what we read of Gateway API, beside somebody else's reading of it
 	@$(CARGO) test -p weft-control-plane --features agreement --test agreement
+
+phoenix:         ## a trace in Arize Phoenix, a page for traces that others wrote (850 MB of Python packages)
+	@scripts/need demo test phoenix
+	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@$(CARGO) test --workspace $(CLUSTER),weft-tests/phoenix --test phoenix -- --test-threads=1
 
 deny:            ## licences, advisories, banned crates (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "install it: cargo install --locked cargo-deny" >&2; exit 1; }

@@ -4,28 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
 
 use crate::fleet::Fleet;
-use crate::operator::{self, Meant};
+use crate::operator::{self, Meant, Way};
 use crate::output::{Look, Output, Tint};
-use crate::{sidecar, table};
+use crate::{rundir, table};
 
 /// What `weft diff` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Resources are those of discovery: trust, mesh, inbound, outbound, and by name address/, service/, endpoints/, routes/, policy/ and peers/. missing: the control plane has \
-it and the sidecar does not; extra: the other way round; stale: both have it, with another content. What changes while it is looked at may stand here for a moment.
+it and the sidecar does not; extra: the other way round; stale: both have it, with another content. What changes while it is looked at may stand here for a moment. Of a cluster's \
+replicas of the control plane, the one that the sidecar hears is meant.
 
 Exit status: 0 where both have the same, 1 where they differ or the sidecar is not connected, 2 where one of them does not answer.
 
 Examples:
   weft diff shop/web-0
   weft diff shop/web-0 -o wide
+  weft diff shop/web-7d9c5b4f6-x2x4k --context prod
   weft diff shop/web-0 -o json | jq '.missing'")]
 pub(crate) struct DiffArgs {
     /// A replica, as NAMESPACE/NAME
@@ -34,6 +36,9 @@ pub(crate) struct DiffArgs {
 
     #[command(flatten)]
     meant: Meant,
+
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
+    context: Option<String>,
 
     #[command(flatten)]
     output: Output,
@@ -86,20 +91,35 @@ pub(crate) fn main(args: &DiffArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
-    let Fleet::Run(run) = Fleet::find(&args.meant.which, None)? else {
-        bail!(
-            "weft diff asks the control plane by its operator socket, which it has on this machine alone: on a cluster, weft check tells of sidecars that are behind"
-        )
-    };
+    let fleet = Fleet::find(&args.meant.which, args.context.as_deref())?;
     let pod = args.pod.to_string();
-    let held: Held =
-        serde_json::from_str(&sidecar::ask(&run, &pod, "/held")?).with_context(|| format!("what the sidecar of {pod} holds"))?;
+    let told = fleet.ask_one(&pod, "GET", "/held")?;
+    let held: Held = serde_json::from_str(&told).with_context(|| format!("what the sidecar of {pod} holds"))?;
     let names = held.resources.iter().map(|r| r.name.clone()).collect();
     let request = v1::ViewRequest { namespace: args.pod.namespace.to_string(), pod: args.pod.name.to_string(), names };
-    let view = operator::ask(&args.meant.socket()?, async |mut operator| operator.view(request).await)?;
+    let ways = match (&fleet, args.meant.named()) {
+        (_, Some(socket)) => vec![Way::Socket(socket.to_owned())],
+        (Fleet::Run(run), None) => vec![Way::Socket(run.join(rundir::OPERATOR_SOCKET))],
+        (Fleet::Cluster(context), None) => Way::every(context.as_deref())?,
+    };
+    let views =
+        Fleet::each(&ways, |way| operator::ask_by(way.clone(), async |mut operator| operator.view(request.clone()).await));
+    let view = best(views)?;
     let found = compare(&pod, &held, &view);
     args.output.print(|look| found.shown(look), &found)?;
     Ok(ExitCode::from(u8::from(!found.is_same())))
+}
+
+/// What the replica tells that the sidecar hears: it alone knows what was asked of it. Where none says that it does, what any of them has.
+fn best(views: Vec<anyhow::Result<v1::ViewResponse>>) -> anyhow::Result<v1::ViewResponse> {
+    let (told, failed): (Vec<_>, Vec<_>) = views.into_iter().partition(Result::is_ok);
+    let mut told: Vec<v1::ViewResponse> = told.into_iter().flatten().collect();
+    let at = told.iter().position(|view| view.connected).unwrap_or(0);
+    match failed.into_iter().find_map(Result::err) {
+        _ if !told.is_empty() => Ok(told.swap_remove(at)),
+        Some(why) => Err(why),
+        None => Err(anyhow!("no control plane was asked")),
+    }
 }
 
 fn compare(pod: &str, held: &Held, view: &v1::ViewResponse) -> Difference {
@@ -168,6 +188,19 @@ impl Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_replicas_the_one_that_the_sidecar_hears_counts() {
+        let view = |connected, version| v1::ViewResponse {
+            connected,
+            resources: vec![v1::Viewed { name: "trust".into(), version }],
+            unsubscribed: vec![],
+        };
+        let found = best(vec![Ok(view(false, 1)), Err(anyhow!("gone")), Ok(view(true, 2))]).expect("two answer");
+        assert!(found.connected && found.resources[0].version == 2);
+        assert!(!best(vec![Err(anyhow!("gone")), Ok(view(false, 1))]).expect("one answers").connected);
+        assert_eq!(best(vec![Err(anyhow!("gone"))]).expect_err("none answers").to_string(), "gone");
+    }
 
     #[test]
     fn what_differs_is_told_by_name() {

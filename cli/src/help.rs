@@ -14,7 +14,7 @@ use crate::output::print;
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Is it healthy?", &["check", "status", "diff", "trust"]),
     ("Who talks to whom, and how well?", &["stat", "top", "edges", "routes", "endpoints", "tap", "dashboard"]),
-    ("Why did this call fail?", &["why", "trace", "explain", "capture", "sidecar", "bundle"]),
+    ("Why did this call fail?", &["why", "trace", "explain", "capture", "sidecar", "log", "bundle"]),
     ("Policies", &["record", "suggest", "validate"]),
     ("A mesh on this machine", &["up", "exec", "demo", "token"]),
     ("A mesh on Kubernetes", &["install", "upgrade", "uninstall", "inject"]),

@@ -1,5 +1,7 @@
 //! Times by buckets, as sidecars count them, and quantiles of them.
 
+use weft_core::metrics::histogram::quantile;
+
 /// How many requests took at most so long: bounds in microseconds, ascending; what took longer than any comes last, without a bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Histogram(Vec<(Option<u64>, u64)>);
@@ -29,21 +31,10 @@ impl Histogram {
         self.0.iter().map(|(_, n)| n).sum()
     }
 
-    /// The time that a share `q` (0 to 1) of the requests stays below, in microseconds: between a bucket's bounds, evenly; of what has no bound, the last
-    /// bound; 0 where nothing was counted. As Prometheus' `histogram_quantile`.
+    /// The time that a share `q` (0 to 1) of the requests stays below, in microseconds ([`quantile`]); 0 where nothing was counted.
     pub(crate) fn quantile(&self, q: f64) -> f64 {
-        let rank = self.count() as f64 * q;
-        let (mut seen, mut low) = (0.0, 0.0);
-        for (bound, n) in &self.0 {
-            let Some(high) = bound.map(|b| b as f64) else { return low };
-            let here = *n as f64;
-            if here > 0.0 && seen + here >= rank {
-                return low + (high - low) * ((rank - seen) / here).clamp(0.0, 1.0);
-            }
-            seen += here;
-            low = high;
-        }
-        if seen > 0.0 { low } else { 0.0 }
+        let buckets = self.0.iter().map(|(bound, n)| (bound.map(|bound| bound as f64), *n));
+        quantile(q, buckets).unwrap_or_default()
     }
 }
 

@@ -1,8 +1,22 @@
 //! One GET, as a health check asks it: HTTP/1.1, no keep-alive, and of the answer the status and the body.
 
+use std::fmt::Write as _;
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// A part of a URL, percent-encoded: all but what is unreserved (RFC 3986, section 2.3).
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
 
 /// Of an answer, no more than this is read.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -44,6 +58,12 @@ fn read(answer: &[u8]) -> Option<(u16, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_url_is_escaped() {
+        assert_eq!(escaped("a{b=\"c\"}[5s]"), "a%7Bb%3D%22c%22%7D%5B5s%5D");
+        assert_eq!(escaped("sa/web &x=é"), "sa%2Fweb%20%26x%3D%C3%A9");
+    }
 
     #[test]
     fn an_answer_is_read_or_refused() {

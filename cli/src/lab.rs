@@ -206,6 +206,9 @@ fn replica_spec(spec: &LabSpec, mesh: &Mesh, plan: &Plan, index: usize, ipv6: bo
     };
     let mut telemetry = mesh.telemetry.clone();
     telemetry.entry("OTEL_SERVICE_NAME".to_owned()).or_insert_with(|| workload.name.to_string());
+    if let Some(tap) = &workload.tap {
+        telemetry.insert(weft_core::telemetry::TAP.to_owned(), tap.clone());
+    }
     ReplicaSpec {
         namespace: workload.namespace.to_string(),
         pod: replica.pod.clone(),

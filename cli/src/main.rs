@@ -28,6 +28,7 @@ mod init;
 mod inject;
 mod install;
 mod lab;
+mod log;
 mod manifests;
 mod mesh_file;
 mod mounts;
@@ -113,6 +114,8 @@ enum Command {
     Suggest(suggest::SuggestArgs),
     /// Ask one sidecar what it knows (/config) and has counted (/edges, /metrics)
     Sidecar(sidecar::SidecarArgs),
+    /// Read or change what a sidecar, the control plane or the injector logs
+    Log(log::LogArgs),
     /// Open a page that shows traffic, refusals and certificates live
     Dashboard(dashboard::DashboardArgs),
     /// Show requests and connections of a workload, live
@@ -194,6 +197,7 @@ fn main() -> ExitCode {
         Command::Record(args) => record::main(&args),
         Command::Suggest(args) => suggest::main(&args),
         Command::Sidecar(args) => sidecar::main(&args),
+        Command::Log(args) => log::main(&args),
         Command::Tap(args) => tap::main(&args),
         Command::Dashboard(args) => dashboard::main(&args),
         Command::Trace(args) => trace::main(&args),

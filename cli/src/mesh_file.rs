@@ -73,6 +73,8 @@ pub(crate) struct Workload {
     pub(crate) sidecar: bool,
     /// Whether it is offered the SPIFFE Workload API.
     pub(crate) workload_api: bool,
+    /// What taps may be shown of its requests (`WEFT_TAP`).
+    pub(crate) tap: Option<String>,
     pub(crate) health: Health,
     pub(crate) restart: Restart,
     /// Only as root.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -62,8 +62,13 @@ impl Meant {
 
 /// Asks the control plane whose operator socket this is.
 pub(crate) fn ask<T>(socket: &Path, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    ask_by(Way::Socket(socket.to_owned()), ask)
+}
+
+/// Asks the control plane that a way leads to.
+pub(crate) fn ask_by<T>(way: Way, ask: impl AsyncFnOnce(Operator) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
-    runtime.block_on(async { ask(Operator::connect(socket).await?).await })
+    runtime.block_on(async { ask(Operator::by(way).await?).await })
 }
 
 /// The way to an operator socket.
@@ -77,23 +82,35 @@ pub(crate) enum Way {
 impl Way {
     /// To a control plane of a cluster, by a context of the kubeconfig or its current one.
     pub(crate) fn exec(context: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self::every(context)?.swap_remove(0))
+    }
+
+    /// To each of a cluster's replicas of the control plane that is ready: at least one.
+    pub(crate) fn every(context: Option<&str>) -> anyhow::Result<Vec<Self>> {
         let label = format!("{LABEL_NAME}={CONTROL_PLANE_SERVICE_ACCOUNT}");
         let text = kubectl(context, &["get", "pods", "-A", "-l", &label, "-o", "json"])?;
-        let words = relay(&serde_json::from_str(&text).context("kubectl prints what is not JSON")?)?;
+        let relays = relays(&serde_json::from_str(&text).context("kubectl prints what is not JSON")?)?;
         let context = context.map(|context| format!("--context={context}"));
-        Ok(Self::Exec(["kubectl".to_owned()].into_iter().chain(context).chain(words).collect()))
+        let by = |words| Self::Exec(["kubectl".to_owned()].into_iter().chain(context.clone()).chain(words).collect());
+        Ok(relays.into_iter().map(by).collect())
     }
 }
 
-/// What `kubectl` is told to reach the operator socket of one of a list's pods: the first that is ready.
-fn relay(list: &Value) -> anyhow::Result<Vec<String>> {
+/// What `kubectl` is told to reach the operator socket of each of a list's pods that is ready.
+fn relays(list: &Value) -> anyhow::Result<Vec<Vec<String>>> {
     let is_ready = |pod: &&Value| {
         let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
         conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
     let pods = list["items"].as_array().context("kubectl prints no list")?;
-    let pod =
-        pods.iter().find(is_ready).context("the cluster has no control plane of weft that is ready: weft check says more")?;
+    let ready = pods.iter().filter(is_ready).map(relay).collect::<anyhow::Result<Vec<_>>>()?;
+    if ready.is_empty() {
+        bail!("the cluster has no control plane of weft that is ready: weft check says more");
+    }
+    Ok(ready)
+}
+
+fn relay(pod: &Value) -> anyhow::Result<Vec<String>> {
     let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let flags = pod["spec"]["containers"][0]["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let state = flags.into_iter().find(|flag| flag.starts_with("--state=")).context("the control plane's pod says no --state")?;
@@ -208,7 +225,7 @@ impl Operator {
         match self.0.dashboard(request).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if status.code() == Code::Unimplemented => {
-                anyhow::bail!("this control plane is of a version without a dashboard: upgrade it")
+                bail!("this control plane is of a version without a dashboard: upgrade it")
             }
             Err(status) => Err(said(&status)),
         }
@@ -306,13 +323,14 @@ mod tests {
                 "spec": {"containers": [{"name": "weft-control-plane", "args": args}]}})
         };
         let flags = json!(["--kubernetes", "--state=/run/weft/own"]);
-        let words = relay(&json!({"items": [pod("a", "False", flags.clone()), pod("b", "True", flags)]})).expect("one is ready");
+        let words = relays(&json!({"items": [pod("a", "False", flags.clone()), pod("b", "True", flags)]})).expect("one is ready");
+        assert_eq!(words.len(), 1);
         assert_eq!(
-            words.join(" "),
+            words[0].join(" "),
             "exec -i -n weft-system b -c weft-control-plane -- weft-control-plane relay --state=/run/weft/own"
         );
         for none in [json!({}), json!({"items": []}), json!({"items": [pod("a", "True", json!([]))]})] {
-            assert!(relay(&none).is_err(), "{none}");
+            assert!(relays(&none).is_err(), "{none}");
         }
     }
 }

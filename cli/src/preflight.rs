@@ -76,7 +76,7 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
 }
 
 /// A program of weft's.
-fn sibling(name: &str) -> Option<PathBuf> {
+pub(crate) fn sibling(name: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     beside.filter(|path| is_program(path)).or_else(|| tool(name))
 }

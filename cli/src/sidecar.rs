@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::lab::door::{self, Listed};
+use crate::log;
 use crate::output::{Output, plain_json, print};
 use crate::rundir::{self, Which};
 
@@ -57,10 +58,10 @@ pub(crate) fn main(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     let run = args.which.find()?;
     let text = match (args.path.as_str(), &args.level) {
         ("log", None) => ask(&run, &args.target, "/log")?,
-        ("log", Some(filter)) if filter.bytes().all(|b| b.is_ascii_graphic() && b != b'#') => {
+        ("log", Some(filter)) => {
+            let filter = log::filter(filter).map_err(anyhow::Error::msg)?;
             tell(&run, &args.target, "POST", &format!("/log?filter={filter}"))?
         }
-        ("log", Some(filter)) => bail!("{filter:?} is no filter: write debug, or info,weft_sidecar::discovery=debug"),
         (_, Some(_)) => bail!("only log takes a second word"),
         (path, None) => ask(&run, &args.target, path)?,
     };

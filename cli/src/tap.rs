@@ -12,19 +12,22 @@ use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::fleet::reach::Reached;
+use crate::http::escaped;
 use crate::output::{self, Output, plain, print_on};
 use crate::rundir::Which;
 
 /// What `weft tap` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-An event is written when a request is answered, or a connection ends. Of header fields the names are told, never the values; of paths never the query; bodies are not \
-looked at. Who may do this is who may use the sidecars' admin sockets: the mesh's owner, or, on Kubernetes, whoever may exec into the pods. It costs a sidecar \
+An event is written when a request is answered, or a connection ends. Of header fields the names are told, of paths never the query. Values of header fields, and the first KiB of both \
+bodies, are shown where it is asked for and the workload's own configuration allows it (WEFT_TAP=headers or bodies in the annotation weft.dev/telemetry, tap: in mesh.yaml); values that let \
+somebody in, as those of authorization and cookie, never. Who may do this is who may use the sidecars' admin sockets: the mesh's owner, or, on Kubernetes, whoever may exec into the pods. It costs a sidecar \
 nothing while nobody taps. A sidecar tells --rate events a second; how many more there were is said.
 
 Examples:
   weft tap shop/web
   weft tap shop/cart --from sa/web --errors
+  weft tap shop/cart --path /buy --headers --max 1
   weft tap shop/web --direction outbound --to shop/cart --status 5xx --max 10 -o json | jq .reason")]
 pub(crate) struct TapArgs {
     /// A workload or one of its pods
@@ -58,6 +61,14 @@ pub(crate) struct TapArgs {
     /// Only calls that come in, or that go out
     #[arg(long, value_name = "inbound|outbound", value_parser = ["inbound", "outbound"])]
     direction: Option<String>,
+
+    /// Shows the values of header fields, where the workload allows it
+    #[arg(long)]
+    headers: bool,
+
+    /// Shows the beginning of both bodies as well, where the workload allows it
+    #[arg(long)]
+    bodies: bool,
 
     /// Ends after so many events
     #[arg(long, value_name = "N")]
@@ -173,18 +184,17 @@ fn query(args: &TapArgs) -> String {
         ("direction", &args.direction),
     ] {
         if let Some(value) = value {
-            let _ = write!(query, "&{name}={}", encoded(value));
+            let _ = write!(query, "&{name}={}", escaped(value));
         }
     }
     if args.errors {
         query.push_str("&errors=true");
     }
+    // Sidecars of before know no such thing, and are not asked for what they tell anyway.
+    if args.headers || args.bodies {
+        query.push_str(if args.bodies { "&show=bodies" } else { "&show=headers" });
+    }
     query
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~/:".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// An event as it is printed; none for a line that says only that the tap is there.
@@ -228,6 +238,15 @@ fn text(sidecar: &str, event: &Value) -> String {
         let _ = write!(line, " attempts={}", attempts.len());
     }
     line.push('\n');
+    for (arrow, fields, body) in [('>', "request_headers", "request_body"), ('<', "response_headers", "response_body")] {
+        for field in event[fields].as_array().into_iter().flatten() {
+            let part = |i: usize| plain(field[i].as_str().unwrap_or_default());
+            let _ = writeln!(line, "    {arrow} {}: {}", part(0), part(1));
+        }
+        if let Some(begins) = event[body]["begins"].as_str().filter(|begins| !begins.is_empty()) {
+            let _ = writeln!(line, "    {arrow} {} bytes: {}", event[body]["bytes"], plain(begins));
+        }
+    }
     line
 }
 
@@ -252,7 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_encoded() {
-        assert_eq!(encoded("sa/web &x=é"), "sa/web%20%26x%3D%C3%A9");
+    fn what_is_shown_stands_below_its_event() {
+        let event = json!({"time": "2026-11-22T01:02:03.456789Z", "direction": "inbound", "peer": "plaintext", "method": "POST", "host": "h", "path": "/",
+            "status": 200, "duration_ms": 1, "request_headers": [["accept", "*/*"], ["cookie", "(not shown: 9 bytes)"]],
+            "response_headers": [["x-a", "b\u{1b}[1m"]], "request_body": {"begins": "a\nb", "bytes": 3000}, "response_body": {"begins": "", "bytes": 0}});
+        let shown = text("a/b", &event);
+        let lines: Vec<&str> = shown.lines().skip(1).map(str::trim).collect();
+        assert_eq!(lines, ["> accept: */*", "> cookie: (not shown: 9 bytes)", "> 3000 bytes: a\\u{a}b", "< x-a: b\\u{1b}[1m"]);
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_core::Name;
 use weft_injector::listen::listen;
+use weft_log::Levels;
 
 use crate::agent::{Agent, Pods, SocketFile};
 use crate::chain;
@@ -32,11 +33,11 @@ const GATHER: Duration = Duration::from_millis(100);
 /// How often what has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Runs the agent until it is told to stop.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the agent, whose process logs so, until it is told to stop.
+pub async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     config.check().map_err(anyhow::Error::msg)?;
     let stop = stop_on_signal()?;
-    let status = Arc::new(Status::default());
+    let status = Arc::new(Status::new(levels));
     tokio::spawn(status::serve(listen(config.status_port).context("--status-port")?, status.clone()));
     let client = match &config.dir {
         Some(_) => None,

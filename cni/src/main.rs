@@ -1,9 +1,7 @@
 //! `weft-cni`: the plugin where a container runtime starts it; else, by its subcommands, the agent.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use weft_cni::config::{Cli, Command, Config};
 use weft_cni::{install, plugin};
@@ -16,7 +14,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Install(config) => agent(*config)?,
         Command::Uninstall(node) => {
-            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+            let _log = weft_log::Log::begin("info")?;
             install::leave(&node.node())?;
         }
         Command::ProbePeer => weft_redirect::probe_peer()?,
@@ -25,14 +23,14 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn agent(config: Config) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let log = weft_log::Log::begin(&config.log)?;
     // The client of the API server takes the process's provider; without one it would guess among those that are built in.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a cryptographic provider is in place already: a fault in weft");
     }
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(install::run(config))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(install::run(config, log.levels()))
 }

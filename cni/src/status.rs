@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use weft_core::admission::Limits;
 use weft_core::metrics::{Family, Format, Labels, expose, table};
 use weft_injector::listen::{self, Gate, Guest, accept};
+use weft_log::Levels;
 
 use crate::wire::{Answer, Task};
 
@@ -36,10 +37,12 @@ pub struct Status {
     unredirected: AtomicU64,
     chain_writes: AtomicU64,
     gates: Mutex<Vec<Gate>>,
+    levels: Levels,
 }
 
-impl Default for Status {
-    fn default() -> Self {
+impl Status {
+    /// Of a process that logs so.
+    pub fn new(levels: Levels) -> Self {
         Self {
             waiting: Mutex::new(Some("starting".to_owned())),
             answers: Mutex::default(),
@@ -47,11 +50,10 @@ impl Default for Status {
             unredirected: AtomicU64::new(0),
             chain_writes: AtomicU64::new(0),
             gates: Mutex::default(),
+            levels,
         }
     }
-}
 
-impl Status {
     /// From now on the agent is ready, or is not for this reason. A change is logged.
     pub fn is_now(&self, waiting: Option<String>) {
         let mut now = locked(&self.waiting);
@@ -121,6 +123,7 @@ impl Status {
             Family::count(&table::CNI_WITHOUT_REDIRECT, of(&self.unredirected)),
             Family::count(&table::CNI_CHAIN_WRITES, of(&self.chain_writes)),
             Family::count(&table::CNI_READY, u64::from(self.why_not_ready().is_none())),
+            Family::count(&table::LOG_LOST, self.levels.lost()),
         ];
         all.extend(listen::families(&table::CNI_CONNECTIONS, &table::CNI_CONNECTIONS_REFUSED, &locked(&self.gates)));
         all
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_happened_is_counted() {
-        let status = Status::default();
+        let status = Status::new(Levels::fixed());
         assert_eq!(status.why_not_ready().as_deref(), Some("starting"));
         status.is_now(None);
         status.answered(Task::Add, &Answer::InForce);

@@ -20,6 +20,7 @@ use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use weft_core::failure::chain;
 
 use crate::config;
 use crate::hub::Hub;
@@ -142,20 +143,6 @@ pub(crate) fn explain(e: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} {}: {}", status.code, status.reason, status.message),
         other => chain(other),
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The call's outcome in a bounded time, or why there is none.

@@ -1,6 +1,5 @@
-//! `weft-control-plane relay`: see `relay.rs`. `weft-control-plane`: config → CA → source → serve → wait for a signal → bounded drain.
+//! `weft-control-plane relay`: see `relay.rs`; `weft-control-plane log`: see `weft_log::door`. `weft-control-plane`: config → CA → source → serve → wait for a signal → bounded drain.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
 use weft_control_plane::watch::{Batch, Problem};
 use weft_core::service::ObjectRef;
+use weft_log::Levels;
 use weft_proto::v1;
 use weft_proto::v1::resource::Body;
 
@@ -41,24 +41,23 @@ const LAST: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("relay", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return relay::main(rest);
+    match words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some(("relay", rest)) => return relay::main(rest),
+        Some(("log", rest)) => return weft_log::door::main(probe::SERVICE, rest),
+        _ => {}
     }
     let config = Config::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let log = weft_log::Log::begin(&config.log)?;
+    weft_log::door::open(probe::SERVICE, log.levels());
     if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold the CA's keys");
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config, log.levels()))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
-    let health = Health::new();
+    let health = Health::new(levels);
     if let Some(address) = config.probe {
         probe::serve(address, health.clone()).await?;
     }

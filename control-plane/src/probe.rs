@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use weft_core::admission::Limits;
 use weft_core::metrics::{Family, Format, Labels, expose, table};
+use weft_log::Levels;
 use weft_otlp::batch::Counts;
 
 use crate::accept::{self, Gate, Incoming as Accepted};
@@ -49,10 +50,12 @@ pub struct Health {
     gates: ArcSwap<Vec<Gate>>,
     /// What became of data points that were pushed.
     pub pushed: Arc<Counts>,
+    levels: Levels,
 }
 
 impl Health {
-    pub fn new() -> Arc<Self> {
+    /// Of a process that logs so.
+    pub fn new(levels: Levels) -> Arc<Self> {
         Arc::new(Self {
             stage: ArcSwap::from_pointee(Stage::Waiting("its start")),
             hub: OnceLock::new(),
@@ -61,6 +64,7 @@ impl Health {
             strays: AtomicUsize::new(0),
             gates: ArcSwap::default(),
             pushed: Arc::default(),
+            levels,
         })
     }
 
@@ -113,6 +117,7 @@ impl Health {
             Family::count(&table::CP_WORKLOADS, count(&|s| s.inbound.len())),
             Family::count(&table::CP_STRAYS, self.strays.load(Relaxed) as u64),
             Family::count(&table::CP_PROBLEMS, hub.map_or(0, |h| h.problems().len()) as u64),
+            Family::count(&table::LOG_LOST, self.levels.lost()),
         ];
         all.extend(of_ca(self.ca.get().map(|ca| &**ca)));
         all.extend(accept::families(&self.gates.load()));
@@ -219,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_ready_while_it_serves_and_live_always() {
-        let health = Health::new();
+        let health = Health::new(Levels::fixed());
         let addr = serve("127.0.0.1:0".parse().expect("an address"), health.clone()).await.expect("a free port");
         health.is_now(Stage::Waiting("the cluster"));
         let waiting = get(addr, "/ready").await;

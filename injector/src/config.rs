@@ -73,7 +73,14 @@ pub struct InjectConfig {
 pub struct Telemetry(pub Vec<(String, String)>);
 
 fn telemetry(text: &str) -> Result<Telemetry, String> {
-    crate::telemetry::variables(text).map(Telemetry)
+    let variables = crate::telemetry::variables(text)?;
+    if variables.iter().any(|(name, _)| name == weft_core::telemetry::TAP) {
+        return Err(format!(
+            "{} is for each pod or namespace to allow, by its annotation weft.dev/telemetry",
+            weft_core::telemetry::TAP
+        ));
+    }
+    Ok(Telemetry(variables))
 }
 
 /// How the webhook is served.
@@ -164,5 +171,7 @@ mod tests {
         let options = config.inject.options(false, &config.cluster.namespace);
         assert_eq!((options.redirect_image.as_str(), options.redirect, options.native_sidecar), ("weft:1", Redirect::Cni, false));
         assert_eq!(config.cluster.host_names()[0], "weft-injector.weft-system.svc");
+        let refused = Config::try_parse_from(["weft-injector", "--sidecar-image=weft:1", "--telemetry=WEFT_TAP=bodies"]);
+        assert!(refused.expect_err("it is not for all pods at once").to_string().contains("weft.dev/telemetry"));
     }
 }

@@ -1,6 +1,5 @@
-//! `weft-injector`: trace → config → namespaces, certificate, version → serve → wait for a signal → bounded drain.
+//! `weft-injector log`: see `weft_log::door`. `weft-injector`: trace → config → namespaces, certificate, version → serve → wait for a signal → bounded drain.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +16,16 @@ use weft_injector::listen::listen;
 use weft_injector::namespaces::Namespaces;
 use weft_injector::status::{self, Status};
 use weft_injector::webhook::{self, Limits, Webhook};
+use weft_log::Levels;
 
 fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("log", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return weft_log::door::main(status::SERVICE, rest);
+    }
     let config = Config::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let log = weft_log::Log::begin(&config.log)?;
+    weft_log::door::open(status::SERVICE, log.levels());
     if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
     }
@@ -32,14 +33,14 @@ fn main() -> anyhow::Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a cryptographic provider is in place already: a fault in weft");
     }
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(config))
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(config, log.levels()))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let current = Arc::new(Current::default());
-    let status = Arc::new(Status::new(current.clone(), ["certificate", "namespaces", "version"]));
+    let status = Arc::new(Status::new(current.clone(), levels, ["certificate", "namespaces", "version"]));
     let drain = Duration::from_secs(config.serve.drain_seconds);
     tokio::spawn(status::serve(listen(config.serve.status_port)?, status.clone(), stop.clone()));
 

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weft_core::admission::Limits;
 use weft_core::metrics::{Family, Format, Labels, Recorder, expose, table};
+use weft_log::Levels;
 
 use crate::Verdict;
 use crate::certificate::{Current, unix_now};
@@ -37,11 +38,15 @@ pub struct Status {
     bad_requests: Mutex<BTreeMap<u16, u64>>,
     bad_handshakes: AtomicU64,
     gates: Mutex<Vec<Gate>>,
+    levels: Levels,
 }
 
+/// What this program is called.
+pub const SERVICE: &str = "weft-injector";
+
 impl Status {
-    /// Not ready before each of `missing` is [there](Self::has).
-    pub fn new(current: Arc<Current>, missing: impl IntoIterator<Item = &'static str>) -> Self {
+    /// Of a process that logs so. Not ready before each of `missing` is [there](Self::has).
+    pub fn new(current: Arc<Current>, levels: Levels, missing: impl IntoIterator<Item = &'static str>) -> Self {
         Self {
             current,
             missing: Mutex::new(missing.into_iter().collect()),
@@ -51,6 +56,7 @@ impl Status {
             bad_requests: Mutex::default(),
             bad_handshakes: AtomicU64::new(0),
             gates: Mutex::default(),
+            levels,
         }
     }
 
@@ -104,7 +110,7 @@ impl Status {
     pub fn families(&self) -> Vec<Family> {
         let locked = |reviews: &Mutex<BTreeMap<_, u64>>| reviews.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut info = Family::new(&table::TARGET_INFO);
-        let name = Labels::new().and(table::SERVICE_NAME, "weft-injector").and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+        let name = Labels::new().and(table::SERVICE_NAME, SERVICE).and(table::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
         info.counts(name, 1);
         let mut reviews = Family::new(&table::INJECTOR_REVIEWS);
         for ((verdict, reason), count) in locked(&self.reviews) {
@@ -125,6 +131,7 @@ impl Status {
             Family::count(&table::INJECTOR_BAD_HANDSHAKES, self.bad_handshakes.load(Ordering::Relaxed)),
             Family::level(&table::INJECTOR_CERTIFICATE_EXPIRY, left as f64),
             Family::count(&table::INJECTOR_READY, u64::from(self.why_not_ready().is_none())),
+            Family::count(&table::LOG_LOST, self.levels.lost()),
         ];
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(listen::families(&table::INJECTOR_CONNECTIONS, &table::INJECTOR_CONNECTIONS_REFUSED, &gates));

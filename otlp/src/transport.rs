@@ -17,6 +17,7 @@ use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use weft_core::failure::chain;
 
 use super::settings::{Protocol, Settings};
 use super::{printable, retry, retry_info};
@@ -64,21 +65,6 @@ async fn connect(to: SocketAddr, mark: u32) -> io::Result<TcpStream> {
         raw.set_mark(mark)?;
     }
     TcpSocket::from_std_stream(raw.into()).connect(to).await
-}
-
-/// An error with its causes, on one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn unix_now() -> i64 {

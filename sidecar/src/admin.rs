@@ -34,8 +34,9 @@ use crate::flows::MAX_TIME;
 use crate::io::Dialer;
 use crate::mesh::Target;
 use crate::metrics::scrape::scrape;
+use crate::metrics::worker::UNUSED;
 use crate::probe::Probes;
-use crate::telemetry::tap::{self, Events, Filter};
+use crate::telemetry::tap::{self, Events, Filter, Refused};
 use crate::worker::Shared;
 
 /// Admin connections at once, so that a flood of them costs nothing else. One source has a quarter of them, and the oldest of a
@@ -87,6 +88,7 @@ async fn settle(shared: Arc<Shared>) {
     loop {
         tick.tick().await;
         shared.metrics.settle();
+        shared.denials.sweep(UNUSED);
     }
 }
 
@@ -201,12 +203,21 @@ fn tapped(request: &Request<Incoming>, shared: &Shared) -> Response<Either<Full<
     match Filter::read(request.uri().query().unwrap_or_default()) {
         Err(why) => refused(StatusCode::BAD_REQUEST, &why),
         Ok(filter) => match tap::open(&shared.telemetry, filter) {
-            Some(events) => {
+            Ok(events) => {
                 // Whoever looks at requests is not seen by those who make them, but here.
                 tracing::info!(filter = request.uri().query().unwrap_or_default(), "a tap was opened");
                 Response::new(Either::Right(events))
             }
-            None => refused(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them"),
+            Err(Refused::Withheld(why)) => {
+                tracing::info!(
+                    filter = request.uri().query().unwrap_or_default(),
+                    "a tap was refused: it asks to be shown what is not allowed"
+                );
+                refused(StatusCode::FORBIDDEN, &why)
+            }
+            Err(Refused::Full) => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "there are as many taps as there may be: end one of them")
+            }
         },
     }
 }
@@ -217,10 +228,7 @@ fn log(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     match (request.method(), filter) {
         (&Method::GET, _) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_else(|| "fixed".to_owned())),
         (&Method::POST, Some(filter)) => match shared.levels.set(filter) {
-            Ok(()) => {
-                tracing::info!(filter, "what is logged was changed");
-                plain(StatusCode::OK, &shared.levels.now().unwrap_or_default())
-            }
+            Ok(()) => plain(StatusCode::OK, &shared.levels.now().unwrap_or_default()),
             Err(why) => plain(StatusCode::BAD_REQUEST, &why),
         },
         _ => plain(StatusCode::BAD_REQUEST, "use GET /log, or POST /log?filter=FILTER"),

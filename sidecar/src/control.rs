@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
+use weft_core::failure::chain;
 use weft_tls::{PinnedAnchor, ServerVerifier, Svid, TrustBundle};
 
 use crate::config::{Config, HostPort};
@@ -89,21 +90,6 @@ async fn dial(dialer: Dialer, addresses: &[SocketAddr]) -> std::io::Result<TcpSt
         }
     }
     Err(error)
-}
-
-/// An error with its causes, on one line.
-pub fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn tower_service_fn<F>(f: F) -> ServiceFn<F> {

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use weft_core::authorization::Decision;
 use weft_core::failure::{Failure, Reason};
-use weft_core::metrics::{Family, Labels, Text, table};
+use weft_core::metrics::{Family, Labels, Point, Text, Value, table};
 use weft_core::network_policy;
 
 use crate::identity::{random, unix_now};
+use crate::metrics::tally::Tally;
 
 /// Denials that are kept.
 const KEPT: usize = 1_000;
@@ -123,7 +125,7 @@ struct Kept {
     sources: BTreeMap<IpAddr, usize>,
     /// The second in which lines were written last, how many, and how many were not since.
     lines: (i64, u32, u64),
-    denied: BTreeMap<CountKey, u64>,
+    denied: Tally<CountKey, 1>,
 }
 
 impl Kept {
@@ -270,14 +272,19 @@ impl Denials {
     pub fn family(&self) -> Family {
         let kept = self.kept();
         let mut family = Family::new(&table::DENIALS);
-        for ((policy, rule, what), count) in &kept.denied {
+        for ((policy, rule, what), counted) in kept.denied.iter() {
             let mut labels = Labels::new().and(table::POLICY, policy.clone()).and(table::REASON, *what);
             if let Some(rule) = rule {
                 labels.add(table::RULE, Text::Number(*rule));
             }
-            family.counts(labels, *count);
+            family.push(Point { labels, since: counted.since, value: Value::Count(counted.counts[0]) });
         }
         family
+    }
+
+    /// Drops counts under which nothing was counted for so long.
+    pub fn sweep(&self, unused: Duration) {
+        self.kept().denied.sweep(unused);
     }
 }
 
@@ -299,10 +306,10 @@ fn remedy(reason: Reason, call: &Call<'_>) -> Option<&'static str> {
     })
 }
 
-fn add(counts: &mut BTreeMap<CountKey, u64>, key: CountKey) {
+fn add(counts: &mut Tally<CountKey, 1>, key: CountKey) {
     let what = key.2;
-    let room = counts.len() < MOST_COUNTS || counts.contains_key(&key);
-    *counts.entry(if room { key } else { ("other".to_owned(), None, what) }).or_default() += 1;
+    let room = counts.has_room(&key, MOST_COUNTS);
+    counts.add(if room { key } else { ("other".to_owned(), None, what) }, 0);
 }
 
 #[cfg(test)]
@@ -310,8 +317,6 @@ mod tests {
     use std::sync::Arc;
 
     use weft_core::authorization::{Authorization, Compiled, Connection, Judge, Posture};
-
-    use weft_core::metrics::Value;
 
     use super::*;
 

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::backoff::{Backoff, renewal_delay};
+use weft_core::failure::chain;
 use weft_proto::v1;
 use weft_proto::v1::certificates_client::CertificatesClient;
 use weft_proto::v1::issue_request::Attestation;
 use weft_tls::{PendingKey, Svid, TrustBundle};
 
 use crate::config::Config;
-use crate::control::{self, Trust, chain};
+use crate::control::{self, Trust};
 use crate::mesh::{Identity, Mesh};
 
 /// The longest time over which a renewal may be spread, in seconds: a certificate must not expire meanwhile.

@@ -27,7 +27,7 @@ pub mod mesh;
 pub mod metrics;
 pub use weft_otlp as otlp;
 pub mod outbound;
-pub mod outlet;
+pub use weft_log::outlet;
 pub mod plaintext;
 pub mod pool;
 pub mod probe;

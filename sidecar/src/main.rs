@@ -1,18 +1,14 @@
 //! `weft-sidecar ask`: see `ask.rs`. `weft-sidecar`: trace → config → bind → workers → identity and discovery → wait for a signal → bounded drain.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, reload};
+use weft_log::Log;
 use weft_proto::v1;
 use weft_sidecar::config::Config;
 use weft_sidecar::discovery::Discovery;
@@ -20,7 +16,6 @@ use weft_sidecar::identity::{Current, Keeper, random};
 use weft_sidecar::levels::Levels;
 use weft_sidecar::mesh::Mesh;
 use weft_sidecar::otlp::Env;
-use weft_sidecar::outlet::Outlet;
 use weft_sidecar::saved::Store;
 use weft_sidecar::telemetry::thread::{self, Plan};
 use weft_sidecar::worker::{Listeners, Shared, Worker};
@@ -32,27 +27,18 @@ fn main() -> anyhow::Result<()> {
         return ask::main(rest);
     }
     let config = Config::parse();
-    let (filter, levels) = reload::Layer::new(EnvFilter::try_new(&config.log).context("--log")?);
-    // Workers write it, and none of them may wait for whoever reads it.
-    let outlet = Outlet::new("weft-log", LOG_WAITS, true, std::io::stderr()).context("cannot start the log's thread")?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(outlet.clone()).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let log = Log::begin(&config.log)?;
     weft_sidecar::limits::raise_open_files();
     if let Err(e) = weft_tls::keep_private() {
         tracing::warn!(error = %e, "core files cannot be forbidden, and would hold private keys");
     }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = control.block_on(run(config, Levels::new(levels, Some(outlet.clone()))));
+    let outcome = control.block_on(run(config, log.levels()));
     // A thread that looks a name up cannot be ended, and holds up nothing.
     control.shutdown_background();
-    outlet.close(LAST);
+    drop(log);
     outcome
 }
-
-/// Bytes of the log that may wait for whoever reads standard error.
-const LOG_WAITS: usize = 1024 * 1024;
-/// How long the last lines of the log may take.
-const LAST: Duration = Duration::from_secs(1);
 
 async fn run(config: Config, levels: Levels) -> anyhow::Result<()> {
     let (mesh, lookups) = Mesh::new();

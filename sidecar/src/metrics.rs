@@ -17,6 +17,7 @@ pub mod push;
 pub mod registry;
 pub mod scrape;
 pub mod slots;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 pub mod worker;

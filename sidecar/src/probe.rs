@@ -32,9 +32,9 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use weft_core::failure::chain;
 use weft_core::wellknown::SIDECAR_PORTS;
 
-use crate::control::chain;
 use crate::io::Dialer;
 
 /// How long an answer holds, and how far apart the application is asked at most. Probes are a second apart or more.

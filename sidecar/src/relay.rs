@@ -7,11 +7,19 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::io::ReadBuf;
+use weft_core::failure::Side;
 
 use crate::pool::Buffers;
 use crate::stream::{Chunks, Stream};
 
-/// Relays until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
+/// Which end failed, and how.
+#[derive(Debug)]
+pub struct Broken {
+    pub side: Side,
+    pub error: io::Error,
+}
+
+/// Relays between a caller (`a`) and an endpoint (`b`) until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`
 /// are told of bytes from `a` to `b` and back.
 pub async fn relay(
     a: &Stream,
@@ -20,10 +28,11 @@ pub async fn relay(
     stall: Duration,
     sent: impl Fn(u64),
     received: impl Fn(u64),
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let outcome = {
-        let mut there = std::pin::pin!(copy(a, b, buffers, stall, &sent));
-        let mut back = std::pin::pin!(copy(b, a, buffers, stall, &received));
+        let ends = [(a, Side::Downstream), (b, Side::Upstream)];
+        let mut there = std::pin::pin!(copy(ends[0], ends[1], buffers, stall, &sent));
+        let mut back = std::pin::pin!(copy(ends[1], ends[0], buffers, stall, &received));
         let (mut there_done, mut back_done) = (false, false);
         poll_fn(|cx| {
             if !there_done && let Poll::Ready(r) = there.as_mut().poll(cx) {
@@ -34,7 +43,7 @@ pub async fn relay(
                 r?;
                 back_done = true;
             }
-            if there_done && back_done { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+            if there_done && back_done { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await
     };
@@ -46,28 +55,46 @@ pub async fn relay(
 }
 
 /// Passes on what came on a stream of a link, as it lies; true at its end.
-async fn pass_on(from: &Stream, to: &Stream, stall: Duration, count: &impl Fn(u64)) -> io::Result<bool> {
+async fn pass_on(
+    (from, reads): (&Stream, Side),
+    (to, writes): (&Stream, Side),
+    stall: Duration,
+    count: &impl Fn(u64),
+) -> Result<bool, Broken> {
+    let of = |side| move |error: io::Error| Broken { side, error };
     loop {
         let mut chunks = Chunks::new();
         match poll_fn(|cx| Poll::Ready(from.chunks(cx, &mut chunks))).await {
             None => return Ok(false),
-            Some(gathered) => gathered?,
+            Some(gathered) => gathered.map_err(of(reads))?,
         }
         if chunks.is_empty() {
             return Ok(from.is_finished());
         }
         let mut slices: SmallVec<[IoSlice<'_>; 8]> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-        to.write_all_vectored(&mut slices, stall).await?;
+        to.write_all_vectored(&mut slices, stall).await.map_err(of(writes))?;
         count(chunks.iter().map(|chunk| chunk.len() as u64).sum());
     }
 }
 
-async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, count: &impl Fn(u64)) -> io::Result<()> {
+/// Ends the writing half.
+async fn end(to: &Stream, stall: Duration) -> io::Result<()> {
+    tokio::time::timeout(stall, to.shutdown()).await?
+}
+
+async fn copy(
+    (from, reads): (&Stream, Side),
+    (to, writes): (&Stream, Side),
+    buffers: &Buffers,
+    stall: Duration,
+    count: &impl Fn(u64),
+) -> Result<(), Broken> {
+    let of = |side| move |error: io::Error| Broken { side, error };
     loop {
         // No buffer is held while there is nothing to read.
-        from.readable().await?;
-        if from.is_linked() && pass_on(from, to, stall, count).await? {
-            return tokio::time::timeout(stall, to.shutdown()).await?;
+        from.readable().await.map_err(of(reads))?;
+        if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
+            return end(to, stall).await.map_err(of(writes));
         }
         let mut buffer = buffers.take();
         loop {
@@ -78,13 +105,11 @@ async fn copy(from: &Stream, to: &Stream, buffers: &Buffers, stall: Duration, co
                     Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
                 })
             });
-            match read.await.transpose()? {
+            match read.await.transpose().map_err(of(reads))? {
                 None => break,
-                Some(0) => {
-                    return tokio::time::timeout(stall, to.shutdown()).await?;
-                }
+                Some(0) => return end(to, stall).await.map_err(of(writes)),
                 Some(n) => {
-                    to.write_all(&buffer[..n], stall).await?;
+                    to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
                     count(n as u64);
                 }
             }

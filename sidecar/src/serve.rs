@@ -24,11 +24,11 @@ use crate::http::h1::{Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
-use crate::relay::relay;
+use crate::relay::{Broken, relay};
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
 use crate::stream::{Shared, Stream};
-use crate::telemetry;
+use crate::telemetry::{self, Note};
 use crate::worker::Worker;
 
 /// Where the requests of a connection go.
@@ -369,6 +369,13 @@ pub async fn open_bytes(
     }
 }
 
+/// Why a connection ended that did not end by itself.
+fn ends(note: &mut Option<Note>, failure: Failure) {
+    if let Some(note) = note {
+        note.fails(&failure);
+    }
+}
+
 /// Relays an opaque connection and counts it.
 ///
 /// After `idle` without a byte either way, both ends are reset; so they are when a policy comes that does not let it in any more. `guarded` is who is
@@ -391,23 +398,25 @@ pub async fn opaque(
         biased;
         // First: nothing goes on that came when it was over already.
         () = bytes_revoked(worker, guarded) => {
-            if let Some(note) = &mut note {
-                note.fails(&Failure::mesh(Reason::Denied).detail("the policy has changed"));
-            }
+            ends(&mut note, Failure::mesh(Reason::Denied).detail("the policy has changed"));
             client.reset();
             upstream.reset();
         }
         result = relay(client, upstream, &worker.buffers, stall, |n| open.forth(n), |n| open.back(n)) => {
-            if let Err(e) = result {
-                tracing::debug!(target = %key.target, error = %e, "connection ended by an error");
+            if let Err(Broken { side, error }) = result {
+                tracing::debug!(target = %key.target, ?side, %error, "connection ended by an error");
+                let reason = if side == Side::Downstream { Reason::DownstreamGone } else { Reason::UpstreamReset };
+                ends(&mut note, Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
             }
         }
         () = silence(idle, || open.moved()) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
+            ends(&mut note, Failure::mesh(Reason::IdleTimeout));
             client.reset();
             upstream.reset();
         }
         () = worker.shared.cut.cancelled() => {
+            ends(&mut note, Failure::mesh(Reason::Draining).detail("the connection was cut: it outlasted the drain"));
             client.reset();
             upstream.reset();
         }

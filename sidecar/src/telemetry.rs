@@ -5,7 +5,7 @@
 //! traffic never waits.
 
 use std::cell::{OnceCell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,7 @@ pub mod record;
 mod resource;
 pub(crate) use resource::{resource, text_of};
 pub mod ring;
+mod shown;
 mod span;
 mod stdout;
 pub mod tap;
@@ -34,6 +35,7 @@ pub mod thread;
 pub use config::{TelemetryConfig, Telling, Tracing};
 pub use note::{Note, connection, malformed, request};
 use record::Record;
+pub use shown::{Excerpt, Show};
 
 use crate::metrics::notices::words;
 use crate::otlp::batch::Counts;
@@ -62,6 +64,8 @@ pub struct Telemetry {
     /// The receiving ends that the thread has not seen yet.
     fresh: Mutex<Vec<Receiver<Box<Record>>>>,
     taps: Mutex<Taps>,
+    /// How much taps are shown, as a [`Show`].
+    allowed: AtomicU8,
     /// What open taps ask for, as far as a request's head tells it.
     sought: ArcSwap<Vec<Sought>>,
     /// The second since 1970 in which every tap has had as many events as it may.
@@ -89,6 +93,7 @@ impl Telemetry {
             logs: Arc::default(),
             fresh: Mutex::default(),
             taps: Mutex::default(),
+            allowed: AtomicU8::new(0),
             sought: ArcSwap::default(),
             full: AtomicU64::new(0),
             unseen: AtomicU64::new(0),

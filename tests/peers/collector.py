@@ -1,6 +1,6 @@
 """An OTLP collector that others wrote (rotel), started again whenever it ends. collector.py DIRECTORY SIGNAL
 
-It takes gRPC at port 4317 and HTTP at 4318, and writes all that it was sent of SIGNAL (traces or logs) to DIRECTORY/telemetry. While DIRECTORY/away is there it is not
+It takes gRPC at port 4317 and HTTP at 4318, and writes all that it was sent of SIGNAL (traces, metrics or logs) to DIRECTORY/telemetry. While DIRECTORY/away is there it is not
 started; DIRECTORY/collector.pid names its process.
 """
 

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower_service::Service;
 use weft_core::SpiffeId;
+use weft_core::failure::chain;
 use weft_proto::v1;
 use weft_proto::v1::certificates_client::CertificatesClient;
 use weft_proto::v1::issue_request::Attestation;
@@ -222,17 +223,6 @@ fn without_colour(text: &str) -> String {
     let mut parts = text.split('\x1b');
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |plain, part| plain + part.split_once('m').map_or("", |(_, rest)| rest))
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// A function as a tower service, for tonic's edge.

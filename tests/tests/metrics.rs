@@ -131,14 +131,18 @@ fn is(n: impl Into<f64>) -> impl Fn(f64) -> bool {
 
 /// So many requests that are answered well, some that are not, and some that may not come in.
 fn load(world: &World) {
+    send(world, LOAD);
+}
+
+fn send(world: &World, load: Load) {
     let many = |path: &str, count: u32| {
         let line =
             format!("for i in $(seq {count}); do printf 'url=http://web:8090{path}\\noutput=/dev/null\\n'; done | curl -sS -K -");
         world.exec(CLIENT, &["sh", "-c", &line]).good();
     };
-    many("/name", GOOD);
-    many("/flaky?key=never&fail=1000000&code=500", BAD);
-    for _ in 0..DENIED {
+    many("/name", load.good);
+    many("/flaky?key=never&fail=1000000&code=500", load.bad);
+    for _ in 0..load.denied {
         assert_eq!(world.status("else/stranger", "http://web.shop:8090/name"), "403 denied");
     }
 }
@@ -210,6 +214,111 @@ fn policy(world: &World) {
     comes_to(world, CLASSIC, denials, is(DENIED));
     let decisions = "sum(weft_policy_decisions_total{weft_workload=\"web\",weft_direction=\"inbound\",weft_verdict=\"denied\"})";
     comes_to(world, CLASSIC, decisions, is(DENIED));
+}
+
+/// The same question to the sidecars and to a Prometheus that has scraped them: nobody has to know which of the two was asked.
+#[test]
+fn stat_says_the_same_by_prometheus_as_by_the_sidecars() {
+    require(&["prometheus", "curl"]);
+    let world = World::up_with(MESH, |work| {
+        let manifests = work.join("mesh");
+        fs::create_dir(&manifests).expect("a fresh directory takes another");
+        fs::write(manifests.join("policy.yaml"), POLICY).expect("written");
+        fs::write(manifests.join("route.yaml"), ROUTE).expect("written");
+    });
+    let _scraper = prometheus(&world, CLASSIC, &[]);
+    let ended = "sum(http_client_request_duration_seconds_count{weft_service=\"shop/web\"})";
+    // A series that begins within the window counts from its first sample on: so each is there before what is measured.
+    send(&world, BEFORE);
+    comes_to(&world, CLASSIC, ended, is(BEFORE.all()));
+    send(&world, LOAD);
+    comes_to(&world, CLASSIC, ended, is(BEFORE.all() + LOAD.all()));
+    // Prometheus extends what it saw by up to a scrape: one among many is little.
+    comes_to(&world, CLASSIC, "min(count_over_time(up[120s]))", |scrapes| scrapes > 11.5);
+
+    let own = weft_tests::weft("weft").to_string_lossy().into_owned();
+    let stat = |by: &str, words: &[&str]| -> Vec<Value> {
+        let command = [&[&*own, "stat", "--by", by, "-o", "json"], words].concat();
+        let lines = if words.contains(&"--prometheus") {
+            world.lab(&command).wait(PATIENCE).json()
+        } else {
+            serde_json::from_slice(
+                &world
+                    .shell(&command[1..].iter().fold("weft".to_owned(), |l, w| l + " " + w))
+                    .output()
+                    .expect("weft runs")
+                    .stdout,
+            )
+            .expect("JSON")
+        };
+        lines.as_array().expect("a list").clone()
+    };
+    let url = format!("http://{CLASSIC}");
+    for by in ["service", "edge", "route", "pod"] {
+        let (ours, theirs) = (stat(by, &["--since-start"]), stat(by, &["--window", "120s", "--prometheus", &url]));
+        let of = |lines: &[Value], wanted: &dyn Fn(&Value) -> bool| -> Value {
+            let found: Vec<&Value> = lines.iter().filter(|line| wanted(line)).collect();
+            assert_eq!(found.len(), 1, "by {by}: {lines:#?}");
+            found[0].clone()
+        };
+        let number = |line: &Value, field: &str| line[field].as_f64().unwrap_or_else(|| panic!("{field} of {line:#}"));
+        // Pods have their address for a name where Prometheus was told of none: both together are what matters.
+        let wanted = |line: &Value| match by {
+            "edge" => line["to"] == "shop/web" && line["from"].as_str().is_some_and(|from| from.starts_with("shop/client")),
+            "route" => line["route"] == "HTTPRoute shop/web",
+            _ => line["to"] == "shop/web",
+        };
+        if by == "pod" {
+            let sum = |lines: &[Value]| {
+                lines
+                    .iter()
+                    .filter(|l| l["to"].as_str().is_some_and(|to| to.starts_with("shop/")))
+                    .map(|l| number(l, "requests"))
+                    .sum::<f64>()
+            };
+            // Either pod may have its first request of a kind only in what is measured, which Prometheus then lacks.
+            let (ours, theirs) = (sum(&ours), sum(&theirs));
+            assert!(theirs >= ours * 0.7 && theirs <= ours * 1.25, "{theirs} of Prometheus, {ours} of the sidecars");
+            continue;
+        }
+        let (ours, theirs) = (of(&ours, &wanted), of(&theirs, &wanted));
+        assert!(within(number(&theirs, "requests"), number(&ours, "requests")), "by {by}: {theirs:#} {ours:#}");
+        let rates = (number(&ours, "successRate"), number(&theirs, "successRate"));
+        assert!((rates.0 - rates.1).abs() < 0.01 && rates.0 > 0.8 && rates.0 < 0.95, "by {by}: {rates:?}");
+        let seconds = number(&theirs, "seconds");
+        assert!((number(&theirs, "requestsPerSecond") * seconds - number(&theirs, "requests")).abs() < 1.0, "{theirs:#}");
+        // Both interpolate within one and the same buckets; what was sent first is not in both.
+        for field in ["p50", "p95", "p99"] {
+            let (a, b) = (number(&ours, field), number(&theirs, field));
+            assert!(a <= b * 2.0 && b <= a * 2.0, "{field} by {by}: {a} ms of the sidecars, {b} ms of Prometheus");
+        }
+        // Of the callers' own: what the other side denies is its answer.
+        assert_eq!(theirs["errors"], ours["errors"], "by {by}");
+    }
+    let none = world.lab(&[&own, "stat", "--prometheus", "http://127.0.0.1:1"]).wait(PATIENCE);
+    assert!(!none.status.success() && none.stderr.contains("Prometheus at http://127.0.0.1:1"), "{none:?}");
+}
+
+/// Requests of one kind each.
+#[derive(Clone, Copy)]
+struct Load {
+    good: u32,
+    bad: u32,
+    denied: u32,
+}
+
+impl Load {
+    const fn all(self) -> u32 {
+        self.good + self.bad + self.denied
+    }
+}
+
+const BEFORE: Load = Load { good: 18, bad: 2, denied: 1 };
+const LOAD: Load = Load { good: GOOD, bad: BAD, denied: DENIED };
+
+/// What Prometheus has, `theirs`, beside what the sidecars count, `ours`: it lacks at most what was sent before, and extends what it saw to the window's edges.
+fn within(theirs: f64, ours: f64) -> bool {
+    theirs >= ours - f64::from(BEFORE.all()) - 0.5 && theirs <= ours * 1.25
 }
 
 fn sidecars(world: &World) {

@@ -23,7 +23,7 @@ telemetry:
   @MORE@
 workloads:
 - {name: front, namespace: shop, command: [sleep, infinity]}
-- {name: web, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080", "http://api.shop:8080/items"], ports: [{port: 8080}]}
+- {name: web, namespace: shop, tap: bodies, command: ["@PYTHON@", "@PEERS@/hop.py", "8080", "http://api.shop:8080/items"], ports: [{port: 8080}]}
 - {name: api, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080", "http://db.shop:8080/rows?secret=1"], ports: [{port: 8080}]}
 - {name: db, namespace: shop, command: ["@PYTHON@", "@PEERS@/hop.py", "8080"], ports: [{port: 8080}]}
 - {name: collector, namespace: watch, sidecar: false, command: ["@PYTHON@", "@PEERS@/collector.py", "@WORK@", "@SIGNAL@"], ports: [{name: otlp, port: 4317}, {name: otlp-http, port: 4318}], health: {tcp: 4317}}
@@ -200,8 +200,41 @@ fn tapped(world: &World) {
         (&"/items".into(), &200.into(), &"shop/api-0".into())
     );
     assert!(!said.contains("s3cret"), "{said}");
+    shown(world);
     let refused = world.shell("weft tap shop/nobody").output().expect("weft runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("shop/nobody has no sidecar that runs"));
+}
+
+/// Values and bodies, where the workload allows it and for who asked for them; what lets somebody in, for nobody.
+fn shown(world: &World) {
+    let refused = world.shell("weft tap shop/api --headers --max 1").output().expect("weft runs");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("WEFT_TAP=headers") && why.contains("weft.dev/telemetry"), "{why}");
+
+    let tap =
+        |words: &str| Running::start(world.shell(&format!("weft tap shop/web --direction inbound --max 1 -o json {words}")));
+    let mut taps = [tap("--bodies"), tap("--headers"), tap("")];
+    eventually("each tap sees a call", || {
+        hops(world, &["authorization: Bearer s3cret", "cookie: id=s3cret", "x-kind: loom"]);
+        taps.iter_mut().all(|tap| tap.ended().is_some()).then_some(())
+    });
+    let [all, headers, names] = taps.map(|tap| tap.wait(Duration::from_secs(5)).json());
+    for told in [&all, &headers] {
+        let fields = told["request_headers"].as_array().expect("fields").iter();
+        let fields: BTreeMap<&str, &str> = fields.filter_map(|f| Some((f[0].as_str()?, f[1].as_str()?))).collect();
+        assert_eq!(fields.get("x-kind"), Some(&"loom"), "{told:#}");
+        assert_eq!((fields["authorization"], fields["cookie"]), ("(not shown: 13 bytes)", "(not shown: 9 bytes)"));
+        let answer = told["response_headers"].to_string().to_lowercase();
+        assert!(answer.contains("[\"content-type\",\"application/json\"]"), "{told:#}");
+    }
+    let body = &all["response_body"];
+    assert!(
+        body["begins"].as_str().is_some_and(|begins| begins.starts_with("[{")) && body["bytes"] == all["bytes_sent"],
+        "{all:#}"
+    );
+    assert!(headers["response_body"].is_null() && names["request_headers"].is_null(), "{headers:#} {names:#}");
+    assert!(names["headers"].to_string().contains("x-kind") && !names.to_string().contains("loom"), "{names:#}");
+    assert!([all, headers, names].iter().all(|told| !told.to_string().contains("s3cret")));
 }
 
 fn levels(world: &World) {
@@ -276,8 +309,12 @@ fn the_access_log_goes_out_by_http_and_to_standard_output() {
     let last = lines.iter().find(|l| l["path"] == "/rows" && l["direction"] == "inbound").expect("db's line");
     assert_eq!((&last["status"], &last["peer"]), (&200.into(), &"spiffe://cluster.local/ns/shop/sa/api".into()));
     assert!(lines.iter().all(|l| l.get("query").is_none() && !l.to_string().contains("secret")), "{lines:#?}");
-    eventually("the collector has them, with the trace", || {
+    // Each record stands at the span that its line names, so that a store leads from one to the other.
+    let at = |trace: &str, span: &str| format!("Trace ID : {trace}\nSpan ID : {span}\n");
+    eventually("the collector has them, each at its span", || {
         let text = fs::read_to_string(work.join("telemetry")).unwrap_or_default();
-        (text.matches(TRACE).count() >= 6 && text.contains("GET /rows 200")).then_some(())
+        let text: String = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect();
+        let spans = lines.iter().map(|line| line["span_id"].as_str().expect("it has a span"));
+        (spans.clone().all(|span| text.contains(&at(TRACE, span))) && text.contains("GET /rows 200")).then_some(())
     });
 }

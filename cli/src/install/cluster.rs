@@ -6,9 +6,11 @@ use ::http::{Method, Request, header};
 use anyhow::{Context, bail};
 use kube::config::{Config, KubeConfigOptions};
 use serde_json::{Value, json};
+use weft_core::failure::chain;
 
 use super::kinds::Kind;
 use super::version::KubeVersion;
+use crate::http::escaped;
 
 /// Who the API server takes us for, where it keeps apart who set which field.
 pub(crate) const FIELD_MANAGER: &str = "weft";
@@ -260,33 +262,8 @@ fn is_missing(error: &kube::Error) -> bool {
 fn said(error: &kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => anyhow::anyhow!("the server says: {}", status.message),
-        other => {
-            let mut text = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(cause) = source {
-                let cause_text = cause.to_string();
-                if !text.contains(&cause_text) {
-                    text = format!("{text}: {cause_text}");
-                }
-                source = cause.source();
-            }
-            anyhow::anyhow!(text)
-        }
+        other => anyhow::anyhow!(chain(other)),
     }
-}
-
-/// A value of a query (RFC 3986, section 3.4): whatever is not unreserved is escaped.
-fn escaped(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]

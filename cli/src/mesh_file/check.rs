@@ -11,7 +11,7 @@ use weft_core::authorization::Posture;
 use weft_core::identity::InvalidName;
 use weft_core::policy::MtlsMode;
 use weft_core::protocol::AppProtocol;
-use weft_core::{Name, Namespace, ServiceAccount, wellknown};
+use weft_core::{Name, Namespace, ServiceAccount, telemetry, wellknown};
 
 use super::raw::{RawHealth, RawMesh, RawPort, RawService, RawServicePort, RawWorkload};
 use super::{
@@ -200,6 +200,7 @@ impl Checker<'_> {
         if !sidecar && raw.workload_api {
             self.wrong(at, "workloadApi", "is offered by the sidecar: remove it, or `sidecar: false`");
         }
+        self.tap(at, sidecar, raw.tap.as_deref());
         let ports = self.ports(at, &raw.ports, sidecar);
         let health = self.health(at, raw.health, &ports);
         if raw.labels.as_ref().is_some_and(Pairs::is_empty) {
@@ -222,6 +223,7 @@ impl Checker<'_> {
             mtls,
             sidecar,
             workload_api: raw.workload_api,
+            tap: raw.tap,
             health,
             restart: raw.restart.unwrap_or(Restart::Always),
             user: raw.user,
@@ -249,11 +251,22 @@ impl Checker<'_> {
         }
     }
 
+    fn tap(&mut self, at: &At, sidecar: bool, tap: Option<&str>) {
+        let Some(tap) = tap else { return };
+        if !telemetry::TAP_LEVELS.contains(&tap) {
+            self.wrong(at, "tap", format!("{tap:?} cannot be shown: write {}", telemetry::TAP_LEVELS.join(", ")));
+        } else if !sidecar {
+            self.wrong(at, "tap", "is of the sidecar: remove it, or `sidecar: false`");
+        }
+    }
+
     /// A sidecar is told nothing else by the file.
     fn telemetry(&mut self, at: &At, variables: &Pairs) {
         for (name, value) in variables {
             let field = format!("telemetry.{name}");
-            if !(name.starts_with("OTEL_") || SIDECAR_VARIABLES.contains(&name.as_str())) {
+            if name == telemetry::TAP {
+                self.wrong(at, &field, "is for each workload to allow: write `tap:` there".to_owned());
+            } else if !(name.starts_with("OTEL_") || SIDECAR_VARIABLES.contains(&name.as_str())) {
                 let known = SIDECAR_VARIABLES.join(", ");
                 self.wrong(at, &field, format!("it is no variable of a sidecar's telemetry: those are OTEL_…, {known}"));
             }

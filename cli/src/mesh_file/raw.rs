@@ -59,6 +59,7 @@ pub(super) struct RawWorkload {
     pub(super) sidecar: Option<bool>,
     #[serde(default)]
     pub(super) workload_api: bool,
+    pub(super) tap: Option<String>,
     pub(super) health: Option<RawHealth>,
     pub(super) restart: Option<Restart>,
     pub(super) user: Option<String>,

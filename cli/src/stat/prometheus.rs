@@ -1,7 +1,6 @@
 //! What a Prometheus has of the sidecars: its HTTP API, in a few questions.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use serde_json::Value;
 use weft_core::failure::Reason;
 
 use super::{By, Line, What};
+use crate::http::escaped;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -151,19 +151,6 @@ fn get(url: &str, path: &str) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
-/// Percent-encoded, all but what is unreserved (RFC 3986, section 2.3).
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -171,8 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_escaped_and_an_answer_is_read() {
-        assert_eq!(escaped("a{b=\"c\"}[5s]"), "a%7Bb%3D%22c%22%7D%5B5s%5D");
+    fn an_answer_is_read() {
         let text = r#"{"status": "success", "data": {"resultType": "vector", "result": [
             {"metric": {"weft_namespace": "shop", "pod": "web-0", "instance": "i", "weft_service": "shop/db"}, "value": [1, "2.5"]}, {"metric": {}, "value": [1, "NaN"]}]}}"#;
         let found = read(text).expect("good");

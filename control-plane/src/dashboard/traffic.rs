@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_core::SpiffeId;
 use weft_core::failure::Reason;
-use weft_core::metrics::histogram::{BOUNDS, CLASSIC};
+use weft_core::metrics::histogram::{BOUNDS, CLASSIC, quantile};
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
 
@@ -127,20 +127,8 @@ impl Sums {
     /// The time in milliseconds that a share `q` (0 to 1) of the requests stays below, evenly within a bucket, as Prometheus' `histogram_quantile`; none
     /// without requests. Of what is slower than every bound, the last bound.
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        let all: f64 = self.latency.iter().map(|n| *n as f64).sum();
-        if all == 0.0 {
-            return None;
-        }
-        let (rank, mut seen, mut low) = (all * q, 0.0, 0.0);
-        for (high, n) in BOUNDS.iter().zip(self.latency) {
-            let here = n as f64;
-            if here > 0.0 && seen + here >= rank {
-                return Some((low + (high - low) * ((rank - seen) / here).clamp(0.0, 1.0)) * 1e3);
-            }
-            seen += here;
-            low = *high;
-        }
-        Some(low * 1e3)
+        let bounds = BOUNDS.iter().copied().map(Some).chain([None]);
+        quantile(q, bounds.zip(self.latency)).map(|seconds| seconds * 1e3)
     }
 }
 

@@ -218,6 +218,25 @@ pub fn spans(slots: &[u64]) -> Vec<(i32, &[u64])> {
     runs.into_iter().map(|(from, to)| (FIRST + from as i32, &slots[from..to])).collect()
 }
 
+/// The value that a share `q` (0 to 1) stays below, of buckets by their upper bounds in order, the last of which may have none: evenly within a bucket, as Prometheus'
+/// `histogram_quantile`; of what has no bound, the last bound. None where nothing was counted.
+pub fn quantile(q: f64, buckets: impl Iterator<Item = (Option<f64>, u64)> + Clone) -> Option<f64> {
+    let all: u64 = buckets.clone().map(|(_, n)| n).sum();
+    if all == 0 {
+        return None;
+    }
+    let (rank, mut seen, mut low) = (all as f64 * q, 0.0, 0.0);
+    for (high, n) in buckets {
+        let (Some(high), here) = (high, n as f64) else { break };
+        if here > 0.0 && seen + here >= rank {
+            return Some(low + (high - low) * ((rank - seen) / here).clamp(0.0, 1.0));
+        }
+        seen += here;
+        low = high;
+    }
+    Some(low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -267,8 +267,8 @@ metrics! {
         "Spans that wait to be exported.";
     RECORDS_LOST "weft.telemetry.records_lost" Counter "{record}" [Sidecar] []
         "Requests and connections that nothing is told of: the way to the telemetry thread was full.";
-    LOG_LOST "weft.log.lost" Counter "{line}" [Sidecar] []
-        "Lines of the sidecar's own log that were dropped, for whoever reads standard error did not take them in time.";
+    LOG_LOST "weft.log.lost" Counter "{line}" [Sidecar ControlPlane Injector Cni] []
+        "Lines of the program's own log that were dropped, for whoever reads standard error did not take them in time.";
     LINES_LOST "weft.access_log.lost" Counter "{line}" [Sidecar] []
         "Lines of the access log that standard output did not take in time.";
     POINTS_EXPORTED "otel.sdk.exporter.metric_data_point.exported" Counter "{data_point}" [Sidecar ControlPlane] [ERROR]

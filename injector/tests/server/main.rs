@@ -21,6 +21,7 @@ use weft_injector::certificate::{Current, Made, Serving, make};
 use weft_injector::namespaces::Namespaces;
 use weft_injector::status::{self, Status};
 use weft_injector::webhook::{self, Limits, Webhook};
+use weft_log::Levels;
 
 const HOST: &str = "weft-injector.weft-system.svc";
 /// Whatever is waited for is there long before, or never.
@@ -54,7 +55,7 @@ impl World {
         std::fs::write(dir.path().join("shop.json"), shop.to_string()).expect("the directory is writable");
         let made = made();
         let current = Arc::new(Current::default());
-        let status = Arc::new(Status::new(current.clone(), ["certificate"]));
+        let status = Arc::new(Status::new(current.clone(), Levels::fixed(), ["certificate"]));
         let (listener, status_listener) = (bind().await, bind().await);
         let (address, status_address) = (local(&listener), local(&status_listener));
         let webhook = Arc::new(Webhook {

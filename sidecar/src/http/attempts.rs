@@ -60,6 +60,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, sink: &mut ResponseS
     let mut excused = false;
     for attempt in 1.. {
         treatment.begins(attempt, most);
+        treatment.shows(sink.noted().is_some_and(|note| note.shows_bodies()));
         if !treatment.is_in_time(Duration::ZERO) {
             // Nobody is asked for what comes too late: it would be done all the same, and no endpoint is at fault.
             let edge = caller.edge(worker, route, &"none".into(), version, ("", ""));
@@ -76,7 +77,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, sink: &mut ResponseS
         let Failed { failure, edge, address, reused } = match try_once(&request, attempt, body, sink, lease).await {
             Ok(outcome) => {
                 if let Some(note) = sink.noted() {
-                    note.received(treatment.uploaded());
+                    note.received(treatment.uploaded(), treatment.shown());
                     if !matches!(outcome, Outcome::Broken) {
                         note.whole();
                     }
@@ -86,7 +87,7 @@ pub async fn run(request: Request<'_>, body: &mut Body<'_>, sink: &mut ResponseS
             Err(failed) => failed,
         };
         if let Some(note) = sink.noted() {
-            note.received(treatment.uploaded());
+            note.received(treatment.uploaded(), treatment.shown());
             note.failed(&failure);
         }
         let asked = treatment.asked();

@@ -163,7 +163,7 @@ impl ResponseSink<'_> {
     pub async fn send(&mut self, chunk: Chunk) -> Result<bool, Failure> {
         if let Some(note) = self.noted() {
             match &chunk {
-                Chunk::Data(data) => note.sends(data.len()),
+                Chunk::Data(data) => note.sends(data),
                 Chunk::Trailers(trailers) => note.trailers(trailers),
             }
         }
@@ -242,7 +242,7 @@ impl ResponseSink<'_> {
     pub async fn answer(&mut self, mut head: ResponseHead, text: String) -> Result<(), Failure> {
         if let Some(note) = self.noted() {
             note.head(head.status, &head.fields);
-            note.sends(text.len());
+            note.sends(text.as_bytes());
             note.whole();
         }
         // Whoever asked reads no body of such an answer, and would take it for the next one.

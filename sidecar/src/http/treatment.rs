@@ -1,6 +1,6 @@
 //! What becomes of one request on its way: decided before the first attempt, asked at every answer.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::identity::unix_now;
 use crate::metrics::Call;
 use crate::route::{Lease, Route, Wish};
 use crate::standing::{Place, Standing};
+use crate::telemetry::Excerpt;
 use crate::worker::Worker;
 
 /// The longest that an answer's `Retry-After` is waited for.
@@ -55,6 +56,8 @@ pub struct Treatment {
     passed: Cell<bool>,
     /// Bytes of the request's body that went out, in this attempt.
     uploaded: Cell<u64>,
+    /// How they began, where somebody is shown that.
+    shown: RefCell<Option<Box<Excerpt>>>,
     attempt: Cell<u32>,
     most: Cell<u32>,
     /// The last answer is asked for again, after so long.
@@ -152,10 +155,23 @@ impl Treatment {
         self.uploaded.set(0);
     }
 
+    /// Whether somebody is shown how the body begins that goes out in this attempt.
+    pub fn shows(&self, body: bool) {
+        self.shown.replace(body.then(Box::default));
+    }
+
+    /// How it began.
+    pub fn shown(&self) -> Option<Excerpt> {
+        self.shown.take().map(|shown| *shown)
+    }
+
     /// A piece of the request's body goes out.
     pub fn uploads(&self, chunk: &Chunk) {
         if let Chunk::Data(data) = chunk {
             self.uploaded.set(self.uploaded.get() + data.len() as u64);
+            if let Some(shown) = self.shown.borrow_mut().as_mut() {
+                shown.takes(data);
+            }
         }
     }
 

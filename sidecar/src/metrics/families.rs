@@ -323,9 +323,9 @@ fn workers(registry: &Registry, all: &mut Vec<Family>) {
     }
     let [mut ejections, mut spared, mut back] =
         [&table::EJECTIONS, &table::EJECTIONS_SPARED, &table::READMISSIONS].map(Family::new);
-    for (peer, counts) in registry.ejections() {
-        for (family, n) in [&mut ejections, &mut spared, &mut back].into_iter().zip(counts) {
-            family.counts(Labels::new().and(table::PEER, &peer), n);
+    for (peer, counted) in registry.ejections() {
+        for (family, n) in [&mut ejections, &mut spared, &mut back].into_iter().zip(counted.counts) {
+            family.push(Point { labels: Labels::new().and(table::PEER, &peer), since: counted.since, value: Value::Count(n) });
         }
     }
     all.extend([handshakes, refused, detections, decisions, pool, ejections, spared, back]);

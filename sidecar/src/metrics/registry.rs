@@ -1,6 +1,6 @@
 //! All workers' slots, merged when somebody asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -10,6 +10,8 @@ use weft_core::metrics::histogram::Reading;
 
 use super::notices::NoticeSlots;
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
+use super::tally::{Counted, Tally};
+use super::worker::UNUSED;
 use super::{Code, EdgeKey};
 use crate::otlp::batch::Counts;
 
@@ -197,7 +199,7 @@ pub struct Registry {
     tell: mpsc::Sender<Fresh>,
     /// Where it is heard what workers made, and what is known so far.
     known: Mutex<(mpsc::Receiver<Fresh>, Known)>,
-    ejections: Mutex<HashMap<Arc<str>, [u64; 3]>>,
+    ejections: Mutex<Tally<Arc<str>, 3>>,
     /// What became of data points that were pushed.
     pub points: Arc<Counts>,
 }
@@ -214,26 +216,29 @@ impl Registry {
 
     /// A breaker did something to an endpoint: rare, so that it may take a lock.
     pub(super) fn ejection(&self, peer: &Arc<str>, event: &Event) {
-        let mut all = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = all.len() < MOST_PEERS || all.contains_key(peer);
-        let slots = all.entry(if room { peer.clone() } else { "other".into() }).or_default();
-        slots[match event {
+        let mut all = self.ejected();
+        let peer = if all.has_room(peer, MOST_PEERS) { peer.clone() } else { "other".into() };
+        let which = match event {
             Event::Ejected { .. } => 0,
             Event::Spared(_) => 1,
             Event::Readmitted => 2,
-        }] += 1;
+        };
+        all.add(peer, which);
+    }
+
+    fn ejected(&self) -> MutexGuard<'_, Tally<Arc<str>, 3>> {
+        self.ejections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// By peer: ejected, spared, readmitted.
-    pub fn ejections(&self) -> Vec<(Arc<str>, [u64; 3])> {
-        let all = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = all.iter().map(|(peer, counts)| (peer.clone(), *counts)).collect();
-        list.sort();
-        list
+    pub fn ejections(&self) -> Vec<(Arc<str>, Counted<3>)> {
+        self.ejected().iter().map(|(peer, counted)| (peer.clone(), *counted)).collect()
     }
 
-    /// Takes in what workers made and dropped. Called now and then, whether somebody scrapes or not: else what is dropped would heap up.
+    /// Takes in what workers made and dropped, and drops what nothing is counted under any more. Called now and then, whether somebody scrapes or not: else what is dropped
+    /// would heap up.
     pub fn settle(&self) {
+        self.ejected().sweep(UNUSED);
         drop(self.known());
     }
 
@@ -268,28 +273,12 @@ impl Registry {
 
     /// Every edge, merged over workers.
     pub fn by_edge(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
-        let known = self.known();
-        let each = known.1.edges.iter();
-        each.map(|((overflow, key), merged)| Told {
-            key: key.clone(),
-            overflow: *overflow,
-            since: merged.since,
-            totals: merged.totals(),
-        })
-        .collect()
+        told(&self.known().1.edges)
     }
 
     /// Requests, merged over workers.
     pub fn by_call(&self) -> Vec<Told<CallKey, CallTotals>> {
-        let known = self.known();
-        let each = known.1.calls.iter();
-        each.map(|((overflow, key), merged)| Told {
-            key: key.clone(),
-            overflow: *overflow,
-            since: merged.since,
-            totals: merged.totals(),
-        })
-        .collect()
+        told(&self.known().1.calls)
     }
 
     /// Handshakes, merged over workers.
@@ -315,4 +304,15 @@ impl Registry {
     pub fn sum(&self, slot: impl Fn(&WorkerSlots) -> u64) -> u64 {
         self.lock().1.workers.iter().map(|slots| slot(slots)).fold(0, u64::wrapping_add)
     }
+}
+
+fn told<K: Clone, S: Slots<Totals: Clone>>(known: &BTreeMap<(bool, K), Merged<S>>) -> Vec<Told<K, S::Totals>> {
+    let each = known.iter();
+    each.map(|((overflow, key), merged)| Told {
+        key: key.clone(),
+        overflow: *overflow,
+        since: merged.since,
+        totals: merged.totals(),
+    })
+    .collect()
 }

@@ -7,6 +7,7 @@ use weft_core::telemetry;
 use weft_core::trace::{Sampler, SamplerError};
 
 use super::fields::{Named, standard};
+use super::shown::Show;
 use crate::otlp::Env;
 
 /// Settings of the access log and of traces. Exporters are set by the standard `OTEL_*` variables. What is wrong here is told and left out ([`Telling::read`]):
@@ -32,6 +33,10 @@ pub struct TelemetryConfig {
     /// Exports the spans of every request that failed, sampled or not; what is said to others in the request's head stays as it is: true or false [default: false]
     #[arg(long, env = "WEFT_TRACE_ERRORS", value_name = "BOOL")]
     pub trace_errors: Option<OsString>,
+
+    /// What taps may be shown of requests: names of their fields, headers (values as well, but for those that let somebody in), or bodies (their beginning as well) [default: names]
+    #[arg(long, env = "WEFT_TAP", value_name = "WHAT")]
+    pub tap: Option<OsString>,
 }
 
 /// How the access log is written.
@@ -72,18 +77,21 @@ pub struct Telling {
     pub(super) which: Which,
     /// See `--trace-errors`.
     pub(super) errors: bool,
+    /// What taps are shown at most.
+    pub(super) tap: Show,
 }
 
 impl Telling {
     /// Reads the settings; says what of them cannot be honoured.
     pub fn read(config: &TelemetryConfig) -> (Self, Vec<String>) {
         let mut wrong = Vec::new();
-        let [form, fields, share, which, errors] = [
+        let [form, fields, share, which, errors, tap] = [
             ("WEFT_ACCESS_LOG", &config.access_log),
             ("WEFT_ACCESS_LOG_FIELDS", &config.access_log_fields),
             ("WEFT_ACCESS_LOG_SAMPLE", &config.access_log_sample),
             ("WEFT_ACCESS_LOG_ONLY", &config.access_log_only),
             ("WEFT_TRACE_ERRORS", &config.trace_errors),
+            ("WEFT_TAP", &config.tap),
         ]
         .map(|(name, value)| {
             let text = value.as_ref()?.to_string_lossy().trim().to_owned();
@@ -112,6 +120,7 @@ impl Telling {
             share: Share(share.as_deref().and_then(telemetry::share).unwrap_or(1.0)),
             which: if which.as_deref() == Some("errors") { Which::Errors } else { Which::All },
             errors: errors.as_deref() == Some("true"),
+            tap: tap.as_deref().and_then(Show::parse).unwrap_or_default(),
         };
         (telling, wrong)
     }

@@ -11,6 +11,7 @@ use weft_core::trace::{Context, SpanId};
 
 use super::propagate::{self, Forms, Said};
 use super::record::{Record, Request, Trace, kept};
+use super::shown::{Excerpt, Show, Shown};
 use super::{LOG, TAP, TRACES, WorkerTelemetry};
 use crate::http::RequestHead;
 use crate::http::caller::HttpCaller;
@@ -87,7 +88,8 @@ fn of_request(
     began: Instant,
     wanted: u32,
 ) -> Option<Note> {
-    let wanted = if wanted & TAP != 0 && !is_tapped(worker, caller, head) { wanted & !TAP } else { wanted };
+    let show = if wanted & TAP == 0 { None } else { tapped(worker, caller, head) };
+    let wanted = if show.is_none() { wanted & !TAP } else { wanted };
     let trace = place(worker, &mut head.fields, wanted);
     let sampled = trace.as_ref().is_some_and(|t| t.sampled);
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
@@ -110,22 +112,21 @@ fn of_request(
     record.request = Some(Box::new(request));
     record.trace = trace;
     record.fields = fields;
+    record.shown = show.and_then(|show| Shown::of(show, head));
     Some(Note::new(worker, record, began, wanted))
 }
 
-/// Whether a tap may take this request, by its head, and has had less than it may in this second.
-fn is_tapped(worker: &Worker, caller: &HttpCaller, head: &RequestHead) -> bool {
+/// How much is shown of this request, where a tap may take it, by its head, and has had less than it may in this second.
+fn tapped(worker: &Worker, caller: &HttpCaller, head: &RequestHead) -> Option<Show> {
     let all = &worker.telemetry.all;
     let inbound = caller.direction == Direction::Inbound;
-    if !all.sought.load().iter().any(|sought| sought.takes(inbound, head)) {
-        return false;
-    }
+    let show = all.sought.load().iter().filter(|sought| sought.takes(inbound, head)).map(|sought| sought.show).max()?;
     let full = all.full.load(Relaxed);
     if full == 0 || full != unix_now() as u64 {
-        return true;
+        return Some(show);
     }
     all.unseen.fetch_add(1, Relaxed);
-    false
+    None
 }
 
 /// Names of a request's fields that are told, and bytes of them.
@@ -196,6 +197,7 @@ fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'s
         trace: None,
         whole: false,
         fields: None,
+        shown: None,
     })
 }
 
@@ -287,6 +289,9 @@ impl Note {
         let record = self.record();
         record.status = status;
         record.first.get_or_insert(after);
+        if let Some(shown) = &mut record.shown {
+            shown.answered(fields);
+        }
         self.trailers(fields);
     }
 
@@ -300,14 +305,27 @@ impl Note {
         }
     }
 
-    /// So many bytes of an answer's body go to the caller.
-    pub fn sends(&mut self, bytes: usize) {
-        self.record().sent += bytes as u64;
+    /// A piece of an answer's body goes to the caller.
+    pub fn sends(&mut self, piece: &[u8]) {
+        let record = self.record();
+        record.sent += piece.len() as u64;
+        if let Some(shown) = &mut record.shown {
+            shown.sends(piece);
+        }
     }
 
-    /// The request's body had so many bytes.
-    pub fn received(&mut self, bytes: u64) {
-        self.record().received = bytes;
+    /// Somebody is shown the beginning of bodies.
+    pub fn shows_bodies(&self) -> bool {
+        self.making.record.as_ref().and_then(|record| record.shown.as_ref()).is_some_and(|shown| shown.bodies())
+    }
+
+    /// The request's body had so many bytes, and began so where that is shown.
+    pub fn received(&mut self, bytes: u64, began: Option<Excerpt>) {
+        let record = self.record();
+        record.received = bytes;
+        if let (Some(shown), Some(began)) = (&mut record.shown, began) {
+            shown.received(began);
+        }
     }
 
     /// An opaque connection carried so many bytes.

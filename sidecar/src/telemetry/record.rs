@@ -10,6 +10,7 @@ use weft_core::failure::{Failure, Reason, Retryable};
 use weft_core::trace::{Context, SpanId};
 
 use super::propagate::Forms;
+use super::shown::Shown;
 use crate::metrics::Direction;
 
 /// The most bytes that are kept of a path, and of each other text that comes from outside.
@@ -62,6 +63,8 @@ pub struct Record {
     pub whole: bool,
     /// The names of the request's fields, while somebody taps.
     pub fields: Option<Box<[Box<str>]>>,
+    /// What else it is shown of it.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// The head of a request, as it came.

@@ -1,4 +1,5 @@
-//! Taps: live requests and connections, for whoever may use the admin socket. Names of header fields are told and their values never; bodies never.
+//! Taps: live requests and connections, for whoever may use the admin socket. Names of header fields are told; values and bodies where it is asked for and the workload allows it
+//! (`shown.rs`).
 
 use std::fmt::Write;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::fields::{FIELDS, Named, Told};
 use super::line::{json, quoted};
+use super::shown::Show;
 use super::{TAP, Telemetry};
 use crate::http::RequestHead;
 use crate::metrics::worker::unix_nanos;
@@ -46,10 +48,12 @@ pub struct Filter {
     pub inbound: Option<bool>,
     /// Events a second.
     pub most: Option<u32>,
+    /// How much it is shown of each.
+    pub show: Show,
 }
 
 impl Filter {
-    /// Reads the query of `/tap`: `from`, `to`, `path`, `method`, `status`, `errors`, `direction` and `rate`.
+    /// Reads the query of `/tap`: `from`, `to`, `path`, `method`, `status`, `errors`, `direction`, `rate` and `show`.
     pub fn read(query: &str) -> Result<Self, String> {
         let mut filter = Self::default();
         for part in query.split('&').filter(|part| !part.is_empty()) {
@@ -68,6 +72,10 @@ impl Filter {
                 "rate" => {
                     let rate = value.parse().ok().filter(|n| (1..=MOST_EVENTS).contains(n));
                     filter.most = Some(rate.ok_or_else(|| format!("rate is from 1 to {MOST_EVENTS} a second"))?);
+                }
+                "show" => {
+                    filter.show =
+                        Show::parse(&value).ok_or_else(|| format!("{value:?} cannot be shown: write names, headers or bodies"))?
                 }
                 other => return Err(format!("a tap has no filter {other:?}")),
             }
@@ -101,6 +109,7 @@ pub(super) struct Sought {
     inbound: Option<bool>,
     method: Option<String>,
     path: Option<String>,
+    pub(super) show: Show,
 }
 
 impl Sought {
@@ -140,8 +149,12 @@ pub(super) struct Taps {
 
 impl Taps {
     fn tell_workers(&self, telemetry: &Telemetry) {
-        let sought =
-            |tap: &Tap| Sought { inbound: tap.filter.inbound, method: tap.filter.method.clone(), path: tap.filter.path.clone() };
+        let sought = |Tap { filter, .. }: &Tap| Sought {
+            inbound: filter.inbound,
+            method: filter.method.clone(),
+            path: filter.path.clone(),
+            show: filter.show,
+        };
         telemetry.sought.store(Arc::new(self.open.iter().map(sought).collect()));
         telemetry.full.store(0, Relaxed);
     }
@@ -160,7 +173,7 @@ impl Taps {
                 tap.dropped += 1;
                 continue;
             }
-            if tap.way.try_send(event(told)).is_err() {
+            if tap.way.try_send(event(told, tap.filter.show)).is_err() {
                 tap.dropped += 1;
             } else {
                 tap.events += 1;
@@ -200,7 +213,7 @@ impl Taps {
 }
 
 /// A record as a line of JSON: the fields of the access log, the attempts, and the names of the request's header fields.
-fn event(told: &Told<'_>) -> Bytes {
+fn event(told: &Told<'_>, show: Show) -> Bytes {
     let shown: Vec<Named> = FIELDS.iter().filter(|f| !matches!(f.name, "query" | "attempts" | "user_agent")).copied().collect();
     let mut out = String::with_capacity(768);
     json(&mut out, &shown, told);
@@ -221,15 +234,29 @@ fn event(told: &Told<'_>) -> Bytes {
         }
         quoted(&mut out, name);
     }
-    out.push_str("]}\n");
+    out.push(']');
+    out.push_str(&record.shown.as_ref().map(|shown| shown.json(show)).unwrap_or_default());
+    out.push_str("}\n");
     out.into()
 }
 
-/// Opens a tap; its events come line by line as the body that is given. None if there are as many as there may be.
-pub fn open(telemetry: &Arc<Telemetry>, filter: Filter) -> Option<Events> {
+/// Why a tap is not opened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There are as many as there may be.
+    Full,
+    /// It asks to be shown more than the workload allows.
+    Withheld(String),
+}
+
+/// Opens a tap; its events come line by line as the body that is given.
+pub fn open(telemetry: &Arc<Telemetry>, filter: Filter) -> Result<Events, Refused> {
+    if let Some(why) = telemetry.withholds(filter.show) {
+        return Err(Refused::Withheld(why));
+    }
     let mut taps = telemetry.taps();
     if taps.open.len() >= MOST_TAPS {
-        return None;
+        return Err(Refused::Full);
     }
     let (way, events) = mpsc::channel(WAITING);
     let now = Instant::now();
@@ -239,7 +266,7 @@ pub fn open(telemetry: &Arc<Telemetry>, filter: Filter) -> Option<Events> {
     taps.tell_workers(telemetry);
     telemetry.wanted.fetch_or(TAP, Relaxed);
     telemetry.wake.notify_one();
-    Some(Events { events, id, telemetry: telemetry.clone() })
+    Ok(Events { events, id, telemetry: telemetry.clone() })
 }
 
 /// The events of one tap. Dropped, it is closed.

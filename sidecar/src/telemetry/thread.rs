@@ -75,7 +75,7 @@ impl Plan {
         if let Some(exporter) = &logs {
             tracing::info!(to = exporter.place(), "the access log is exported");
         }
-        let telemetry = Telemetry::new(tracing, logs.is_some() || config.form != AccessLog::Off);
+        let telemetry = Telemetry::new(tracing, logs.is_some() || config.form != AccessLog::Off).allowing(config.tap);
         (Self { env, config, traces, logs }, telemetry)
     }
 }

@@ -1,0 +1,227 @@
+//! What a tap shows of a request beside its names: values of fields and the beginning of bodies, where the workload's own configuration allows it (`WEFT_TAP`). Values that
+//! let somebody in are shown nowhere.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::{Value, json};
+
+use super::Telemetry;
+use crate::http::RequestHead;
+use crate::http::fields::{Fields, Known};
+
+/// How much is shown: asked for by a tap, allowed by a workload, wanted of a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Show {
+    /// Names of the request's fields.
+    #[default]
+    Names,
+    /// Values as well, and those of the answer.
+    Headers,
+    /// The beginning of both bodies as well.
+    Bodies,
+}
+
+impl Show {
+    /// As `WEFT_TAP` and a tap's `show` have it.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Names, Self::Headers, Self::Bodies].into_iter().find(|show| show.as_str() == text)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Headers => "headers",
+            Self::Bodies => "bodies",
+        }
+    }
+}
+
+impl Telemetry {
+    /// The same, in which taps may be shown as much.
+    pub fn allowing(self, show: Show) -> Self {
+        self.allowed.store(show as u8, Relaxed);
+        self
+    }
+
+    /// Why a tap is not shown as much as it asks for, if it is not.
+    pub(super) fn withholds(&self, asked: Show) -> Option<String> {
+        let allowed = self.allowed.load(Relaxed);
+        let word = asked.as_str();
+        (asked as u8 > allowed).then(|| {
+            format!(
+                "this workload does not have its {word} shown: that is for its own configuration to allow, by WEFT_TAP={word} in the annotation weft.dev/telemetry of its pod or \
+                 namespace, or by tap: {word} of the workload in mesh.yaml, and from its sidecar's next start on; weft tap without --{word} shows the rest"
+            )
+        })
+    }
+}
+
+/// Fields of a head that are shown, bytes of all their names and values, and bytes of one value.
+const MOST: usize = 64;
+const LONGEST: usize = 8 * 1024;
+const LONGEST_VALUE: usize = 512;
+/// Bytes of a body that are shown.
+const EXCERPT: usize = 1024;
+
+/// What is shown of one request and its answer.
+#[derive(Debug)]
+pub struct Shown {
+    show: Show,
+    request: Vec<(String, String)>,
+    response: Vec<(String, String)>,
+    request_body: Excerpt,
+    response_body: Excerpt,
+}
+
+/// The beginning of a body.
+#[derive(Debug, Default)]
+pub struct Excerpt {
+    bytes: Vec<u8>,
+    /// Bytes that came.
+    of: u64,
+}
+
+impl Excerpt {
+    pub fn takes(&mut self, piece: &[u8]) {
+        let room = EXCERPT - self.bytes.len();
+        self.bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+        self.of += piece.len() as u64;
+    }
+
+    fn json(&self) -> Value {
+        json!({"begins": String::from_utf8_lossy(&self.bytes), "bytes": self.of})
+    }
+}
+
+impl Shown {
+    /// Of a request that has just come; none where nothing is shown but names.
+    pub(super) fn of(show: Show, head: &RequestHead) -> Option<Box<Self>> {
+        (show > Show::Names).then(|| {
+            Box::new(Self {
+                show,
+                request: values(&head.fields),
+                response: Vec::new(),
+                request_body: Excerpt::default(),
+                response_body: Excerpt::default(),
+            })
+        })
+    }
+
+    pub(super) fn bodies(&self) -> bool {
+        self.show == Show::Bodies
+    }
+
+    /// The answer's head goes to the caller.
+    pub(super) fn answered(&mut self, fields: &Fields) {
+        self.response = values(fields);
+    }
+
+    /// A piece of the answer's body goes to the caller.
+    pub(super) fn sends(&mut self, piece: &[u8]) {
+        if self.bodies() {
+            self.response_body.takes(piece);
+        }
+    }
+
+    /// The request's body went out so.
+    pub(super) fn received(&mut self, body: Excerpt) {
+        self.request_body = body;
+    }
+
+    /// Members of a JSON object, each with a comma before it: what a tap that asked for `show` gets.
+    pub(super) fn json(&self, show: Show) -> String {
+        let mut members = Vec::new();
+        if show >= Show::Headers {
+            members.extend([("request_headers", json!(self.request)), ("response_headers", json!(self.response))]);
+        }
+        if show >= Show::Bodies && self.bodies() {
+            members.extend([("request_body", self.request_body.json()), ("response_body", self.response_body.json())]);
+        }
+        members.into_iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect()
+    }
+}
+
+fn values(fields: &Fields) -> Vec<(String, String)> {
+    let mut bytes = 0;
+    let told = fields.iter().filter(|(known, ..)| *known != Known::Weft).take(MOST).take_while(|(_, name, value)| {
+        bytes += name.len() + value.len().min(LONGEST_VALUE);
+        bytes <= LONGEST
+    });
+    told.map(|(_, name, value)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let value = if is_secret(&name, value) {
+            format!("(not shown: {} bytes)", value.len())
+        } else {
+            String::from_utf8_lossy(&value[..value.len().min(LONGEST_VALUE)]).into_owned()
+        };
+        (name, value)
+    })
+    .collect()
+}
+
+/// What a name has in it whose value lets somebody in, or proves who somebody is.
+const SECRET: [&str; 12] =
+    ["auth", "cookie", "token", "secret", "passw", "api-key", "apikey", "api_key", "session", "signature", "credential", "cert"];
+
+/// Whether a value is one that nobody is shown: by its field's name, or because it looks like a bearer's or basic credentials (RFC 6750, RFC 7617) or a JSON web token (RFC 7519).
+fn is_secret(name: &str, value: &[u8]) -> bool {
+    let (name, begins) =
+        (name.to_ascii_lowercase(), |with: &[u8]| value.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with)));
+    SECRET.iter().any(|part| name.contains(part)) || begins(b"bearer ") || begins(b"basic ") || value.starts_with(b"eyJ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lets_somebody_in_is_shown_nowhere() {
+        for name in
+            ["Authorization", "cookie", "Set-Cookie", "Proxy-Authorization", "X-Api-Key", "x-amz-security-token", "X-Session-Id"]
+        {
+            assert!(is_secret(name, b"x"), "{name}");
+        }
+        assert!(is_secret("x-more", b"Bearer x") && is_secret("x-more", b"eyJhbGciOi") && is_secret("x", b"BASIC x"));
+        assert!(!is_secret("accept", b"*/*") && !is_secret("x-request-id", b"7"));
+        let mut fields = Fields::default();
+        fields.push(b"accept", b"text/plain");
+        fields.push(b"cookie", b"id=s3cret");
+        assert_eq!(values(&fields), [("accept".into(), "text/plain".into()), ("cookie".into(), "(not shown: 9 bytes)".into())]);
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded() {
+        let mut fields = Fields::default();
+        for _ in 0..200 {
+            fields.push(b"x-long", &[b'a'; 4_000]);
+        }
+        let told = values(&fields);
+        assert!(told.len() <= LONGEST / LONGEST_VALUE && told.iter().all(|(_, value)| value.len() == LONGEST_VALUE));
+        let mut body = Excerpt::default();
+        body.takes(&[b'a'; 900]);
+        body.takes(&[b'b'; 900]);
+        assert_eq!((body.bytes.len(), body.of), (EXCERPT, 1_800));
+    }
+
+    #[test]
+    fn a_tap_is_shown_what_it_asked_for_where_that_is_allowed() {
+        let (names, headers) = (Telemetry::off(), Telemetry::off().allowing(Show::Headers));
+        assert!(names.withholds(Show::Names).is_none() && headers.withholds(Show::Headers).is_none());
+        assert!(names.withholds(Show::Headers).is_some_and(|why| why.contains("WEFT_TAP=headers")));
+        assert!(headers.withholds(Show::Bodies).is_some_and(|why| why.contains("WEFT_TAP=bodies")));
+        let shown = Shown {
+            show: Show::Bodies,
+            request: vec![("a".into(), "b\n".into())],
+            response: vec![],
+            request_body: Excerpt::default(),
+            response_body: Excerpt { bytes: b"hi".to_vec(), of: 2 },
+        };
+        assert_eq!(shown.json(Show::Names), "");
+        assert_eq!(shown.json(Show::Headers), ",\"request_headers\":[[\"a\",\"b\\n\"]],\"response_headers\":[]");
+        assert!(shown.json(Show::Bodies).ends_with("\"response_body\":{\"begins\":\"hi\",\"bytes\":2}"));
+        assert_eq!(
+            ["names", "headers", "bodies", "all"].map(|t| Show::parse(t).map(Show::as_str)),
+            [Some("names"), Some("headers"), Some("bodies"), None]
+        );
+    }
+}
