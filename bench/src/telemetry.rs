@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 use weft_core::metrics::{Format, expose};
@@ -30,13 +32,21 @@ The collector is a sink on loopback that counts what it is sent (OTLP over HTTP,
 
 Examples:
   weft-bench telemetry
-  weft-bench telemetry --requests 200000 --rounds 7";
+  weft-bench telemetry --rate 10000
+  weft-bench telemetry --requests 200000 --rounds 7
+
+Without --rate a request follows the answer before it at once: more come than a collector on the same cores takes, and what is dropped costs nothing.
+The figure is honest where nothing is dropped.";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Requests of one measurement, after a tenth as many to warm up
     #[arg(long, default_value_t = 100_000)]
     requests: u32,
+
+    /// Requests a second; without it, each follows the answer before it
+    #[arg(long)]
+    rate: Option<u32>,
 
     /// Measurements of each kind, taken in turns; medians are told
     #[arg(long, default_value_t = 5)]
@@ -92,19 +102,23 @@ impl Kind {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.one.is_some() {
-        return one(args.requests);
+        return one(args);
     }
     let sink = Sink::start()?;
     let mut taken: [Vec<f64>; 3] = Default::default();
+    let mut kernel: [f64; 3] = Default::default();
     let mut lost = [0; 3];
     for _ in 0..args.rounds.max(1) {
         for (i, kind) in Kind::ALL.into_iter().enumerate() {
-            let (nanos, items) = measured(kind, args.requests, sink.address)?;
-            taken[i].push(nanos / f64::from(args.requests.max(1)) / 2.0 / 1e3);
+            let (all, in_kernel, items) = measured(kind, args, sink.address)?;
+            let of_one = |micros: f64| micros / f64::from(args.requests.max(1)) / 2.0;
+            taken[i].push(of_one(all));
+            kernel[i] += of_one(in_kernel) / args.rounds.max(1) as f64;
             lost[i] += items;
         }
     }
-    println!("µs of CPU a request and sidecar, {} requests, medians of {}:", args.requests, args.rounds.max(1));
+    let pace = args.rate.map_or_else(|| "one after the other".to_owned(), |rate| format!("{rate} a second"));
+    println!("µs of CPU a request and sidecar, {} requests, {pace}, medians of {}:", args.requests, args.rounds.max(1));
     let medians = taken.map(|mut all| {
         all.sort_by(f64::total_cmp);
         (all[all.len() / 2], all[0], all[all.len() - 1])
@@ -112,17 +126,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for (i, kind) in Kind::ALL.into_iter().enumerate() {
         let (median, least, most) = medians[i];
         let (added, lost) = (median - medians[0].0, lost[i]);
-        println!("{:50} {median:7.2} ({least:.2} to {most:.2})  added {added:+.2}  items dropped {lost}", kind.told());
+        let of_it = kernel[i] - kernel[0];
+        println!(
+            "{:50} {median:7.2} ({least:.2} to {most:.2})  added {added:+.2}, by the kernel {of_it:+.2}  items dropped {lost}",
+            kind.told()
+        );
     }
     println!("the sink took {} messages, {} bytes", sink.messages.load(Relaxed), sink.bytes.load(Relaxed));
     Ok(())
 }
 
-/// Nanoseconds of CPU of a measurement in a process of its own, and items of telemetry that were dropped.
-fn measured(kind: Kind, requests: u32, sink: SocketAddr) -> anyhow::Result<(f64, u64)> {
+/// Microseconds of CPU of a measurement in a process of its own, all and those in the kernel, and items of telemetry that were dropped.
+fn measured(kind: Kind, args: &Args, sink: SocketAddr) -> anyhow::Result<(f64, f64, u64)> {
     let name = kind.to_possible_value().context("every kind has a name")?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["telemetry", "--one", name.get_name(), "--requests", &requests.to_string()]);
+    command.args(["telemetry", "--one", name.get_name(), "--requests", &args.requests.to_string()]);
+    if let Some(rate) = args.rate {
+        command.args(["--rate", &rate.to_string()]);
+    }
     command.envs(kind.variables(sink)).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("it cannot start itself")?;
     let (mut lines, mut told) = (child.stdout.take().context("piped")?, String::new());
@@ -132,10 +153,11 @@ fn measured(kind: Kind, requests: u32, sink: SocketAddr) -> anyhow::Result<(f64,
     let status = child.wait()?;
     let _ = reading.join();
     let last = told.lines().last().and_then(|line| line.strip_prefix("taken "));
-    let Some((nanos, lost)) = last.and_then(|line| line.split_once(' ')).filter(|_| status.success()) else {
+    let words: Vec<&str> = last.filter(|_| status.success()).into_iter().flat_map(|line| line.split(' ')).collect();
+    let [all, in_kernel, lost] = words[..] else {
         bail!("a measurement failed ({status}): {told}");
     };
-    Ok((nanos.parse()?, lost.parse()?))
+    Ok((all.parse()?, in_kernel.parse()?, lost.parse()?))
 }
 
 const STALL: Duration = Duration::from_secs(10);
@@ -145,18 +167,18 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCon
 const ANSWER_ENDS: &[u8] = b"\"apples\"}";
 
 /// Measures one kind here, by the variables that this process was given.
-fn one(requests: u32) -> anyhow::Result<()> {
+fn one(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    let (nanos, lost) = local.block_on(&runtime, measure(requests))?;
+    let (all, in_kernel, lost) = local.block_on(&runtime, measure(args))?;
     let mut out = std::io::stderr().lock();
-    writeln!(out, "taken {nanos} {lost}")?;
+    writeln!(out, "taken {all} {in_kernel} {lost}")?;
     out.flush()?;
     // What is left of the world waits for nothing.
     std::process::exit(0)
 }
 
-async fn measure(requests: u32) -> anyhow::Result<(u64, u64)> {
+async fn measure(args: &Args) -> anyhow::Result<(u64, u64, u64)> {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_"));
     let variables: Vec<(&'static str, &'static str)> = variables.map(|(name, value)| (&*name.leak(), &*value.leak())).collect();
     let plan = Plan { latency: Duration::ZERO, variables: variables.leak(), ..Plan::smooth(1) };
@@ -175,21 +197,30 @@ async fn measure(requests: u32) -> anyhow::Result<(u64, u64)> {
         while heard(&server, &mut buf, b"\r\n\r\n").await && server.write_all(ANSWER, STALL).await.is_ok() {}
     });
     let client = Rc::clone(&world.dial_web().await.0);
-    ask(&client, requests / 10).await?;
+    ask(&client, args.requests / 10, args.rate).await?;
     let before = cpu()?;
-    ask(&client, requests).await?;
+    ask(&client, args.requests, args.rate).await?;
     // What is still on its way belongs to it.
     over.cancel();
     for thread in threads {
         let _ = thread.join();
     }
-    let nanos = cpu()?.saturating_sub(before);
-    Ok((nanos, dropped(&world.caller) + world.callees.iter().map(dropped).sum::<u64>()))
+    let after = cpu()?;
+    let [all, in_kernel] = [after.0 - before.0, after.1 - before.1];
+    Ok((all, in_kernel, dropped(&world.caller) + world.callees.iter().map(dropped).sum::<u64>()))
 }
 
-async fn ask(client: &Stream, times: u32) -> anyhow::Result<()> {
+async fn ask(client: &Stream, times: u32, rate: Option<u32>) -> anyhow::Result<()> {
     let mut buf = vec![0; 4096];
+    // As many at once as come in a millisecond: a timer knows nothing shorter.
+    let at_once = rate.map_or(u32::MAX, |rate| (rate / 1_000).max(1));
+    let mut tick = rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(f64::from(at_once) / f64::from(rate.max(1)))));
     for n in 0..times {
+        if let Some(tick) = &mut tick
+            && n % at_once == 0
+        {
+            tick.tick().await;
+        }
         client.write_all(REQUEST, STALL).await?;
         if !heard(client, &mut buf, ANSWER_ENDS).await {
             bail!("no answer");
@@ -226,12 +257,11 @@ fn dropped(sidecar: &Sidecar) -> u64 {
     text.lines().filter(is_lost).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
 }
 
-/// CPU time of this process, all threads, those that ended included, in nanoseconds, to the 10 ms of a tick (`proc_pid_stat(5)`: `utime` and `stime`).
-fn cpu() -> anyhow::Result<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, rest) = stat.rsplit_once(')').context("/proc/self/stat has a name in it")?;
-    let ticks = |n: usize| rest.split_whitespace().nth(n).and_then(|field| field.parse::<u64>().ok());
-    Ok((ticks(11).context("utime")? + ticks(12).context("stime")?) * 10_000_000)
+/// CPU time of this process, all threads, those that ended included, in microseconds: all of it, and that in the kernel.
+fn cpu() -> anyhow::Result<(u64, u64)> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("the system counts no CPU time")?;
+    let micros = |time: TimeVal| (time.tv_sec() * 1_000_000 + time.tv_usec()) as u64;
+    Ok((micros(usage.user_time()) + micros(usage.system_time()), micros(usage.system_time())))
 }
 
 /// A collector that takes everything, by OTLP over HTTP/1.1.

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -20,6 +20,26 @@ const OF_ONE: usize = 64;
 struct Room {
     waiting: AtomicUsize,
     dropped: AtomicU64,
+    /// Memory of pieces that were written.
+    empty: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Empty pieces that are kept, and the least and the most that such a one has room for: memory that is new to the process costs as much as what is done with it, where it is much.
+const EMPTY: usize = 2;
+const KEPT: std::ops::RangeInclusive<usize> = 4 * 1024..=1024 * 1024;
+
+impl Room {
+    fn empty(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.empty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, mut piece: Vec<u8>) {
+        let mut empty = self.empty();
+        if empty.len() < EMPTY && KEPT.contains(&piece.capacity()) {
+            piece.clear();
+            empty.push(piece);
+        }
+    }
 }
 
 /// See above. Clones lead to the same thread.
@@ -48,6 +68,7 @@ impl Outlet {
                     told += lines;
                 }
                 writer.waiting.fetch_sub(bytes.len() + OF_ONE, Relaxed);
+                writer.keep(bytes);
                 let dropped = writer.dropped.load(Relaxed);
                 if tells && dropped > told {
                     let _ = writeln!(out, "lines that were dropped here, for nobody read them in time: {}", dropped - told);
@@ -70,6 +91,11 @@ impl Outlet {
             self.room.waiting.fetch_sub(size, Relaxed);
             self.room.dropped.fetch_add(lines, Relaxed);
         }
+    }
+
+    /// An empty piece, for who sends many lines at once.
+    pub fn empty(&self) -> Vec<u8> {
+        self.room.empty().pop().unwrap_or_default()
     }
 
     /// Lines that were dropped.

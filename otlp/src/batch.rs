@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use weft_core::metrics::telemetry::Fate;
 
-use super::{Env, Exporter, random};
+use super::{Env, Exporter, Parts, random};
 
 /// `OTEL_BSP_*` and `OTEL_BLRP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +65,9 @@ impl Counts {
     }
 }
 
-/// Items that wait to be exported. It belongs to one thread.
-pub struct Queue<T> {
-    items: RefCell<VecDeque<T>>,
+/// Items that wait to be exported, as the bytes that they are sent as. It belongs to one thread.
+pub struct Queue {
+    waiting: RefCell<Waiting>,
     limits: Limits,
     filled: Notify,
     /// Items of the batch that is being exported.
@@ -76,10 +76,55 @@ pub struct Queue<T> {
     pub counts: Arc<Counts>,
 }
 
-impl<T> Queue<T> {
+/// Full batches, and the one that is being filled.
+#[derive(Default)]
+struct Waiting {
+    full: VecDeque<Batch>,
+    filling: Batch,
+    /// In all of them.
+    items: usize,
+    /// Room of batches that have left: memory that is new to the process costs more than what is written into it.
+    spare: Vec<Vec<u8>>,
+}
+
+/// Items one behind the other.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    items: usize,
+}
+
+/// Buffers that are kept, and the largest of them in bytes.
+const SPARE: usize = 4;
+const LARGEST_SPARE: usize = 4 * 1024 * 1024;
+
+impl Waiting {
+    fn full_batch(&mut self) {
+        let next = Batch { bytes: self.spare.pop().unwrap_or_default(), items: 0 };
+        self.full.push_back(std::mem::replace(&mut self.filling, next));
+    }
+
+    fn take(&mut self) -> Batch {
+        if self.full.is_empty() {
+            self.full_batch();
+        }
+        let batch = self.full.pop_front().unwrap_or_default();
+        self.items -= batch.items;
+        batch
+    }
+
+    fn keep(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE && bytes.capacity() <= LARGEST_SPARE {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+}
+
+impl Queue {
     pub fn new(limits: Limits, counts: Arc<Counts>) -> Rc<Self> {
         Rc::new(Self {
-            items: RefCell::default(),
+            waiting: RefCell::default(),
             limits,
             filled: Notify::new(),
             leaving: Cell::new(0),
@@ -88,28 +133,31 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Adds an item, or drops and counts it if there is no room.
-    pub fn push(&self, item: T) {
-        let mut items = self.items.borrow_mut();
-        if items.len() == self.limits.queue {
+    /// Adds an item, which is written behind those that are there, or drops and counts it if there is no room.
+    pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.items == self.limits.queue {
             self.counts.overflowed.fetch_add(1, Relaxed);
             return;
         }
-        items.push_back(item);
-        self.counts.waiting.store((items.len() + self.leaving.get()) as u64, Relaxed);
-        if items.len() == self.limits.batch {
+        write(&mut waiting.filling.bytes);
+        waiting.filling.items += 1;
+        waiting.items += 1;
+        self.counts.waiting.store((waiting.items + self.leaving.get()) as u64, Relaxed);
+        if waiting.filling.items == self.limits.batch {
+            waiting.full_batch();
             self.filled.notify_one();
         }
     }
 
     /// Items that there is room for.
     pub fn room(&self) -> usize {
-        self.limits.queue - self.items.borrow().len()
+        self.limits.queue - self.waiting.borrow().items
     }
 
     /// Whether more wait than one batch, and than half of what may: the exporter should have its turn.
     pub fn presses(&self) -> bool {
-        let waiting = self.items.borrow().len();
+        let waiting = self.waiting.borrow().items;
         waiting >= self.limits.batch && waiting > self.limits.queue / 2
     }
 
@@ -119,7 +167,7 @@ impl<T> Queue<T> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items.borrow().is_empty()
+        self.waiting.borrow().items == 0
     }
 
     /// From now on nothing waits for others.
@@ -128,37 +176,38 @@ impl<T> Queue<T> {
         self.filled.notify_one();
     }
 
-    fn take(&self) -> Vec<T> {
-        let mut items = self.items.borrow_mut();
-        let most = items.len().min(self.limits.batch);
-        items.drain(..most).collect()
-    }
-
     fn is_full_batch(&self) -> bool {
-        self.items.borrow().len() >= self.limits.batch
+        !self.waiting.borrow().full.is_empty()
     }
 
-    /// Exports batch after batch: each when it is full, or when its first item has waited for long enough. It ends only when it is dropped.
-    pub async fn run(self: Rc<Self>, mut exporter: Exporter, what: &'static str, encode: impl Fn(Vec<T>) -> Bytes) {
+    /// Exports batch after batch: each when it is full, or when its first item has waited for long enough. It ends only when it is dropped. `head`
+    /// gives what stands before a batch of so many bytes, so that both are one message.
+    pub async fn run(self: Rc<Self>, mut exporter: Exporter, what: &'static str, head: impl Fn(usize) -> Bytes) {
         loop {
             while !(self.is_full_batch() || self.closing.get() && !self.is_empty()) {
                 if tokio::time::timeout(self.limits.delay, self.filled.notified()).await.is_err() && !self.is_empty() {
                     break;
                 }
             }
-            self.export(&mut exporter, what, &encode).await;
+            self.export(&mut exporter, what, &head).await;
         }
     }
 
     /// Exports one batch.
-    async fn export(&self, exporter: &mut Exporter, what: &'static str, encode: &impl Fn(Vec<T>) -> Bytes) {
-        let batch = self.take();
-        let count = batch.len() as u64;
-        self.leaving.set(batch.len());
-        let outcome = exporter.export(encode(batch), random).await;
+    async fn export(&self, exporter: &mut Exporter, what: &'static str, head: &impl Fn(usize) -> Bytes) {
+        let Batch { bytes, items } = self.waiting.borrow_mut().take();
+        let count = items as u64;
+        self.leaving.set(items);
+        let rest = Bytes::from(bytes);
+        let outcome = exporter.export(Parts { head: head(rest.len()), rest: rest.clone() }, random).await;
         let counts = &self.counts;
         self.leaving.set(0);
-        counts.waiting.store(self.items.borrow().len() as u64, Relaxed);
+        let mut waiting = self.waiting.borrow_mut();
+        if rest.is_unique() {
+            waiting.keep(rest.into());
+        }
+        counts.waiting.store(waiting.items as u64, Relaxed);
+        drop(waiting);
         let was_failing = counts.failing.swap(outcome.is_err(), Relaxed);
         match outcome {
             Ok(taken) => {

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use bytes::Bytes;
 use prost::Message;
 
 pub mod batch;
 pub mod env;
+mod parts;
 pub mod points;
 pub mod push;
 mod retry;
@@ -17,8 +17,10 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod transport;
+pub mod wire;
 
 pub use env::{Env, Signal};
+pub use parts::Parts;
 pub use settings::{Protocol, SettingError, Settings};
 
 use transport::{Answer, Connection};
@@ -80,10 +82,10 @@ impl Exporter {
 
     /// Sends one message: an encoded `ExportTraceServiceRequest`, `ExportMetricsServiceRequest` or `ExportLogsServiceRequest`. What may be sent
     /// again is, until `OTEL_EXPORTER_OTLP_TIMEOUT` is over. `random` is drawn from for jitter.
-    pub async fn export(&mut self, message: Bytes, random: impl Fn() -> u64) -> Result<Taken, ExportError> {
+    pub async fn export(&mut self, message: impl Into<Parts>, random: impl Fn() -> u64) -> Result<Taken, ExportError> {
         let within = self.settings.timeout;
         let mut last = "no answer".to_owned();
-        let sent = tokio::time::timeout(within, self.repeatedly(message, random, &mut last)).await;
+        let sent = tokio::time::timeout(within, self.repeatedly(message.into(), random, &mut last)).await;
         sent.unwrap_or_else(|_| {
             // Whatever is under way on it is lost.
             self.connection = None;
@@ -91,7 +93,7 @@ impl Exporter {
         })
     }
 
-    async fn repeatedly(&mut self, message: Bytes, random: impl Fn() -> u64, last: &mut String) -> Result<Taken, ExportError> {
+    async fn repeatedly(&mut self, message: Parts, random: impl Fn() -> u64, last: &mut String) -> Result<Taken, ExportError> {
         let body = transport::framed(&self.settings, message);
         for attempt in 0.. {
             let (why, asked) = match self.once(body.clone()).await {
@@ -117,7 +119,7 @@ impl Exporter {
         unreachable!("the loop ends by returning")
     }
 
-    async fn once(&mut self, body: Bytes) -> Result<Answer, String> {
+    async fn once(&mut self, body: Parts) -> Result<Answer, String> {
         let connection = match self.connection.take().filter(Connection::is_open) {
             Some(connection) => self.connection.insert(connection),
             None => self.connection.insert(Connection::open(&self.settings, self.mark).await?),

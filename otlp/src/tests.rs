@@ -3,6 +3,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -183,9 +184,10 @@ async fn grpc_is_spoken() {
     let endpoint = format!("http://127.0.0.1:{port}");
     let env = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
     let mut exporter = Exporter::new(Signal::Logs, &env, 0).expect("good").expect("a collector");
-    let taken = exporter.export(Bytes::from_static(b"logs"), || 0).await.expect("taken at the second time");
+    let logs = Parts { head: Bytes::from_static(b"lo"), rest: Bytes::from_static(b"gs") };
+    let taken = exporter.export(logs.clone(), || 0).await.expect("taken at the second time");
     assert_eq!(taken, Taken::default());
-    let refused = exporter.export(Bytes::from_static(b"logs"), || 0).await.expect_err("refused").to_string();
+    let refused = exporter.export(logs, || 0).await.expect_err("refused").to_string();
     assert!(refused.ends_with("gRPC status 3: for a reason"), "{refused}");
 }
 
@@ -204,12 +206,12 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
             let queue = batch::Queue::new(limits, counts.clone());
             let largest = Rc::new(Cell::new(0));
             let seen = largest.clone();
-            let running = tokio::task::spawn_local(queue.clone().run(exporter, "spans", move |items: Vec<u8>| {
-                seen.set(seen.get().max(items.len()));
-                Bytes::from(items)
+            let running = tokio::task::spawn_local(queue.clone().run(exporter, "spans", move |bytes| {
+                seen.set(seen.get().max(bytes));
+                Bytes::new()
             }));
             for i in 0..100 {
-                queue.push(i);
+                queue.push(|out| out.push(i));
             }
             assert_eq!((counts.overflowed.load(Relaxed), counts.waiting.load(Relaxed)), (90, 10));
             while counts.failed.load(Relaxed) < 10 {
@@ -219,6 +221,40 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
             running.abort();
         })
         .await;
+}
+
+#[tokio::test]
+async fn batches_leave_whole_and_in_turn_behind_their_heads() {
+    const TAKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (port, seen) = http1_server(vec![TAKEN; 4]).await;
+    let local = tokio::task::LocalSet::new();
+    let told = local.run_until(async {
+        let limits = batch::Limits { queue: 9, batch: 3, delay: Duration::from_secs(600) };
+        let counts = Arc::new(batch::Counts::default());
+        let queue = batch::Queue::new(limits, counts.clone());
+        for i in b'0'..=b'9' {
+            queue.push(|out| out.extend([i, i]));
+        }
+        assert_eq!((queue.room(), queue.presses()), (0, true));
+        let head = |bytes| Bytes::from(format!("{bytes}:"));
+        tokio::task::spawn_local(queue.clone().run(http_exporter(port, &[]), "spans", head));
+        let exported = async |count| {
+            while counts.exported.load(Relaxed) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        exported(9).await;
+        // In the memory of one that has left.
+        queue.push(|out| out.push(b'x'));
+        queue.close();
+        exported(10).await;
+        assert!(queue.is_empty());
+        (counts.overflowed.load(Relaxed), counts.waiting.load(Relaxed))
+    });
+    assert_eq!(told.await, (1, 0));
+    let seen = seen.lock().expect("nobody panicked");
+    let bodies = seen.iter().map(|got| got.rsplit(|b| *b == b'\n').next().map(String::from_utf8_lossy).expect("a body"));
+    assert_eq!(bodies.collect::<Vec<_>>(), ["6:001122", "6:334455", "6:667788", "1:x"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TE, USER_AGENT};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use weft_core::failure::chain;
 
+use super::parts::Parts;
 use super::settings::{Protocol, Settings};
 use super::{printable, retry, retry_info};
 
@@ -41,8 +42,8 @@ pub(super) enum Answer {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Parts>),
+    Http2(http2::SendRequest<Parts>),
 }
 
 /// A connection, which ends when it is dropped.
@@ -131,7 +132,7 @@ impl Connection {
     }
 
     /// Sends a message that [`framed`] has made. An error means that the connection is of no use any more.
-    pub(super) async fn send(&mut self, settings: &Settings, body: Bytes) -> Result<Answer, String> {
+    pub(super) async fn send(&mut self, settings: &Settings, body: Parts) -> Result<Answer, String> {
         let request = request(settings, body);
         let told = |e: hyper::Error| chain(&e);
         let response = match &mut self.sender {
@@ -156,26 +157,28 @@ impl Connection {
 }
 
 /// A message as it is sent: compressed where that is asked for, and in gRPC's frame.
-pub(super) fn framed(settings: &Settings, message: Bytes) -> Bytes {
-    let message = if settings.gzip { gzipped(&message) } else { message };
+pub(super) fn framed(settings: &Settings, message: Parts) -> Parts {
+    let Parts { head, rest } = if settings.gzip { gzipped(&message).into() } else { message };
     if settings.protocol == Protocol::Http {
-        return message;
+        return Parts { head, rest };
     }
-    let mut frame = BytesMut::with_capacity(5 + message.len());
+    let mut frame = BytesMut::with_capacity(5 + head.len());
     frame.put_u8(u8::from(settings.gzip));
-    frame.put_u32(message.len() as u32);
-    frame.put(message);
-    frame.freeze()
+    frame.put_u32((head.len() + rest.len()) as u32);
+    frame.put(head);
+    Parts { head: frame.freeze(), rest }
 }
 
-fn gzipped(message: &[u8]) -> Bytes {
+fn gzipped(message: &Parts) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(message.len() / 4), Compression::fast());
-    encoder.write_all(message).expect("memory takes it");
+    for part in [&message.head, &message.rest] {
+        encoder.write_all(part).expect("memory takes it");
+    }
     encoder.finish().expect("memory takes it").into()
 }
 
-fn request(settings: &Settings, body: Bytes) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body));
+fn request(settings: &Settings, body: Parts) -> Request<Parts> {
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let uri = match settings.protocol {

@@ -6,7 +6,6 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -16,11 +15,14 @@ use weft_core::metrics::{Family, table};
 use weft_core::trace::Sampler;
 
 pub mod config;
+mod digits;
 mod fields;
 mod line;
 mod note;
 pub mod propagate;
 pub mod record;
+#[cfg(test)]
+mod reference;
 mod resource;
 pub(crate) use resource::{resource, text_of};
 pub mod ring;
@@ -31,19 +33,19 @@ pub mod tap;
 #[cfg(test)]
 mod tests;
 pub mod thread;
+mod way;
 
 pub use config::{TelemetryConfig, Telling, Tracing};
+use note::Making;
 pub use note::{Note, connection, malformed, request};
-use record::Record;
+use record::Noted;
 pub use shown::{Excerpt, Show};
+use way::{MANY, Way};
 
 use crate::metrics::notices::words;
 use crate::otlp::batch::Counts;
 use ring::Ring;
 use tap::{Sought, Taps};
-
-/// Records that one worker may have on their way. The thread looks many times a second.
-const ON_THE_WAY: usize = 4_096;
 
 /// Who wants records.
 const TRACES: u32 = 1;
@@ -61,8 +63,8 @@ pub struct Telemetry {
     unwritten: AtomicU64,
     spans: Arc<Counts>,
     logs: Arc<Counts>,
-    /// The receiving ends that the thread has not seen yet.
-    fresh: Mutex<Vec<Receiver<Box<Record>>>>,
+    /// Ways that the thread has not seen yet.
+    fresh: Mutex<Vec<Arc<Way>>>,
     taps: Mutex<Taps>,
     /// How much taps are shown, as a [`Show`].
     allowed: AtomicU8,
@@ -112,7 +114,7 @@ impl Telemetry {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self) -> MutexGuard<'_, Vec<Receiver<Box<Record>>>> {
+    fn fresh(&self) -> MutexGuard<'_, Vec<Arc<Way>>> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,28 +139,49 @@ impl Telemetry {
 /// One worker's end.
 pub struct WorkerTelemetry {
     all: Arc<Telemetry>,
-    /// Made when it is first used: its room is there from then on.
-    way: OnceCell<SyncSender<Box<Record>>>,
+    /// Made when it is first used.
+    way: OnceCell<Arc<Way>>,
+    /// Room for records in the making.
+    unmade: RefCell<Vec<Box<Making>>>,
     /// What policies had to say of the call that was judged last.
     notice: RefCell<Option<Arc<str>>>,
 }
 
+/// Records that are in the making at once have room that is used again, so many of them.
+const UNMADE: usize = 64;
+/// As long as their texts were no longer than this.
+const LONGEST_KEPT: usize = 4 * 1024;
+
 impl WorkerTelemetry {
     pub fn new(all: Arc<Telemetry>) -> Self {
-        Self { all, way: OnceCell::new(), notice: RefCell::default() }
+        Self { all, way: OnceCell::new(), unmade: RefCell::default(), notice: RefCell::default() }
+    }
+
+    /// Room for a record in the making.
+    fn making(&self) -> Box<Making> {
+        self.unmade.borrow_mut().pop().unwrap_or_else(Making::new)
+    }
+
+    /// Takes it back, empty.
+    fn unmade(&self, making: Box<Making>) {
+        let mut unmade = self.unmade.borrow_mut();
+        if unmade.len() < UNMADE && making.noted.texts.capacity() <= LONGEST_KEPT {
+            unmade.push(making);
+        }
     }
 
     /// Gives a record to the thread, or drops and counts it.
-    fn hand_over(&self, record: Box<Record>) {
+    fn hand_over(&self, noted: &mut Noted) {
         let way = self.way.get_or_init(|| {
-            let (sender, receiver) = sync_channel(ON_THE_WAY);
-            self.all.fresh().push(receiver);
-            sender
+            let way = Arc::<Way>::default();
+            self.all.fresh().push(way.clone());
+            way
         });
-        if way.try_send(record).is_err() {
+        let there = way.put(noted);
+        if there.is_none() {
             self.all.lost.fetch_add(1, Relaxed);
         }
-        if self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
+        if there == Some(MANY) || self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
             self.all.wake.notify_one();
         }
     }

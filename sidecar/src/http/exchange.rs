@@ -219,8 +219,9 @@ async fn run_http2(
 fn counted(a: &Attempted<'_>, status: u16, sink: &mut ResponseSink<'_>) {
     let (call, took) = (a.treatment.answered(a.head, status), a.began.elapsed());
     a.edge.request(&call, took);
-    if let Some(at) = sink.noted().and_then(|note| note.sampled()) {
-        a.edge.exemplar(&call, took, at.trace.to_bytes(), at.span.to_bytes());
+    if let Some((at, began)) = sink.noted().and_then(|note| note.sampled()) {
+        let ended = began.saturating_add(took.as_nanos() as u64);
+        a.edge.exemplar(&call, took, (at.trace.to_bytes(), at.span.to_bytes()), ended);
     }
 }
 

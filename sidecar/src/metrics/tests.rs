@@ -155,7 +155,7 @@ async fn exemplars_handshakes_and_detections_are_told() {
     let (edge, took) = (a.edge(&key("x")), Duration::from_millis(3));
     for trace in [1, 2] {
         edge.request(&get(200), took);
-        edge.exemplar(&get(200), took, [trace; 16], [trace; 8]);
+        edge.exemplar(&get(200), took, ([trace; 16], [trace; 8]), 1_790_000_000_000_000_000);
     }
     a.handshake(HandshakeKey { is_client: true, tls: ("TLS13_AES_128_GCM_SHA256", "X25519MLKEM768"), error: "" }, took);
     a.handshake(HandshakeKey { is_client: false, tls: ("", ""), error: "denied" }, took);

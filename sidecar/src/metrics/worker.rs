@@ -125,12 +125,12 @@ impl Edge {
         self.begin(code, call.route).took.record_alone(took);
     }
 
-    /// A request that was told of, and is in a trace that is kept, stands for those of its bucket. For sampled requests alone: it takes a lock, which only
+    /// A request that was told of, and is in a trace that is kept, stands for those of its bucket; `at` is when it ended. For sampled requests alone: it takes a lock, which only
     /// the scraper may hold.
-    pub fn exemplar(&self, call: &Call<'_>, took: Duration, trace: [u8; 16], span: [u8; 8]) {
+    pub fn exemplar(&self, call: &Call<'_>, took: Duration, (trace, span): ([u8; 16], [u8; 8]), at: u64) {
         let code = call.code();
         if let Some(known) = self.calls.borrow().iter().find(|calls| calls.is(code, call.route)) {
-            let exemplar = Exemplar { trace, span, seconds: took.as_secs_f64(), at: unix_nanos() };
+            let exemplar = Exemplar { trace, span, seconds: took.as_secs_f64(), at };
             known.slots.exemplify(bucket_of(took), exemplar);
         }
     }

@@ -61,9 +61,9 @@ pub enum Which {
 pub struct Share(f64);
 
 impl Share {
-    /// Whether a random number falls into it.
-    pub(super) fn takes(self, random: u64) -> bool {
-        ((random >> 11) as f64) < self.0 * (1_u64 << 53) as f64
+    /// Whether a random number falls into it. None is drawn where all do.
+    pub(super) fn takes(self, random: impl FnOnce() -> u64) -> bool {
+        self.0 >= 1.0 || ((random() >> 11) as f64) < self.0 * (1_u64 << 53) as f64
     }
 }
 

@@ -1,35 +1,27 @@
 //! The fields of an access-log line and of a tap event: their names, and what they hold. No field holds the value of a header, but for the host
 //! and, where it is asked for, the user agent.
 
-use std::borrow::Cow;
 use std::str::FromStr;
 
-use weft_core::hex::hex;
-
-use super::record::Record;
-use crate::denials::Reference;
+use super::digits::Digits;
+use super::record::{Record, Told};
 use crate::metrics::Direction;
 
 /// What a field holds.
-#[derive(Debug, PartialEq)]
 pub(super) enum Value<'a> {
-    Text(Cow<'a, str>),
-    /// As it came from outside: not always text.
-    Bytes(&'a [u8]),
-    Number(u64),
-    /// Milliseconds.
-    Millis(f64),
-}
-
-/// A record that is told.
-pub(super) struct Told<'a> {
-    pub(super) record: &'a Record,
+    Text(&'a str),
+    /// A text of ours in which nothing needs to be escaped.
+    Plain(Digits),
+    /// No text, but a number.
+    Number(Digits),
 }
 
 /// A field that can be asked for by name.
 #[derive(Clone, Copy)]
 pub(super) struct Named {
     pub(super) name: &'static str,
+    /// The name as it stands in an object of JSON.
+    pub(super) json: &'static str,
     /// In a line where nothing is asked for.
     standard: bool,
     pub(super) value: for<'a> fn(&'a Told<'a>) -> Option<Value<'a>>,
@@ -56,51 +48,60 @@ pub(super) fn standard() -> Vec<Named> {
     FIELDS.iter().filter(|field| field.standard).copied().collect()
 }
 
-const fn field(name: &'static str, value: for<'a> fn(&'a Told<'a>) -> Option<Value<'a>>) -> Named {
-    Named { name, standard: true, value }
+macro_rules! field {
+    ($name:literal, $value:expr) => {
+        Named { name: $name, json: concat!("\"", $name, "\":"), standard: true, value: $value }
+    };
 }
 
-const fn asked(name: &'static str, value: for<'a> fn(&'a Told<'a>) -> Option<Value<'a>>) -> Named {
-    Named { name, standard: false, value }
+/// One that is there only where it is asked for.
+macro_rules! asked {
+    ($name:literal, $value:expr) => {
+        Named { name: $name, json: concat!("\"", $name, "\":"), standard: false, value: $value }
+    };
+}
+
+fn number<'a>(number: impl Into<u64>) -> Value<'a> {
+    Value::Number(Digits::number(number.into()))
 }
 
 fn text(text: &str) -> Option<Value<'_>> {
-    if text.is_empty() { None } else { Some(Value::Text(text.into())) }
+    if text.is_empty() { None } else { Some(Value::Text(text)) }
 }
 
-fn millis(time: std::time::Duration) -> Value<'static> {
-    Value::Millis((time.as_micros() as f64) / 1e3)
+fn millis<'a>(time: std::time::Duration) -> Value<'a> {
+    Value::Number(Digits::millis(time.as_micros() as u64))
 }
 
 /// Every field, in the order of a line.
 pub(super) const FIELDS: &[Named] = &[
-    field("time", |t| Some(Value::Text(rfc3339(t.record.began).into()))),
-    field("direction", |t| text(direction(t.record.direction))),
-    field("client", |t| Some(Value::Text(t.record.client.to_canonical().to_string().into()))),
-    field("peer", |t| text(peer(t.record))),
-    field("target", |t| text(&t.record.target)),
-    field("port", |t| (t.record.port != 0).then(|| Value::Number(t.record.port.into()))),
-    field("endpoint", |t| t.record.attempts.last().map(|a| Value::Text(a.address.to_string().into()))),
-    field("protocol", |t| text(if is_grpc(t.record) { "grpc" } else { t.record.protocol })),
-    field("method", |t| t.record.request.as_ref().map(|r| Value::Bytes(&r.method))),
-    field("path", |t| t.record.request.as_ref().map(|r| Value::Bytes(&r.path))),
-    asked("query", |t| t.record.request.as_ref().and_then(|r| r.query.as_deref()).map(Value::Bytes)),
-    field("host", |t| t.record.request.as_ref().map(|r| Value::Bytes(&r.host)).filter(|v| *v != Value::Bytes(b""))),
-    asked("user_agent", |t| t.record.request.as_ref().and_then(|r| r.user_agent.as_deref()).map(Value::Bytes)),
-    field("status", |t| (t.record.status != 0).then(|| Value::Number(t.record.status.into()))),
-    field("grpc_status", |t| t.record.grpc_status.map(|s| Value::Number(s.into()))),
-    field("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str().into()))),
-    asked("detail", |t| t.record.detail.as_deref().and_then(text)),
-    field("ref", |t| t.record.reference.map(|r| Value::Text(Reference(r).to_string().into()))),
-    field("policy", |t| t.record.policy.as_deref().and_then(text)),
-    field("notice", |t| t.record.notice.as_deref().and_then(text)),
-    field("duration_ms", |t| Some(millis(t.record.took))),
-    field("first_byte_ms", |t| t.record.first.map(millis)),
-    field("bytes_received", |t| Some(Value::Number(t.record.received))),
-    field("bytes_sent", |t| Some(Value::Number(t.record.sent))),
-    field("attempts", |t| Some(Value::Number(t.record.tried.into()))),
-    field("trace_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.context.trace.to_bytes()).into()))),
-    field("span_id", |t| t.record.told_trace().map(|t| Value::Text(hex(&t.span.to_bytes()).into()))),
+    field!("time", |t| Some(Value::Plain(Digits::time(t.record.began)))),
+    field!("direction", |t| text(direction(t.record.direction))),
+    field!("client", |t| Some(Value::Plain(Digits::ip(t.record.client)))),
+    field!("peer", |t| text(peer(t))),
+    field!("target", |t| text(t.text(t.record.target))),
+    field!("port", |t| (t.record.port != 0).then(|| number(t.record.port))),
+    field!("endpoint", |t| t.record.attempts.last().map(|a| Value::Plain(Digits::address(a.address)))),
+    field!("protocol", |t| text(if is_grpc(t.record) { "grpc" } else { t.record.protocol })),
+    field!("method", |t| t.record.request.as_ref().map(|r| Value::Text(t.text(r.method)))),
+    field!("path", |t| t.record.request.as_ref().map(|r| Value::Text(t.text(r.path)))),
+    asked!("query", |t| t.record.request.as_ref()?.query.map(|q| Value::Text(t.text(q)))),
+    field!("host", |t| t.record.request.as_ref().and_then(|r| text(t.text(r.host)))),
+    asked!("user_agent", |t| t.record.request.as_ref()?.user_agent.map(|a| Value::Text(t.text(a)))),
+    field!("status", |t| (t.record.status != 0).then(|| number(t.record.status))),
+    field!("grpc_status", |t| t.record.grpc_status.map(number)),
+    field!("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str()))),
+    asked!("detail", |t| t.record.detail.as_deref().and_then(text)),
+    field!("ref", |t| t.record.reference.map(|r| Value::Plain(Digits::hex(&r.to_be_bytes())))),
+    field!("policy", |t| t.record.policy.as_deref().and_then(text)),
+    field!("notice", |t| t.record.notice.as_deref().and_then(text)),
+    field!("duration_ms", |t| Some(millis(t.record.took))),
+    field!("first_byte_ms", |t| t.record.first.map(millis)),
+    field!("bytes_received", |t| Some(number(t.record.received))),
+    field!("bytes_sent", |t| Some(number(t.record.sent))),
+    field!("attempts", |t| Some(number(t.record.tried))),
+    field!("trace_id", |t| t.record.told_trace().map(|t| Value::Plain(Digits::hex(&t.context.trace.to_bytes())))),
+    field!("span_id", |t| t.record.told_trace().map(|t| Value::Plain(Digits::hex(&t.span.to_bytes())))),
 ];
 
 pub(super) fn direction(direction: Direction) -> &'static str {
@@ -108,29 +109,13 @@ pub(super) fn direction(direction: Direction) -> &'static str {
 }
 
 /// The other end: who called, or the endpoint that answered.
-pub(super) fn peer(record: &Record) -> &str {
-    match record.direction {
-        Direction::Inbound => &record.caller,
-        Direction::Outbound => record.attempts.last().map_or("", |a| &a.peer),
+pub(super) fn peer<'a>(told: &Told<'a>) -> &'a str {
+    match told.record.direction {
+        Direction::Inbound => told.text(told.record.caller),
+        Direction::Outbound => told.record.attempts.last().map_or("", |a| told.text(a.peer)),
     }
 }
 
 pub(super) fn is_grpc(record: &Record) -> bool {
     record.request.as_ref().is_some_and(|r| r.grpc)
-}
-
-/// Nanoseconds since 1970 as RFC 3339 has them, to the microsecond.
-pub(super) fn rfc3339(nanos: u64) -> String {
-    let time = time::OffsetDateTime::from_unix_timestamp_nanos(nanos.into()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let (date, clock) = (time.date(), time.time());
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        clock.hour(),
-        clock.minute(),
-        clock.second(),
-        clock.microsecond()
-    )
 }

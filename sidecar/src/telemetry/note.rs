@@ -1,8 +1,10 @@
 //! A record in the making, beside the request or connection that it is of. It is handed over when it is dropped, however that comes.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason};
@@ -10,7 +12,7 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
 use super::propagate::{self, Forms, Said};
-use super::record::{Record, Request, Trace, kept};
+use super::record::{LONGEST, LONGEST_OTHER, Noted, Record, Request, Trace};
 use super::shown::{Excerpt, Show, Shown};
 use super::{LOG, TAP, TRACES, WorkerTelemetry};
 use crate::http::RequestHead;
@@ -25,22 +27,32 @@ use crate::worker::Worker;
 
 /// See above.
 pub struct Note {
-    making: Box<Making>,
+    /// None once it was handed over.
+    making: Option<Box<Making>>,
 }
 
-struct Making {
-    /// None once it was handed over.
-    record: Option<Box<Record>>,
+/// What is known so far. It is used again and again: see [`WorkerTelemetry::making`].
+pub(super) struct Making {
+    pub(super) noted: Noted,
     began: Instant,
     /// Who wanted it when it began.
     wanted: u32,
-    telemetry: Rc<WorkerTelemetry>,
+    /// Where it goes; none while it is unused.
+    telemetry: Option<Rc<WorkerTelemetry>>,
+}
+
+impl Making {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self { noted: Noted::default(), began: Instant::now(), wanted: 0, telemetry: None })
+    }
 }
 
 impl Drop for Note {
     fn drop(&mut self) {
-        let after = self.making.began.elapsed();
-        let Some(mut record) = self.making.record.take() else { return };
+        let Some(mut making) = self.making.take() else { return };
+        let Some(telemetry) = making.telemetry.take() else { return };
+        let after = making.began.elapsed();
+        let record = &mut making.noted.record;
         record.took = after;
         if !record.whole && record.reason.is_none() && record.request.is_some() {
             // Nobody said how it ended: whoever waited for it is gone, or it was cut.
@@ -55,12 +67,16 @@ impl Drop for Note {
                 last.reason = reason;
             }
         }
-        let all = &self.making.telemetry.all;
-        let others = self.making.wanted & (LOG | TAP) != 0;
+        let errors = telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
+        let others = making.wanted & (LOG | TAP) != 0;
         let traced = record.trace.as_ref().is_some_and(|t| t.sampled);
-        if others || traced || (record.is_error() && all.tracing.as_ref().is_some_and(|t| t.errors)) {
-            self.making.telemetry.hand_over(record);
+        if others || traced || (errors && record.is_error()) {
+            telemetry.hand_over(&mut making.noted);
+        } else {
+            making.noted.record = Record::default();
         }
+        making.noted.texts.clear();
+        telemetry.unmade(making);
     }
 }
 
@@ -90,30 +106,32 @@ fn of_request(
 ) -> Option<Note> {
     let show = if wanted & TAP == 0 { None } else { tapped(worker, caller, head) };
     let wanted = if show.is_none() { wanted & !TAP } else { wanted };
-    let trace = place(worker, &mut head.fields, wanted);
-    let sampled = trace.as_ref().is_some_and(|t| t.sampled);
+    let placed = place(worker, &mut head.fields, wanted);
+    let sampled = placed.as_ref().is_some_and(|(trace, _)| trace.sampled);
     let errors = worker.telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
     if wanted & (LOG | TAP) == 0 && !sampled && !errors {
         return None;
     }
+    let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
+    let mut note = Note::new(worker, began, wanted);
+    let noted = note.noted();
+    noted.begin(caller.direction, caller.peer(), route.name(), protocol, caller.address);
     let request = Request {
-        method: kept(&head.method, false),
-        path: kept(head.path(), true),
-        query: head.query().map(|query| kept(query, true)),
-        host: kept(head.host().unwrap_or_default(), false),
-        user_agent: head.fields.named("user-agent").next().map(|agent| kept(agent, false)),
+        method: noted.bytes(&head.method, LONGEST_OTHER),
+        path: noted.bytes(head.path(), LONGEST),
+        query: head.query().map(|query| noted.bytes(query, LONGEST)),
+        host: noted.bytes(head.host().unwrap_or_default(), LONGEST_OTHER),
+        user_agent: head.fields.named("user-agent").next().map(|agent| noted.bytes(agent, LONGEST_OTHER)),
         grpc: head.is_grpc(),
     };
-    let fields = (wanted & TAP != 0).then(|| names(&head.fields));
-    let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
-    let mut record = blank(caller.direction, caller.peer().clone(), route.name().clone(), protocol);
-    record.client = caller.address;
+    let trace = placed.map(|(trace, state)| Trace { state: state.map(|state| noted.text(&state)), ..trace });
+    let record = &mut noted.record;
     record.port = route.port();
-    record.request = Some(Box::new(request));
+    record.request = Some(request);
     record.trace = trace;
-    record.fields = fields;
+    record.fields = (wanted & TAP != 0).then(|| names(&head.fields));
     record.shown = show.and_then(|show| Shown::of(show, head));
-    Some(Note::new(worker, record, began, wanted))
+    Some(note)
 }
 
 /// How much is shown of this request, where a tap may take it, by its head, and has had less than it may in this second.
@@ -143,10 +161,11 @@ fn names(fields: &Fields) -> Box<[Box<str>]> {
     told.map(|(_, name, _)| String::from_utf8_lossy(name).into()).collect()
 }
 
-/// Finds where a request stands in a trace, decides, and has it say so.
-fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<Trace> {
+/// Finds where a request stands in a trace, decides, and has it say so. Its `tracestate` is beside it.
+fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<(Trace, Option<Box<str>>)> {
     let Said { context: parent, decided, forms } = propagate::read(fields);
-    let untouched = |p: Context| Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None };
+    let untouched =
+        |p: Context| (Trace { context: p, parent: Some(p.span), span: p.span, forms, sampled: false, state: None }, None);
     let sampler = worker.telemetry.sampler().filter(|_| wanted & TRACES != 0);
     // The line of the log and the event of the tap still name the trace that the application is in.
     let Some(sampler) = sampler else { return parent.map(untouched) };
@@ -168,37 +187,7 @@ fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<Trace> {
     if sampled {
         propagate::write(fields, &context, forms);
     }
-    Some(Trace { context, parent: parent.map(|p| p.span), span, forms, sampled, state })
-}
-
-fn blank(direction: Direction, caller: Arc<str>, target: Arc<str>, protocol: &'static str) -> Box<Record> {
-    Box::new(Record {
-        direction,
-        began: unix_nanos(),
-        took: std::time::Duration::ZERO,
-        first: None,
-        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        caller,
-        target,
-        port: 0,
-        protocol,
-        request: None,
-        status: 0,
-        grpc_status: None,
-        reason: None,
-        detail: None,
-        reference: None,
-        policy: None,
-        notice: None,
-        received: 0,
-        sent: 0,
-        attempts: smallvec::SmallVec::new(),
-        tried: 0,
-        trace: None,
-        whole: false,
-        fields: None,
-        shown: None,
-    })
+    Some((Trace { context, parent: parent.map(|p| p.span), span, forms, sampled, state: None }, state))
 }
 
 /// A note of an opaque connection, if anybody wants one: access log or tap. Connections have no spans.
@@ -213,9 +202,10 @@ pub fn connection(
         return None;
     }
     let (peer, target) = peer_and_target();
-    let mut record = blank(direction, if direction == Direction::Inbound { peer } else { "".into() }, target, "tcp");
-    record.client = client.peer().ip();
-    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
+    let mut note = Note::new(worker, Instant::now(), LOG | TAP);
+    let caller = if direction == Direction::Inbound { &*peer } else { "" };
+    note.noted().begin(direction, caller, &target, "tcp", client.peer().ip());
+    Some(note)
 }
 
 /// A note of bytes that came as a request and are none, if anybody wants one.
@@ -223,18 +213,42 @@ pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>) -> Opt
     if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
         return None;
     }
-    let mut record = blank(caller.direction, caller.peer().clone(), target.clone(), "http/1.1");
-    record.client = caller.address;
-    Some(Note::new(worker, record, Instant::now(), LOG | TAP))
+    let mut note = Note::new(worker, Instant::now(), LOG | TAP);
+    note.noted().begin(caller.direction, caller.peer(), target, "http/1.1", caller.address);
+    Some(note)
+}
+
+impl Noted {
+    /// It begins now, and nothing else is known of it.
+    fn begin(&mut self, direction: Direction, caller: &str, target: &str, protocol: &'static str, client: IpAddr) {
+        let (caller, target) = (self.text(caller), self.text(target));
+        let record = &mut self.record;
+        (record.direction, record.began, record.client) = (direction, unix_nanos(), client);
+        (record.caller, record.target, record.protocol) = (caller, target, protocol);
+    }
 }
 
 impl Note {
-    fn new(worker: &Worker, record: Box<Record>, began: Instant, wanted: u32) -> Self {
-        Self { making: Box::new(Making { record: Some(record), began, wanted, telemetry: worker.telemetry.clone() }) }
+    fn new(worker: &Worker, began: Instant, wanted: u32) -> Self {
+        let mut making = worker.telemetry.making();
+        (making.began, making.wanted, making.telemetry) = (began, wanted, Some(worker.telemetry.clone()));
+        Self { making: Some(making) }
+    }
+
+    fn making(&mut self) -> &mut Making {
+        self.making.as_mut().expect("it is there until the drop")
+    }
+
+    fn noted(&mut self) -> &mut Noted {
+        &mut self.making().noted
     }
 
     fn record(&mut self) -> &mut Record {
-        self.making.record.as_mut().expect("it is there until the drop")
+        &mut self.noted().record
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.making.as_ref().map_or(Duration::ZERO, |making| making.began.elapsed())
     }
 
     /// It was judged just now, by `judge`: what policies have to say of it beside the verdict is told with it.
@@ -248,7 +262,7 @@ impl Note {
     /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it
     /// is to say one, is given.
     pub fn attempt(&mut self, worker: &Worker, number: u32, lease: &Lease) -> Option<(Context, Forms)> {
-        let after = self.making.began.elapsed();
+        let after = self.elapsed();
         let record = self.record();
         let mut goes = None;
         let mut span = SpanId::random(1);
@@ -266,13 +280,13 @@ impl Note {
                 }
             }
         }
-        record.begins(after, span, &lease.peer, lease.destination.address());
+        self.noted().begins(after, span, &lease.peer, lease.destination.address());
         goes
     }
 
     /// The last attempt failed, and nothing of its answer was passed on.
     pub fn failed(&mut self, failure: &Failure) {
-        let after = self.making.began.elapsed();
+        let after = self.elapsed();
         self.record().failed(after, failure);
     }
 
@@ -285,7 +299,7 @@ impl Note {
 
     /// The head of an answer goes to the caller.
     pub fn head(&mut self, status: u16, fields: &Fields) {
-        let after = self.making.began.elapsed();
+        let after = self.elapsed();
         let record = self.record();
         record.status = status;
         record.first.get_or_insert(after);
@@ -316,7 +330,7 @@ impl Note {
 
     /// Somebody is shown the beginning of bodies.
     pub fn shows_bodies(&self) -> bool {
-        self.making.record.as_ref().and_then(|record| record.shown.as_ref()).is_some_and(|shown| shown.bodies())
+        self.making.as_ref().and_then(|making| making.noted.record.shown.as_ref()).is_some_and(|shown| shown.bodies())
     }
 
     /// The request's body had so many bytes, and began so where that is shown.
@@ -335,10 +349,9 @@ impl Note {
     }
 
     /// An opaque connection goes to this endpoint.
-    pub fn goes_to(&mut self, peer: &Arc<str>, address: std::net::SocketAddr) {
-        let record = self.record();
-        record.port = address.port();
-        record.begins(std::time::Duration::ZERO, SpanId::random(1), peer, address);
+    pub fn goes_to(&mut self, peer: &str, address: std::net::SocketAddr) {
+        self.record().port = address.port();
+        self.noted().begins(Duration::ZERO, SpanId::random(1), peer, address);
     }
 
     /// weft fails it, or refuses it.
@@ -351,9 +364,9 @@ impl Note {
         self.record().whole = true;
     }
 
-    /// The trace that it is in, if its spans are recorded: for exemplars.
-    pub fn sampled(&self) -> Option<Context> {
-        let trace = self.making.record.as_ref()?.trace.as_ref()?;
-        trace.sampled.then_some(trace.context)
+    /// The trace that it is in, if its spans are recorded, and when it began in nanoseconds since 1970: for exemplars.
+    pub fn sampled(&self) -> Option<(Context, u64)> {
+        let record = &self.making.as_ref()?.noted.record;
+        record.trace.as_ref().filter(|trace| trace.sampled).map(|trace| (trace.context, record.began))
     }
 }

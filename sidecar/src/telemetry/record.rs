@@ -1,6 +1,6 @@
 //! What is known of one request, or one opaque connection, when it is over: plain data that leaves the worker whole.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +15,18 @@ use crate::metrics::Direction;
 
 /// The most bytes that are kept of a path, and of each other text that comes from outside.
 pub const LONGEST: usize = 1_024;
-const LONGEST_OTHER: usize = 256;
+pub(super) const LONGEST_OTHER: usize = 256;
 /// Attempts that are kept; a request has a few at most.
 const MOST_ATTEMPTS: usize = 16;
 
-/// One request or connection.
+/// A text of a record: where it stands among its texts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Piece {
+    at: u32,
+    len: u32,
+}
+
+/// One request or connection. Its texts stand one behind the other beside it, so that a record that leaves its worker has nothing to allocate.
 #[derive(Debug)]
 pub struct Record {
     pub direction: Direction,
@@ -31,14 +38,14 @@ pub struct Record {
     /// Who called: the address.
     pub client: IpAddr,
     /// Inbound: the identity that the caller proved, or `plaintext`.
-    pub caller: Arc<str>,
+    pub caller: Piece,
     /// The service, workload or port that was dialled.
-    pub target: Arc<str>,
+    pub target: Piece,
     pub port: u16,
     /// `http/1.1`, `http/2` or `tcp`.
     pub protocol: &'static str,
     /// None for bytes that are not HTTP.
-    pub request: Option<Box<Request>>,
+    pub request: Option<Request>,
     /// The status that the caller was given; 0 without one.
     pub status: u16,
     pub grpc_status: Option<u8>,
@@ -67,15 +74,15 @@ pub struct Record {
     pub shown: Option<Box<Shown>>,
 }
 
-/// The head of a request, as it came.
+/// The head of a request, as it came, as far as it is text.
 #[derive(Debug)]
 pub struct Request {
-    pub method: Box<[u8]>,
+    pub method: Piece,
     /// Without the query.
-    pub path: Box<[u8]>,
-    pub query: Option<Box<[u8]>>,
-    pub host: Box<[u8]>,
-    pub user_agent: Option<Box<[u8]>>,
+    pub path: Piece,
+    pub query: Option<Piece>,
+    pub host: Piece,
+    pub user_agent: Option<Piece>,
     pub grpc: bool,
 }
 
@@ -87,7 +94,7 @@ pub struct Attempt {
     pub began: Duration,
     pub took: Duration,
     /// The endpoint's identity, or what else it is called.
-    pub peer: Arc<str>,
+    pub peer: Piece,
     pub address: SocketAddr,
     /// The status of its answer; 0 without one.
     pub status: u16,
@@ -107,11 +114,88 @@ pub struct Trace {
     /// Its spans are exported, whatever becomes of it.
     pub sampled: bool,
     /// `tracestate`, where it is one.
-    pub state: Option<Box<str>>,
+    pub state: Option<Piece>,
 }
 
-pub(super) fn kept(bytes: &[u8], path: bool) -> Box<[u8]> {
-    bytes[..bytes.len().min(if path { LONGEST } else { LONGEST_OTHER })].into()
+/// One that nothing is known of.
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            direction: Direction::Inbound,
+            began: 0,
+            took: Duration::ZERO,
+            first: None,
+            client: Ipv4Addr::UNSPECIFIED.into(),
+            caller: Piece::default(),
+            target: Piece::default(),
+            port: 0,
+            protocol: "tcp",
+            request: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            detail: None,
+            reference: None,
+            policy: None,
+            notice: None,
+            received: 0,
+            sent: 0,
+            attempts: SmallVec::new(),
+            tried: 0,
+            trace: None,
+            whole: false,
+            fields: None,
+            shown: None,
+        }
+    }
+}
+
+/// A record and its texts.
+#[derive(Debug, Default)]
+pub struct Noted {
+    pub record: Record,
+    pub texts: String,
+}
+
+/// A record that is told.
+#[derive(Clone, Copy)]
+pub struct Told<'a> {
+    pub record: &'a Record,
+    pub(super) texts: &'a str,
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn text(&self, piece: Piece) -> &'a str {
+        &self.texts[piece.at as usize..][..piece.len as usize]
+    }
+}
+
+impl Noted {
+    pub fn told(&self) -> Told<'_> {
+        Told { record: &self.record, texts: &self.texts }
+    }
+
+    /// Keeps a text.
+    pub fn text(&mut self, text: &str) -> Piece {
+        let at = self.texts.len() as u32;
+        self.texts.push_str(text);
+        Piece { at, len: text.len() as u32 }
+    }
+
+    /// Keeps the beginning of what came from outside, as text.
+    pub(super) fn bytes(&mut self, bytes: &[u8], longest: usize) -> Piece {
+        self.text(&String::from_utf8_lossy(&bytes[..bytes.len().min(longest)]))
+    }
+
+    /// An attempt begins, `after` so long, and its span.
+    pub(super) fn begins(&mut self, after: Duration, span: SpanId, peer: &str, address: SocketAddr) {
+        self.record.tried += 1;
+        if self.record.attempts.len() < MOST_ATTEMPTS {
+            let peer = self.text(peer);
+            let (took, status, reason) = (Duration::ZERO, 0, None);
+            self.record.attempts.push(Attempt { span, began: after, took, peer, address, status, reason });
+        }
+    }
 }
 
 impl Record {
@@ -127,13 +211,9 @@ impl Record {
         self.reason.is_some() || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
     }
 
-    /// An attempt begins, `after` so long, and its span.
-    pub(super) fn begins(&mut self, after: Duration, span: SpanId, peer: &Arc<str>, address: SocketAddr) {
-        self.tried += 1;
-        if self.attempts.len() < MOST_ATTEMPTS {
-            let (took, status, reason) = (Duration::ZERO, 0, None);
-            self.attempts.push(Attempt { span, began: after, took, peer: peer.clone(), address, status, reason });
-        }
+    /// Nanoseconds since 1970.
+    pub(super) fn ended(&self) -> u64 {
+        self.began.saturating_add(self.took.as_nanos() as u64)
     }
 
     /// The attempt that is under way; none beyond those that are kept.

@@ -8,8 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Map, Value as Json, json};
 use weft_core::hex::hex;
 
-use super::fields::Told;
-use super::record::Record;
+use super::record::{Noted, Record};
 use super::span;
 
 /// Requests whose spans are kept.
@@ -17,26 +16,28 @@ const KEPT: usize = 1_000;
 
 /// See above. It has the records, and makes spans of them when it is asked.
 #[derive(Default)]
-pub struct Ring(Mutex<VecDeque<Box<Record>>>);
+pub struct Ring(Mutex<VecDeque<Noted>>);
 
 impl Ring {
-    pub(super) fn keep(&self, record: Box<Record>) {
+    /// Keeps a record in the place of the oldest, and in its memory.
+    pub(super) fn keep(&self, record: Record, texts: &str) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = if kept.len() == KEPT { kept.pop_front() } else { None };
-        kept.push_back(record);
-        drop(kept);
-        drop(oldest);
+        let mut room = if kept.len() == KEPT { kept.pop_front().unwrap_or_default() } else { Noted::default() };
+        room.record = record;
+        room.texts.clear();
+        room.texts.push_str(texts);
+        kept.push_back(room);
     }
 
     /// Every span that is kept, or those of one trace, given by its digits: the oldest first.
     pub fn spans(&self, trace: Option<&str>) -> Vec<Json> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_asked = |record: &Record| {
-            let own = record.trace.as_ref().map(|own| hex(&own.context.trace.to_bytes()));
+        let is_asked = |noted: &&Noted| {
+            let own = noted.record.trace.as_ref().map(|own| hex(&own.context.trace.to_bytes()));
             trace.is_none_or(|asked| own.is_some_and(|own| own == asked))
         };
-        let asked = kept.iter().filter(|record| is_asked(record));
-        asked.flat_map(|record| span::spans(&Told { record })).map(|span| told(&span)).collect()
+        let asked = kept.iter().filter(is_asked);
+        asked.flat_map(|noted| span::spans(&noted.told())).map(|span| told(&span)).collect()
     }
 }
 

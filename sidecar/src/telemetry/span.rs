@@ -1,225 +1,253 @@
-//! Records as spans and log records, by OpenTelemetry's semantic conventions for HTTP (stable) and RPC (in the version of `conventions::SCHEMA_URL`), with `weft.…` beside them.
+//! Records as spans and log records, by OpenTelemetry's semantic conventions for HTTP (stable) and RPC (in the version of `conventions::SCHEMA_URL`), with `weft.…` beside them:
+//! as the bytes of OTLP's messages, with no message in between.
 //!
 //! Inbound: a SERVER span, its attempts as events. Outbound: a CLIENT span for each attempt, as the conventions ask, with `http.request.resend_count`; where there
 //! were several, an INTERNAL span above them stands for the request.
 
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
-use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{Span, Status};
-use weft_core::conventions::{self, METHODS};
-use weft_core::trace::SpanId;
+use std::net::IpAddr;
 
-use super::fields::{Told, direction, is_grpc, peer};
-use super::record::{Attempt, Record, Request, Trace};
-use super::resource::attribute;
+use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
+use prost::Message;
+use weft_core::conventions::{self, METHODS};
+
+use super::digits::Digits;
+use super::fields::{direction, is_grpc, peer};
+use super::record::{Attempt, Record, Request, Told, Trace};
 use crate::denials::Reference;
 use crate::metrics::Direction;
+use crate::otlp::key;
+use crate::otlp::wire::{Key, Wire};
 
-/// Attributes in the making.
-struct Attributes(Vec<KeyValue>);
+/// The field of a span, of an event and of a log record in which attributes are.
+const OF_SPAN: u32 = 9;
+const OF_EVENT: u32 = 3;
+const OF_LOG: u32 = 6;
+/// The field of a scope's message in which its spans or log records are.
+const ITEMS: u32 = 2;
 
-impl Attributes {
-    fn text(&mut self, name: &str, value: impl Into<String>) {
-        self.0.push(attribute(name, Value::StringValue(value.into())));
+/// Where attributes go.
+struct Attributes<'a, 'b> {
+    wire: &'a mut Wire<'b>,
+    field: u32,
+}
+
+impl Attributes<'_, '_> {
+    #[inline]
+    fn text(&mut self, key: &Key, value: &str) {
+        self.wire.attribute(self.field, key, value);
     }
 
-    fn bytes(&mut self, name: &str, value: &[u8]) {
-        self.text(name, String::from_utf8_lossy(value));
+    #[inline]
+    fn number(&mut self, key: &Key, value: u64) {
+        // OTLP's whole numbers have a sign.
+        self.wire.amount(self.field, key, value.min(i64::MAX as u64));
     }
 
-    fn number(&mut self, name: &str, value: impl TryInto<i64>) {
-        self.0.push(attribute(name, Value::IntValue(value.try_into().unwrap_or(i64::MAX))));
+    fn ip(&mut self, key: &Key, ip: IpAddr) {
+        self.text(key, &Digits::ip(ip));
     }
 }
 
-/// The spans of a request; none where it stands in no trace.
+/// The spans of a request, read back: for who looks at single ones. None where it stands in no trace.
 pub(super) fn spans(told: &Told<'_>) -> Vec<Span> {
-    let record = told.record;
-    let (Some(trace), Some(request)) = (&record.trace, record.request.as_deref()) else { return vec![] };
-    match (record.direction, &record.attempts[..]) {
-        (Direction::Inbound, attempts) => {
-            let mut span = whole(told, trace, request, SpanKind::Server);
-            if attempts.len() > 1 {
-                span.events = attempts.iter().enumerate().map(|(i, attempt)| event(record, i, attempt)).collect();
-            }
-            vec![span]
-        }
-        (Direction::Outbound, [] | [_]) => vec![whole(told, trace, request, SpanKind::Client)],
-        (Direction::Outbound, attempts) => {
-            let mut all = vec![whole(told, trace, request, SpanKind::Internal)];
-            let last = attempts.len() - 1;
-            for (i, attempt) in attempts.iter().enumerate() {
-                all.push(one(told, trace, request, (i, attempt), i == last));
-            }
-            all
-        }
+    let mut out = Vec::new();
+    for i in 0..count(told.record) {
+        write(&mut out, told, i, &mut Vec::new());
     }
+    ScopeSpans::decode(&*out).expect("it is what was written just now").spans
 }
 
-/// How many spans those are.
-pub(super) fn count(record: &Record) -> u64 {
+/// How many spans a request has.
+pub(super) fn count(record: &Record) -> usize {
+    if record.trace.is_none() || record.request.is_none() {
+        return 0;
+    }
     match (record.direction, record.attempts.len()) {
         (Direction::Inbound, _) | (_, 0 | 1) => 1,
-        (Direction::Outbound, attempts) => attempts as u64 + 1,
+        (Direction::Outbound, attempts) => attempts + 1,
     }
 }
 
-/// The span of a request as a whole.
-fn whole(told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) -> Span {
+/// Writes one of a request's spans: as many as [`count`] says, the one of the request as a whole first. The attributes of that go to `shared` as well: where there is one span,
+/// the log record has the same.
+pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize, shared: &mut Vec<u8>) {
     let record = told.record;
-    let mut attributes = of_request(record, request, kind);
-    if kind == SpanKind::Client {
-        to_endpoint(&mut attributes, record.attempts.first());
-    }
-    of_outcome(&mut attributes, record, kind);
-    of_weft(&mut attributes, told);
-    let mut span = blank(trace, name(request).to_owned(), kind);
-    span.span_id = trace.span.to_bytes().to_vec();
-    span.parent_span_id = trace.parent.map_or_else(Vec::new, |p| p.to_bytes().to_vec());
-    span.start_time_unix_nano = record.began;
-    span.end_time_unix_nano = record.began + record.took.as_nanos() as u64;
-    span.attributes = attributes.0;
-    span.status = status(record, kind);
-    span
-}
-
-/// The span of one attempt of several.
-fn one(told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, &Attempt), last: bool) -> Span {
-    let record = told.record;
-    let mut attributes = of_request(record, request, SpanKind::Client);
-    to_endpoint(&mut attributes, Some(attempt));
-    if i > 0 {
-        attributes.number("http.request.resend_count", i as u64);
-    }
-    attributes.number("weft.attempt", i as u64 + 1);
-    let mut span = blank(trace, name(request).to_owned(), SpanKind::Client);
-    if last {
-        of_outcome(&mut attributes, record, SpanKind::Client);
-        span.status = status(record, SpanKind::Client);
-    } else {
-        if attempt.status != 0 {
-            attributes.number("http.response.status_code", attempt.status);
+    let (Some(trace), Some(request)) = (&record.trace, &record.request) else { return };
+    Wire::new(out).message(ITEMS, |span| match (i.checked_sub(1), record.direction, &record.attempts[..]) {
+        (Some(i), _, attempts) => one(span, told, trace, request, (i, &attempts[i]), i + 1 == attempts.len()),
+        (None, Direction::Inbound, attempts) => {
+            whole(span, told, trace, request, SpanKind::Server, shared);
+            if attempts.len() > 1 {
+                for (i, attempt) in attempts.iter().enumerate() {
+                    span.message(11, |event| self::event(event, record, i, attempt));
+                }
+            }
         }
-        let error = attempt.reason.map_or_else(|| attempt.status.to_string(), |r| r.as_str().to_owned());
-        attributes.text("error.type", error);
-        span.status = Some(Status { message: String::new(), code: StatusCode::Error.into() });
-    }
-    if let Some(reason) = attempt.reason {
-        attributes.text("weft.reason", reason.as_str());
-    }
-    span.flags = (span.flags & !REMOTE_PARENT) | LOCAL_PARENT;
-    span.span_id = attempt.span.to_bytes().to_vec();
-    span.parent_span_id = trace.span.to_bytes().to_vec();
-    span.start_time_unix_nano = record.began + attempt.began.as_nanos() as u64;
-    span.end_time_unix_nano = span.start_time_unix_nano + attempt.took.as_nanos() as u64;
-    span.attributes = attributes.0;
-    span
+        (None, Direction::Outbound, [] | [_]) => whole(span, told, trace, request, SpanKind::Client, shared),
+        (None, Direction::Outbound, _) => whole(span, told, trace, request, SpanKind::Internal, shared),
+    });
 }
 
 /// What the flags of a span say beside the trace's own (OTLP, `SpanFlags`): it is known whether the parent is remote, and it is, or is not.
 const REMOTE_PARENT: u32 = 0x300;
 const LOCAL_PARENT: u32 = 0x100;
 
-fn blank(trace: &Trace, name: String, kind: SpanKind) -> Span {
-    let flags = u32::from(trace.sampled) | u32::from(trace.context.random) << 1;
-    Span {
-        trace_id: trace.context.trace.to_bytes().to_vec(),
-        trace_state: trace.state.as_deref().unwrap_or_default().to_owned(),
-        flags: flags | if trace.parent.is_some() { REMOTE_PARENT } else { LOCAL_PARENT },
-        name,
-        kind: kind.into(),
-        ..Span::default()
-    }
+/// What every span has; `end` and `began` in nanoseconds since 1970.
+fn head(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) {
+    span.bytes(1, &trace.context.trace.to_bytes());
+    span.text(3, trace.state.map_or("", |state| told.text(state)));
+    span.text(5, name(told, request));
+    span.number(6, kind as u64);
 }
 
-fn event(record: &Record, i: usize, attempt: &Attempt) -> Event {
-    let mut attributes = Attributes(Vec::new());
-    attributes.number("weft.attempt", i as u64 + 1);
+fn flags(trace: &Trace) -> u32 {
+    u32::from(trace.sampled) | u32::from(trace.context.random) << 1
+}
+
+/// The span of a request as a whole.
+fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind, shared: &mut Vec<u8>) {
+    let record = told.record;
+    head(span, told, trace, request, kind);
+    span.bytes(2, &trace.span.to_bytes());
+    if let Some(parent) = trace.parent {
+        span.bytes(4, &parent.to_bytes());
+    }
+    span.fixed32(16, flags(trace) | if trace.parent.is_some() { REMOTE_PARENT } else { LOCAL_PARENT });
+    span.fixed64(7, record.began);
+    span.fixed64(8, record.ended());
+    let before = span.len();
+    let mut attributes = Attributes { wire: span, field: OF_SPAN };
+    of_request(&mut attributes, told, request, kind);
+    if kind == SpanKind::Client {
+        to_endpoint(&mut attributes, told, record.attempts.first());
+    }
+    of_outcome(&mut attributes, record, kind);
+    of_weft(&mut attributes, told);
+    shared.clear();
+    shared.extend_from_slice(span.since(before));
+    status(span, record, kind);
+}
+
+/// The span of one attempt of several.
+fn one(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, (i, attempt): (usize, &Attempt), last: bool) {
+    let record = told.record;
+    head(span, told, trace, request, SpanKind::Client);
+    span.bytes(2, &attempt.span.to_bytes());
+    span.bytes(4, &trace.span.to_bytes());
+    span.fixed32(16, flags(trace) | LOCAL_PARENT);
+    let began = record.began + attempt.began.as_nanos() as u64;
+    span.fixed64(7, began);
+    span.fixed64(8, began + attempt.took.as_nanos() as u64);
+    let mut attributes = Attributes { wire: span, field: OF_SPAN };
+    of_request(&mut attributes, told, request, SpanKind::Client);
+    to_endpoint(&mut attributes, told, Some(attempt));
+    if i > 0 {
+        attributes.number(key!("http.request.resend_count"), i as u64);
+    }
+    attributes.number(key!("weft.attempt"), i as u64 + 1);
+    if last {
+        of_outcome(&mut attributes, record, SpanKind::Client);
+    } else {
+        if attempt.status != 0 {
+            attributes.number(key!("http.response.status_code"), attempt.status.into());
+        }
+        match attempt.reason {
+            Some(reason) => attributes.text(key!("error.type"), reason.as_str()),
+            None => attributes.text(key!("error.type"), &Digits::number(attempt.status.into())),
+        }
+    }
     if let Some(reason) = attempt.reason {
-        attributes.text("weft.reason", reason.as_str());
+        attributes.text(key!("weft.reason"), reason.as_str());
     }
-    Event {
-        time_unix_nano: record.began + attempt.began.as_nanos() as u64,
-        name: "weft.attempt".to_owned(),
-        attributes: attributes.0,
-        dropped_attributes_count: 0,
+    if last {
+        status(span, record, SpanKind::Client);
+    } else {
+        span.message(15, |status| status.number(3, StatusCode::Error as u64));
     }
 }
 
-fn known_method(request: &Request) -> Option<&'static str> {
-    conventions::known_method(&request.method).map(|place| METHODS[place])
+fn event(event: &mut Wire<'_>, record: &Record, i: usize, attempt: &Attempt) {
+    event.fixed64(1, record.began + attempt.began.as_nanos() as u64);
+    event.text(2, "weft.attempt");
+    let mut attributes = Attributes { wire: event, field: OF_EVENT };
+    attributes.number(key!("weft.attempt"), i as u64 + 1);
+    if let Some(reason) = attempt.reason {
+        attributes.text(key!("weft.reason"), reason.as_str());
+    }
+}
+
+fn known_method(told: &Told<'_>, request: &Request) -> Option<&'static str> {
+    conventions::known_method(told.text(request.method).as_bytes()).map(|place| METHODS[place])
 }
 
 /// The method, or the gRPC method: what a caller can make up at will is no part of a name.
-fn name(request: &Request) -> &str {
+fn name<'a>(told: &Told<'a>, request: &Request) -> &'a str {
     if request.grpc {
-        conventions::rpc_method(&request.path).unwrap_or(conventions::OTHER)
+        conventions::rpc_method(told.text(request.path).as_bytes()).unwrap_or(conventions::OTHER)
     } else {
-        known_method(request).unwrap_or("HTTP")
+        known_method(told, request).unwrap_or("HTTP")
     }
 }
 
 /// A host and its port.
-fn host_and_port(host: &[u8]) -> (String, Option<u16>) {
-    let text = String::from_utf8_lossy(host);
-    let (name, port) = match text.rsplit_once(':') {
+fn host_and_port(host: &str) -> (&str, Option<u16>) {
+    let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !name.ends_with(':') && !port.ends_with(']') => (name, port.parse().ok()),
-        _ => (&*text, None),
+        _ => (host, None),
     };
-    (name.trim_start_matches('[').trim_end_matches(']').to_owned(), port)
+    (name.trim_start_matches('[').trim_end_matches(']'), port)
 }
 
-fn of_request(record: &Record, request: &Request, kind: SpanKind) -> Attributes {
-    let mut attributes = Attributes(Vec::with_capacity(24));
+fn of_request(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, request: &Request, kind: SpanKind) {
+    let record = told.record;
+    let (path, host) = (told.text(request.path), told.text(request.host));
     if request.grpc {
-        attributes.text("rpc.system.name", "grpc");
-        attributes.text("rpc.method", name(request));
-        if conventions::rpc_method(&request.path).is_none() {
-            attributes.bytes("rpc.method_original", request.path.strip_prefix(b"/").unwrap_or(&request.path));
+        attributes.text(key!("rpc.system.name"), "grpc");
+        attributes.text(key!("rpc.method"), name(told, request));
+        if conventions::rpc_method(path.as_bytes()).is_none() {
+            attributes.text(key!("rpc.method_original"), path.strip_prefix('/').unwrap_or(path));
         }
     } else {
-        match known_method(request) {
-            Some(method) => attributes.text("http.request.method", method),
+        match known_method(told, request) {
+            Some(method) => attributes.text(key!("http.request.method"), method),
             None => {
-                attributes.text("http.request.method", conventions::OTHER);
-                attributes.bytes("http.request.method_original", &request.method);
+                attributes.text(key!("http.request.method"), conventions::OTHER);
+                attributes.text(key!("http.request.method_original"), told.text(request.method));
             }
         }
     }
-    let (host, port) = host_and_port(&request.host);
-    let host = if host.is_empty() { record.target.to_string() } else { host };
+    let (name, port) = host_and_port(host);
     if kind == SpanKind::Server {
         if !request.grpc {
-            attributes.text("url.scheme", "http");
-            attributes.bytes("url.path", &request.path);
+            attributes.text(key!("url.scheme"), "http");
+            attributes.text(key!("url.path"), path);
         }
-        attributes.text("client.address", record.client.to_canonical().to_string());
-        attributes.text("network.peer.address", record.client.to_canonical().to_string());
-        if let Some(agent) = &request.user_agent {
-            attributes.bytes("user_agent.original", agent);
+        let client = Digits::ip(record.client);
+        attributes.text(key!("client.address"), &client);
+        attributes.text(key!("network.peer.address"), &client);
+        if let Some(agent) = request.user_agent {
+            attributes.text(key!("user_agent.original"), told.text(agent));
         }
     } else if !request.grpc {
         // Without the query, which may hold what is nobody's business.
-        let (authority, path) = (String::from_utf8_lossy(&request.host), String::from_utf8_lossy(&request.path));
-        attributes.text("url.full", format!("http://{authority}{path}"));
+        attributes.wire.joined(attributes.field, key!("url.full"), &["http://", host, path]);
     }
-    attributes.text("server.address", host);
-    attributes.number("server.port", port.unwrap_or(record.port));
-    attributes.text("network.protocol.name", "http");
-    attributes.text("network.protocol.version", if record.protocol == "http/2" { "2" } else { "1.1" });
-    attributes
+    attributes.text(key!("server.address"), if name.is_empty() { told.text(record.target) } else { name });
+    attributes.number(key!("server.port"), port.unwrap_or(record.port).into());
+    attributes.text(key!("network.protocol.name"), "http");
+    attributes.text(key!("network.protocol.version"), if record.protocol == "http/2" { "2" } else { "1.1" });
 }
 
 /// Whom an attempt went to.
-fn to_endpoint(attributes: &mut Attributes, attempt: Option<&Attempt>) {
+fn to_endpoint(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, attempt: Option<&Attempt>) {
     let Some(attempt) = attempt else { return };
-    attributes.text("network.peer.address", attempt.address.ip().to_canonical().to_string());
-    attributes.number("network.peer.port", attempt.address.port());
-    attributes.text("weft.endpoint", attempt.address.to_string());
-    attributes.text("weft.peer.identity", &*attempt.peer);
+    attributes.ip(key!("network.peer.address"), attempt.address.ip());
+    attributes.number(key!("network.peer.port"), attempt.address.port().into());
+    attributes.text(key!("weft.endpoint"), &Digits::address(attempt.address));
+    attributes.text(key!("weft.peer.identity"), told.text(attempt.peer));
 }
 
 /// Whether the conventions call it an error at this end: what a server answers to a caller's own mistake is the caller's.
@@ -231,98 +259,104 @@ fn failed(record: &Record, kind: SpanKind) -> bool {
     }
 }
 
-fn status(record: &Record, kind: SpanKind) -> Option<Status> {
-    failed(record, kind).then(|| Status {
-        message: record.reason.map_or_else(String::new, |r| r.explain().to_owned()),
-        code: StatusCode::Error.into(),
-    })
+fn status(span: &mut Wire<'_>, record: &Record, kind: SpanKind) {
+    if failed(record, kind) {
+        span.message(15, |status| {
+            status.text(2, record.reason.map_or("", |reason| reason.explain()));
+            status.number(3, StatusCode::Error as u64);
+        });
+    }
 }
 
-fn of_outcome(attributes: &mut Attributes, record: &Record, kind: SpanKind) {
+fn of_outcome(attributes: &mut Attributes<'_, '_>, record: &Record, kind: SpanKind) {
     if let Some(status) = record.grpc() {
-        attributes.text("rpc.response.status_code", conventions::grpc_name(status));
+        attributes.text(key!("rpc.response.status_code"), conventions::grpc_name(status));
     } else if record.status != 0 && !is_grpc(record) {
-        attributes.number("http.response.status_code", record.status);
+        attributes.number(key!("http.response.status_code"), record.status.into());
     }
     if failed(record, kind) {
-        let error = match (record.reason, record.grpc()) {
-            (Some(reason), _) => reason.as_str().to_owned(),
-            (None, Some(status)) => conventions::grpc_name(status).to_owned(),
-            (None, None) => record.status.to_string(),
-        };
-        attributes.text("error.type", error);
+        match (record.reason, record.grpc()) {
+            (Some(reason), _) => attributes.text(key!("error.type"), reason.as_str()),
+            (None, Some(status)) => attributes.text(key!("error.type"), conventions::grpc_name(status)),
+            (None, None) => attributes.text(key!("error.type"), &Digits::number(record.status.into())),
+        }
     }
 }
 
 /// What the conventions have no name for.
-fn of_weft(attributes: &mut Attributes, told: &Told<'_>) {
+fn of_weft(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
     let record = told.record;
-    attributes.text("weft.direction", direction(record.direction));
-    attributes.text("weft.target", &*record.target);
+    attributes.text(key!("weft.direction"), direction(record.direction));
+    attributes.text(key!("weft.target"), told.text(record.target));
     if record.direction == Direction::Inbound {
-        attributes.text("weft.peer.identity", &*record.caller);
+        attributes.text(key!("weft.peer.identity"), told.text(record.caller));
     }
     if record.tried > 1 {
-        attributes.number("weft.attempts", record.tried);
+        attributes.number(key!("weft.attempts"), record.tried.into());
     }
     if let Some(reason) = record.reason {
-        attributes.text("weft.reason", reason.as_str());
+        attributes.text(key!("weft.reason"), reason.as_str());
     }
     if let Some(policy) = &record.policy {
-        attributes.text("weft.policy", &**policy);
+        attributes.text(key!("weft.policy"), policy);
     }
     if let Some(notice) = &record.notice {
-        attributes.text("weft.notice", &**notice);
+        attributes.text(key!("weft.notice"), notice);
     }
     if let Some(reference) = record.reference {
-        attributes.text("weft.ref", Reference(reference).to_string());
+        attributes.text(key!("weft.ref"), &Reference(reference).to_string());
     }
 }
 
-/// The access log's entry, correlated with the trace.
-pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
+/// Writes the access log's entry, correlated with the trace. `shared` are the attributes of its one span, if that was written just now.
+pub(super) fn write_log(out: &mut Vec<u8>, told: &Told<'_>, shared: Option<&[u8]>) {
     let record = told.record;
-    let mut attributes = match &record.request {
+    Wire::new(out).message(ITEMS, |log| {
+        log.fixed64(1, record.began);
+        log.fixed64(11, record.ended());
+        let (severity, word) = if record.is_error() { (SeverityNumber::Warn, "WARN") } else { (SeverityNumber::Info, "INFO") };
+        log.number(2, severity as u64);
+        log.text(3, word);
+        log.message(5, |body| match &record.request {
+            Some(request) => {
+                let status = Digits::number(record.status.into());
+                body.texts(1, &[told.text(request.method), " ", told.text(request.path), " ", &status]);
+            }
+            None => body.texts(1, &["tcp ", told.text(record.target), " ", peer(told)]),
+        });
+        if let Some(trace) = record.told_trace() {
+            log.fixed32(8, trace.sampled.into());
+            log.bytes(9, &trace.context.trace.to_bytes());
+            log.bytes(10, &trace.span.to_bytes());
+        }
+        log.text(12, "weft.access");
+        match shared {
+            Some(shared) => log.attributes_again(OF_LOG, shared),
+            None => of_log(&mut Attributes { wire: log, field: OF_LOG }, told),
+        }
+        let mut attributes = Attributes { wire: log, field: OF_LOG };
+        attributes.number(key!("weft.bytes_received"), record.received);
+        attributes.number(key!("weft.bytes_sent"), record.sent);
+        attributes.number(key!("weft.duration_us"), record.took.as_micros() as u64);
+    });
+}
+
+/// What a log record has in common with a span.
+fn of_log(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
+    let record = told.record;
+    match &record.request {
         Some(request) => {
             let kind = if record.direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
-            let mut attributes = of_request(record, request, kind);
+            of_request(attributes, told, request, kind);
             if kind == SpanKind::Client {
-                to_endpoint(&mut attributes, record.attempts.last());
+                to_endpoint(attributes, told, record.attempts.last());
             }
-            of_outcome(&mut attributes, record, kind);
-            attributes
+            of_outcome(attributes, record, kind);
         }
         None => {
-            let mut attributes = Attributes(Vec::new());
-            attributes.text("network.transport", "tcp");
-            to_endpoint(&mut attributes, record.attempts.last());
-            attributes
+            attributes.text(key!("network.transport"), "tcp");
+            to_endpoint(attributes, told, record.attempts.last());
         }
-    };
-    of_weft(&mut attributes, told);
-    attributes.number("weft.bytes_received", record.received);
-    attributes.number("weft.bytes_sent", record.sent);
-    attributes.number("weft.duration_us", record.took.as_micros() as u64);
-    let said = match &record.request {
-        Some(request) => {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            format!("{} {} {}", text(&request.method), text(&request.path), record.status)
-        }
-        None => format!("tcp {} {}", record.target, peer(record)),
-    };
-    let (severity, word) = if record.is_error() { (SeverityNumber::Warn, "WARN") } else { (SeverityNumber::Info, "INFO") };
-    let id = |span: SpanId| span.to_bytes().to_vec();
-    LogRecord {
-        time_unix_nano: record.began,
-        observed_time_unix_nano: now,
-        severity_number: severity.into(),
-        severity_text: word.to_owned(),
-        body: Some(AnyValue { value: Some(Value::StringValue(said)) }),
-        attributes: attributes.0,
-        flags: record.told_trace().map_or(0, |t| u32::from(t.sampled)),
-        trace_id: record.told_trace().map_or_else(Vec::new, |t| t.context.trace.to_bytes().to_vec()),
-        span_id: record.told_trace().map_or_else(Vec::new, |t| id(t.span)),
-        event_name: "weft.access".to_owned(),
-        ..LogRecord::default()
     }
+    of_weft(attributes, told);
 }

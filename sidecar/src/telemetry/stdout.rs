@@ -14,20 +14,20 @@ const MOST: usize = 4 * 1024 * 1024;
 pub(super) struct Lines {
     way: Outlet,
     telemetry: Arc<Telemetry>,
-    bundle: String,
+    bundle: Vec<u8>,
     count: u64,
 }
 
 impl Lines {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> std::io::Result<Self> {
         let way = Outlet::new("weft-access-log", MOST, false, std::io::stdout())?;
-        Ok(Self { way, telemetry, bundle: String::new(), count: 0 })
+        Ok(Self { way, telemetry, bundle: Vec::new(), count: 0 })
     }
 
     /// Adds a line.
-    pub(super) fn line(&mut self, write: impl FnOnce(&mut String)) {
+    pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bundle);
-        self.bundle.push('\n');
+        self.bundle.push(b'\n');
         self.count += 1;
     }
 
@@ -35,7 +35,8 @@ impl Lines {
     pub(super) fn flush(&mut self) {
         let count = std::mem::take(&mut self.count);
         if count > 0 {
-            self.way.send(std::mem::take(&mut self.bundle).into_bytes(), count);
+            let next = self.way.empty();
+            self.way.send(std::mem::replace(&mut self.bundle, next), count);
         }
         self.telemetry.unwritten.store(self.way.dropped(), Relaxed);
     }

@@ -1,7 +1,7 @@
 //! Taps: live requests and connections, for whoever may use the admin socket. Names of header fields are told; values and bodies where it is asked for and the workload allows it
 //! (`shown.rs`).
 
-use std::fmt::Write;
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,8 +13,9 @@ use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::fields::{FIELDS, Named, Told};
+use super::fields::{FIELDS, Named};
 use super::line::{json, quoted};
+use super::record::{Attempt, Told};
 use super::shown::Show;
 use super::{TAP, Telemetry};
 use crate::http::RequestHead;
@@ -86,18 +87,18 @@ impl Filter {
     fn takes(&self, told: &Told<'_>) -> bool {
         let record = told.record;
         let has = |text: &str, part: &str| text.contains(part);
-        let from = |part: &str| has(&record.caller, part) || record.client.to_canonical().to_string() == *part;
+        let from = |part: &str| has(told.text(record.caller), part) || record.client.to_canonical().to_string() == *part;
         let to = |part: &str| {
-            let endpoint = |a: &super::record::Attempt| has(&a.peer, part) || a.address.to_string().starts_with(part);
-            has(&record.target, part) || record.attempts.iter().any(endpoint)
+            let endpoint = |a: &Attempt| has(told.text(a.peer), part) || a.address.to_string().starts_with(part);
+            has(told.text(record.target), part) || record.attempts.iter().any(endpoint)
         };
-        let request = record.request.as_deref();
+        let request = record.request.as_ref();
         let status = record.status.to_string();
         let is_status = |s: &str| s.strip_suffix("xx").map_or_else(|| status == *s, |class| status.starts_with(class));
         self.from.as_deref().is_none_or(from)
             && self.to.as_deref().is_none_or(to)
-            && self.path.as_deref().is_none_or(|p| request.is_some_and(|r| r.path.starts_with(p.as_bytes())))
-            && self.method.as_deref().is_none_or(|m| request.is_some_and(|r| r.method.eq_ignore_ascii_case(m.as_bytes())))
+            && self.path.as_deref().is_none_or(|p| request.is_some_and(|r| told.text(r.path).starts_with(p)))
+            && self.method.as_deref().is_none_or(|m| request.is_some_and(|r| told.text(r.method).eq_ignore_ascii_case(m)))
             && self.status.as_deref().is_none_or(is_status)
             && (!self.errors || record.is_error())
             && self.inbound.is_none_or(|inbound| inbound == (record.direction == crate::metrics::Direction::Inbound))
@@ -215,28 +216,31 @@ impl Taps {
 /// A record as a line of JSON: the fields of the access log, the attempts, and the names of the request's header fields.
 fn event(told: &Told<'_>, show: Show) -> Bytes {
     let shown: Vec<Named> = FIELDS.iter().filter(|f| !matches!(f.name, "query" | "attempts" | "user_agent")).copied().collect();
-    let mut out = String::with_capacity(768);
+    let mut out = Vec::with_capacity(768);
     json(&mut out, &shown, told);
     out.pop();
     let record = told.record;
-    out.push_str(",\"attempts\":[");
+    out.extend_from_slice(b",\"attempts\":[");
     for (i, attempt) in record.attempts.iter().enumerate() {
         let _ = write!(out, "{}{{\"endpoint\":\"{}\",\"peer\":", if i > 0 { "," } else { "" }, attempt.address);
-        quoted(&mut out, &attempt.peer);
+        quoted(&mut out, told.text(attempt.peer));
         let reason = attempt.reason.map_or("null".to_owned(), |r| format!("\"{r}\""));
         let millis = attempt.took.as_micros() as f64 / 1e3;
         let _ = write!(out, ",\"status\":{},\"reason\":{reason},\"duration_ms\":{millis:.3}}}", attempt.status);
     }
-    out.push_str("],\"headers\":[");
+    out.extend_from_slice(b"],\"headers\":[");
     for (i, name) in record.fields.iter().flatten().enumerate() {
         if i > 0 {
-            out.push(',');
+            out.push(b',');
         }
         quoted(&mut out, name);
     }
-    out.push(']');
-    out.push_str(&record.shown.as_ref().map(|shown| shown.json(show)).unwrap_or_default());
-    out.push_str("}\n");
+    out.push(b']');
+    out.extend_from_slice(record.shown.as_ref().map(|shown| shown.json(show)).unwrap_or_default().as_bytes());
+    out.extend_from_slice(
+        b"}
+",
+    );
     out.into()
 }
 

@@ -16,9 +16,10 @@ use weft_core::protocol::MeshProtocol;
 use weft_core::trace::{Context, SpanId};
 
 use super::config::{AccessLog, Which};
-use super::fields::{FIELDS, Told, standard};
-use super::record::{Attempt, Record, Request, Trace};
+use super::fields::{FIELDS, standard};
+use super::record::{Noted, Record, Request, Trace};
 use super::tap::{Filter, open};
+use super::way::Bundle;
 use super::{Note, Telemetry, Telling, Tracing, WorkerTelemetry, line, span};
 use crate::authorize::Guard;
 use crate::config::Config;
@@ -32,60 +33,62 @@ use crate::otlp::Env;
 use crate::route::{Route, Tried, Wish};
 use crate::worker::{Shared, Worker};
 
-fn attempt(n: u8, status: u16, reason: Option<Reason>) -> Attempt {
-    Attempt {
-        span: SpanId::random(n.into()),
-        began: Duration::from_millis(n.into()),
-        took: Duration::from_millis(1),
-        peer: "spiffe://td/ns/shop/sa/cart".into(),
-        address: (Ipv4Addr::new(10, 0, 0, n), 8080).into(),
-        status,
-        reason,
-    }
+fn attempt(noted: &mut Noted, n: u8, status: u16, reason: Option<Reason>) {
+    noted.begins(
+        Duration::from_millis(n.into()),
+        SpanId::random(n.into()),
+        "spiffe://td/ns/shop/sa/cart",
+        (Ipv4Addr::new(10, 0, 0, n), 8080).into(),
+    );
+    let last = noted.record.under_way().expect("it began just now");
+    (last.took, last.status, last.reason) = (Duration::from_millis(1), status, reason);
 }
 
-fn record(direction: Direction) -> Record {
+fn record(direction: Direction) -> Noted {
     let context = Context::root(1, 2, SpanId::random(9));
-    Record {
+    let mut noted = Noted::default();
+    let request = Request {
+        method: noted.text("GET"),
+        path: noted.text("/items"),
+        query: Some(noted.text("secret=1")),
+        host: noted.text("cart.shop:8080"),
+        user_agent: Some(noted.text("curl/8")),
+        grpc: false,
+    };
+    let trace = Trace {
+        context,
+        parent: Some(SpanId::random(8)),
+        span: context.span,
+        forms: super::propagate::Forms::default(),
+        sampled: true,
+        state: Some(noted.text("a=b")),
+    };
+    noted.record = Record {
         direction,
         began: 1_790_000_000_123_456_789,
         took: Duration::from_micros(12_345),
         first: Some(Duration::from_millis(3)),
         client: Ipv4Addr::new(10, 0, 0, 9).into(),
-        caller: "spiffe://td/ns/shop/sa/web".into(),
-        target: "shop/cart".into(),
+        caller: noted.text("spiffe://td/ns/shop/sa/web"),
+        target: noted.text("shop/cart"),
         port: 80,
         protocol: "http/1.1",
-        request: Some(Box::new(Request {
-            method: b"GET"[..].into(),
-            path: b"/items"[..].into(),
-            query: Some(b"secret=1"[..].into()),
-            host: b"cart.shop:8080"[..].into(),
-            user_agent: Some(b"curl/8"[..].into()),
-            grpc: false,
-        })),
+        request: Some(request),
         status: 200,
-        grpc_status: None,
-        reason: None,
-        detail: None,
-        reference: None,
         policy: Some("shop/deny#1".into()),
-        notice: None,
         received: 5,
         sent: 17,
-        attempts: smallvec![attempt(1, 200, None)],
-        tried: 1,
-        trace: Some(Trace {
-            context,
-            parent: Some(SpanId::random(8)),
-            span: context.span,
-            forms: super::propagate::Forms::default(),
-            sampled: true,
-            state: Some("a=b".into()),
-        }),
+        trace: Some(trace),
         whole: true,
         fields: Some(vec!["Authorization".into(), "x\u{1b}[2J".into()].into()),
-    }
+        ..Record::default()
+    };
+    attempt(&mut noted, 1, 200, None);
+    noted
+}
+
+fn request(noted: &mut Noted) -> &mut Request {
+    noted.record.request.as_mut().expect("HTTP")
 }
 
 fn text(span: &Span, name: &str) -> Option<String> {
@@ -98,34 +101,36 @@ fn text(span: &Span, name: &str) -> Option<String> {
 
 #[test]
 fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
-    let mut record = record(Direction::Inbound);
-    let request = record.request.as_mut().expect("HTTP");
-    request.path = "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes().into();
-    request.method = b"\xff\n"[..].into();
-    let told = Told { record: &record };
+    let mut noted = record(Direction::Inbound);
+    let path = noted.bytes("/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes(), 1_024);
+    let method = noted.bytes(b"\xff\n", 256);
+    (request(&mut noted).path, request(&mut noted).method) = (path, method);
+    let told = noted.told();
     for form in [line::json, line::text] {
-        let mut out = String::new();
+        let mut out = Vec::new();
         form(&mut out, FIELDS, &told);
+        let out = String::from_utf8(out).expect("text");
         assert!(out.bytes().all(|b| (b' '..=b'~').contains(&b)), "{out}");
         assert!(out.contains("\\u000d\\u000astatus=200 x\\\"y\\\\\\u001b[31m\\u202e\\u009b1"), "{out}");
     }
-    let mut out = String::new();
+    let mut out = Vec::new();
     line::json(&mut out, &standard(), &told);
+    let out = String::from_utf8(out).expect("text");
     let read: Json = serde_json::from_str(&out).expect("it is JSON");
     assert_eq!(read["path"], "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1");
     assert_eq!((&read["status"], &read["duration_ms"], &read["policy"]), (&200.into(), &12.345.into(), &"shop/deny#1".into()));
     assert!(!out.contains("secret") && !out.contains("curl"), "neither the query nor the user agent was asked for: {out}");
     assert_eq!(read["time"], "2026-09-21T14:13:20.123456Z");
-    let mut out = String::new();
+    let mut out = Vec::new();
     line::text(&mut out, &standard()[1..4], &told);
-    assert_eq!(out, "direction=inbound client=10.0.0.9 peer=spiffe://td/ns/shop/sa/web");
+    assert_eq!(out, b"direction=inbound client=10.0.0.9 peer=spiffe://td/ns/shop/sa/web");
     assert!("what".parse::<super::fields::Named>().is_err_and(|why| why.contains("direction, client")));
 }
 
 #[test]
 fn one_attempt_is_one_client_span_and_several_stand_below_one() {
-    let mut record = record(Direction::Outbound);
-    let spans = span::spans(&Told { record: &record });
+    let mut noted = record(Direction::Outbound);
+    let spans = span::spans(&noted.told());
     assert_eq!(spans.len(), 1);
     assert_eq!((spans[0].kind, &*spans[0].name, &*spans[0].trace_state), (3, "GET", "a=b"));
     assert_eq!(spans[0].parent_span_id, SpanId::random(8).to_bytes());
@@ -143,11 +148,12 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     }
     assert!(spans[0].status.is_none() && text(&spans[0], "error.type").is_none());
 
-    record.attempts = smallvec![attempt(1, 0, Some(Reason::UpstreamConnectRefused)), attempt(2, 200, None)];
-    record.tried = 2;
+    (noted.record.attempts, noted.record.tried) = (smallvec![], 0);
+    attempt(&mut noted, 1, 0, Some(Reason::UpstreamConnectRefused));
+    attempt(&mut noted, 2, 200, None);
     let whole = SpanId::random(77);
-    record.trace.as_mut().expect("traced").span = whole;
-    let spans = span::spans(&Told { record: &record });
+    noted.record.trace.as_mut().expect("traced").span = whole;
+    let spans = span::spans(&noted.told());
     assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
     assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
     assert_eq!(spans.iter().map(|s| s.flags & 0x300).collect::<Vec<_>>(), [0x300, 0x100, 0x100], "whose parent is another's");
@@ -155,32 +161,32 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     assert_eq!([1, 2].map(|i| text(&spans[i], "http.request.resend_count")), [None, Some("1".to_owned())]);
     assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
     // Nobody can make names up.
-    record.request.as_mut().expect("HTTP").method = b"X7"[..].into();
-    assert_eq!(span::spans(&Told { record: &record })[0].name, "HTTP");
+    request(&mut noted).method = noted.text("X7");
+    assert_eq!(span::spans(&noted.told())[0].name, "HTTP");
 }
 
 #[test]
 fn an_error_is_one_where_the_conventions_call_it_so() {
-    let mut inbound = record(Direction::Inbound);
-    let failed = |record: &Record| {
-        let spans = span::spans(&Told { record });
+    let mut noted = record(Direction::Inbound);
+    let failed = |noted: &Noted| {
+        let spans = span::spans(&noted.told());
         spans[0].status.is_some().then(|| text(&spans[0], "error.type"))
     };
-    inbound.status = 404;
-    assert_eq!(failed(&inbound), None);
-    inbound.direction = Direction::Outbound;
-    assert_eq!(failed(&inbound), Some(Some("404".to_owned())));
-    inbound.direction = Direction::Inbound;
-    inbound.status = 500;
-    assert_eq!(failed(&inbound), Some(Some("500".to_owned())));
-    inbound.status = 200;
-    inbound.request.as_mut().expect("HTTP").grpc = true;
-    inbound.request.as_mut().expect("HTTP").path = b"/shop.Cart/Add"[..].into();
+    noted.record.status = 404;
+    assert_eq!(failed(&noted), None);
+    noted.record.direction = Direction::Outbound;
+    assert_eq!(failed(&noted), Some(Some("404".to_owned())));
+    noted.record.direction = Direction::Inbound;
+    noted.record.status = 500;
+    assert_eq!(failed(&noted), Some(Some("500".to_owned())));
+    noted.record.status = 200;
+    let path = noted.text("/shop.Cart/Add");
+    (request(&mut noted).grpc, request(&mut noted).path) = (true, path);
     for (status, error) in [(0, None), (5, None), (14, Some(Some("UNAVAILABLE".to_owned())))] {
-        inbound.grpc_status = Some(status);
-        assert_eq!(failed(&inbound), error, "{status}");
+        noted.record.grpc_status = Some(status);
+        assert_eq!(failed(&noted), error, "{status}");
     }
-    let spans = span::spans(&Told { record: &inbound });
+    let spans = span::spans(&noted.told());
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("shop.Cart/Add", Some("shop.Cart/Add")));
     assert_eq!(text(&spans[0], "rpc.response.status_code").as_deref(), Some("UNAVAILABLE"));
 }
@@ -189,8 +195,8 @@ fn an_error_is_one_where_the_conventions_call_it_so() {
 fn a_full_way_drops_and_counts() {
     let all = Arc::new(Telemetry::off());
     let worker = WorkerTelemetry::new(all.clone());
-    for _ in 0..super::ON_THE_WAY + 7 {
-        worker.hand_over(Box::new(record(Direction::Inbound)));
+    for _ in 0..super::way::ON_THE_WAY + 7 {
+        worker.hand_over(&mut record(Direction::Inbound));
     }
     assert_eq!(all.lost.load(super::Relaxed), 7);
     let families = all.families();
@@ -211,14 +217,14 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
     // It is of what happens from now on.
     let now = crate::metrics::worker::unix_nanos();
     let (fits, mut other) = (record(Direction::Inbound), record(Direction::Inbound));
-    other.status = 404;
+    other.record.status = 404;
     let mut fits = fits;
     let mut over = record(Direction::Inbound);
     for record in [&mut fits, &mut other] {
-        record.began = now;
+        record.record.began = now;
     }
-    over.began = now - 3_600_000_000_000;
-    let tell = |record: &Record| all.taps().tell(&Told { record }, Instant::now());
+    over.record.began = now - 3_600_000_000_000;
+    let tell = |record: &Noted| all.taps().tell(&record.told(), Instant::now());
     for record in [&other, &over, &fits, &fits, &fits, &fits] {
         tell(record);
     }
@@ -276,8 +282,11 @@ fn noted(worker: &Worker, caller: &HttpCaller, head: &mut RequestHead) -> Option
     super::request(worker, caller, &app(), head, MeshProtocol::Http1, Instant::now())
 }
 
-fn handed_over(worker: &Worker) -> Option<Box<Record>> {
-    worker.shared.telemetry.fresh().first()?.try_recv().ok()
+fn handed_over(worker: &Worker) -> Option<Noted> {
+    let mut bundle = Bundle::default();
+    worker.shared.telemetry.fresh().first()?.take(&mut bundle);
+    let (record, texts) = bundle.next()?;
+    Some(Noted { record: std::mem::take(record), texts: texts.to_owned() })
 }
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -298,7 +307,7 @@ async fn each_attempt_is_sent_on_with_the_span_that_it_gets() {
     note.whole();
     drop(note);
     let record = handed_over(&worker).expect("a record");
-    let spans = span::spans(&Told { record: &record });
+    let spans = span::spans(&record.told());
     let sent = head.fields.named("traceparent").next().expect("it says so").to_vec();
     assert_eq!(spans.len(), 3);
     assert_eq!(weft_core::hex::hex(&spans[1].span_id).as_bytes(), &sent[36..52]);
@@ -345,14 +354,14 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
         let record = handed_over(&errors);
         assert_eq!(record.is_some(), fails);
         if let Some(record) = record {
-            let spans = span::spans(&Told { record: &record });
+            let spans = span::spans(&record.told());
             assert_eq!((spans.len(), spans[0].flags & 1), (1, 0));
         }
     }
     // Whoever goes away is told of, too.
     let note = noted(&on, &caller, &mut head(&[])).expect("a trace of our own");
     drop(note);
-    assert_eq!(handed_over(&on).expect("a record").reason, Some(Reason::DownstreamGone));
+    assert_eq!(handed_over(&on).expect("a record").record.reason, Some(Reason::DownstreamGone));
 }
 
 #[tokio::test]
@@ -368,10 +377,10 @@ async fn a_tap_costs_only_what_it_asks_for() {
     drop(taps);
     drop(noted(&worker, &caller, &mut head(&many)).expect("it is asked for"));
     let record = handed_over(&worker).expect("a record");
-    assert_eq!(record.fields.as_ref().map(|names| names.len()), Some(64));
+    assert_eq!(record.record.fields.as_ref().map(|names| names.len()), Some(64));
     // Told once, there is no more to be told in this second.
     let now = Instant::now();
-    all.taps().tell(&Told { record: &record }, now);
+    all.taps().tell(&record.told(), now);
     assert!(all.taps().are_full(now));
     let before = all.unseen.load(super::Relaxed);
     let is_full = (0..1_000_000).any(|_| {
@@ -399,38 +408,39 @@ fn a_wrong_value_is_told_and_left_out() {
     ]);
     assert_eq!((telling.form, telling.which, telling.errors), (AccessLog::Off, Which::All, false));
     assert_eq!(format!("{:?}", telling.fields), "[path, status]");
-    assert!(telling.share.takes(u64::MAX));
+    assert!(telling.share.takes(|| u64::MAX));
     assert_eq!(wrong.len(), 4, "{wrong:?}");
     assert!(wrong[0].starts_with("WEFT_ACCESS_LOG takes off, text or json"), "{wrong:?}");
     let (telling, wrong) = of(&["--access-log=text", "--access-log-sample=0", "--access-log-only=errors", "--trace-errors=true"]);
     assert_eq!((telling.form, telling.which, telling.errors, wrong.len()), (AccessLog::Text, Which::Errors, true, 0));
-    assert!(!telling.share.takes(0));
+    assert!(!telling.share.takes(|| 0));
 }
 
 #[test]
 fn a_denial_names_its_policy_in_line_and_span_by_itself() {
     let mut record = record(Direction::Inbound);
     let answer = weft_core::failure::Answer { reference: Some(7), policy: Some("shop/deny#2".into()), ..Default::default() };
-    record.fails(&Failure::mesh(Reason::Denied).answered(answer));
-    record.notice = Some("audit shop/watch".into());
-    let told = Told { record: &record };
+    record.record.fails(&Failure::mesh(Reason::Denied).answered(answer));
+    record.record.notice = Some("audit shop/watch".into());
+    let told = record.told();
     let spans = span::spans(&told);
     assert_eq!(text(&spans[0], "weft.policy").as_deref(), Some("shop/deny#2"));
     assert_eq!(text(&spans[0], "weft.notice").as_deref(), Some("audit shop/watch"));
-    let mut out = String::new();
+    let mut out = Vec::new();
     line::json(&mut out, &standard(), &told);
+    let out = String::from_utf8(out).expect("text");
     assert!(out.contains("\"policy\":\"shop/deny#2\"") && out.contains("\"notice\":\"audit shop/watch\""), "{out}");
 }
 
 #[test]
 fn a_grpc_method_that_is_none_is_no_name() {
     let mut record = record(Direction::Inbound);
-    let request = record.request.as_mut().expect("HTTP");
-    (request.grpc, request.path) = (true, b"/made up/by a caller"[..].into());
-    let spans = span::spans(&Told { record: &record });
+    let path = record.text("/made up/by a caller");
+    (request(&mut record).grpc, request(&mut record).path) = (true, path);
+    let spans = span::spans(&record.told());
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("_OTHER", Some("_OTHER")));
     assert_eq!(text(&spans[0], "rpc.method_original").as_deref(), Some("made up/by a caller"));
     // Without a gRPC status it is what the HTTP status stands for: UNKNOWN, and an error.
     assert_eq!(text(&spans[0], "error.type").as_deref(), Some("UNKNOWN"));
-    assert!(record.is_error());
+    assert!(record.record.is_error());
 }

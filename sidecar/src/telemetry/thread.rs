@@ -3,35 +3,28 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
-use prost::Message;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_core::conventions::SCHEMA_URL;
 
 use super::config::{AccessLog, TelemetryConfig, Telling, Tracing, Which};
-use super::fields::Told;
-use super::record::Record;
-use super::resource::{resource, scope};
+use super::record::Told;
+use super::resource::{self, resource};
 use super::stdout::Lines;
-use super::{Telemetry, line, span};
+use super::way::{Bundle, Way};
+use super::{TAP, Telemetry, line, span};
 use crate::identity::{random, unix_now};
-use crate::otlp::batch::{Limits, Queue};
+use crate::otlp::batch::{Counts, Limits, Queue};
 use crate::otlp::{Env, Exporter, SettingError, Signal};
 use crate::worker::Shared;
 
-/// How often the queues are looked at. Workers wake nobody: that would cost each request a system call.
+/// How often workers' records are looked for. Workers wake nobody for a single one: that would cost each request a system call.
 const LOOK: Duration = Duration::from_millis(50);
 /// After so many looks in vain they are fewer.
 const IDLE: u32 = 40;
-/// Records that are taken from one worker before others have their turn, and the exporter.
+/// Records that are told before the exporter has its turn.
 const AT_ONCE: usize = 256;
 /// Where spans come faster than the exporter takes them, workers' records wait for it so long, in pauses of such a length.
 const HELD_BACK: Duration = Duration::from_millis(100);
@@ -100,10 +93,14 @@ pub fn start(shared: Arc<Shared>, plan: Plan, stop: CancellationToken) -> std::i
 struct Teller {
     shared: Arc<Shared>,
     config: Telling,
-    workers: Vec<Receiver<Box<Record>>>,
+    ways: Vec<Arc<Way>>,
+    /// What was taken from one of them.
+    bundle: Bundle,
+    /// The attributes of the span that was written last.
+    shared_attributes: Vec<u8>,
     lines: Option<Lines>,
-    spans: Option<Rc<Queue<Span>>>,
-    logs: Option<Rc<Queue<LogRecord>>>,
+    spans: Option<Rc<Queue>>,
+    logs: Option<Rc<Queue>>,
 }
 
 /// How long the end may take.
@@ -115,29 +112,16 @@ impl Teller {
         let env = Rc::new(env);
         let telemetry = shared.telemetry.clone();
         let lines = if config.form == AccessLog::Off { None } else { Some(Lines::new(telemetry.clone())?) };
-        let spans = traces.map(|exporter| {
-            let queue = Queue::new(Limits::read(&env, "OTEL_BSP", SPANS), telemetry.spans.clone());
+        let queue = |prefix: &str, delay: Duration, counts: &Arc<Counts>, exporter: Exporter, what: &'static str| {
+            let queue = Queue::new(Limits::read(&env, prefix, delay), counts.clone());
             let (shared, env) = (shared.clone(), env.clone());
-            tokio::task::spawn_local(queue.clone().run(exporter, "spans", move |spans| {
-                let scope_spans = ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.to_owned() };
-                let resource = Some(resource(&shared, &env));
-                let all = ResourceSpans { resource, scope_spans: vec![scope_spans], schema_url: SCHEMA_URL.to_owned() };
-                ExportTraceServiceRequest { resource_spans: vec![all] }.encode_to_vec().into()
-            }));
+            let head = move |items| resource::before(&resource(&shared, &env), items);
+            tokio::task::spawn_local(queue.clone().run(exporter, what, head));
             queue
-        });
-        let logs = logs.map(|exporter| {
-            let queue = Queue::new(Limits::read(&env, "OTEL_BLRP", LOGS), telemetry.logs.clone());
-            let (shared, env) = (shared.clone(), env.clone());
-            tokio::task::spawn_local(queue.clone().run(exporter, "log records", move |log_records| {
-                let scope_logs = ScopeLogs { scope: Some(scope()), log_records, schema_url: SCHEMA_URL.to_owned() };
-                let resource = Some(resource(&shared, &env));
-                let all = ResourceLogs { resource, scope_logs: vec![scope_logs], schema_url: SCHEMA_URL.to_owned() };
-                ExportLogsServiceRequest { resource_logs: vec![all] }.encode_to_vec().into()
-            }));
-            queue
-        });
-        Ok(Self { shared, config, workers: vec![], lines, spans, logs })
+        };
+        let spans = traces.map(|exporter| queue("OTEL_BSP", SPANS, &telemetry.spans, exporter, "spans"));
+        let logs = logs.map(|exporter| queue("OTEL_BLRP", LOGS, &telemetry.logs, exporter, "log records"));
+        Ok(Self { shared, config, ways: vec![], bundle: Bundle::default(), shared_attributes: vec![], lines, spans, logs })
     }
 
     async fn run(mut self, stop: CancellationToken) {
@@ -148,7 +132,8 @@ impl Teller {
                 if !telemetry.is_wanted() {
                     telemetry.wake.notified().await;
                 } else if idle < IDLE {
-                    tokio::time::sleep(LOOK).await;
+                    // Sooner where much has come.
+                    let _ = tokio::time::timeout(LOOK, telemetry.wake.notified()).await;
                 } else {
                     // Whoever has something to tell then wakes this thread, once.
                     telemetry.asleep.store(true, Relaxed);
@@ -183,94 +168,87 @@ impl Teller {
         }
     }
 
-    /// Takes all that came; says whether anything did. The exporter of spans has its turn in between: where its queue fills up while the collector
+    /// Tells all that came; says whether anything did. The exporters have their turn in between: where a queue fills up while the collector
     /// takes what it is sent, it is waited for, but not for long.
     async fn take(&mut self) -> bool {
+        let telemetry = self.shared.telemetry.clone();
+        self.ways.append(&mut telemetry.fresh());
         let (mut some, mut waited) = (false, Duration::ZERO);
-        loop {
-            let full = self.spans.as_ref().is_some_and(|q| q.presses() && !q.counts.failing.load(Relaxed));
-            if full && waited < HELD_BACK {
-                waited += PAUSE;
-                tokio::time::sleep(PAUSE).await;
-                continue;
+        for i in 0..self.ways.len() {
+            self.ways[i].take(&mut self.bundle);
+            loop {
+                while self.is_pressed() && waited < HELD_BACK {
+                    waited += PAUSE;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                if !self.tell_some() {
+                    break;
+                }
+                some = true;
+                tokio::task::yield_now().await;
             }
-            let Some(more) = self.look() else { return some };
-            some = true;
-            if !more {
-                return true;
-            }
-            tokio::task::yield_now().await;
         }
+        self.ways.retain(|way| !way.is_over());
+        telemetry.taps().beat(Instant::now(), telemetry.unseen.swap(0, Relaxed));
+        some
     }
 
-    /// Takes what came: none if nothing did, else whether there may be more.
-    fn look(&mut self) -> Option<bool> {
-        let telemetry = self.shared.telemetry.clone();
-        self.workers.append(&mut telemetry.fresh());
-        let mut workers = std::mem::take(&mut self.workers);
-        let (mut some, mut more) = (false, false);
-        workers.retain(|worker| {
-            for _ in 0..AT_ONCE {
-                match worker.try_recv() {
-                    Ok(record) => {
-                        some = true;
-                        self.tell(record);
-                    }
-                    Err(TryRecvError::Empty) => return true,
-                    Err(TryRecvError::Disconnected) => return false,
-                }
+    fn is_pressed(&self) -> bool {
+        let presses = |queue: &Option<Rc<Queue>>| queue.as_ref().is_some_and(|q| q.presses() && !q.counts.failing.load(Relaxed));
+        presses(&self.spans) || presses(&self.logs)
+    }
+
+    /// Tells some of what was taken; false if nothing is left.
+    fn tell_some(&mut self) -> bool {
+        let mut bundle = std::mem::take(&mut self.bundle);
+        let mut some = false;
+        for _ in 0..AT_ONCE {
+            let Some((record, texts)) = bundle.next() else { break };
+            some = true;
+            if self.tell(&Told { record, texts }) {
+                self.shared.telemetry.ring.keep(std::mem::take(record), texts);
             }
-            more = true;
-            true
-        });
-        self.workers = workers;
+        }
+        self.bundle = bundle;
         if let Some(lines) = &mut self.lines {
             lines.flush();
         }
-        telemetry.taps().beat(Instant::now(), telemetry.unseen.swap(0, Relaxed));
-        some.then_some(more)
+        some
     }
 
-    fn tell(&mut self, record: Box<Record>) {
-        let told = Told { record: &record };
+    /// Tells of a record; says whether its spans are to be kept.
+    fn tell(&mut self, told: &Told<'_>) -> bool {
+        let record = told.record;
         let failed = record.is_error();
         let telemetry = &self.shared.telemetry;
         let traced = telemetry
             .tracing
             .as_ref()
             .is_some_and(|tracing| record.trace.as_ref().is_some_and(|t| t.sampled || (failed && tracing.errors)));
+        self.shared_attributes.clear();
         if let Some(queue) = self.spans.as_ref().filter(|_| traced) {
-            // Nothing is made that is dropped at once.
-            if queue.room() == 0 {
-                queue.drops(span::count(&record));
-            } else {
-                for span in span::spans(&told) {
-                    queue.push(span);
-                }
+            for i in 0..span::count(record) {
+                queue.push(|out| span::write(out, told, i, &mut self.shared_attributes));
             }
         }
         let config = &self.config;
-        let logged = failed || (config.which == Which::All && config.share.takes(random()));
+        let logged = failed || (config.which == Which::All && config.share.takes(random));
         if logged && let Some(queue) = &self.logs {
-            let now = record.began + record.took.as_nanos() as u64;
-            queue.push(span::log_record(&told, now));
+            let shared = Some(&*self.shared_attributes).filter(|shared| !shared.is_empty() && span::count(record) == 1);
+            queue.push(|out| span::write_log(out, told, shared));
         }
         if logged && let Some(lines) = &mut self.lines {
             let fields = &config.fields;
             lines.line(|out| match config.form {
-                AccessLog::Json => line::json(out, fields, &told),
-                AccessLog::Text | AccessLog::Off => line::text(out, fields, &told),
+                AccessLog::Json => line::json(out, fields, told),
+                AccessLog::Text | AccessLog::Off => line::text(out, fields, told),
             });
         }
-        let mut taps = telemetry.taps();
-        if !taps.is_empty() {
-            let now = Instant::now();
-            taps.tell(&told, now);
+        if telemetry.wanted.load(Relaxed) & TAP != 0 {
+            let (mut taps, now) = (telemetry.taps(), Instant::now());
+            taps.tell(told, now);
             telemetry.full.store(if taps.are_full(now) { unix_now() as u64 } else { 0 }, Relaxed);
         }
-        drop(taps);
-        if traced {
-            telemetry.ring.keep(record);
-        }
+        traced
     }
 }
