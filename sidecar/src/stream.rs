@@ -42,6 +42,36 @@ struct Tls {
 /// Pieces that are passed on together.
 pub type Chunks = SmallVec<[BytesMut; 8]>;
 
+impl Tls {
+    /// Takes ciphertext in, and plaintext out into `buf`, as far as there is room: what is left is kept.
+    fn take_in(&mut self, ciphertext: &[u8], buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let mut rest = ciphertext;
+        loop {
+            digest(&mut self.connection, &mut rest)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            if take_plaintext(&mut self.connection, buf)? || buf.remaining() == 0 {
+                self.backlog.extend_from_slice(rest);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Takes plaintext out, as far as there is room; true where the peer has ended its half and all of it was taken.
+fn take_plaintext(connection: &mut Connection, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+    while buf.remaining() > 0 {
+        match connection.reader().read(buf.initialize_unfilled()) {
+            Ok(0) => return Ok(true),
+            Ok(n) => buf.advance(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
 /// What the handshake settled, for logs and metrics.
 #[derive(Debug, Clone)]
 pub struct TlsFacts {
@@ -114,9 +144,12 @@ impl Stream {
 
     /// Sends what TLS has to send.
     fn poll_send_ciphertext(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut tls = self.tls().borrow_mut();
-        while tls.connection.wants_write() {
-            match tls.connection.write_tls(&mut Blocking { socket: &self.socket, cx }) {
+        self.send_ciphertext(&mut self.tls().borrow_mut().connection, cx)
+    }
+
+    fn send_ciphertext(&self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while connection.wants_write() {
+            match connection.write_tls(&mut Blocking { socket: &self.socket, cx }) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(e) => return Poll::Ready(Err(e)),
@@ -197,23 +230,30 @@ impl Stream {
             self.ended.set(buf.filled().len() == before);
             return Poll::Ready(Ok(()));
         };
+        let before = buf.filled().len();
         loop {
-            let space = buf.initialize_unfilled();
-            match tls.borrow_mut().connection.reader().read(space) {
-                Ok(0) => {
-                    self.ended.set(true);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
+            let tls = &mut *tls.borrow_mut();
+            if take_plaintext(&mut tls.connection, buf)? {
+                self.ended.set(buf.filled().len() == before);
+                return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_receive_ciphertext(cx))?;
+            if !tls.backlog.is_empty() && buf.remaining() > 0 {
+                let backlog = std::mem::take(&mut tls.backlog);
+                tls.take_in(&backlog, buf)?;
+            } else if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            } else {
+                let mut scratch = self.buffers.take();
+                let mut read = ReadBuf::new(&mut scratch);
+                ready!(self.socket.poll_read(cx, &mut read))?;
+                if read.filled().is_empty() {
+                    // TLS learns of the end, and says whether it was proper.
+                    tls.connection.read_tls(&mut io::empty())?;
+                }
+                tls.take_in(read.filled(), buf)?;
+            }
             // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
-            let _ = self.poll_send_ciphertext(cx);
+            let _ = self.send_ciphertext(&mut tls.connection, cx);
         }
     }
 
