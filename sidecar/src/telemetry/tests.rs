@@ -85,6 +85,7 @@ fn record(direction: Direction) -> Record {
         }),
         whole: true,
         fields: Some(vec!["Authorization".into(), "x\u{1b}[2J".into()].into()),
+        shown: None,
     }
 }
 
