@@ -87,7 +87,7 @@ reasons! {
     RateLimited "rate-limited" 429 8 "The caller has used up the rate that the service allows.",
     FaultInjected "fault-injected" 503 14 "The service's traffic policy asks for this fault.",
     EndpointsEjected "endpoints-ejected" 503 14 "Every endpoint of the service is ejected for now.",
-    IdleTimeout "idle-timeout" 408 4 "Nothing was said on the connection for as long as its policy allows.",
+    IdleTimeout "idle-timeout" 504 4 "Nothing was said on the connection for as long as its policy allows.",
     Draining "draining" 503 14 "The sidecar is shutting down.",
     NotReady "not-ready" 503 14 "The sidecar has no certificate or no policy yet.",
     NotRedirected "not-redirected" 403 7 "The connection was not redirected: the sidecar is nobody else's proxy.",

@@ -370,9 +370,9 @@ pub async fn open_bytes(
 }
 
 /// Why a connection ended that did not end by itself.
-fn ends(note: &mut Option<Note>, failure: Failure) {
+fn ends(note: &mut Option<Note>, failure: &Failure) {
     if let Some(note) = note {
-        note.fails(&failure);
+        note.fails(failure);
     }
 }
 
@@ -398,7 +398,7 @@ pub async fn opaque(
         biased;
         // First: nothing goes on that came when it was over already.
         () = bytes_revoked(worker, guarded) => {
-            ends(&mut note, Failure::mesh(Reason::Denied).detail("the policy has changed"));
+            ends(&mut note, &Failure::mesh(Reason::Denied).detail("the policy has changed"));
             client.reset();
             upstream.reset();
         }
@@ -406,17 +406,17 @@ pub async fn opaque(
             if let Err(Broken { side, error }) = result {
                 tracing::debug!(target = %key.target, ?side, %error, "connection ended by an error");
                 let reason = if side == Side::Downstream { Reason::DownstreamGone } else { Reason::UpstreamReset };
-                ends(&mut note, Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
+                ends(&mut note, &Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
             }
         }
         () = silence(idle, || open.moved()) => {
             tracing::debug!(target = %key.target, "connection ended: nothing was said for as long as the policy allows");
-            ends(&mut note, Failure::mesh(Reason::IdleTimeout));
+            ends(&mut note, &Failure::mesh(Reason::IdleTimeout));
             client.reset();
             upstream.reset();
         }
         () = worker.shared.cut.cancelled() => {
-            ends(&mut note, Failure::mesh(Reason::Draining).detail("the connection was cut: it outlasted the drain"));
+            ends(&mut note, &Failure::mesh(Reason::Draining).detail("the connection was cut: it outlasted the drain"));
             client.reset();
             upstream.reset();
         }
