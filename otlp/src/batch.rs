@@ -150,20 +150,10 @@ impl Queue {
         }
     }
 
-    /// Items that there is room for.
-    pub fn room(&self) -> usize {
-        self.limits.queue - self.waiting.borrow().items
-    }
-
     /// Whether more wait than one batch, and than half of what may: the exporter should have its turn.
     pub fn presses(&self) -> bool {
         let waiting = self.waiting.borrow().items;
         waiting >= self.limits.batch && waiting > self.limits.queue / 2
-    }
-
-    /// Counts items that were not even made, for there is no room for them.
-    pub fn drops(&self, items: u64) {
-        self.counts.overflowed.fetch_add(items, Relaxed);
     }
 
     pub fn is_empty(&self) -> bool {

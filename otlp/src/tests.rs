@@ -235,7 +235,7 @@ async fn batches_leave_whole_and_in_turn_behind_their_heads() {
         for i in b'0'..=b'9' {
             queue.push(|out| out.extend([i, i]));
         }
-        assert_eq!((queue.room(), queue.presses()), (0, true));
+        assert!(queue.presses());
         let head = |bytes| Bytes::from(format!("{bytes}:"));
         tokio::task::spawn_local(queue.clone().run(http_exporter(port, &[]), "spans", head));
         let exported = async |count| {

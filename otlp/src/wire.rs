@@ -117,7 +117,9 @@ impl<'a> Wire<'a> {
     #[inline]
     pub fn texts(&mut self, number: u32, parts: &[&str]) {
         self.begins(number, parts.iter().map(|part| part.len()).sum());
-        parts.iter().for_each(|part| self.out.extend_from_slice(part.as_bytes()));
+        for part in parts {
+            self.out.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// What stands before a message, or a text, of so many bytes.
@@ -188,7 +190,11 @@ impl<'a> Wire<'a> {
     #[inline(always)]
     pub fn joined(&mut self, number: u32, key: &Key, parts: &[&str]) {
         let len = parts.iter().map(|part| part.len()).sum();
-        self.pair(number, key, len, |out| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes())));
+        self.pair(number, key, len, |out| {
+            for part in parts {
+                out.extend_from_slice(part.as_bytes());
+            }
+        });
     }
 
     /// An attribute that is a whole number, written even if it is 0.

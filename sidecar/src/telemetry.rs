@@ -142,6 +142,7 @@ pub struct WorkerTelemetry {
     /// Made when it is first used.
     way: OnceCell<Arc<Way>>,
     /// Room for records in the making.
+    #[expect(clippy::vec_box, reason = "each moves between here and its note as a pointer")]
     unmade: RefCell<Vec<Box<Making>>>,
     /// What policies had to say of the call that was judged last.
     notice: RefCell<Option<Arc<str>>>,

@@ -52,9 +52,9 @@ fn is_bare(text: &str) -> bool {
 /// another direction of writing.
 pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    // Nearly always all of it: asked without an early end, it is a few instructions for many bytes.
-    let stands = |b: u8| (b' '..=b'~').contains(&b) & (b != b'"') & (b != b'\\');
-    if text.bytes().fold(true, |all, b| all & stands(b)) {
+    // Nearly always none: counted without an early end, it is a few instructions for many bytes.
+    let stands = |b: u8| matches!(b, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
+    if text.bytes().filter(|b| !stands(*b)).count() == 0 {
         out.extend_from_slice(text.as_bytes());
     } else {
         escaped(out, text);

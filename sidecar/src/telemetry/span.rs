@@ -95,7 +95,7 @@ pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize, shared: &mut V
 const REMOTE_PARENT: u32 = 0x300;
 const LOCAL_PARENT: u32 = 0x100;
 
-/// What every span has; `end` and `began` in nanoseconds since 1970.
+/// What every span of a trace has in common.
 fn head(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) {
     span.bytes(1, &trace.context.trace.to_bytes());
     span.text(3, trace.state.map_or("", |state| told.text(state)));

@@ -81,7 +81,6 @@ fn record(direction: Direction) -> Noted {
         trace: Some(trace),
         whole: true,
         fields: Some(vec!["Authorization".into(), "x\u{1b}[2J".into()].into()),
-<<<<<<< HEAD
         ..Record::default()
     };
     attempt(&mut noted, 1, 200, None);
@@ -90,10 +89,6 @@ fn record(direction: Direction) -> Noted {
 
 fn request(noted: &mut Noted) -> &mut Request {
     noted.record.request.as_mut().expect("HTTP")
-=======
-        shown: None,
-    }
->>>>>>> six
 }
 
 fn text(span: &Span, name: &str) -> Option<String> {
