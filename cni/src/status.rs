@@ -198,7 +198,7 @@ mod tests {
     async fn a_crowd_that_says_nothing_does_not_keep_the_kubelet_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let to = listener.local_addr().expect("it listens");
-        tokio::spawn(serve(listener, Arc::default()));
+        tokio::spawn(serve(listener, Arc::new(Status::new(Levels::fixed()))));
         let mut crowd = Vec::new();
         for _ in 0..2 * MAX_CONNECTIONS {
             // Most of these are closed at once.

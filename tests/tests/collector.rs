@@ -181,7 +181,9 @@ fn what_was_counted_arrives_over_grpc_as_it_stands() {
         };
         (has("client", CALLS) && has("web", SERVED)).then_some(all.clone())
     });
-    all.iter().for_each(|point| is_sound(point, true, "Histogram"));
+    for point in &all {
+        is_sound(point, true, "Histogram");
+    }
     let call = last(&all, "client", CALLS, &Point::ended_well).expect("it is there");
     for (name, value) in [
         ("weft.service", "shop/web"),
@@ -245,7 +247,9 @@ fn differences_over_http_add_up_to_what_was_counted() {
     load(&world);
     eventually("what came later is told once", || (counted("client", CALLS) == (2 * GOOD, 2 * BAD)).then_some(()));
     let all = points(&work);
-    all.iter().for_each(|point| is_sound(point, false, "ExponentialHistogram"));
+    for point in &all {
+        is_sound(point, false, "ExponentialHistogram");
+    }
     let calls: Vec<Point> = of(&all, "client", CALLS).into_iter().filter(Point::ended_well).collect();
     assert!(calls.len() > 1, "there were several pushes");
     for pair in calls.windows(2) {

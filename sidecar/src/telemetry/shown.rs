@@ -38,6 +38,7 @@ impl Show {
 
 impl Telemetry {
     /// The same, in which taps may be shown as much.
+    #[must_use]
     pub fn allowing(self, show: Show) -> Self {
         self.allowed.store(show as u8, Relaxed);
         self

@@ -75,8 +75,8 @@ impl Filter {
                     filter.most = Some(rate.ok_or_else(|| format!("rate is from 1 to {MOST_EVENTS} a second"))?);
                 }
                 "show" => {
-                    filter.show =
-                        Show::parse(&value).ok_or_else(|| format!("{value:?} cannot be shown: write names, headers or bodies"))?
+                    filter.show = Show::parse(&value)
+                        .ok_or_else(|| format!("{value:?} cannot be shown: write names, headers or bodies"))?;
                 }
                 other => return Err(format!("a tap has no filter {other:?}")),
             }
