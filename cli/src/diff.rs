@@ -114,11 +114,14 @@ fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
 fn best(views: Vec<anyhow::Result<v1::ViewResponse>>) -> anyhow::Result<v1::ViewResponse> {
     let (told, failed): (Vec<_>, Vec<_>) = views.into_iter().partition(Result::is_ok);
     let mut told: Vec<v1::ViewResponse> = told.into_iter().flatten().collect();
-    let at = told.iter().position(|view| view.connected).unwrap_or(0);
-    match failed.into_iter().find_map(Result::err) {
-        _ if !told.is_empty() => Ok(told.swap_remove(at)),
-        Some(why) => Err(why),
-        None => Err(anyhow!("no control plane was asked")),
+    if let Some(at) = told.iter().position(|view| view.connected) {
+        return Ok(told.swap_remove(at));
+    }
+    // The one that did not answer may be the one that the sidecar hears.
+    match (failed.into_iter().find_map(Result::err), told.pop()) {
+        (Some(why), _) => Err(why),
+        (None, Some(view)) => Ok(view),
+        (None, None) => Err(anyhow!("no control plane was asked")),
     }
 }
 
@@ -198,7 +201,9 @@ mod tests {
         };
         let found = best(vec![Ok(view(false, 1)), Err(anyhow!("gone")), Ok(view(true, 2))]).expect("two answer");
         assert!(found.connected && found.resources[0].version == 2);
-        assert!(!best(vec![Err(anyhow!("gone")), Ok(view(false, 1))]).expect("one answers").connected);
+        assert!(!best(vec![Ok(view(false, 2)), Ok(view(false, 1))]).expect("both answer").connected);
+        let unknown = best(vec![Err(anyhow!("gone")), Ok(view(false, 1))]);
+        assert_eq!(unknown.expect_err("it may hear the other").to_string(), "gone");
         assert_eq!(best(vec![Err(anyhow!("gone"))]).expect_err("none answers").to_string(), "gone");
     }
 

@@ -284,7 +284,7 @@ impl Denials {
 
     /// Drops counts under which nothing was counted for so long.
     pub fn sweep(&self, unused: Duration) {
-        self.kept().denied.sweep(unused);
+        self.kept().denied.sweep(MOST_COUNTS, unused);
     }
 }
 

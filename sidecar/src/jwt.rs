@@ -32,6 +32,13 @@ pub struct Issuers {
     strips: bool,
 }
 
+impl Issuers {
+    /// Whether tokens are looked for in a field of that name.
+    pub fn look_at(&self, name: &str) -> bool {
+        self.places.iter().any(|(place, _)| place.header.eq_ignore_ascii_case(name))
+    }
+}
+
 /// An issuer and where its keys are.
 struct Source {
     issuer: Arc<Issuer>,

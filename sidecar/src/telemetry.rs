@@ -5,7 +5,7 @@
 //! traffic never waits.
 
 use std::cell::{OnceCell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -66,6 +66,8 @@ pub struct Telemetry {
     /// Ways that the thread has not seen yet.
     fresh: Mutex<Vec<Arc<Way>>>,
     taps: Mutex<Taps>,
+    /// Requests of which values or bodies are kept for a tap.
+    shown: Arc<AtomicUsize>,
     /// How much taps are shown, as a [`Show`].
     allowed: AtomicU8,
     /// What open taps ask for, as far as a request's head tells it.
@@ -95,6 +97,7 @@ impl Telemetry {
             logs: Arc::default(),
             fresh: Mutex::default(),
             taps: Mutex::default(),
+            shown: Arc::default(),
             allowed: AtomicU8::new(0),
             sought: ArcSwap::default(),
             full: AtomicU64::new(0),

@@ -258,7 +258,7 @@ fn differences_over_http_add_up_to_what_was_counted() {
     }
 }
 
-/// What an OpenTelemetry Collector's components take, by its documentation: of those that the file names. No Collector is in any package that the tests can have.
+/// What an OpenTelemetry Collector's components take, by its documentation: of those that the file names. It is not tried with that Collector itself.
 const COMPONENTS: [(&str, &str, &[&str]); 6] = [
     ("receivers", "otlp", &["protocols"]),
     (

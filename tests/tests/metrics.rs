@@ -287,11 +287,10 @@ fn stat_says_the_same_by_prometheus_as_by_the_sidecars() {
         assert!((rates.0 - rates.1).abs() < 0.01 && rates.0 > 0.8 && rates.0 < 0.95, "by {by}: {rates:?}");
         let seconds = number(&theirs, "seconds");
         assert!((number(&theirs, "requestsPerSecond") * seconds - number(&theirs, "requests")).abs() < 1.0, "{theirs:#}");
-        // Both interpolate within one and the same buckets; what was sent first is not in both.
-        for field in ["p50", "p95", "p99"] {
-            let (a, b) = (number(&ours, field), number(&theirs, field));
-            assert!(a <= b * 2.0 && b <= a * 2.0, "{field} by {by}: {a} ms of the sidecars, {b} ms of Prometheus");
-        }
+        // Both interpolate within one and the same buckets; what was sent first, and took longest, is not in both.
+        let (a, b) = (number(&ours, "p50"), number(&theirs, "p50"));
+        assert!(a <= b * 2.0 && b <= a * 2.0, "p50 by {by}: {a} ms of the sidecars, {b} ms of Prometheus");
+        assert!(number(&theirs, "p95") >= b && number(&theirs, "p99") >= number(&theirs, "p95"), "{theirs:#}");
         // Of the callers' own: what the other side denies is its answer.
         assert_eq!(theirs["errors"], ours["errors"], "by {by}");
     }

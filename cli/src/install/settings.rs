@@ -178,7 +178,7 @@ const TELEMETRY: Setting = Setting {
     help: "Telemetry of all sidecars whose pod and namespace say nothing of it, and of the control plane's metrics: NAME=VALUE, joined by semicolons: OTEL_… \
            and WEFT_ACCESS_LOG…. It stands in the cluster in the clear: give no secret",
     read: telemetry,
-    pattern: "^([A-Z][A-Z0-9_]*=[^;\"'\\\\{}]*(;[A-Z][A-Z0-9_]*=[^;\"'\\\\{}]*)*)?$",
+    pattern: "^((OTEL_[A-Z0-9_]+|WEFT_ACCESS_LOG[A-Z_]*|WEFT_TRACE_ERRORS)=[^;\"'\\\\{}]*(;(OTEL_[A-Z0-9_]+|WEFT_ACCESS_LOG[A-Z_]*|WEFT_TRACE_ERRORS)=[^;\"'\\\\{}]*)*)?$",
     flag: |flags| (!flags.telemetry.is_empty()).then(|| joined(&flags.telemetry)),
     slot: |settings| &mut settings.telemetry,
     get: |settings| &settings.telemetry,

@@ -242,11 +242,17 @@ impl ResponseSink<'_> {
     pub async fn answer(&mut self, mut head: ResponseHead, text: String) -> Result<(), Failure> {
         if let Some(note) = self.noted() {
             note.head(head.status, &head.fields);
-            note.sends(text.as_bytes());
             note.whole();
         }
         // Whoever asked reads no body of such an answer, and would take it for the next one.
         let lengthless = matches!(head.status, 204 | 304);
+        let is_head = matches!(self, Self::H1 { head_only: true, .. } | Self::H2 { head_only: true, .. });
+        if !lengthless
+            && !is_head
+            && let Some(note) = self.noted()
+        {
+            note.sends(text.as_bytes());
+        }
         match self {
             Self::H1 { writer, close, http10, head_only, .. } => {
                 if !lengthless {

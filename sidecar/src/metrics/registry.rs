@@ -238,7 +238,7 @@ impl Registry {
     /// Takes in what workers made and dropped, and drops what nothing is counted under any more. Called now and then, whether somebody scrapes or not: else what is dropped
     /// would heap up.
     pub fn settle(&self) {
-        self.ejected().sweep(UNUSED);
+        self.ejected().sweep(MOST_PEERS, UNUSED);
         drop(self.known());
     }
 

@@ -39,8 +39,12 @@ impl<K: Ord, const N: usize> Tally<K, N> {
         counted.last = now;
     }
 
-    /// Drops what nothing was counted under for so long.
-    pub fn sweep(&mut self, unused: Duration) {
+    /// Makes room where half of `most` are there: drops what nothing was counted under for so long. What is rare stays as long as there is room, for a rate of it
+    /// is seen only between two scrapes.
+    pub fn sweep(&mut self, most: usize, unused: Duration) {
+        if self.0.len() < most / 2 {
+            return;
+        }
         let now = Instant::now();
         self.0.retain(|_, counted| now.duration_since(counted.last) < unused);
     }
@@ -63,7 +67,9 @@ mod tests {
         tally.add("b", 1);
         assert!(tally.has_room(&"a", 2) && !tally.has_room(&"c", 2));
         tokio::time::advance(unused / 2).await;
-        tally.sweep(unused);
+        tally.sweep(100, unused);
+        assert_eq!(tally.iter().count(), 2);
+        tally.sweep(2, unused);
         let left: Vec<_> = tally.iter().map(|(key, counted)| (*key, counted.counts)).collect();
         assert_eq!(left, [("b", [0, 1])]);
         assert!(tally.has_room(&"c", 2));

@@ -130,7 +130,7 @@ fn of_request(
     record.request = Some(request);
     record.trace = trace;
     record.fields = (wanted & TAP != 0).then(|| names(&head.fields));
-    record.shown = show.and_then(|show| Shown::of(show, head));
+    record.shown = show.and_then(|show| Shown::of(show, worker, head));
     Some(note)
 }
 

@@ -208,7 +208,10 @@ impl Record {
     /// Whether it failed as far as its user sees: an error of the server, of HTTP or of gRPC, one of weft, or an answer that broke off.
     pub fn is_error(&self) -> bool {
         let grpc = self.grpc().is_some_and(conventions::is_grpc_failure);
-        self.reason.is_some() || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
+        // An opaque connection may end so without anybody's fault: most do.
+        let ends = matches!(self.reason, Some(Reason::DownstreamGone | Reason::IdleTimeout | Reason::Draining));
+        let failed = self.reason.is_some() && !(ends && self.request.is_none());
+        failed || self.status >= 500 || grpc || (!self.whole && self.request.is_some())
     }
 
     /// Nanoseconds since 1970.

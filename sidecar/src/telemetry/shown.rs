@@ -1,13 +1,14 @@
 //! What a tap shows of a request beside its names: values of fields and the beginning of bodies, where the workload's own configuration allows it (`WEFT_TAP`). Values that
 //! let somebody in are shown nowhere.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::Telemetry;
+use super::line::quoted;
 use crate::http::RequestHead;
 use crate::http::fields::{Fields, Known};
+use crate::worker::Worker;
 
 /// How much is shown: asked for by a tap, allowed by a workload, wanted of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -67,11 +68,33 @@ const EXCERPT: usize = 1024;
 /// What is shown of one request and its answer.
 #[derive(Debug)]
 pub struct Shown {
+    _room: Room,
     show: Show,
     request: Vec<(String, String)>,
     response: Vec<(String, String)>,
     request_body: Excerpt,
     response_body: Excerpt,
+}
+
+/// Requests of which something is shown, at once, in a sidecar: what they keep is bounded. Of more, names are told.
+const MOST_SHOWN: usize = 512;
+
+/// Room for one of them, until it is dropped.
+#[derive(Debug)]
+struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    fn take(taken: &Arc<AtomicUsize>) -> Option<Self> {
+        // From here on the drop gives it back.
+        let room = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Relaxed) < MOST_SHOWN).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The beginning of a body.
@@ -89,23 +112,30 @@ impl Excerpt {
         self.of += piece.len() as u64;
     }
 
-    fn json(&self) -> Value {
-        json!({"begins": String::from_utf8_lossy(&self.bytes), "bytes": self.of})
+    fn json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"begins\":");
+        quoted(out, &String::from_utf8_lossy(&self.bytes));
+        out.extend_from_slice(format!(",\"bytes\":{}}}", self.of).as_bytes());
     }
 }
 
 impl Shown {
     /// Of a request that has just come; none where nothing is shown but names.
-    pub(super) fn of(show: Show, head: &RequestHead) -> Option<Box<Self>> {
-        (show > Show::Names).then(|| {
-            Box::new(Self {
-                show,
-                request: values(&head.fields),
-                response: Vec::new(),
-                request_body: Excerpt::default(),
-                response_body: Excerpt::default(),
-            })
-        })
+    pub(super) fn of(show: Show, worker: &Worker, head: &RequestHead) -> Option<Box<Self>> {
+        if show == Show::Names {
+            return None;
+        }
+        let room = Room::take(&worker.telemetry.all.shown)?;
+        let inbound = worker.mesh().inbound.load();
+        let bears = |name: &str| inbound.as_ref().is_some_and(|policy| policy.issuers.look_at(name));
+        Some(Box::new(Self {
+            _room: room,
+            show,
+            request: values(&head.fields, bears),
+            response: Vec::new(),
+            request_body: Excerpt::default(),
+            response_body: Excerpt::default(),
+        }))
     }
 
     pub(super) fn bodies(&self) -> bool {
@@ -114,7 +144,7 @@ impl Shown {
 
     /// The answer's head goes to the caller.
     pub(super) fn answered(&mut self, fields: &Fields) {
-        self.response = values(fields);
+        self.response = values(fields, |_| false);
     }
 
     /// A piece of the answer's body goes to the caller.
@@ -130,19 +160,36 @@ impl Shown {
     }
 
     /// Members of a JSON object, each with a comma before it: what a tap that asked for `show` gets.
-    pub(super) fn json(&self, show: Show) -> String {
-        let mut members = Vec::new();
+    pub(super) fn json(&self, out: &mut Vec<u8>, show: Show) {
         if show >= Show::Headers {
-            members.extend([("request_headers", json!(self.request)), ("response_headers", json!(self.response))]);
+            out.extend_from_slice(b",\"request_headers\":");
+            pairs(out, &self.request);
+            out.extend_from_slice(b",\"response_headers\":");
+            pairs(out, &self.response);
         }
         if show >= Show::Bodies && self.bodies() {
-            members.extend([("request_body", self.request_body.json()), ("response_body", self.response_body.json())]);
+            out.extend_from_slice(b",\"request_body\":");
+            self.request_body.json(out);
+            out.extend_from_slice(b",\"response_body\":");
+            self.response_body.json(out);
         }
-        members.into_iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect()
     }
 }
 
-fn values(fields: &Fields) -> Vec<(String, String)> {
+fn pairs(out: &mut Vec<u8>, all: &[(String, String)]) {
+    out.push(b'[');
+    for (at, (name, value)) in all.iter().enumerate() {
+        out.extend_from_slice(if at == 0 { b"[" } else { b",[" });
+        quoted(out, name);
+        out.push(b',');
+        quoted(out, value);
+        out.push(b']');
+    }
+    out.push(b']');
+}
+
+/// `bears` says of a field's name whether tokens are looked for in it.
+fn values(fields: &Fields, bears: impl Fn(&str) -> bool) -> Vec<(String, String)> {
     let mut bytes = 0;
     let told = fields.iter().filter(|(known, ..)| *known != Known::Weft).take(MOST).take_while(|(_, name, value)| {
         bytes += name.len() + value.len().min(LONGEST_VALUE);
@@ -150,10 +197,10 @@ fn values(fields: &Fields) -> Vec<(String, String)> {
     });
     told.map(|(_, name, value)| {
         let name = String::from_utf8_lossy(name).into_owned();
-        let value = if is_secret(&name, value) {
+        let value = if is_secret(&name, value) || bears(&name) {
             format!("(not shown: {} bytes)", value.len())
         } else {
-            String::from_utf8_lossy(&value[..value.len().min(LONGEST_VALUE)]).into_owned()
+            without_query(&value[..value.len().min(LONGEST_VALUE)])
         };
         (name, value)
     })
@@ -161,14 +208,43 @@ fn values(fields: &Fields) -> Vec<(String, String)> {
 }
 
 /// What a name has in it whose value lets somebody in, or proves who somebody is.
-const SECRET: [&str; 12] =
-    ["auth", "cookie", "token", "secret", "passw", "api-key", "apikey", "api_key", "session", "signature", "credential", "cert"];
+const SECRET: [&str; 14] = [
+    "auth",
+    "cookie",
+    "token",
+    "secret",
+    "passw",
+    "apikey",
+    "api_key",
+    "session",
+    "signature",
+    "credential",
+    "cert",
+    "jwt",
+    "otp",
+    // Kubernetes takes a bearer's token there.
+    "sec-websocket-protocol",
+];
 
 /// Whether a value is one that nobody is shown: by its field's name, or because it looks like a bearer's or basic credentials (RFC 6750, RFC 7617) or a JSON web token (RFC 7519).
 fn is_secret(name: &str, value: &[u8]) -> bool {
     let (name, begins) =
         (name.to_ascii_lowercase(), |with: &[u8]| value.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with)));
-    SECRET.iter().any(|part| name.contains(part)) || begins(b"bearer ") || begins(b"basic ") || value.starts_with(b"eyJ")
+    let is_token = |word: &[u8]| word.starts_with(b"eyJ");
+    SECRET.iter().any(|part| name.contains(part))
+        || name.ends_with("key")
+        || matches!(&*name, "sid" | "x-sid")
+        || begins(b"bearer ")
+        || begins(b"basic ")
+        || value.split(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))).any(is_token)
+}
+
+/// A value up to its first question mark: what follows that in an address may be a token.
+fn without_query(value: &[u8]) -> String {
+    match value.iter().position(|b| *b == b'?') {
+        Some(at) => format!("{}?(not shown)", String::from_utf8_lossy(&value[..at])),
+        None => String::from_utf8_lossy(value).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -177,17 +253,45 @@ mod tests {
 
     #[test]
     fn what_lets_somebody_in_is_shown_nowhere() {
-        for name in
-            ["Authorization", "cookie", "Set-Cookie", "Proxy-Authorization", "X-Api-Key", "x-amz-security-token", "X-Session-Id"]
-        {
+        for name in [
+            "Authorization",
+            "cookie",
+            "Set-Cookie",
+            "Proxy-Authorization",
+            "X-Api-Key",
+            "x-amz-security-token",
+            "X-Session-Id",
+            "x-jwt",
+            "Ocp-Apim-Subscription-Key",
+            "x-functions-key",
+            "sid",
+            "X-OTP",
+            "Sec-WebSocket-Protocol",
+        ] {
             assert!(is_secret(name, b"x"), "{name}");
         }
-        assert!(is_secret("x-more", b"Bearer x") && is_secret("x-more", b"eyJhbGciOi") && is_secret("x", b"BASIC x"));
+        assert!(
+            is_secret("x-more", b"Bearer x")
+                && is_secret("x-more", b"eyJhbGciOi")
+                && is_secret("x-more", b"Token eyJhbGciOi")
+                && is_secret("x", b"BASIC x")
+        );
         assert!(!is_secret("accept", b"*/*") && !is_secret("x-request-id", b"7"));
         let mut fields = Fields::default();
         fields.push(b"accept", b"text/plain");
         fields.push(b"cookie", b"id=s3cret");
-        assert_eq!(values(&fields), [("accept".into(), "text/plain".into()), ("cookie".into(), "(not shown: 9 bytes)".into())]);
+        fields.push(b"referer", b"https://a.example/in?code=s3cret");
+        fields.push(b"x-issued", b"s3cret");
+        let told = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            values(&fields, |name| name == "x-issued"),
+            [
+                told("accept", "text/plain"),
+                told("cookie", "(not shown: 9 bytes)"),
+                told("referer", "https://a.example/in?(not shown)"),
+                told("x-issued", "(not shown: 6 bytes)"),
+            ]
+        );
     }
 
     #[test]
@@ -196,7 +300,7 @@ mod tests {
         for _ in 0..200 {
             fields.push(b"x-long", &[b'a'; 4_000]);
         }
-        let told = values(&fields);
+        let told = values(&fields, |_| false);
         assert!(told.len() <= LONGEST / LONGEST_VALUE && told.iter().all(|(_, value)| value.len() == LONGEST_VALUE));
         let mut body = Excerpt::default();
         body.takes(&[b'a'; 900]);
@@ -211,15 +315,24 @@ mod tests {
         assert!(names.withholds(Show::Headers).is_some_and(|why| why.contains("WEFT_TAP=headers")));
         assert!(headers.withholds(Show::Bodies).is_some_and(|why| why.contains("WEFT_TAP=bodies")));
         let shown = Shown {
+            _room: Room(Arc::default()),
             show: Show::Bodies,
             request: vec![("a".into(), "b\n".into())],
             response: vec![],
             request_body: Excerpt::default(),
             response_body: Excerpt { bytes: b"hi".to_vec(), of: 2 },
         };
-        assert_eq!(shown.json(Show::Names), "");
-        assert_eq!(shown.json(Show::Headers), ",\"request_headers\":[[\"a\",\"b\\n\"]],\"response_headers\":[]");
-        assert!(shown.json(Show::Bodies).ends_with("\"response_body\":{\"begins\":\"hi\",\"bytes\":2}"));
+        let json = |show| {
+            let mut out = Vec::new();
+            shown.json(&mut out, show);
+            String::from_utf8(out).expect("it is ASCII")
+        };
+        assert_eq!(json(Show::Names), "");
+        let headers: serde_json::Value =
+            serde_json::from_str(&format!("{{\"a\":1{}}}", json(Show::Headers))).expect("it is JSON");
+        assert_eq!(headers["request_headers"], serde_json::json!([["a", "b\n"]]));
+        assert_eq!(headers["response_headers"], serde_json::json!([]));
+        assert!(json(Show::Bodies).ends_with("\"response_body\":{\"begins\":\"hi\",\"bytes\":2}"));
         assert_eq!(
             ["names", "headers", "bodies", "all"].map(|t| Show::parse(t).map(Show::as_str)),
             [Some("names"), Some("headers"), Some("bodies"), None]

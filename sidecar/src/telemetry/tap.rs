@@ -236,7 +236,9 @@ fn event(told: &Told<'_>, show: Show) -> Bytes {
         quoted(&mut out, name);
     }
     out.push(b']');
-    out.extend_from_slice(record.shown.as_ref().map(|shown| shown.json(show)).unwrap_or_default().as_bytes());
+    if let Some(shown) = &record.shown {
+        shown.json(&mut out, show);
+    }
     out.extend_from_slice(
         b"}
 ",

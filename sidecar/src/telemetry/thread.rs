@@ -206,6 +206,8 @@ impl Teller {
             let Some((record, texts)) = bundle.next() else { break };
             some = true;
             if self.tell(&Told { record, texts }) {
+                // What a tap was shown is kept for nobody else.
+                (record.shown, record.fields) = (None, None);
                 self.shared.telemetry.ring.keep(std::mem::take(record), texts);
             }
         }

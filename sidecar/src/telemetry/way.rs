@@ -13,6 +13,9 @@ pub(super) const ON_THE_WAY: usize = 4_096;
 /// After so many the thread is woken, that it may take them while they are at hand. With fewer, it looks by itself.
 pub(super) const MANY: usize = 256;
 
+/// Bytes of texts that are much.
+const MUCH: usize = 256 * 1024;
+
 /// Records, and their texts one behind the other.
 #[derive(Default)]
 pub(super) struct Bundle {
@@ -38,7 +41,8 @@ impl Bundle {
 
     fn clear(&mut self) {
         // What a moment with very many has left is given back.
-        if self.records.len() < MANY && self.records.capacity() > 4 * MANY {
+        let much = self.records.capacity() > 4 * MANY || self.texts.capacity() > MUCH;
+        if self.records.len() < MANY && self.texts.len() < MUCH / 4 && much {
             *self = Self::default();
         }
         self.records.clear();
