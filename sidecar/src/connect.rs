@@ -292,7 +292,7 @@ impl Worker {
     /// Opens bytes to an endpoint.
     pub async fn open_bytes(self: &Rc<Self>, to: &Arc<Destination>) -> Result<Stream, Unopened> {
         self.opened.ask_again(self);
-        Ok(self.open(to, MeshProtocol::Tcp).await?.0)
+        self.open(to, MeshProtocol::Tcp).await
     }
 
     /// Opens an exchange, on a connection that is there already where possible. The flag says whether it was. Who has to wait for one
@@ -308,7 +308,7 @@ impl Worker {
             return Ok((Exchange::Http1(connection), true));
         }
         let _waiting = (waits()?, self.metrics.waits());
-        let (stream, linked) = self.open(to, MeshProtocol::Http1).await?;
+        let stream = self.open(to, MeshProtocol::Http1).await?;
         let stream = Rc::new(stream);
         let connection = Http1 {
             reader: Reader::new(Rc::clone(&stream), Side::Upstream),
@@ -318,7 +318,7 @@ impl Worker {
             since: Instant::now(),
             _counted: self.metrics.pooled(),
         };
-        Ok((Exchange::Http1(Box::new(connection)), linked))
+        Ok((Exchange::Http1(Box::new(connection)), false))
     }
 
     /// See [`Self::open_http1`].
@@ -381,19 +381,21 @@ impl Worker {
         to.dial().and_then(|d| d.connect).unwrap_or(usual)
     }
 
-    /// Opens a stream to a destination: of a link where there can be one, else a connection of its own. The flag says whether it is of a link that was
-    /// there before.
-    async fn open(self: &Rc<Self>, to: &Arc<Destination>, protocol: MeshProtocol) -> Result<(Stream, bool), Unopened> {
+    /// Opens a stream to a destination: of a link where there can be one, else a connection of its own.
+    async fn open(self: &Rc<Self>, to: &Arc<Destination>, protocol: MeshProtocol) -> Result<Stream, Unopened> {
         if !(self.shared.config.link && matches!(**to, Destination::Mesh { .. })) {
-            return Ok((self.open_alone(to, protocol, false).await?, false));
+            return Ok(self.open_alone(to, protocol, false).await?);
         }
         let key = self.key(to, MeshProtocol::Tcp);
         let opens = loop {
             if let Some(link) = self.pools.link_with_room(&key) {
-                return Ok((Stream::plain(link.begin(protocol), self.buffers.clone()), true));
+                if link.is_there().await && link.has_room() {
+                    return Ok(Stream::plain(link.begin(protocol), self.buffers.clone()));
+                }
+                continue;
             }
             if self.pools.has_no_links(&key) {
-                return Ok((self.open_alone(to, protocol, false).await?, false));
+                return Ok(self.open_alone(to, protocol, false).await?);
             }
             let under_way = self.pools.opening.borrow().get(&key).cloned();
             let Some(opening) = under_way else { break self.pools.begin_opening(&key) };
@@ -411,7 +413,7 @@ impl Worker {
         };
         if stream.tls_facts().is_none_or(|facts| facts.alpn.as_deref() != Some(LINK_ALPN)) {
             self.pools.linkless.borrow_mut().insert(key.clone(), Instant::now() + LINKLESS);
-            return Ok((stream, false));
+            return Ok(stream);
         }
         let link = Link::opening(&stream, self.connect_timeout(to));
         let first = link.begin(protocol);
@@ -430,7 +432,7 @@ impl Worker {
             }
         });
         self.pools.links.borrow_mut().entry(key.clone()).or_default().push(link);
-        Ok((Stream::plain(first, self.buffers.clone()), false))
+        Ok(Stream::plain(first, self.buffers.clone()))
     }
 
     async fn open_alone(&self, to: &Destination, protocol: MeshProtocol, link: bool) -> Result<Stream, Failure> {
@@ -447,7 +449,8 @@ impl Worker {
             return Box::pin(outside::open(self, outside, protocol)).await;
         }
         let address = to.address();
-        let called = self.called(to, protocol);
+        // What goes over a link is asked about as HTTP is: with the connection, for all of its streams.
+        let called = self.called(to, if link { MeshProtocol::Http1 } else { protocol });
         let asked = self.mesh().generation();
         if let Some(called) = &called {
             isolation::may_call(self, called)?;

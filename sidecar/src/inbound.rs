@@ -204,7 +204,7 @@ async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protoco
 async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let link = Link::serving(stream);
     let mut driven = std::pin::pin!(link.drive(stream, &worker.buffers, |protocol, pipe| {
-        let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.refuse() };
+        let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.shed() };
         let (serving, peer) = (Rc::clone(worker), Rc::clone(peer));
         let stream = Rc::new(Stream::plain(Socket::Link(pipe), worker.buffers.clone()));
         worker::spawn(worker, async move {
@@ -225,13 +225,29 @@ async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
         ended = driven.as_mut() => ended,
         () = leaving.as_mut() => {
             link.leave();
-            driven.await
+            tokio::select! {
+                biased;
+                ended = driven.as_mut() => ended,
+                () = emptied(&link) => {
+                    link.close();
+                    driven.await
+                }
+            }
         }
     };
     if let Err(e) = ended {
         tracing::debug!(client = %stream.peer(), id = %peer.leaf.id, error = %e, "link ended");
         stream.reset();
     }
+}
+
+/// Whoever opens streams is given this long to end a link that it was told to leave: what it began meanwhile may be on its way.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// Resolves when a link that is left has had no stream for a moment.
+async fn emptied(link: &Link) {
+    tokio::time::sleep(LEAVING).await;
+    idles(link, LEAVING).await;
 }
 
 /// Resolves when a link has had no stream for so long.

@@ -23,7 +23,7 @@ mod half;
 mod pipe;
 pub mod session;
 
-use half::Refused;
+pub use half::Refused;
 pub use pipe::Pipe;
 use session::{End, Session};
 
@@ -35,6 +35,12 @@ use crate::stream::Stream;
 const SILENT: Duration = Duration::from_secs(1);
 /// Bytes that may wait in the kernel before they are sent: what a stream has to say waits behind those of others.
 const UNSENT: u32 = 128 * 1024;
+/// The longest that an answer is waited for, whatever a policy says.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// How long the other end may take to end its half of the connection after ours.
+const LINGER: Duration = Duration::from_secs(5);
+/// Streams that begin in one turn, so that no link keeps others from theirs.
+const FRESH: usize = 64;
 /// Reads in one turn, so that no link keeps others from theirs.
 const READS: usize = 4;
 
@@ -46,9 +52,9 @@ pub struct Facts {
     pub tls: (&'static str, &'static str),
 }
 
-/// Whether a stream broke off because the other end has not looked at it, and never will: it may be opened elsewhere.
-pub fn was_refused(e: &io::Error) -> bool {
-    e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refused>)
+/// Why a stream broke off that the other end has not looked at, and never will; none where it may have.
+pub fn refused(e: &io::Error) -> Option<Refused> {
+    e.get_ref()?.downcast_ref().copied()
 }
 
 /// One end of a link.
@@ -62,14 +68,20 @@ pub struct Link {
     /// When its last stream ended.
     since: Cell<Instant>,
     answers: Duration,
-    /// It is asked just now.
+    /// It is asked just now, or a stream begins.
     asking: Notify,
+    /// It answers.
+    answered: Notify,
+    /// We have ended our half of the connection.
+    ending: Notify,
+    /// Why nothing can be sent any more.
+    deaf: RefCell<Option<io::Error>>,
 }
 
 impl Link {
     /// One that opens streams over `stream`. An other end that is asked and says nothing for `answers` is not used any more until it does.
     pub fn opening(stream: &Stream, answers: Duration) -> Rc<Self> {
-        Self::new(stream, End::Opens, answers)
+        Self::new(stream, End::Opens, answers.min(LONGEST))
     }
 
     /// One that serves the streams that come over `stream`.
@@ -89,6 +101,9 @@ impl Link {
             since: Cell::new(now),
             answers,
             asking: Notify::new(),
+            answered: Notify::new(),
+            ending: Notify::new(),
+            deaf: RefCell::new(None),
         })
     }
 
@@ -130,12 +145,31 @@ impl Link {
     pub fn begin(self: &Rc<Self>, protocol: MeshProtocol) -> Socket {
         self.asks();
         let number = self.session().begin(protocol);
+        self.asking.notify_one();
         Socket::Link(Pipe::new(Rc::clone(self), number))
     }
 
-    /// No more streams begin on it; it ends with the last one.
+    /// Asks whether the other end is there, where it has been silent for long; false if it does not answer. Ask before a stream begins: what was never said on it
+    /// can be said elsewhere.
+    pub async fn is_there(&self) -> bool {
+        self.asks();
+        while let Some(asked) = self.asked.get() {
+            let answered = self.answered.notified();
+            if tokio::time::timeout_at(asked + self.answers, answered).await.is_err() {
+                return self.asked.get().is_none();
+            }
+        }
+        true
+    }
+
+    /// No more streams are to begin on it. Whoever opens them ends it with the last one.
     pub fn leave(&self) {
         self.session().leave();
+    }
+
+    /// Ends a link that serves, on which nothing is under way.
+    pub fn close(&self) {
+        self.session().close();
     }
 
     fn forget(&self, stream: u32, cause: Option<frame::Cause>) {
@@ -147,22 +181,29 @@ impl Link {
 
     /// Something is about to be said: whoever has been silent for long is asked whether it hears.
     fn asks(&self) {
-        if self.asked.get().is_none() && self.answers < Duration::MAX && self.heard.get().elapsed() > SILENT {
+        if self.asked.get().is_none() && self.answers < Duration::MAX && self.heard.get().elapsed() >= SILENT {
             self.asked.set(Some(Instant::now()));
             self.session().ping();
             self.asking.notify_one();
         }
     }
 
-    /// Looks after whether the other end answers when it is asked. Where it does not, streams on which nothing was heard are broken off: they may
-    /// be opened elsewhere. The others go on, for as long as the kernel believes in the connection. Never resolves.
+    /// Looks after whether the other end hears of streams that begin. Where it says nothing and does not answer when it is asked, those that began since are
+    /// broken off. The others go on, for as long as the kernel believes in the connection. Never resolves.
     pub async fn watch(&self) {
         loop {
             self.asking.notified().await;
-            while let Some(asked) = self.asked.get() {
-                tokio::time::sleep_until(asked + self.answers).await;
-                if self.asked.get().is_some_and(|since| since == asked) {
-                    self.session().give_up_unheard();
+            loop {
+                if let Some(asked) = self.asked.get() {
+                    tokio::time::sleep_until(asked + self.answers).await;
+                    if self.asked.get().is_some_and(|since| since == asked) {
+                        self.session().give_up_unsure();
+                        break;
+                    }
+                } else if self.session().is_unsure() {
+                    tokio::time::sleep_until(self.heard.get() + SILENT).await;
+                    self.asks();
+                } else {
                     break;
                 }
             }
@@ -178,7 +219,17 @@ impl Link {
         mut opened: impl FnMut(MeshProtocol, Pipe),
     ) -> io::Result<()> {
         let _ends = Ends(self);
-        poll_fn(|cx| self.poll(stream, buffers, cx, &mut opened)).await
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| self.poll(stream, buffers, cx, &mut opened)) => ended,
+            () = self.lingers() => Ok(()),
+        }
+    }
+
+    /// Resolves when the other end has had the time to end its half after ours: what we sent last is lost if it says something to a socket that is closed.
+    async fn lingers(&self) {
+        self.ending.notified().await;
+        tokio::time::sleep(LINGER).await;
     }
 
     fn poll(
@@ -189,16 +240,26 @@ impl Link {
         opened: &mut impl FnMut(MeshProtocol, Pipe),
     ) -> Poll<io::Result<()>> {
         self.session().register(cx);
-        let sent = self.poll_send(stream, cx)?;
+        // What came before nothing could be sent any more is read all the same.
+        let sent = match self.poll_send(stream, cx) {
+            Ok(sent) => sent,
+            Err(e) => {
+                self.deaf.borrow_mut().get_or_insert(e);
+                Poll::Pending
+            }
+        };
         for _ in 0..READS {
-            if self.session().is_choked() {
+            if self.session().is_choked() && self.deaf.borrow().is_none() {
                 // Woken when the socket takes more.
                 return Poll::Pending;
             }
             let mut buffer = buffers.take();
             let mut read = ReadBuf::new(&mut buffer);
             if stream.poll_read(cx, &mut read)?.is_pending() {
-                return self.poll_leave(stream, cx, sent);
+                return match self.deaf.borrow_mut().take() {
+                    Some(e) => Poll::Ready(Err(e)),
+                    None => self.poll_leave(stream, cx, sent),
+                };
             }
             if read.filled().is_empty() {
                 return Poll::Ready(self.ended());
@@ -206,11 +267,15 @@ impl Link {
             self.hear();
             let received = self.session().receive(read.filled());
             let fresh = self.session().opened();
+            let many = fresh.len() > FRESH;
             for (number, protocol) in fresh {
                 opened(protocol, Pipe::new(Rc::clone(self), number));
             }
             if let Err(why) = received {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+            }
+            if many {
+                break;
             }
         }
         // There may be more; others first.
@@ -220,7 +285,10 @@ impl Link {
 
     fn hear(&self) {
         self.heard.set(Instant::now());
-        self.asked.set(None);
+        self.session().hear();
+        if self.asked.take().is_some() {
+            self.answered.notify_waiters();
+        }
     }
 
     /// The other end has ended the connection.
@@ -243,20 +311,19 @@ impl Link {
         Ok(stream.poll_flush(cx)?.map(|()| ()))
     }
 
-    /// Ends the connection where no streams are to come and none are left.
+    /// Ends our half of the connection where no streams are to come and none are left.
     fn poll_leave(&self, stream: &Stream, cx: &mut Context<'_>, sent: Poll<()>) -> Poll<io::Result<()>> {
-        let idle = {
-            let mut session = self.session();
-            if session.open() == 0 {
-                session.rest();
-            }
-            session.is_leaving() && session.open() == 0
-        };
-        if !idle {
-            return Poll::Pending;
+        let mut session = self.session();
+        if session.open() == 0 {
+            session.rest();
         }
-        ready!(sent);
-        stream.poll_shutdown(cx)
+        if session.is_over() {
+            ready!(sent);
+            ready!(stream.poll_shutdown(cx))?;
+            session.hush();
+            self.ending.notify_one();
+        }
+        Poll::Pending
     }
 }
 

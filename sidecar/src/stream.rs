@@ -321,14 +321,6 @@ impl Stream {
         matches!(*self.socket, Socket::Link(_))
     }
 
-    /// Where it is a stream of a link that was opened and that nothing was looked at of: has it opened elsewhere. Else it is reset.
-    pub fn refuse(&self) {
-        match &*self.socket {
-            Socket::Link(pipe) => pipe.refuse(),
-            socket => socket.reset_on_drop(),
-        }
-    }
-
     /// Accepts some of the slices; over TLS they are encrypted and sent as far as the socket takes them.
     pub fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Some(tls) = &self.tls else { return self.socket.poll_write_vectored(cx, bufs) };

@@ -29,7 +29,7 @@ pub enum Kind {
     Reset = 5,
     /// So many more bytes may be sent. Payload: u32, above 0.
     Credit = 6,
-    /// No stream above this one was or will be served: it may be opened elsewhere.
+    /// No stream above this one was or will be served: it may be opened elsewhere. Above all of them: no more are to begin, and those that do are served.
     GoAway = 7,
     /// Whoever hears this says [`Kind::Pong`]. About stream 0.
     Ping = 8,
@@ -45,6 +45,8 @@ pub enum Cause {
     Reset = 0,
     /// Nothing of it was looked at: it may be opened elsewhere.
     Refused = 1,
+    /// The same, for whoever serves it has as much to do as it takes.
+    Shed = 2,
 }
 
 /// What the other end may not do. It ends the link.
@@ -113,7 +115,7 @@ impl Kind {
 impl Cause {
     /// One that this version does not know is a reset.
     pub fn of(octet: u8) -> Self {
-        if octet == Self::Refused as u8 { Self::Refused } else { Self::Reset }
+        [Self::Refused, Self::Shed].into_iter().find(|cause| *cause as u8 == octet).unwrap_or(Self::Reset)
     }
 }
 

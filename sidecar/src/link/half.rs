@@ -14,9 +14,13 @@ pub(super) const WINDOW: u32 = 64 * 1024;
 const SMALL: usize = 4 * 1024;
 
 /// The other end has not looked at the stream, and never will.
-#[derive(Debug, thiserror::Error)]
-#[error("the peer takes no more streams on this connection")]
-pub(super) struct Refused;
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("the peer takes no more streams on this connection")]
+    Unseen,
+    #[error("the peer has as many connections as it takes")]
+    Shed,
+}
 
 /// One stream.
 #[derive(Default)]
@@ -41,8 +45,6 @@ pub(super) struct Half {
     /// The peer has said that it reads no more.
     pub(super) stopped: bool,
     pub(super) broken: Option<Cause>,
-    /// The peer has said something on it.
-    pub(super) heard: bool,
     /// It waits among those that want to write.
     pub(super) waits: bool,
     /// It may write a quantum though others wait.
@@ -72,13 +74,13 @@ impl Half {
     pub(super) fn error(cause: Cause) -> io::Error {
         match cause {
             Cause::Reset => io::ErrorKind::ConnectionReset.into(),
-            Cause::Refused => io::Error::new(io::ErrorKind::ConnectionReset, Refused),
+            Cause::Refused => io::Error::new(io::ErrorKind::ConnectionReset, Refused::Unseen),
+            Cause::Shed => io::Error::new(io::ErrorKind::ConnectionReset, Refused::Shed),
         }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.held += bytes.len();
-        self.heard = true;
         match self.queue.back_mut() {
             Some(last) if last.len() + bytes.len() <= SMALL => last.extend_from_slice(bytes),
             _ => self.queue.push_back(BytesMut::from(bytes)),

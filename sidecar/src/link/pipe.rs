@@ -62,9 +62,9 @@ impl Pipe {
         self.at_end.set(Some(Cause::Reset));
     }
 
-    /// Has whoever opened it open it elsewhere: nothing of it was looked at.
-    pub fn refuse(&self) {
-        self.at_end.set(Some(Cause::Refused));
+    /// Has whoever opened it open it elsewhere: nothing of it was looked at, for there is too much to do.
+    pub fn shed(&self) {
+        self.at_end.set(Some(Cause::Shed));
     }
 
     /// See [`crate::io::Socket::cut`].

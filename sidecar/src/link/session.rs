@@ -33,7 +33,7 @@ const CHOKED: usize = FULL + 256 * 1024;
 /// Streams that whoever opens them has open at once; then it opens another link.
 pub const MAX_OPEN: usize = 256;
 /// Streams that are served at once: more, since the two ends do not forget a stream in the same moment.
-const MAX_SERVED: usize = 16 * MAX_OPEN;
+const MAX_SERVED: usize = 2 * MAX_OPEN;
 /// The last number of a stream. Then the link is full.
 const LAST: u32 = u32::MAX - 1;
 
@@ -59,7 +59,8 @@ impl Hasher for Own {
     }
     fn write_u32(&mut self, n: u32) {
         // The table takes the upper bits for its tags.
-        self.0 = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
     }
 }
 
@@ -85,7 +86,12 @@ pub struct Session {
     fresh: Vec<(u32, MeshProtocol)>,
     /// No more streams: the peer has said so, or we have.
     leaving: bool,
+    closing: bool,
     gone: bool,
+    /// The newest stream when something came last.
+    sure: u32,
+    /// Bytes that may still come for streams that are forgotten.
+    over: u64,
     /// Whoever reads and writes the connection.
     driver: Option<Waker>,
 }
@@ -105,7 +111,10 @@ impl Session {
             extra: 0,
             fresh: Vec::new(),
             leaving: false,
+            closing: false,
             gone: false,
+            sure: 0,
+            over: 0,
             driver: None,
         }
     }
@@ -138,12 +147,38 @@ impl Session {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Says that no more streams begin. What is under way goes on.
+    /// Says that no more streams are to begin. What is under way goes on, and so does what crosses this word.
     pub fn leave(&mut self) {
         if !std::mem::replace(&mut self.leaving, true) && self.end == End::Serves {
-            self.frame(Kind::GoAway, self.newest, &[]);
+            self.frame(Kind::GoAway, u32::MAX, &[]);
         }
         self.wake();
+    }
+
+    /// Has a link that serves end, on which nothing is under way: whoever opens streams had the time to leave.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.wake();
+    }
+
+    /// Whether the connection is to end now.
+    pub fn is_over(&self) -> bool {
+        self.streams.is_empty() && (self.closing || self.leaving && self.end == End::Opens)
+    }
+
+    /// Nothing is said any more.
+    pub fn hush(&mut self) {
+        self.gone = true;
+    }
+
+    /// Something came: every stream that began before may have been heard of.
+    pub fn hear(&mut self) {
+        self.sure = self.newest;
+    }
+
+    /// Whether a stream began of which the other end may not have heard.
+    pub fn is_unsure(&self) -> bool {
+        self.newest > self.sure && self.streams.contains_key(&self.newest)
     }
 
     /// Asks the other end to say something.
@@ -154,17 +189,19 @@ impl Session {
     /// The connection has ended: whatever is under way breaks off.
     pub fn end(&mut self) {
         self.gone = true;
-        for half in self.streams.values_mut() {
+        // What was ended both ways by then is whole.
+        for half in self.streams.values_mut().filter(|half| !(half.ended && (half.finished || half.stopped))) {
             half.break_off(Cause::Reset);
         }
         self.out = Vec::new();
         self.sent = 0;
     }
 
-    /// Breaks off the streams on which nothing was heard: the other end may never have heard of them.
-    pub fn give_up_unheard(&mut self) {
-        for half in self.streams.values_mut().filter(|half| !half.heard) {
-            half.break_off(Cause::Reset);
+    /// Breaks off the streams that began since something came last: the other end may never have heard of them.
+    pub fn give_up_unsure(&mut self) {
+        let unsure: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > self.sure).collect();
+        for stream in unsure {
+            self.cut(stream);
         }
     }
 
@@ -218,11 +255,14 @@ impl Session {
             while let Some(next) = self.turns.pop_front() {
                 self.give_turn(next);
             }
-        } else if self.waiting() < LOW {
-            if self.sent > FULL {
-                self.out.drain(..self.sent);
-                self.sent = 0;
-            }
+            return;
+        }
+        // As much is moved as has gone, at the most: whoever takes little at a time does not have us keep it all.
+        if self.sent > FULL.max(self.waiting()) {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+        if self.waiting() < LOW {
             let turns = (FULL - self.waiting()) / QUANTUM;
             for _ in 0..turns {
                 let Some(next) = self.turns.pop_front() else { return };
@@ -294,11 +334,14 @@ impl Session {
     /// Whether data may come, before any of it is taken in.
     fn may_come(&mut self, header: Header) -> Result<(), Violation> {
         self.is_known(header)?;
-        let Some(half) = self.streams.get_mut(&header.stream) else { return Ok(()) };
+        let Some(half) = self.streams.get_mut(&header.stream) else {
+            // Read over; nobody may send without end.
+            self.over = self.over.checked_sub(header.length as u64).ok_or(Violation::Credit(header.stream))?;
+            return Ok(());
+        };
         if half.ended {
             return Err(Violation::AfterEnd(header.stream));
         }
-        // Also of what is read over: nobody may send without end.
         half.allowed = half.allowed.checked_sub(header.length as u32).ok_or(Violation::Credit(header.stream))?;
         Ok(())
     }
@@ -316,7 +359,7 @@ impl Session {
         match header.kind {
             Kind::Open => return self.accept(stream, payload[0]),
             Kind::GoAway => {
-                if self.end == End::Serves || stream > self.newest {
+                if self.end == End::Serves || stream > self.newest && stream != u32::MAX {
                     return Err(Violation::Stream(Kind::GoAway, stream));
                 }
                 self.leaving = true;
@@ -334,7 +377,6 @@ impl Session {
             Kind::Data | Kind::Fin | Kind::Stop | Kind::Reset | Kind::Credit => self.is_known(header)?,
         }
         let Some(half) = self.streams.get_mut(&stream) else { return Ok(()) };
-        half.heard = true;
         match header.kind {
             Kind::Fin => {
                 if std::mem::replace(&mut half.ended, true) {
@@ -369,8 +411,8 @@ impl Session {
         }
         let protocol = protocol_of(protocol)?;
         self.newest = stream;
-        if self.leaving || self.streams.len() >= MAX_SERVED {
-            // After our word that no more are served, this is the answer to one that crossed it.
+        if self.closing || self.streams.len() >= MAX_SERVED {
+            self.over += u64::from(WINDOW);
             self.frame(Kind::Reset, stream, &[Cause::Refused as u8]);
             return Ok(());
         }
@@ -568,6 +610,7 @@ impl Session {
     pub fn forget(&mut self, stream: u32, cause: Option<Cause>) {
         let Some(half) = self.streams.remove(&stream) else { return };
         self.extra -= half.window - WINDOW;
+        self.over += u64::from(half.allowed);
         if half.broken.is_none() {
             match cause {
                 None if half.finished && half.ended => {}

@@ -13,7 +13,7 @@ use super::{Framing, Limits, parse};
 use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
-use crate::link::was_refused;
+use crate::link::{Refused, refused};
 use crate::stream::{Shared, Stream};
 
 /// Bytes asked for in one read while a head is awaited.
@@ -137,8 +137,12 @@ impl Reader {
 
 /// An endpoint broke off before it answered.
 pub(super) fn reset(e: &std::io::Error) -> Failure {
-    let retryable = if was_refused(e) { Retryable::Unprocessed } else { Retryable::IfIdempotent };
-    Failure::upstream(Reason::UpstreamReset, retryable).detail(e)
+    let (reason, retryable) = match refused(e) {
+        Some(Refused::Shed) => (Reason::Overloaded, Retryable::Unprocessed),
+        Some(Refused::Unseen) => (Reason::UpstreamReset, Retryable::Unprocessed),
+        None => (Reason::UpstreamReset, Retryable::IfIdempotent),
+    };
+    Failure::upstream(reason, retryable).detail(e)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

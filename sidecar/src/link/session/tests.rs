@@ -199,21 +199,85 @@ fn a_writer_that_has_gone_elsewhere_holds_nobody_up() {
 }
 
 #[test]
-fn what_was_not_looked_at_may_go_elsewhere() {
+fn what_crosses_the_word_that_no_more_are_to_begin_is_served() {
     let mut pair = Pair::new();
     let served = pair.open();
-    // The word that no more are served crosses a stream that begins.
     pair.server.leave();
     let late = pair.caller.begin(MeshProtocol::Http1);
     pair.step(usize::MAX);
-    assert!(pair.server.opened().is_empty());
-    let Poll::Ready(Err(e)) = read(&mut pair.caller, late) else { panic!("it was not served") };
-    assert!(crate::link::was_refused(&e));
+    assert_eq!(pair.server.opened(), [(late, MeshProtocol::Http1)]);
     assert!(!pair.caller.has_room());
-    // What is under way goes on.
-    assert_eq!(write(&mut pair.server, served, b"still"), 5);
+    for stream in [served, late] {
+        assert_eq!(write(&mut pair.server, stream, b"still"), 5);
+        pair.step(usize::MAX);
+        assert_eq!(all(&mut pair.caller, stream), b"still");
+        pair.caller.forget(stream, None);
+        pair.server.forget(stream, None);
+    }
+    // Whoever opens streams ends the link; whoever serves waits for that, or closes.
     pair.step(usize::MAX);
-    assert_eq!(all(&mut pair.caller, served), b"still");
+    assert!(pair.caller.is_over() && !pair.server.is_over());
+    pair.server.close();
+    assert!(pair.server.is_over());
+}
+
+#[test]
+fn what_was_not_looked_at_may_go_elsewhere() {
+    let mut pair = Pair::new();
+    pair.server.close();
+    let refused = pair.caller.begin(MeshProtocol::Http1);
+    pair.step(usize::MAX);
+    assert!(pair.server.opened().is_empty());
+    let Poll::Ready(Err(e)) = read(&mut pair.caller, refused) else { panic!("it was not served") };
+    assert_eq!(crate::link::refused(&e), Some(crate::link::Refused::Unseen));
+    // What was on its way for it is read over, and no more than it might have been.
+    assert_eq!(pair.server.over, u64::from(WINDOW));
+}
+
+#[test]
+fn what_had_ended_when_the_link_does_is_whole() {
+    let mut pair = Pair::new();
+    let (whole, cut) = (pair.open(), pair.open());
+    for stream in [whole, cut] {
+        pair.caller.finish(stream).expect("it is open");
+        write(&mut pair.server, stream, b"answer");
+    }
+    pair.server.finish(whole).expect("it is open");
+    pair.step(usize::MAX);
+    pair.caller.end();
+    assert_eq!((all(&mut pair.caller, whole), all(&mut pair.caller, cut)), (b"answer".to_vec(), b"answer".to_vec()));
+    assert!(matches!(read(&mut pair.caller, whole), Poll::Ready(Ok(end)) if end.is_empty()));
+    assert!(matches!(read(&mut pair.caller, cut), Poll::Ready(Err(_))));
+}
+
+#[test]
+fn a_peer_that_was_not_heard_since_a_stream_began_may_not_know_of_it() {
+    let mut pair = Pair::new();
+    let old = pair.open();
+    pair.caller.hear();
+    assert!(!pair.caller.is_unsure());
+    let new = pair.caller.begin(MeshProtocol::Tcp);
+    assert!(pair.caller.is_unsure());
+    pair.caller.give_up_unsure();
+    assert!(matches!(read(&mut pair.caller, new), Poll::Ready(Err(_))));
+    assert!(read(&mut pair.caller, old).is_pending());
+    // The peer is told, in case that it was only slow.
+    pair.step(usize::MAX);
+    assert!(matches!(read(&mut pair.server, new), Poll::Ready(Err(_))));
+}
+
+#[test]
+fn who_takes_little_at_a_time_does_not_have_everything_kept() {
+    let mut server = Session::new(End::Serves);
+    let ping = Header { kind: Kind::Ping, stream: 0, length: 0 }.octets();
+    for _ in 0..2 * LOW / HEADER {
+        server.receive(&ping).expect("it may ask");
+    }
+    for _ in 0..500_000 {
+        server.receive(&ping).expect("it may ask");
+        server.sent(HEADER);
+    }
+    assert!(server.out.len() < 4 * FULL, "{} octets are kept", server.out.len());
 }
 
 #[test]
@@ -358,7 +422,8 @@ proptest! {
     fn garbage_is_refused_or_read_over(bytes in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(2), Just(3), any::<u8>()], 0..4_000)) {
         let mut server = Session::new(End::Serves);
         let _ = server.receive(&bytes);
-        let held: usize = server.streams.values().map(|half| half.held).sum();
-        prop_assert!(held <= bytes.len());
+        for half in server.streams.values() {
+            prop_assert!(half.held <= WINDOW as usize && half.held + half.allowed as usize <= WINDOW as usize);
+        }
     }
 }
