@@ -34,7 +34,7 @@ pub struct Issuers {
 
 impl Issuers {
     /// Whether tokens are looked for in a field of that name.
-    pub fn look_at(&self, name: &str) -> bool {
+    pub fn read_from(&self, name: &str) -> bool {
         self.places.iter().any(|(place, _)| place.header.eq_ignore_ascii_case(name))
     }
 }

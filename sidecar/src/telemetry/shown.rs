@@ -127,7 +127,7 @@ impl Shown {
         }
         let room = Room::take(&worker.telemetry.all.shown)?;
         let inbound = worker.mesh().inbound.load();
-        let bears = |name: &str| inbound.as_ref().is_some_and(|policy| policy.issuers.look_at(name));
+        let bears = |name: &str| inbound.as_ref().is_some_and(|policy| policy.issuers.read_from(name));
         Some(Box::new(Self {
             _room: room,
             show,
