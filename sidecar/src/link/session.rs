@@ -506,7 +506,8 @@ impl Session {
             return;
         }
         let mut credit = std::mem::take(&mut half.taken);
-        let grows = half.held == 0
+        // Who keeps up has read most of what came.
+        let grows = half.held <= half.window as usize / 2
             && half.window < MAX_WINDOW
             && half.window <= room
             && half.read >= READ_TO_GROW * u64::from(half.window);

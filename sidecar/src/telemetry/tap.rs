@@ -167,7 +167,9 @@ impl Taps {
                 (tap.second, tap.events) = (now, 0);
             }
             let ended = told.record.began.saturating_add(told.record.took.as_nanos() as u64);
-            if ended < tap.opened || !tap.filter.takes(told) {
+            // Of a request that began before, less was kept than it asks for.
+            let is_live = if tap.filter.show == Show::Names { ended } else { told.record.began } >= tap.opened;
+            if !is_live || !tap.filter.takes(told) {
                 continue;
             }
             if tap.events >= tap.filter.most.unwrap_or(EVENTS) {
@@ -271,6 +273,10 @@ pub fn open(telemetry: &Arc<Telemetry>, filter: Filter) -> Result<Events, Refuse
     taps.open.push(Tap { id, filter, way, opened: unix_nanos(), second: now, events: 0, dropped: 0, said: now });
     taps.tell_workers(telemetry);
     telemetry.wanted.fetch_or(TAP, Relaxed);
+    if let Some(tap) = taps.open.last_mut() {
+        // From here on workers know what it asks for.
+        tap.opened = unix_nanos();
+    }
     telemetry.wake.notify_one();
     Ok(Events { events, id, telemetry: telemetry.clone() })
 }
