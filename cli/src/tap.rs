@@ -226,7 +226,9 @@ fn text(sidecar: &str, event: &Value) -> String {
         ("", _) => format!("{} {} B in, {} B out", of("protocol"), of("bytes_received"), of("bytes_sent")),
         (method, status) => format!("{method} {}{} {}", of("host"), of("path"), if status.is_empty() { "-" } else { status }),
     };
-    let mut line = format!("{time} {sidecar} {arrow} {what} {} ms {end} {}", of("duration_ms"), of("peer"));
+    // What goes out and was refused before anybody was chosen has no peer: what was dialled says more.
+    let other = if event["direction"] == "outbound" && of("peer").is_empty() { of("target") } else { of("peer") };
+    let mut line = format!("{time} {sidecar} {arrow} {what} {} ms {end} {other}", of("duration_ms"));
     for (name, field) in
         [("grpc", "grpc_status"), ("reason", "reason"), ("policy", "policy"), ("ref", "ref"), ("trace", "trace_id")]
     {
@@ -268,6 +270,12 @@ mod tests {
         let bytes = json!({"time": "2026-11-22T01:02:03.456789Z", "direction": "inbound", "peer": "plaintext", "protocol": "tcp",
             "bytes_received": 3, "bytes_sent": 4, "duration_ms": 2});
         assert_eq!(text("a/b", &bytes), "01:02:03.456 a/b <- tcp 3 B in, 4 B out 2 ms from plaintext\n");
+        let refused = json!({"time": "2026-11-22T01:02:03.456789Z", "direction": "outbound", "target": "10.0.0.9:81", "protocol": "tcp",
+            "bytes_received": 0, "bytes_sent": 0, "duration_ms": 5000, "reason": "upstream-connect-timeout"});
+        assert_eq!(
+            text("a/b", &refused),
+            "01:02:03.456 a/b -> tcp 0 B in, 0 B out 5000 ms to 10.0.0.9:81 reason=upstream-connect-timeout\n"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, Connection, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_tls::verify_error;
 
 use crate::io::Socket;
@@ -31,6 +31,7 @@ pub struct Stream {
     buffers: Buffers,
     /// Set once the peer has ended its half properly.
     ended: Cell<bool>,
+    opened: Instant,
 }
 
 struct Tls {
@@ -93,7 +94,13 @@ pub fn handshake_fault(e: &io::Error) -> &'static str {
 impl Stream {
     /// A stream in the clear.
     pub fn plain(socket: Socket, buffers: Buffers) -> Self {
-        Self { socket: Rc::new(socket), early: RefCell::default(), tls: None, buffers, ended: Cell::new(false) }
+        let (socket, ended, opened) = (Rc::new(socket), Cell::new(false), Instant::now());
+        Self { socket, early: RefCell::default(), tls: None, buffers, ended, opened }
+    }
+
+    /// When it was opened, or taken in.
+    pub fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// Puts bytes back that were read already.
