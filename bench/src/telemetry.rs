@@ -64,12 +64,14 @@ enum Kind {
     Off,
     /// 1 % of the traces, and metrics once a second.
     Some,
-    /// Every trace, metrics once a second, the access log as lines of JSON and over OTLP.
+    /// Every trace, metrics once a second, the access log as lines of JSON.
     All,
+    /// And the access log over OTLP as well.
+    Twice,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Off, Self::Some, Self::All];
+    const ALL: [Self; 4] = [Self::Off, Self::Some, Self::All, Self::Twice];
 
     fn variables(self, sink: SocketAddr) -> Vec<(&'static str, String)> {
         let mut all = vec![];
@@ -81,12 +83,11 @@ impl Kind {
                 ("OTEL_TRACES_SAMPLER_ARG", "0.01".to_owned()),
             ]);
         }
-        if self == Self::All {
-            all.extend([
-                ("OTEL_TRACES_SAMPLER", "parentbased_always_on".to_owned()),
-                ("OTEL_LOGS_EXPORTER", "otlp".to_owned()),
-                ("WEFT_ACCESS_LOG", "json".to_owned()),
-            ]);
+        if self == Self::All || self == Self::Twice {
+            all.extend([("OTEL_TRACES_SAMPLER", "parentbased_always_on".to_owned()), ("WEFT_ACCESS_LOG", "json".to_owned())]);
+        }
+        if self == Self::Twice {
+            all.push(("OTEL_LOGS_EXPORTER", "otlp".to_owned()));
         }
         all
     }
@@ -95,7 +96,8 @@ impl Kind {
         match self {
             Self::Off => "off",
             Self::Some => "1 % of the traces, metrics",
-            Self::All => "all traces, metrics, access log (JSON and OTLP)",
+            Self::All => "all traces, metrics, access log (JSON)",
+            Self::Twice => "all traces, metrics, access log (JSON and OTLP)",
         }
     }
 }
@@ -105,9 +107,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return one(args);
     }
     let sink = Sink::start()?;
-    let mut taken: [Vec<f64>; 3] = Default::default();
-    let mut kernel: [f64; 3] = Default::default();
-    let mut lost = [0; 3];
+    let mut taken: [Vec<f64>; 4] = Default::default();
+    let mut kernel: [f64; 4] = Default::default();
+    let mut lost = [0; 4];
     for _ in 0..args.rounds.max(1) {
         for (i, kind) in Kind::ALL.into_iter().enumerate() {
             let (all, in_kernel, items) = measured(kind, args, sink.address)?;

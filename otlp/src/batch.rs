@@ -79,19 +79,15 @@ pub struct Queue {
 /// Full batches, and the one that is being filled.
 #[derive(Default)]
 struct Waiting {
-    full: VecDeque<Batch>,
-    filling: Batch,
+    /// Each with the number of its items.
+    full: VecDeque<(Bytes, usize)>,
+    filling: Vec<u8>,
+    /// In the one that is being filled.
+    fresh: usize,
     /// In all of them.
     items: usize,
     /// Room of batches that have left: memory that is new to the process costs more than what is written into it.
     spare: Vec<Vec<u8>>,
-}
-
-/// Items one behind the other.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    items: usize,
 }
 
 /// Buffers that are kept, and the largest of them in bytes.
@@ -100,16 +96,17 @@ const LARGEST_SPARE: usize = 4 * 1024 * 1024;
 
 impl Waiting {
     fn full_batch(&mut self) {
-        let next = Batch { bytes: self.spare.pop().unwrap_or_default(), items: 0 };
-        self.full.push_back(std::mem::replace(&mut self.filling, next));
+        let next = self.spare.pop().unwrap_or_default();
+        let items = std::mem::take(&mut self.fresh);
+        self.full.push_back((std::mem::replace(&mut self.filling, next).into(), items));
     }
 
-    fn take(&mut self) -> Batch {
+    fn take(&mut self) -> (Bytes, usize) {
         if self.full.is_empty() {
             self.full_batch();
         }
         let batch = self.full.pop_front().unwrap_or_default();
-        self.items -= batch.items;
+        self.items -= batch.1;
         batch
     }
 
@@ -119,6 +116,24 @@ impl Waiting {
             self.spare.push(bytes);
         }
     }
+}
+
+/// Where the first `items` of these end: each is a field of one octet's tag, with a length.
+fn end_of(bytes: &[u8], items: usize) -> usize {
+    let mut at = 0;
+    for _ in 0..items {
+        let (mut len, mut shift) = (0, 0);
+        loop {
+            at += 1;
+            len |= usize::from(bytes[at] & 0x7f) << shift;
+            shift += 7;
+            if bytes[at] < 0x80 {
+                break;
+            }
+        }
+        at += 1 + len;
+    }
+    at
 }
 
 impl Queue {
@@ -133,21 +148,43 @@ impl Queue {
         })
     }
 
-    /// Adds an item, which is written behind those that are there, or drops and counts it if there is no room.
-    pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds so many items, encoded as a repeated field with a tag of one octet; drops and counts those for which there is no room, the last of them first. Many are a batch as they lie,
+    /// and are not copied.
+    pub fn push_all(&self, mut bytes: Bytes, mut items: usize) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.items == self.limits.queue {
-            self.counts.overflowed.fetch_add(1, Relaxed);
-            return;
+        let room = self.limits.queue - waiting.items;
+        if items > room {
+            self.counts.overflowed.fetch_add((items - room) as u64, Relaxed);
+            bytes.truncate(end_of(&bytes, room));
+            items = room;
         }
-        write(&mut waiting.filling.bytes);
-        waiting.filling.items += 1;
-        waiting.items += 1;
+        waiting.items += items;
+        if items > self.limits.batch / 3 && items <= self.limits.batch {
+            if waiting.fresh > 0 {
+                waiting.full_batch();
+            }
+            waiting.full.push_back((bytes, items));
+        } else {
+            while items > 0 {
+                let some = items.min(self.limits.batch - waiting.fresh);
+                let end = if some == items { bytes.len() } else { end_of(&bytes, some) };
+                waiting.filling.extend_from_slice(&bytes.split_to(end));
+                waiting.fresh += some;
+                items -= some;
+                if waiting.fresh == self.limits.batch {
+                    waiting.full_batch();
+                }
+            }
+        }
         self.counts.waiting.store((waiting.items + self.leaving.get()) as u64, Relaxed);
-        if waiting.filling.items == self.limits.batch {
-            waiting.full_batch();
+        if !waiting.full.is_empty() {
             self.filled.notify_one();
         }
+    }
+
+    /// Memory of a batch that has left, if there is any, for who makes another.
+    pub fn empty(&self) -> Vec<u8> {
+        self.waiting.borrow_mut().spare.pop().unwrap_or_default()
     }
 
     /// Whether more wait than one batch, and than half of what may: the exporter should have its turn.
@@ -185,10 +222,9 @@ impl Queue {
 
     /// Exports one batch.
     async fn export(&self, exporter: &mut Exporter, what: &'static str, head: &impl Fn(usize) -> Bytes) {
-        let Batch { bytes, items } = self.waiting.borrow_mut().take();
+        let (rest, items) = self.waiting.borrow_mut().take();
         let count = items as u64;
         self.leaving.set(items);
-        let rest = Bytes::from(bytes);
         let outcome = exporter.export(Parts { head: head(rest.len()), rest: rest.clone() }, random).await;
         let counts = &self.counts;
         self.leaving.set(0);

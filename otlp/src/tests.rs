@@ -211,29 +211,35 @@ async fn a_collector_that_is_away_costs_bounded_memory_and_is_told_of() {
                 Bytes::new()
             }));
             for i in 0..100 {
-                queue.push(|out| out.push(i));
+                queue.push_all(items(&[i]), 1);
             }
             assert_eq!((counts.overflowed.load(Relaxed), counts.waiting.load(Relaxed)), (90, 10));
             while counts.failed.load(Relaxed) < 10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            assert_eq!((largest.get(), counts.waiting.load(Relaxed), counts.failing.load(Relaxed)), (4, 0, true));
+            assert_eq!((largest.get(), counts.waiting.load(Relaxed), counts.failing.load(Relaxed)), (4 * 3, 0, true));
             running.abort();
         })
         .await;
 }
 
+/// Each of one octet, as a field.
+fn items(of: &[u8]) -> Bytes {
+    of.iter().flat_map(|octet| [0x12, 1, *octet]).collect()
+}
+
 #[tokio::test]
 async fn batches_leave_whole_and_in_turn_behind_their_heads() {
     const TAKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let (port, seen) = http1_server(vec![TAKEN; 4]).await;
+    let (port, seen) = http1_server(vec![TAKEN; 6]).await;
     let local = tokio::task::LocalSet::new();
     let told = local.run_until(async {
-        let limits = batch::Limits { queue: 9, batch: 3, delay: Duration::from_secs(600) };
+        let limits = batch::Limits { queue: 20, batch: 6, delay: Duration::from_secs(600) };
         let counts = Arc::new(batch::Counts::default());
         let queue = batch::Queue::new(limits, counts.clone());
-        for i in b'0'..=b'9' {
-            queue.push(|out| out.extend([i, i]));
+        // Few are put together, many are a batch by themselves, and more than that are parted.
+        for some in ["01", "23", "4567", "89", "abcdefgh", "ijk"] {
+            queue.push_all(items(some.as_bytes()), some.len());
         }
         assert!(queue.presses());
         let head = |bytes| Bytes::from(format!("{bytes}:"));
@@ -243,18 +249,19 @@ async fn batches_leave_whole_and_in_turn_behind_their_heads() {
                 tokio::task::yield_now().await;
             }
         };
-        exported(9).await;
+        exported(20).await;
         // In the memory of one that has left.
-        queue.push(|out| out.push(b'x'));
+        queue.push_all(items(b"x"), 1);
         queue.close();
-        exported(10).await;
+        exported(21).await;
         assert!(queue.is_empty());
         (counts.overflowed.load(Relaxed), counts.waiting.load(Relaxed))
     });
     assert_eq!(told.await, (1, 0));
     let seen = seen.lock().expect("nobody panicked");
     let bodies = seen.iter().map(|got| got.rsplit(|b| *b == b'\n').next().map(String::from_utf8_lossy).expect("a body"));
-    assert_eq!(bodies.collect::<Vec<_>>(), ["6:001122", "6:334455", "6:667788", "1:x"]);
+    let bodies: Vec<String> = bodies.map(|body| body.replace("\u{12}\u{1}", "")).collect();
+    assert_eq!(bodies, ["12:0123", "12:4567", "18:89abcd", "18:efghij", "3:x"]);
 }
 
 #[test]

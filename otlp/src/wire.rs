@@ -156,11 +156,6 @@ impl<'a> Wire<'a> {
         self.out.len()
     }
 
-    /// What was written since the buffer had so many bytes.
-    pub fn since(&self, len: usize) -> &[u8] {
-        &self.out[len..]
-    }
-
     /// Attributes that were written for another field of one byte.
     pub fn attributes_again(&mut self, number: u32, attributes: &[u8]) {
         let mut at = self.out.len();

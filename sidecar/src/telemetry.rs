@@ -1,8 +1,8 @@
 //! What is told of single requests and connections: spans, access-log lines, tap events.
 //!
 //! A worker makes a [`record::Record`] only of what somebody wants: a trace that is sampled, an access log, a tap. Without one of them a request costs a load.
-//! It hands the record over by a bounded queue, and the telemetry thread makes of it what is wanted. Where a queue is full, records are dropped and counted:
-//! traffic never waits.
+//! When the request is over, it writes of it what is wanted, and the telemetry thread takes that to exporters, standard output and taps (`way.rs`). Where there is no room, records are
+//! dropped and counted: traffic never waits.
 
 use std::cell::{OnceCell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -35,6 +35,7 @@ mod tests;
 pub mod thread;
 mod way;
 
+use config::AccessLog;
 pub use config::{TelemetryConfig, Telling, Tracing};
 use note::Making;
 pub use note::{Note, connection, malformed, request};
@@ -57,6 +58,10 @@ pub struct Telemetry {
     /// Bits of who wants records; 0: nobody.
     wanted: AtomicU32,
     tracing: Option<Tracing>,
+    /// What gets a line of the access log, or a log record, and what a line has.
+    telling: Telling,
+    /// Log records are exported.
+    logs_leave: bool,
     /// Records that found no room on their way.
     lost: AtomicU64,
     /// Lines of the access log that standard output did not take in time.
@@ -85,12 +90,14 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// One by what the variables say. `logs` says whether there is an access log of any kind.
-    pub fn new(tracing: Option<Tracing>, logs: bool) -> Self {
+    /// One by what the variables say. `logs_leave` says whether the access log is exported.
+    pub fn new(tracing: Option<Tracing>, telling: Telling, logs_leave: bool) -> Self {
+        let logs = logs_leave || telling.form != AccessLog::Off;
         let wanted = if tracing.is_some() { TRACES } else { 0 } | if logs { LOG } else { 0 };
         Self {
             wanted: AtomicU32::new(wanted),
             tracing,
+            logs_leave,
             lost: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             spans: Arc::default(),
@@ -98,7 +105,8 @@ impl Telemetry {
             fresh: Mutex::default(),
             taps: Mutex::default(),
             shown: Arc::default(),
-            allowed: AtomicU8::new(0),
+            allowed: AtomicU8::new(telling.tap as u8),
+            telling,
             sought: ArcSwap::default(),
             full: AtomicU64::new(0),
             unseen: AtomicU64::new(0),
@@ -110,7 +118,7 @@ impl Telemetry {
 
     /// One that nobody wants anything of, until somebody taps.
     pub fn off() -> Self {
-        Self::new(None, false)
+        Self::new(None, Telling::default(), false)
     }
 
     fn taps(&self) -> MutexGuard<'_, Taps> {
@@ -174,19 +182,62 @@ impl WorkerTelemetry {
         }
     }
 
-    /// Gives a record to the thread, or drops and counts it.
-    fn hand_over(&self, noted: &mut Noted) {
+    /// Tells of a request or connection that is over what is wanted of it, or drops and counts it. `wanted` is who wanted it when it began.
+    fn tell(&self, noted: &mut Noted, wanted: u32) {
+        let all = &*self.all;
+        let wanted = wanted & all.wanted.load(Relaxed);
+        let record = &noted.record;
+        let failed = record.is_error();
+        let is_traced = |tracing: &Tracing| record.trace.as_ref().is_some_and(|t| t.sampled || failed && tracing.errors);
+        let is_traced = all.tracing.as_ref().is_some_and(is_traced);
+        let is_logged = wanted & LOG != 0 && all.telling.logs(failed);
+        let is_tapped = wanted & TAP != 0;
+        if !(is_traced || is_logged || is_tapped) {
+            return;
+        }
         let way = self.way.get_or_init(|| {
             let way = Arc::<Way>::default();
-            self.all.fresh().push(way.clone());
+            all.fresh().push(way.clone());
             way
         });
-        let there = way.put(noted);
+        let there = way.put(|bundle| {
+            let told = noted.told();
+            let mut spans = 0;
+            let mut attributes = 0..0;
+            if is_traced {
+                spans = span::count(told.record);
+                for i in 0..spans {
+                    let written = span::write(&mut bundle.spans.bytes, &told, i);
+                    if i == 0 {
+                        attributes = written;
+                    }
+                }
+                bundle.spans.count += spans;
+            }
+            if is_logged && all.logs_leave {
+                let shared = (spans == 1).then(|| &bundle.spans.bytes[attributes]);
+                span::write_log(&mut bundle.logs.bytes, &told, shared);
+                bundle.logs.count += 1;
+            }
+            if is_logged && all.telling.form != AccessLog::Off {
+                let (out, fields) = (&mut bundle.lines.bytes, &all.telling.fields);
+                if all.telling.form == AccessLog::Json {
+                    line::json(out, fields, &told)
+                } else {
+                    line::text(out, fields, &told)
+                }
+                out.push(b'\n');
+                bundle.lines.count += 1;
+            }
+            if is_tapped {
+                bundle.tapped.push(std::mem::take(noted));
+            }
+        });
         if there.is_none() {
-            self.all.lost.fetch_add(1, Relaxed);
+            all.lost.fetch_add(1, Relaxed);
         }
-        if there == Some(MANY) || self.all.asleep.load(Relaxed) && self.all.asleep.swap(false, Relaxed) {
-            self.all.wake.notify_one();
+        if there == Some(MANY) || all.asleep.load(Relaxed) && all.asleep.swap(false, Relaxed) {
+            all.wake.notify_one();
         }
     }
 

@@ -8,6 +8,7 @@ use weft_core::trace::{Sampler, SamplerError};
 
 use super::fields::{Named, standard};
 use super::shown::Show;
+use crate::identity::random;
 use crate::otlp::Env;
 
 /// Settings of the access log and of traces. Exporters are set by the standard `OTEL_*` variables. What is wrong here is told and left out ([`Telling::read`]):
@@ -81,7 +82,19 @@ pub struct Telling {
     pub(super) tap: Show,
 }
 
+/// As it is where nothing is set.
+impl Default for Telling {
+    fn default() -> Self {
+        Self::read(&TelemetryConfig::default()).0
+    }
+}
+
 impl Telling {
+    /// Whether one gets a line, or a log record, that failed or did not.
+    pub(super) fn logs(&self, failed: bool) -> bool {
+        failed || (self.which == Which::All && self.share.takes(random))
+    }
+
     /// Reads the settings; says what of them cannot be honoured.
     pub fn read(config: &TelemetryConfig) -> (Self, Vec<String>) {
         let mut wrong = Vec::new();

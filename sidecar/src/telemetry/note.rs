@@ -27,7 +27,7 @@ use crate::worker::Worker;
 
 /// See above.
 pub struct Note {
-    /// None once it was handed over.
+    /// None once it was told.
     making: Option<Box<Making>>,
 }
 
@@ -67,14 +67,8 @@ impl Drop for Note {
                 last.reason = reason;
             }
         }
-        let errors = telemetry.all.tracing.as_ref().is_some_and(|t| t.errors);
-        let others = making.wanted & (LOG | TAP) != 0;
-        let traced = record.trace.as_ref().is_some_and(|t| t.sampled);
-        if others || traced || (errors && record.is_error()) {
-            telemetry.hand_over(&mut making.noted);
-        } else {
-            making.noted.record = Record::default();
-        }
+        telemetry.tell(&mut making.noted, making.wanted);
+        making.noted.record = Record::default();
         making.noted.texts.clear();
         telemetry.unmade(making);
     }
@@ -190,7 +184,7 @@ fn place(worker: &Worker, fields: &mut Fields, wanted: u32) -> Option<(Trace, Op
     Some((Trace { context, parent: parent.map(|p| p.span), span, forms, sampled, state: None }, state))
 }
 
-/// A note of an opaque connection, if anybody wants one: access log or tap. Connections have no spans.
+/// A note of an opaque connection, from when it came, if anybody wants one: access log or tap. Connections have no spans.
 #[inline]
 pub fn connection(
     worker: &Worker,
@@ -202,9 +196,10 @@ pub fn connection(
         return None;
     }
     let (peer, target) = peer_and_target();
-    let mut note = Note::new(worker, Instant::now(), LOG | TAP);
+    let mut note = Note::new(worker, client.opened(), LOG | TAP);
     let caller = if direction == Direction::Inbound { &*peer } else { "" };
     note.noted().begin(direction, caller, &target, "tcp", client.peer().ip());
+    note.record().began -= client.opened().elapsed().as_nanos() as u64;
     Some(note)
 }
 

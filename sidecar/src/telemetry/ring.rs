@@ -3,41 +3,53 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
+use prost::Message;
 use serde_json::{Map, Value as Json, json};
 use weft_core::hex::hex;
 
-use super::record::{Noted, Record};
-use super::span;
-
-/// Requests whose spans are kept.
+/// Spans that are kept, at least, where there were so many.
 const KEPT: usize = 1_000;
 
-/// See above. It has the records, and makes spans of them when it is asked.
+/// See above. It has them as they leave, in the same memory, and reads them when it is asked.
 #[derive(Default)]
-pub struct Ring(Mutex<VecDeque<Noted>>);
+pub struct Ring(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// Spans one behind the other, and how many.
+    pieces: VecDeque<(Bytes, usize)>,
+    spans: usize,
+}
 
 impl Ring {
-    /// Keeps a record in the place of the oldest, and in its memory.
-    pub(super) fn keep(&self, record: Record, texts: &str) {
+    /// Keeps so many spans; gives the memory of older ones that nobody has any more.
+    pub(super) fn keep(&self, spans: Bytes, count: usize, mut free: impl FnMut(Vec<u8>)) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut room = if kept.len() == KEPT { kept.pop_front().unwrap_or_default() } else { Noted::default() };
-        room.record = record;
-        room.texts.clear();
-        room.texts.push_str(texts);
-        kept.push_back(room);
+        kept.pieces.push_back((spans, count));
+        kept.spans += count;
+        while let Some(&(_, oldest)) = kept.pieces.front()
+            && kept.spans - oldest >= KEPT
+        {
+            kept.spans -= oldest;
+            if let Some((piece, _)) = kept.pieces.pop_front()
+                && piece.is_unique()
+            {
+                free(piece.into());
+            }
+        }
     }
 
     /// Every span that is kept, or those of one trace, given by its digits: the oldest first.
     pub fn spans(&self, trace: Option<&str>) -> Vec<Json> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_asked = |noted: &&Noted| {
-            let own = noted.record.trace.as_ref().map(|own| hex(&own.context.trace.to_bytes()));
-            trace.is_none_or(|asked| own.is_some_and(|own| own == asked))
+        let pieces: Vec<Bytes> = {
+            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.pieces.iter().map(|(piece, _)| piece.clone()).collect()
         };
-        let asked = kept.iter().filter(is_asked);
-        asked.flat_map(|noted| span::spans(&noted.told())).map(|span| told(&span)).collect()
+        let all = pieces.into_iter().flat_map(|piece| ScopeSpans::decode(piece).expect("it is what a worker wrote").spans);
+        all.filter(|span| trace.is_none_or(|asked| hex(&span.trace_id) == asked)).map(|span| told(&span)).collect()
     }
 }
 

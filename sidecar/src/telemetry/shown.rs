@@ -38,13 +38,6 @@ impl Show {
 }
 
 impl Telemetry {
-    /// The same, in which taps may be shown as much.
-    #[must_use]
-    pub fn allowing(self, show: Show) -> Self {
-        self.allowed.store(show as u8, Relaxed);
-        self
-    }
-
     /// Why a tap is not shown as much as it asks for, if it is not.
     pub(super) fn withholds(&self, asked: Show) -> Option<String> {
         let allowed = self.allowed.load(Relaxed);
@@ -310,7 +303,10 @@ mod tests {
 
     #[test]
     fn a_tap_is_shown_what_it_asked_for_where_that_is_allowed() {
-        let (names, headers) = (Telemetry::off(), Telemetry::off().allowing(Show::Headers));
+        let (names, headers) = (
+            Telemetry::off(),
+            Telemetry::new(None, super::super::Telling { tap: Show::Headers, ..super::super::Telling::default() }, false),
+        );
         assert!(names.withholds(Show::Names).is_none() && headers.withholds(Show::Headers).is_none());
         assert!(names.withholds(Show::Headers).is_some_and(|why| why.contains("WEFT_TAP=headers")));
         assert!(headers.withholds(Show::Bodies).is_some_and(|why| why.contains("WEFT_TAP=bodies")));

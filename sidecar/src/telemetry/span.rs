@@ -5,12 +5,11 @@
 //! were several, an INTERNAL span above them stands for the request.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
-use prost::Message;
 use weft_core::conventions::{self, METHODS};
 
 use super::digits::Digits;
@@ -51,15 +50,6 @@ impl Attributes<'_, '_> {
     }
 }
 
-/// The spans of a request, read back: for who looks at single ones. None where it stands in no trace.
-pub(super) fn spans(told: &Told<'_>) -> Vec<Span> {
-    let mut out = Vec::new();
-    for i in 0..count(told.record) {
-        write(&mut out, told, i, &mut Vec::new());
-    }
-    ScopeSpans::decode(&*out).expect("it is what was written just now").spans
-}
-
 /// How many spans a request has.
 pub(super) fn count(record: &Record) -> usize {
     if record.trace.is_none() || record.request.is_none() {
@@ -71,24 +61,31 @@ pub(super) fn count(record: &Record) -> usize {
     }
 }
 
-/// Writes one of a request's spans: as many as [`count`] says, the one of the request as a whole first. The attributes of that go to `shared` as well: where there is one span,
-/// the log record has the same.
-pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize, shared: &mut Vec<u8>) {
+/// Writes one of a request's spans: as many as [`count`] says, the one of the request as a whole first. Gives where the attributes of that are: the log record has the same
+/// where there is one span.
+pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize) -> Range<usize> {
     let record = told.record;
-    let (Some(trace), Some(request)) = (&record.trace, &record.request) else { return };
-    Wire::new(out).message(ITEMS, |span| match (i.checked_sub(1), record.direction, &record.attempts[..]) {
-        (Some(i), _, attempts) => one(span, told, trace, request, (i, &attempts[i]), i + 1 == attempts.len()),
-        (None, Direction::Inbound, attempts) => {
-            whole(span, told, trace, request, SpanKind::Server, shared);
-            if attempts.len() > 1 {
-                for (i, attempt) in attempts.iter().enumerate() {
-                    span.message(11, |event| self::event(event, record, i, attempt));
+    let (Some(trace), Some(request)) = (&record.trace, &record.request) else { return 0..0 };
+    let (mut attributes, mut end) = (0..0, 0);
+    Wire::new(out).message(ITEMS, |span| {
+        match (i.checked_sub(1), record.direction, &record.attempts[..]) {
+            (Some(i), _, attempts) => one(span, told, trace, request, (i, &attempts[i]), i + 1 == attempts.len()),
+            (None, Direction::Inbound, attempts) => {
+                attributes = whole(span, told, trace, request, SpanKind::Server);
+                if attempts.len() > 1 {
+                    for (i, attempt) in attempts.iter().enumerate() {
+                        span.message(11, |event| self::event(event, record, i, attempt));
+                    }
                 }
             }
+            (None, Direction::Outbound, [] | [_]) => attributes = whole(span, told, trace, request, SpanKind::Client),
+            (None, Direction::Outbound, _) => attributes = whole(span, told, trace, request, SpanKind::Internal),
         }
-        (None, Direction::Outbound, [] | [_]) => whole(span, told, trace, request, SpanKind::Client, shared),
-        (None, Direction::Outbound, _) => whole(span, told, trace, request, SpanKind::Internal, shared),
+        end = span.len();
     });
+    // The length that stands before it may have taken more room than there was for it, or less.
+    let moved = |at| at + out.len() - end;
+    moved(attributes.start)..moved(attributes.end)
 }
 
 /// What the flags of a span say beside the trace's own (OTLP, `SpanFlags`): it is known whether the parent is remote, and it is, or is not.
@@ -107,8 +104,8 @@ fn flags(trace: &Trace) -> u32 {
     u32::from(trace.sampled) | u32::from(trace.context.random) << 1
 }
 
-/// The span of a request as a whole.
-fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind, shared: &mut Vec<u8>) {
+/// The span of a request as a whole. Gives where its attributes are.
+fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) -> Range<usize> {
     let record = told.record;
     head(span, told, trace, request, kind);
     span.bytes(2, &trace.span.to_bytes());
@@ -118,7 +115,7 @@ fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request,
     span.fixed32(16, flags(trace) | if trace.parent.is_some() { REMOTE_PARENT } else { LOCAL_PARENT });
     span.fixed64(7, record.began);
     span.fixed64(8, record.ended());
-    let before = span.len();
+    let begin = span.len();
     let mut attributes = Attributes { wire: span, field: OF_SPAN };
     of_request(&mut attributes, told, request, kind);
     if kind == SpanKind::Client {
@@ -126,9 +123,9 @@ fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request,
     }
     of_outcome(&mut attributes, record, kind);
     of_weft(&mut attributes, told);
-    shared.clear();
-    shared.extend_from_slice(span.since(before));
+    let end = span.len();
     status(span, record, kind);
+    begin..end
 }
 
 /// The span of one attempt of several.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Telemetry;
+use super::way::Items;
 use crate::outlet::Outlet;
 
 /// Bytes of lines that may wait: a reader may stop for a second at 10,000 requests a second.
@@ -14,36 +15,25 @@ const MOST: usize = 4 * 1024 * 1024;
 pub(super) struct Lines {
     way: Outlet,
     telemetry: Arc<Telemetry>,
-    bundle: Vec<u8>,
-    count: u64,
 }
 
 impl Lines {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> std::io::Result<Self> {
         let way = Outlet::new("weft-access-log", MOST, false, std::io::stdout())?;
-        Ok(Self { way, telemetry, bundle: Vec::new(), count: 0 })
+        Ok(Self { way, telemetry })
     }
 
-    /// Adds a line.
-    pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.bundle);
-        self.bundle.push(b'\n');
-        self.count += 1;
-    }
-
-    /// Sends what was added.
-    pub(super) fn flush(&mut self) {
-        let count = std::mem::take(&mut self.count);
+    /// Sends lines; what is left is empty.
+    pub(super) fn send(&self, lines: &mut Items) {
+        let count = std::mem::take(&mut lines.count) as u64;
         if count > 0 {
-            let next = self.way.empty();
-            self.way.send(std::mem::replace(&mut self.bundle, next), count);
+            self.way.send(std::mem::replace(&mut lines.bytes, self.way.empty()), count);
         }
         self.telemetry.unwritten.store(self.way.dropped(), Relaxed);
     }
 
     /// Waits until all is written, but no longer than this.
-    pub(super) fn close(mut self, within: Duration) {
-        self.flush();
+    pub(super) fn close(self, within: Duration) {
         self.way.close(within);
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
+use prost::Message;
 use serde_json::Value as Json;
 use smallvec::smallvec;
 use tokio::time::Instant;
@@ -17,9 +18,9 @@ use weft_core::trace::{Context, SpanId};
 
 use super::config::{AccessLog, Which};
 use super::fields::{FIELDS, standard};
-use super::record::{Noted, Record, Request, Trace};
+use super::record::{Noted, Record, Request, Told, Trace};
 use super::tap::{Filter, open};
-use super::way::Bundle;
+use super::way::{Bundle, Way};
 use super::{Note, Telemetry, Telling, Tracing, WorkerTelemetry, line, span};
 use crate::authorize::Guard;
 use crate::config::Config;
@@ -32,6 +33,15 @@ use crate::metrics::Direction;
 use crate::otlp::Env;
 use crate::route::{Route, Tried, Wish};
 use crate::worker::{Shared, Worker};
+
+/// The spans of a request, read back. None where it stands in no trace.
+pub(super) fn read_back(told: &Told<'_>) -> Vec<Span> {
+    let mut out = Vec::new();
+    for i in 0..span::count(told.record) {
+        span::write(&mut out, told, i);
+    }
+    ScopeSpans::decode(&*out).expect("it is what was written just now").spans
+}
 
 fn attempt(noted: &mut Noted, n: u8, status: u16, reason: Option<Reason>) {
     noted.begins(
@@ -130,7 +140,7 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
 #[test]
 fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     let mut noted = record(Direction::Outbound);
-    let spans = span::spans(&noted.told());
+    let spans = read_back(&noted.told());
     assert_eq!(spans.len(), 1);
     assert_eq!((spans[0].kind, &*spans[0].name, &*spans[0].trace_state), (3, "GET", "a=b"));
     assert_eq!(spans[0].parent_span_id, SpanId::random(8).to_bytes());
@@ -153,7 +163,7 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     attempt(&mut noted, 2, 200, None);
     let whole = SpanId::random(77);
     noted.record.trace.as_mut().expect("traced").span = whole;
-    let spans = span::spans(&noted.told());
+    let spans = read_back(&noted.told());
     assert_eq!(spans.iter().map(|s| s.kind).collect::<Vec<_>>(), [1, 3, 3]);
     assert!(spans[1..].iter().all(|s| s.parent_span_id == whole.to_bytes()));
     assert_eq!(spans.iter().map(|s| s.flags & 0x300).collect::<Vec<_>>(), [0x300, 0x100, 0x100], "whose parent is another's");
@@ -162,14 +172,14 @@ fn one_attempt_is_one_client_span_and_several_stand_below_one() {
     assert!(spans[1].status.is_some() && spans[2].status.is_none() && spans[0].status.is_none());
     // Nobody can make names up.
     request(&mut noted).method = noted.text("X7");
-    assert_eq!(span::spans(&noted.told())[0].name, "HTTP");
+    assert_eq!(read_back(&noted.told())[0].name, "HTTP");
 }
 
 #[test]
 fn an_error_is_one_where_the_conventions_call_it_so() {
     let mut noted = record(Direction::Inbound);
     let failed = |noted: &Noted| {
-        let spans = span::spans(&noted.told());
+        let spans = read_back(&noted.told());
         spans[0].status.is_some().then(|| text(&spans[0], "error.type"))
     };
     noted.record.status = 404;
@@ -186,19 +196,24 @@ fn an_error_is_one_where_the_conventions_call_it_so() {
         noted.record.grpc_status = Some(status);
         assert_eq!(failed(&noted), error, "{status}");
     }
-    let spans = span::spans(&noted.told());
+    let spans = read_back(&noted.told());
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("shop.Cart/Add", Some("shop.Cart/Add")));
     assert_eq!(text(&spans[0], "rpc.response.status_code").as_deref(), Some("UNAVAILABLE"));
 }
 
 #[test]
 fn a_full_way_drops_and_counts() {
-    let all = Arc::new(Telemetry::off());
+    let tracing = Tracing::read(&env(&ALWAYS), true, false).expect("a sampler");
+    let all = Arc::new(Telemetry::new(tracing, Telling::default(), false));
     let worker = WorkerTelemetry::new(all.clone());
     for _ in 0..super::way::ON_THE_WAY + 7 {
-        worker.hand_over(&mut record(Direction::Inbound));
+        worker.tell(&mut record(Direction::Inbound), u32::MAX);
     }
     assert_eq!(all.lost.load(super::Relaxed), 7);
+    // However few they are.
+    let way = Way::default();
+    let long = |bundle: &mut Bundle| bundle.lines.bytes.resize(9 * 1024 * 1024, b'x');
+    assert_eq!((way.put(long), way.put(|_| panic!("there is no room"))), (Some(1), None));
     let families = all.families();
     let lost = families.iter().find(|family| family.metric == &table::RECORDS_LOST).expect("it is told");
     assert_eq!(lost.points[0].value, weft_core::metrics::Value::Count(7));
@@ -251,10 +266,13 @@ async fn a_tap_tells_what_its_filter_takes_within_its_rate_and_closes_itself() {
 
 fn worker(pairs: &[(&str, &str)], errors: bool) -> Rc<Worker> {
     let config = Config::parse_from(["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"]);
-    let env: Env = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-    let tracing = Tracing::read(&env, false, errors).expect("a sampler");
+    let tracing = Tracing::read(&env(pairs), false, errors).expect("a sampler");
     let (mesh, _lookups) = Mesh::new();
-    Worker::new(Arc::new(Shared::telling(config, mesh, Telemetry::new(tracing, false))), 1)
+    Worker::new(Arc::new(Shared::telling(config, mesh, Telemetry::new(tracing, Telling::default(), false))), 1)
+}
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
 }
 
 fn head(fields: &[(&str, &str)]) -> RequestHead {
@@ -282,11 +300,18 @@ fn noted(worker: &Worker, caller: &HttpCaller, head: &mut RequestHead) -> Option
     super::request(worker, caller, &app(), head, MeshProtocol::Http1, Instant::now())
 }
 
-fn handed_over(worker: &Worker) -> Option<Noted> {
+/// What was told since the last time.
+fn told(worker: &Worker) -> Bundle {
     let mut bundle = Bundle::default();
-    worker.shared.telemetry.fresh().first()?.take(&mut bundle);
-    let (record, texts) = bundle.next()?;
-    Some(Noted { record: std::mem::take(record), texts: texts.to_owned() })
+    if let Some(way) = worker.shared.telemetry.fresh().first() {
+        way.take(&mut bundle);
+    }
+    bundle
+}
+
+/// The spans of it.
+fn spans_told(worker: &Worker) -> Vec<Span> {
+    ScopeSpans::decode(&*told(worker).spans.bytes).expect("spans").spans
 }
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -306,8 +331,7 @@ async fn each_attempt_is_sent_on_with_the_span_that_it_gets() {
     note.head(200, &Fields::default());
     note.whole();
     drop(note);
-    let record = handed_over(&worker).expect("a record");
-    let spans = span::spans(&record.told());
+    let spans = spans_told(&worker);
     let sent = head.fields.named("traceparent").next().expect("it says so").to_vec();
     assert_eq!(spans.len(), 3);
     assert_eq!(weft_core::hex::hex(&spans[1].span_id).as_bytes(), &sent[36..52]);
@@ -351,17 +375,13 @@ async fn what_is_not_sampled_goes_on_as_it_came_and_is_told_only_if_it_failed() 
         note.whole();
         drop(note);
         assert_eq!(head.fields.named("traceparent").next(), fields.first().map(|(_, v)| v.as_bytes()), "it goes on as it came");
-        let record = handed_over(&errors);
-        assert_eq!(record.is_some(), fails);
-        if let Some(record) = record {
-            let spans = span::spans(&record.told());
-            assert_eq!((spans.len(), spans[0].flags & 1), (1, 0));
-        }
+        let spans = spans_told(&errors);
+        assert_eq!(spans.iter().map(|span| span.flags & 1).collect::<Vec<_>>(), if fails { vec![0] } else { vec![] });
     }
     // Whoever goes away is told of, too.
     let note = noted(&on, &caller, &mut head(&[])).expect("a trace of our own");
     drop(note);
-    assert_eq!(handed_over(&on).expect("a record").record.reason, Some(Reason::DownstreamGone));
+    assert_eq!(text(&spans_told(&on)[0], "weft.reason").as_deref(), Some(Reason::DownstreamGone.as_str()));
 }
 
 #[tokio::test]
@@ -376,7 +396,7 @@ async fn a_tap_costs_only_what_it_asks_for() {
     let other = open(&all, Filter::read("path=/a&rate=1").expect("good")).ok();
     drop(taps);
     drop(noted(&worker, &caller, &mut head(&many)).expect("it is asked for"));
-    let record = handed_over(&worker).expect("a record");
+    let record = told(&worker).tapped.pop().expect("a record");
     assert_eq!(record.record.fields.as_ref().map(|names| names.len()), Some(64));
     // Told once, there is no more to be told in this second.
     let now = Instant::now();
@@ -423,7 +443,7 @@ fn a_denial_names_its_policy_in_line_and_span_by_itself() {
     record.record.fails(&Failure::mesh(Reason::Denied).answered(answer));
     record.record.notice = Some("audit shop/watch".into());
     let told = record.told();
-    let spans = span::spans(&told);
+    let spans = read_back(&told);
     assert_eq!(text(&spans[0], "weft.policy").as_deref(), Some("shop/deny#2"));
     assert_eq!(text(&spans[0], "weft.notice").as_deref(), Some("audit shop/watch"));
     let mut out = Vec::new();
@@ -437,7 +457,7 @@ fn a_grpc_method_that_is_none_is_no_name() {
     let mut record = record(Direction::Inbound);
     let path = record.text("/made up/by a caller");
     (request(&mut record).grpc, request(&mut record).path) = (true, path);
-    let spans = span::spans(&record.told());
+    let spans = read_back(&record.told());
     assert_eq!((&*spans[0].name, text(&spans[0], "rpc.method").as_deref()), ("_OTHER", Some("_OTHER")));
     assert_eq!(text(&spans[0], "rpc.method_original").as_deref(), Some("made up/by a caller"));
     // Without a gRPC status it is what the HTTP status stands for: UNKNOWN, and an error.

@@ -1,32 +1,34 @@
-//! The telemetry thread: takes records from all workers, and makes spans, lines and tap events of them.
+//! The telemetry thread: takes what all workers have told to exporters, standard output and taps.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{AccessLog, TelemetryConfig, Telling, Tracing, Which};
-use super::record::Told;
+use super::Telemetry;
+use super::config::{AccessLog, TelemetryConfig, Telling, Tracing};
 use super::resource::{self, resource};
 use super::stdout::Lines;
-use super::way::{Bundle, Way};
-use super::{TAP, Telemetry, line, span};
-use crate::identity::{random, unix_now};
+use super::way::{Bundle, Items, MANY, Way};
+use crate::identity::unix_now;
 use crate::otlp::batch::{Counts, Limits, Queue};
 use crate::otlp::{Env, Exporter, SettingError, Signal};
 use crate::worker::Shared;
 
-/// How often workers' records are looked for. Workers wake nobody for a single one: that would cost each request a system call.
+/// How often it is looked what workers have told. They wake nobody for a single request: that would cost each a system call.
 const LOOK: Duration = Duration::from_millis(50);
 /// After so many looks in vain they are fewer.
 const IDLE: u32 = 40;
-/// Records that are told before the exporter has its turn.
-const AT_ONCE: usize = 256;
-/// Where spans come faster than the exporter takes them, workers' records wait for it so long, in pauses of such a length.
+/// So many spans or log records are passed on in the memory that they lie in; fewer are copied, and the worker has its room back.
+const MOVED: usize = MANY / 2;
+/// Buffers that are kept for workers.
+const SPARE: usize = 8;
+/// Where spans come faster than the exporter takes them, what workers have told waits for it so long, in pauses of such a length.
 const HELD_BACK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long spans and log records wait for others, unless `OTEL_BSP_SCHEDULE_DELAY` and `OTEL_BLRP_SCHEDULE_DELAY` say otherwise.
@@ -36,7 +38,7 @@ const LOGS: Duration = Duration::from_secs(1);
 /// What is exported and written, as it was set.
 pub struct Plan {
     env: Env,
-    config: Telling,
+    lines: bool,
     traces: Option<Exporter>,
     logs: Option<Exporter>,
 }
@@ -44,7 +46,7 @@ pub struct Plan {
 impl Plan {
     /// Reads everything. What cannot be honoured is told in the log and left out: traffic matters more. `mark`: see [`Exporter::new`].
     pub fn read(env: Env, config: &TelemetryConfig, mark: u32) -> (Self, Telemetry) {
-        let (config, wrong) = Telling::read(config);
+        let (telling, wrong) = Telling::read(config);
         for why in wrong {
             tracing::error!("{why}");
         }
@@ -58,7 +60,7 @@ impl Plan {
         // The access log as OTLP only where it is asked for by name: an endpoint is often there for traces alone.
         let asked = env.get("OTEL_LOGS_EXPORTER").is_some() || env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").is_some();
         let logs = if asked { told(Signal::Logs, Exporter::new(Signal::Logs, &env, mark)) } else { None };
-        let tracing = Tracing::read(&env, traces.is_some(), config.errors).unwrap_or_else(|why| {
+        let tracing = Tracing::read(&env, traces.is_some(), telling.errors).unwrap_or_else(|why| {
             tracing::error!("nothing is traced: {why}");
             None
         });
@@ -68,8 +70,9 @@ impl Plan {
         if let Some(exporter) = &logs {
             tracing::info!(to = exporter.place(), "the access log is exported");
         }
-        let telemetry = Telemetry::new(tracing, logs.is_some() || config.form != AccessLog::Off).allowing(config.tap);
-        (Self { env, config, traces, logs }, telemetry)
+        let lines = telling.form != AccessLog::Off;
+        let telemetry = Telemetry::new(tracing, telling, logs.is_some());
+        (Self { env, lines, traces, logs }, telemetry)
     }
 }
 
@@ -92,12 +95,11 @@ pub fn start(shared: Arc<Shared>, plan: Plan, stop: CancellationToken) -> std::i
 
 struct Teller {
     shared: Arc<Shared>,
-    config: Telling,
     ways: Vec<Arc<Way>>,
     /// What was taken from one of them.
     bundle: Bundle,
-    /// The attributes of the span that was written last.
-    shared_attributes: Vec<u8>,
+    /// Memory of what has left.
+    spare: Vec<Vec<u8>>,
     lines: Option<Lines>,
     spans: Option<Rc<Queue>>,
     logs: Option<Rc<Queue>>,
@@ -108,10 +110,10 @@ const LAST: Duration = Duration::from_secs(2);
 
 impl Teller {
     fn new(shared: Arc<Shared>, plan: Plan) -> std::io::Result<Self> {
-        let Plan { env, config, traces, logs } = plan;
+        let Plan { env, lines, traces, logs } = plan;
         let env = Rc::new(env);
         let telemetry = shared.telemetry.clone();
-        let lines = if config.form == AccessLog::Off { None } else { Some(Lines::new(telemetry.clone())?) };
+        let lines = if lines { Some(Lines::new(telemetry.clone())?) } else { None };
         let queue = |prefix: &str, delay: Duration, counts: &Arc<Counts>, exporter: Exporter, what: &'static str| {
             let queue = Queue::new(Limits::read(&env, prefix, delay), counts.clone());
             let (shared, env) = (shared.clone(), env.clone());
@@ -121,7 +123,7 @@ impl Teller {
         };
         let spans = traces.map(|exporter| queue("OTEL_BSP", SPANS, &telemetry.spans, exporter, "spans"));
         let logs = logs.map(|exporter| queue("OTEL_BLRP", LOGS, &telemetry.logs, exporter, "log records"));
-        Ok(Self { shared, config, ways: vec![], bundle: Bundle::default(), shared_attributes: vec![], lines, spans, logs })
+        Ok(Self { shared, ways: vec![], bundle: Bundle::default(), spare: vec![], lines, spans, logs })
     }
 
     async fn run(mut self, stop: CancellationToken) {
@@ -168,25 +170,21 @@ impl Teller {
         }
     }
 
-    /// Tells all that came; says whether anything did. The exporters have their turn in between: where a queue fills up while the collector
+    /// Passes on all that was told; says whether anything was. The exporters have their turn in between: where a queue fills up while the collector
     /// takes what it is sent, it is waited for, but not for long.
     async fn take(&mut self) -> bool {
         let telemetry = self.shared.telemetry.clone();
         self.ways.append(&mut telemetry.fresh());
         let (mut some, mut waited) = (false, Duration::ZERO);
         for i in 0..self.ways.len() {
-            self.ways[i].take(&mut self.bundle);
-            loop {
-                while self.is_pressed() && waited < HELD_BACK {
-                    waited += PAUSE;
-                    tokio::time::sleep(PAUSE).await;
-                }
-                if !self.tell_some() {
-                    break;
-                }
-                some = true;
-                tokio::task::yield_now().await;
+            while self.is_pressed() && waited < HELD_BACK {
+                waited += PAUSE;
+                tokio::time::sleep(PAUSE).await;
             }
+            self.ways[i].take(&mut self.bundle);
+            some |= self.bundle.requests > 0;
+            self.pass_on();
+            tokio::task::yield_now().await;
         }
         self.ways.retain(|way| !way.is_over());
         telemetry.taps().beat(Instant::now(), telemetry.unseen.swap(0, Relaxed));
@@ -198,59 +196,46 @@ impl Teller {
         presses(&self.spans) || presses(&self.logs)
     }
 
-    /// Tells some of what was taken; false if nothing is left.
-    fn tell_some(&mut self) -> bool {
-        let mut bundle = std::mem::take(&mut self.bundle);
-        let mut some = false;
-        for _ in 0..AT_ONCE {
-            let Some((record, texts)) = bundle.next() else { break };
-            some = true;
-            if self.tell(&Told { record, texts }) {
-                // What a tap was shown is kept for nobody else.
-                (record.shown, record.fields) = (None, None);
-                self.shared.telemetry.ring.keep(std::mem::take(record), texts);
+    /// Passes on what was taken.
+    fn pass_on(&mut self) {
+        let (telemetry, bundle) = (&self.shared.telemetry, &mut self.bundle);
+        if bundle.spans.count > 0 {
+            let count = bundle.spans.count;
+            let spans = bytes_of(&mut bundle.spans, || self.spare.pop().unwrap_or_default());
+            if let Some(queue) = &self.spans {
+                queue.push_all(spans.clone(), count);
             }
+            let spare = &mut self.spare;
+            telemetry.ring.keep(spans, count, |memory| keep(spare, memory));
         }
-        self.bundle = bundle;
-        if let Some(lines) = &mut self.lines {
-            lines.flush();
+        if let Some(queue) = self.logs.as_ref().filter(|_| bundle.logs.count > 0) {
+            let count = bundle.logs.count;
+            queue.push_all(bytes_of(&mut bundle.logs, || queue.empty()), count);
         }
-        some
-    }
-
-    /// Tells of a record; says whether its spans are to be kept.
-    fn tell(&mut self, told: &Told<'_>) -> bool {
-        let record = told.record;
-        let failed = record.is_error();
-        let telemetry = &self.shared.telemetry;
-        let traced = telemetry
-            .tracing
-            .as_ref()
-            .is_some_and(|tracing| record.trace.as_ref().is_some_and(|t| t.sampled || (failed && tracing.errors)));
-        self.shared_attributes.clear();
-        if let Some(queue) = self.spans.as_ref().filter(|_| traced) {
-            for i in 0..span::count(record) {
-                queue.push(|out| span::write(out, told, i, &mut self.shared_attributes));
-            }
+        if let Some(lines) = &self.lines {
+            lines.send(&mut bundle.lines);
         }
-        let config = &self.config;
-        let logged = failed || (config.which == Which::All && config.share.takes(random));
-        if logged && let Some(queue) = &self.logs {
-            let shared = Some(&*self.shared_attributes).filter(|shared| !shared.is_empty() && span::count(record) == 1);
-            queue.push(|out| span::write_log(out, told, shared));
-        }
-        if logged && let Some(lines) = &mut self.lines {
-            let fields = &config.fields;
-            lines.line(|out| match config.form {
-                AccessLog::Json => line::json(out, fields, told),
-                AccessLog::Text | AccessLog::Off => line::text(out, fields, told),
-            });
-        }
-        if telemetry.wanted.load(Relaxed) & TAP != 0 {
+        if !bundle.tapped.is_empty() {
             let (mut taps, now) = (telemetry.taps(), Instant::now());
-            taps.tell(told, now);
+            for noted in bundle.tapped.drain(..) {
+                taps.tell(&noted.told(), now);
+            }
             telemetry.full.store(if taps.are_full(now) { unix_now() as u64 } else { 0 }, Relaxed);
         }
-        traced
+    }
+}
+
+/// The bytes of items; where they are many in their own memory, for which there is another then.
+fn bytes_of(items: &mut Items, empty: impl FnOnce() -> Vec<u8>) -> Bytes {
+    if items.count < MOVED {
+        return Bytes::copy_from_slice(&items.bytes);
+    }
+    std::mem::replace(&mut items.bytes, empty()).into()
+}
+
+fn keep(spare: &mut Vec<Vec<u8>>, mut memory: Vec<u8>) {
+    if spare.len() < SPARE && memory.capacity() > MOVED * 256 {
+        memory.clear();
+        spare.push(memory);
     }
 }

@@ -1,53 +1,67 @@
-//! The way of records from a worker to the telemetry thread.
+//! The way from a worker to the telemetry thread of what is told of requests.
 //!
-//! Both share one bundle. The worker adds to it under a lock that nobody else holds, but for the moment in which the thread takes the whole bundle and leaves an empty one:
-//! many records change hands for one lock of the thread's, in memory that is used again.
+//! A worker writes spans, log records and lines as the bytes that leave the process, as soon as a request is over: all that is known of it is in the caches of its core then, and
+//! every byte is written once. The thread passes bytes on that it hardly looks at.
+//!
+//! Both share one bundle. The worker adds to it under a lock that nobody else holds, but for the moment in which the thread takes the whole bundle and leaves an empty one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::record::{Noted, Record};
+use super::record::Noted;
 
-/// Records that one worker may have on their way. The thread looks many times a second.
+/// Requests of which one worker may have told and the thread has not taken. It looks many times a second.
 pub(super) const ON_THE_WAY: usize = 4_096;
+/// The same, in bytes.
+const MOST: usize = 8 * 1024 * 1024;
 
-/// After so many the thread is woken, that it may take them while they are at hand. With fewer, it looks by itself.
+/// After so many the thread is woken, that it may take them while there is room. With fewer, it looks by itself.
 pub(super) const MANY: usize = 256;
 
-/// Bytes of texts that are much.
-const MUCH: usize = 256 * 1024;
+/// Bytes that are much for a buffer that is kept.
+const MUCH: usize = 512 * 1024;
 
-/// Records, and their texts one behind the other.
+/// Spans, log records or lines, one behind the other.
+#[derive(Default)]
+pub(super) struct Items {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: usize,
+}
+
+impl Items {
+    fn clear(&mut self) {
+        // What a moment with very many has left is given back.
+        if self.bytes.capacity() > MUCH && self.bytes.len() < MUCH / 4 {
+            self.bytes = Vec::new();
+        }
+        self.bytes.clear();
+        self.count = 0;
+    }
+}
+
+/// What was told of some requests.
 #[derive(Default)]
 pub(super) struct Bundle {
-    records: Vec<(Record, usize)>,
-    texts: String,
-    /// How far it was told: records, and bytes of texts.
-    told: (usize, usize),
+    /// Of so many.
+    pub(super) requests: usize,
+    pub(super) spans: Items,
+    pub(super) logs: Items,
+    pub(super) lines: Items,
+    /// What taps may take.
+    pub(super) tapped: Vec<Noted>,
 }
 
 impl Bundle {
-    fn add(&mut self, noted: &mut Noted) {
-        self.texts.push_str(&noted.texts);
-        self.records.push((std::mem::take(&mut noted.record), noted.texts.len()));
-    }
-
-    /// The next record that was not told yet, which may be taken out.
-    pub(super) fn next(&mut self) -> Option<(&mut Record, &str)> {
-        let (record, len) = self.records.get_mut(self.told.0)?;
-        let texts = &self.texts[self.told.1..][..*len];
-        self.told = (self.told.0 + 1, self.told.1 + *len);
-        Some((record, texts))
+    fn is_full(&self) -> bool {
+        let bytes = [&self.spans, &self.logs, &self.lines].map(|items| items.bytes.len());
+        self.requests == ON_THE_WAY || bytes.iter().sum::<usize>() > MOST
     }
 
     fn clear(&mut self) {
-        // What a moment with very many has left is given back.
-        let much = self.records.capacity() > 4 * MANY || self.texts.capacity() > MUCH;
-        if self.records.len() < MANY && self.texts.len() < MUCH / 4 && much {
-            *self = Self::default();
+        for items in [&mut self.spans, &mut self.logs, &mut self.lines] {
+            items.clear();
         }
-        self.records.clear();
-        self.texts.clear();
-        self.told = (0, 0);
+        self.requests = 0;
+        self.tapped = Vec::new();
     }
 }
 
@@ -60,26 +74,25 @@ impl Way {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a record, in whose place there is an empty one then; gives how many there are now, or none if there is no room.
-    pub(super) fn put(&self, noted: &mut Noted) -> Option<usize> {
+    /// Tells of a request, and gives of how many is told now; none, and nothing is written, if there is no room.
+    pub(super) fn put(&self, write: impl FnOnce(&mut Bundle)) -> Option<usize> {
         let mut bundle = self.bundle();
-        if bundle.records.len() == ON_THE_WAY {
-            drop(bundle);
-            noted.record = Record::default();
+        if bundle.is_full() {
             return None;
         }
-        bundle.add(noted);
-        Some(bundle.records.len())
+        write(&mut bundle);
+        bundle.requests += 1;
+        Some(bundle.requests)
     }
 
-    /// Takes all records in exchange for this bundle, whose own were told.
-    pub(super) fn take(&self, told: &mut Bundle) {
-        told.clear();
-        std::mem::swap(&mut *self.bundle(), told);
+    /// Takes everything in exchange for this bundle, what is left in it is thrown away.
+    pub(super) fn take(&self, passed: &mut Bundle) {
+        passed.clear();
+        std::mem::swap(&mut *self.bundle(), passed);
     }
 
     /// Whether its worker is gone, and nothing of it is left.
     pub(super) fn is_over(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) == 1 && self.bundle().records.is_empty()
+        Arc::strong_count(self) == 1 && self.bundle().requests == 0
     }
 }
