@@ -2,7 +2,8 @@
 .PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench clean help
 
 CARGO ?= cargo
-# What needs a cluster is left out of the demo, which builds sooner without.
+# What needs a cluster is left out of the demo, which builds sooner without. Programs are built together with the tests: without them, what others wrote would have fewer features, and be
+# built twice.
 CLUSTER = --features weft-control-plane/kubernetes,weft/kubernetes,weft-bench/kubernetes
 SECONDS ?= 30
 
@@ -17,7 +18,7 @@ demo:            ## a whole mesh on this machine: no root, no cluster
 
 test:            ## all tests, in namespaces of their own
 	@scripts/need demo test
-	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@$(CARGO) build --workspace --bins --tests $(CLUSTER)
 	@$(CARGO) test --workspace $(CLUSTER) --no-fail-fast -- --test-threads=2 2>&1 | scripts/count
 
 check:           ## does it compile
@@ -39,7 +40,7 @@ agreement:       ## what we read of Gateway API, beside somebody else's reading 
 
 phoenix:         ## a trace in Arize Phoenix, a page for traces that others wrote (850 MB of Python packages)
 	@scripts/need demo test phoenix
-	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@$(CARGO) build --workspace --bins --tests $(CLUSTER)
 	@$(CARGO) test --workspace $(CLUSTER),weft-tests/phoenix --test phoenix -- --test-threads=1
 
 deny:            ## licences, advisories, banned crates (needs cargo-deny)
@@ -61,7 +62,7 @@ cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
 
 cluster-test:    ## the tests on that cluster, or on the one that KUBECONFIG names
 	@scripts/need demo test
-	@$(CARGO) build --workspace --bins $(CLUSTER)
+	@$(CARGO) build --workspace --bins --tests $(CLUSTER)
 	@FEATURES="$(CLUSTER)" tests/cluster/with tests/cluster/run $(ARGS)
 
 cluster-down:    ## and away
