@@ -22,8 +22,8 @@ use weft_core::traffic::policy::Tcp;
 use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
 use crate::egress::outside::{self, Outside};
-use crate::http::h1::{Reader, Writer};
-use crate::http::h2;
+use crate::http::h1::{Limits, Reader, Writer};
+use crate::http::{carried, h2};
 use crate::isolation::{self, Called};
 use crate::link::Link;
 use crate::metrics::WorkerMetrics;
@@ -97,6 +97,13 @@ struct Key {
     generation: u64,
 }
 
+impl Key {
+    /// The one that all links to its destination have.
+    fn of_links(&self) -> Self {
+        Self { protocol: MeshProtocol::Tcp, ..self.clone() }
+    }
+}
+
 /// An idle HTTP/1 connection.
 pub struct Http1 {
     pub stream: Rc<Stream>,
@@ -108,9 +115,18 @@ pub struct Http1 {
     _counted: Held,
 }
 
+impl Http1 {
+    /// Whether it is HTTP/2's exchanges that go over it in this form.
+    pub fn is_carried(&self) -> bool {
+        self.key.protocol == MeshProtocol::Http2
+    }
+}
+
 /// One exchange with an endpoint.
 pub enum Exchange {
+    /// Over a connection, or a stream of a link, that has no other meanwhile.
     Http1(Box<Http1>),
+    /// One of many.
     Http2(h2::Sender),
 }
 
@@ -161,6 +177,14 @@ impl Drop for Opens<'_> {
         self.pools.opening.borrow_mut().remove(self.key);
         self.opening.ended.notify_waiters();
     }
+}
+
+/// A stream that was opened.
+enum Opened {
+    /// Of a link.
+    Linked(Stream),
+    /// A connection of its own, where the destination has no links: the one that was opened to find out, or none yet.
+    Alone(Option<Stream>),
 }
 
 /// A client configuration and the generation of the identity that it was made with.
@@ -309,30 +333,46 @@ impl Worker {
         }
         let _waiting = (waits()?, self.metrics.waits());
         let stream = self.open(to, MeshProtocol::Http1).await?;
+        Ok((self.exchange_over(stream, key), false))
+    }
+
+    fn exchange_over(&self, stream: Stream, key: Key) -> Exchange {
         let stream = Rc::new(stream);
-        let connection = Http1 {
-            reader: Reader::new(Rc::clone(&stream), Side::Upstream),
+        let limits = if key.protocol == MeshProtocol::Http2 { carried::LIMITS } else { Limits::default() };
+        Exchange::Http1(Box::new(Http1 {
+            reader: Reader::new(Rc::clone(&stream), Side::Upstream).within(limits),
             writer: Writer::new(Rc::clone(&stream), Side::Upstream, self.shared.config.timeouts.write),
             stream,
             key,
             since: Instant::now(),
             _counted: self.metrics.pooled(),
-        };
-        Ok((Exchange::Http1(Box::new(connection)), false))
+        }))
     }
 
-    /// See [`Self::open_http1`].
+    /// See [`Self::open_http1`]. `fits` says whether the exchange can be carried over a link.
     pub async fn open_http2(
         self: &Rc<Self>,
         to: &Arc<Destination>,
+        fits: bool,
         waits: impl FnOnce() -> Result<Place, Failure>,
     ) -> Result<(Exchange, bool), Unopened> {
         self.opened.ask_again(self);
         let key = self.key(to, MeshProtocol::Http2);
-        if let Some(sender) = self.pools.http2_with_room(&key) {
+        let fits = fits && self.may_link(to);
+        if fits && let Some(connection) = self.pools.take_http1(&key) {
+            return Ok((Exchange::Http1(connection), true));
+        }
+        if let Some(sender) = self.pools.http2_with_room(&key).filter(|_| !fits || self.pools.has_no_links(&key.of_links())) {
             return Ok((Exchange::Http2(sender), true));
         }
         let _waiting = (waits()?, self.metrics.waits());
+        let mut own = None;
+        if fits {
+            match self.open_stream(to, MeshProtocol::Http2).await? {
+                Opened::Linked(stream) => return Ok((self.exchange_over(stream, key), false)),
+                Opened::Alone(stream) => own = stream,
+            }
+        }
         let opens = loop {
             if let Some(sender) = self.pools.http2_with_room(&key) {
                 return Ok((Exchange::Http2(sender), true));
@@ -344,7 +384,7 @@ impl Worker {
                 return Err(Unopened { failure, shared: true });
             }
         };
-        let opened = self.open_new_http2(to).await;
+        let opened = self.open_new_http2(to, own).await;
         match &opened {
             Ok(sender) => self.pools.http2.borrow_mut().entry(key.clone()).or_default().push(sender.clone()),
             Err(failure) => *opens.opening.failure.borrow_mut() = Some(failure.clone()),
@@ -352,8 +392,11 @@ impl Worker {
         Ok((Exchange::Http2(opened?), false))
     }
 
-    async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {
-        let stream = self.open_alone(to, MeshProtocol::Http2, false).await?;
+    async fn open_new_http2(&self, to: &Destination, own: Option<Stream>) -> Result<h2::Sender, Failure> {
+        let stream = match own {
+            Some(stream) => stream,
+            None => self.open_alone(to, MeshProtocol::Http2, false).await?,
+        };
         let handshake = h2::connect(Shared(Rc::new(stream)));
         let (sender, driver) = tokio::time::timeout(self.connect_timeout(to), handshake)
             .await
@@ -383,19 +426,30 @@ impl Worker {
 
     /// Opens a stream to a destination: of a link where there can be one, else a connection of its own.
     async fn open(self: &Rc<Self>, to: &Arc<Destination>, protocol: MeshProtocol) -> Result<Stream, Unopened> {
-        if !(self.shared.config.link && matches!(**to, Destination::Mesh { .. })) {
-            return Ok(self.open_alone(to, protocol, false).await?);
+        match self.open_stream(to, protocol).await? {
+            Opened::Linked(stream) | Opened::Alone(Some(stream)) => Ok(stream),
+            Opened::Alone(None) => Ok(self.open_alone(to, protocol, false).await?),
         }
-        let key = self.key(to, MeshProtocol::Tcp);
+    }
+
+    fn may_link(&self, to: &Destination) -> bool {
+        self.shared.config.link && matches!(to, Destination::Mesh { .. })
+    }
+
+    async fn open_stream(self: &Rc<Self>, to: &Arc<Destination>, protocol: MeshProtocol) -> Result<Opened, Unopened> {
+        if !self.may_link(to) {
+            return Ok(Opened::Alone(None));
+        }
+        let key = self.key(to, protocol).of_links();
         let opens = loop {
             if let Some(link) = self.pools.link_with_room(&key) {
                 if link.is_there().await && link.has_room() {
-                    return Ok(Stream::plain(link.begin(protocol), self.buffers.clone()));
+                    return Ok(Opened::Linked(Stream::plain(link.begin(protocol), self.buffers.clone())));
                 }
                 continue;
             }
             if self.pools.has_no_links(&key) {
-                return Ok(self.open_alone(to, protocol, false).await?);
+                return Ok(Opened::Alone(None));
             }
             let under_way = self.pools.opening.borrow().get(&key).cloned();
             let Some(opening) = under_way else { break self.pools.begin_opening(&key) };
@@ -413,7 +467,7 @@ impl Worker {
         };
         if stream.tls_facts().is_none_or(|facts| facts.alpn.as_deref() != Some(LINK_ALPN)) {
             self.pools.linkless.borrow_mut().insert(key.clone(), Instant::now() + LINKLESS);
-            return Ok(stream);
+            return Ok(Opened::Alone(Some(stream)));
         }
         let link = Link::opening(&stream, self.connect_timeout(to));
         let first = link.begin(protocol);
@@ -432,7 +486,7 @@ impl Worker {
             }
         });
         self.pools.links.borrow_mut().entry(key.clone()).or_default().push(link);
-        Ok(Stream::plain(first, self.buffers.clone()))
+        Ok(Opened::Linked(Stream::plain(first, self.buffers.clone())))
     }
 
     async fn open_alone(&self, to: &Destination, protocol: MeshProtocol, link: bool) -> Result<Stream, Failure> {

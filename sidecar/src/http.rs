@@ -3,6 +3,7 @@
 pub mod attempts;
 pub mod body;
 pub mod caller;
+pub mod carried;
 mod deadline;
 pub mod exchange;
 pub mod fields;

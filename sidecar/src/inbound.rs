@@ -194,7 +194,8 @@ async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protoco
         Box::pin(isolation::become_known(worker, &guard)).await;
     }
     match protocol {
-        MeshProtocol::Http1 => Box::pin(serve::http1(worker, stream, &http(guard))).await,
+        MeshProtocol::Http1 => Box::pin(serve::http1(worker, stream, &http(guard), protocol)).await,
+        MeshProtocol::Http2 if stream.is_linked() => Box::pin(serve::http1(worker, stream, &http(guard), protocol)).await,
         MeshProtocol::Http2 => Box::pin(serve::http2(worker, stream, Rc::new(http(guard)))).await,
         MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, *destination, &guard, Some(&leaf.id))).await,
     }
@@ -274,7 +275,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
             if first.what == Detection::Http2 {
                 Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
             } else {
-                Box::pin(serve::http1(worker, Rc::new(stream), &http)).await;
+                Box::pin(serve::http1(worker, Rc::new(stream), &http, version)).await;
             }
         }
         Detection::Tls(_) | Detection::Opaque | Detection::More => {

@@ -108,7 +108,7 @@ pub async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route:
     stream.unread(first.bytes.freeze());
     match first.what {
         Detection::Http2 => Box::pin(serve::http2(worker, Rc::new(stream), http)).await,
-        _ => Box::pin(serve::http1(worker, Rc::new(stream), &http)).await,
+        _ => Box::pin(serve::http1(worker, Rc::new(stream), &http, MeshProtocol::Http1)).await,
     }
 }
 

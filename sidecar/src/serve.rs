@@ -20,9 +20,9 @@ use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
-use crate::http::h1::{Reader, Writer, request_framing};
+use crate::http::h1::{Limits, Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
-use crate::http::{RequestHead, h2, hop};
+use crate::http::{RequestHead, carried, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
 use crate::relay::{Broken, relay};
 use crate::route::{Lease, Route, Tried, Wish};
@@ -59,10 +59,12 @@ impl Http {
     }
 }
 
-/// Serves HTTP/1 until the client or a drain ends it.
-pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
+/// Serves HTTP/1 until the client or a drain ends it; or HTTP/2 as it is carried in that form.
+pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version: MeshProtocol) {
     let timeouts = worker.shared.config.timeouts;
-    let mut reader = Reader::new(Rc::clone(&stream), Side::Downstream);
+    let is_carried = version == MeshProtocol::Http2;
+    let limits = if is_carried { carried::LIMITS } else { Limits::default() };
+    let mut reader = Reader::new(Rc::clone(&stream), Side::Downstream).within(limits);
     let mut writer = Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write);
     let mut fresh = true;
     loop {
@@ -89,6 +91,9 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
                 break;
             }
         };
+        if is_carried {
+            carried::unpack(&mut head);
+        }
         let framing = match request_framing(&head) {
             Ok(framing) => framing,
             Err(failure) => {
@@ -102,7 +107,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
-            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None, note: None };
+            let sink = ResponseSink::H1 { writer: &mut writer, version, close, http10, head_only, body: None, note: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
@@ -169,7 +174,8 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     if worker.lines.may() {
         tracing::info!(client = %http.caller.address, "request refused: {failure}");
     }
-    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
+    let version = MeshProtocol::Http1;
+    let mut sink = ResponseSink::H1 { writer, version, close: true, http10: false, head_only: false, body: None, note: None };
     sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
     let _ = sink.refuse(failure, false).await;
 }

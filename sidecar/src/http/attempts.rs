@@ -13,6 +13,7 @@ use weft_core::trace::Context;
 
 use super::body::Body;
 use super::caller::HttpCaller;
+use super::carried;
 use super::deadline::in_grpc;
 use super::exchange::{self, Attempted, Finished};
 use super::fields::Known;
@@ -186,7 +187,7 @@ async fn try_once(
             }
             let waits = || treatment.take_waiting_place();
             match version {
-                MeshProtocol::Http2 => worker.open_http2(&lease.destination, waits).await,
+                MeshProtocol::Http2 => worker.open_http2(&lease.destination, carried::fits(request.head), waits).await,
                 MeshProtocol::Http1 | MeshProtocol::Tcp => worker.open_http1(&lease.destination, waits).await,
             }
         });
@@ -214,6 +215,7 @@ async fn try_once(
         }
     };
     lease.opened();
+    let is_shared = matches!(exchange, Exchange::Http2(_));
     let tls = match &exchange {
         Exchange::Http1(c) => c.stream.tls_names(),
         Exchange::Http2(s) => s.tls,
@@ -244,7 +246,7 @@ async fn try_once(
         Err(failure) if treatment.passed() => Ok(broken(request, sink, &edge, lease, &failure)),
         Err(mut failure) => {
             let stale = failure.reason == Reason::UpstreamReset && failure.retryable != Retryable::No;
-            let reused = reused && version == MeshProtocol::Http1 && stale && !treatment.heard();
+            let reused = reused && !is_shared && stale && !treatment.heard();
             // A kept-alive connection that the server closed in the moment of use is the pool's own doing, not the endpoint's. An answer
             // that is asked for again was told of already.
             if reused || treatment.is_asked() {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::body::{Body, Chunk};
+use super::carried;
 use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::{RequestHead, ResponseHead};
@@ -106,7 +107,8 @@ async fn run_http1(
     body: &mut Body<'_>,
     sink: &mut ResponseSink<'_>,
 ) -> Result<Finished, Failure> {
-    let head = a.head;
+    let packed = if connection.is_carried() { carried::pack(a.head) } else { None };
+    let head = packed.as_deref().unwrap_or(a.head);
     let framing = match (body.is_done(), head.fields.first(Known::ContentLength).is_some(), body.length()) {
         (true, _, _) => Framing::None,
         (false, true, Some(n)) => Framing::Length(n),
@@ -118,6 +120,7 @@ async fn run_http1(
         Box::new(RequestHead { fields, ..head.clone() })
     });
     let (status, whole, keeps) = {
+        let is_carried = connection.is_carried();
         let Http1 { reader, writer, stream, .. } = &mut *connection;
         writer.request(named.as_deref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
         let mut out = OutgoingBody::new(framing);
@@ -131,7 +134,12 @@ async fn run_http1(
         let mut uploaded = None;
         // Until the final head: informational ones pass through as they come.
         let mut response = loop {
-            let response = while_uploading(upload.as_mut(), &mut uploaded, pin!(reader.response())).await?;
+            let answer = pin!(reader.response());
+            let response = tokio::select! {
+                biased;
+                response = while_uploading(upload.as_mut(), &mut uploaded, answer) => response?,
+                () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
+            };
             if !response.is_informational() {
                 break response;
             }
@@ -144,7 +152,8 @@ async fn run_http1(
             note.answered(response.status);
         }
         peer_refusal(&response.fields, a.from_mesh)?;
-        let framing = h1::response_framing(&response, head)?;
+        let is_bare = is_carried && carried::is_bare(&mut response);
+        let framing = if is_bare { Framing::None } else { h1::response_framing(&response, head)? };
         a.treatment.judge(a.worker, &response, a.lease)?;
         answering.set(true);
         let status = response.status;
@@ -185,7 +194,12 @@ async fn run_http2(
     let done = body.is_done();
     let mut begun = sender.begin(a.head, done).await?;
     let http2::Begun { response, body: out, .. } = &mut begun;
-    let mut upload = pin!(upload_h2(body, out, done, &a));
+    let answering = Cell::new(false);
+    let mut upload = pin!(async {
+        upload_h2(body, out, done, &a).await?;
+        // From here on it only watches, where the caller's going away shows there.
+        Err(body.gone(&answering).await)
+    });
     let mut uploaded = None;
     let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
     let response = tokio::select! {
@@ -203,9 +217,9 @@ async fn run_http2(
     a.treatment.judge(a.worker, &response, a.lease)?;
     let status = response.status;
     let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
-    let progress = Cell::default();
+    answering.set(true);
     {
-        let answered = pin!(download(&a, &mut answer, response, sink, &progress));
+        let answered = pin!(download(&a, &mut answer, response, sink, &answering));
         if let Err(failure) = while_uploading(upload.as_mut(), &mut uploaded, answered).await {
             return Ok(Finished::Broken(failure));
         }

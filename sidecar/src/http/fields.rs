@@ -128,7 +128,7 @@ impl Fields {
 
     /// The values of a known field, in order.
     pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.iter().filter(move |(k, _, _)| *k == known).map(|(_, _, v)| v)
+        self.list.iter().filter(move |f| f.known == known).map(|f| self.text(f.own, f.value))
     }
 
     /// The first value of a known field.
@@ -148,7 +148,9 @@ impl Fields {
 
     /// The values of every field of a name, in order.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(_, n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, _, v)| v)
+        let is_named =
+            move |f: &&Field| f.name.len as usize == name.len() && self.text(f.own, f.name).eq_ignore_ascii_case(name.as_bytes());
+        self.list.iter().filter(is_named).map(|f| self.text(f.own, f.value))
     }
 
     /// Takes every field of a name out.

@@ -13,7 +13,7 @@ use super::body::{Body, Chunk};
 use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::ResponseHead;
-use super::{h2 as http2, hop};
+use super::{carried, h2 as http2, hop};
 use crate::denials::Reference;
 use crate::telemetry::Note;
 
@@ -21,6 +21,8 @@ use crate::telemetry::Note;
 pub enum ResponseSink<'a> {
     H1 {
         writer: &'a mut h1::Writer,
+        /// HTTP/2 where that is carried so (`carried.rs`).
+        version: MeshProtocol,
         close: bool,
         http10: bool,
         /// The answer to a HEAD has no body (RFC 9110, section 9.3.2).
@@ -44,7 +46,7 @@ impl ResponseSink<'_> {
     /// What the caller speaks; the endpoint is spoken to alike.
     pub fn version(&self) -> MeshProtocol {
         match self {
-            Self::H1 { .. } => MeshProtocol::Http1,
+            Self::H1 { version, .. } => *version,
             Self::H2 { .. } => MeshProtocol::Http2,
             Self::Nowhere { version } => *version,
         }
@@ -124,10 +126,14 @@ impl ResponseSink<'_> {
             note.head(head.status, &head.fields);
         }
         match self {
-            Self::H1 { writer, close, http10, body: out, .. } => {
+            Self::H1 { writer, version, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
+                    (false, true, _) if !announced && *version == MeshProtocol::Http2 => {
+                        carried::bare(&mut head.fields);
+                        Framing::None
+                    }
                     (false, true, _) if announced || matches!(head.status, 204 | 304) => Framing::None,
                     (false, true, _) => Framing::Length(0),
                     (false, false, Some(n)) => Framing::Length(n),
@@ -254,8 +260,10 @@ impl ResponseSink<'_> {
             note.sends(text.as_bytes());
         }
         match self {
-            Self::H1 { writer, close, http10, head_only, .. } => {
-                if !lengthless {
+            Self::H1 { writer, version, close, http10, head_only, .. } => {
+                if *version == MeshProtocol::Http2 && text.is_empty() {
+                    carried::bare(&mut head.fields);
+                } else if !lengthless {
                     head.fields.push(b"content-length", text.len().to_string().as_bytes());
                 }
                 let bare = lengthless || *head_only;

@@ -8,8 +8,8 @@ use weft_core::protocol::MeshProtocol;
 
 /// Octets of a header.
 pub const HEADER: usize = 8;
-/// The longest payload, in octets: with its header it fits into one TLS record.
-pub const MAX_PAYLOAD: usize = 16 * 1024 - HEADER;
+/// The longest payload, in octets: what is read at once goes out as one frame.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// The longest payload of a frame that is not [`Kind::Data`].
 pub const MAX_CONTROL: usize = 4;
 
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(read(0, 10, 1), Err(Violation::UnknownKind(10)));
         assert_eq!(read(0, 0, 1), Err(Violation::UnknownKind(0)));
         assert_eq!(read(0, 2, 1), Err(Violation::Length(Kind::Data, 0)));
-        assert_eq!(Header::read([0, 0x3f, 0xf9, 2, 0, 0, 0, 1]), Err(Violation::Length(Kind::Data, MAX_PAYLOAD + 1)));
+        assert_eq!(Header::read([1, 0, 1, 2, 0, 0, 0, 1]), Err(Violation::Length(Kind::Data, MAX_PAYLOAD + 1)));
         assert_eq!(read(2, 1, 1), Err(Violation::Length(Kind::Open, 2)));
         assert_eq!(read(1, 1, 0), Err(Violation::Stream(Kind::Open, 0)));
         assert_eq!(read(0, 8, 1), Err(Violation::Stream(Kind::Ping, 1)));

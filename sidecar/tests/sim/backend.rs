@@ -264,6 +264,7 @@ impl Backend {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut fields: Vec<_> = parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), text(v))).collect();
         fields.extend(parts.uri.authority().map(|a| (":authority".to_owned(), a.to_string())));
+        fields.extend(parts.uri.scheme_str().map(|scheme| (":scheme".to_owned(), scheme.to_owned())));
         let target = parts.uri.path_and_query().map_or("", |p| p.as_str()).to_owned();
         let _busy = Busy::new(&self.busy);
         match self.decide(parts.method.as_str(), &target, fields, body) {

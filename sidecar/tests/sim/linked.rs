@@ -9,6 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_sidecar::mesh::Identity;
 use weft_sidecar::stream::Shared as Peer;
 
+use crate::backend::{Reply, grpc};
+use crate::calls::call;
+use crate::lab::{Lab, Setup};
 use crate::peers::{Conversation, Seen, http1_application, serve};
 use crate::seeds::first_seeds;
 use crate::world::{A, B, BYTES, Plan, WEB_TARGET, World};
@@ -176,5 +179,51 @@ fn who_does_not_read_holds_up_nobody_else() {
         assert!(slow >= Duration::from_secs(20) && another >= Duration::from_secs(20));
         assert!(quick < Duration::from_secs(2), "{quick:?}");
         world.end().await;
+    });
+}
+
+/// HTTP/2's exchanges cross a link in another form: what that has no place for arrives all the same.
+#[test]
+fn what_is_carried_arrives_as_it_went() {
+    first_seeds(16, &async |seed| {
+        let lab = Lab::new(Setup::mesh(seed, &[1]));
+        let many: Vec<(&'static str, String)> = (0..300).map(|n| ("x-many", n.to_string())).collect();
+        let told = many.clone();
+        lab.backends[0].does(move |asked| match &*asked.target {
+            "/bare" => grpc(14),
+            "/many" => Reply::Answer { status: 200, fields: told.clone(), body: b"x".to_vec(), after: Duration::ZERO },
+            "/empty" => Reply::Answer { status: 204, fields: vec![], body: vec![], after: Duration::ZERO },
+            _ => Reply::Answer {
+                status: 200,
+                fields: vec![("content-length", "0".to_owned())],
+                body: vec![],
+                after: Duration::ZERO,
+            },
+        });
+        let send = lab.http2(0).await;
+        let bare = call(&send, "GET /bare", &[("te", "trailers")], b"").await.expect("an answer");
+        assert!(bare.only && bare.code == Some(14), "{bare:?}");
+        assert!(bare.head.keys().all(|name| *name == "grpc-status"), "nothing was added: {bare:?}");
+        let fields: Vec<(&str, &str)> = many.iter().map(|(name, value)| (*name, &**value)).collect();
+        let called = call(&send, "POST /many", &fields, b"a body").await.expect("an answer");
+        assert_eq!((called.status, &*called.body, called.head.get_all("x-many").iter().count()), (200, &b"x"[..], 300));
+        let empty = call(&send, "DELETE /empty", &[], b"").await.expect("an answer");
+        assert!(empty.only && empty.status == 204 && empty.head.is_empty(), "{empty:?}");
+        let zero = call(&send, "GET /zero", &[], b"").await.expect("an answer");
+        assert!(zero.only && zero.field("content-length") == Some("0"), "{zero:?}");
+        // Another scheme, as one has it who took TLS off.
+        let request = http::Request::get("https://api/scheme").body(()).expect("a valid request");
+        let answer = send.clone().ready().await.expect("open").send_request(request, true).expect("room").0.await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+        let seen = lab.backends[0].seen.borrow().clone();
+        assert_eq!(seen[1].fields.iter().filter(|(name, _)| name == "x-many").count(), 300);
+        assert_eq!(seen[1].body, b"a body");
+        assert_eq!([0, 4].map(|n| seen[n].field(":scheme")), [Some("http"), Some("https")]);
+        let own = |(name, _): &&(String, String)| name.starts_with("weft-") && name != "weft-client-id";
+        // The caller's, the link, and the application's.
+        assert_eq!(lab.network.connections(), 3);
+        assert!(seen.iter().all(|asked| asked.field(":authority") == Some("api") && !asked.fields.iter().any(|f| own(&f))));
+        drop(send);
+        lab.end().await;
     });
 }

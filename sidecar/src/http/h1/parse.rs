@@ -1,5 +1,7 @@
 //! Heads and chunk lines from bytes. `httparse` knows the grammar; here is what it lets pass and we do not.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use weft_core::failure::{Failure, Reason, Retryable};
 
@@ -8,6 +10,15 @@ use crate::http::fields::{Fields, Known};
 use crate::http::head::{RequestHead, ResponseHead};
 
 const MAX_FIELDS: usize = 128;
+
+/// Room for the fields of a head.
+type Room<'h> = [MaybeUninit<httparse::Header<'h>>];
+
+/// More room than usual, where the limits are above that and a head has more fields.
+fn more_room<'h>(head: &[u8], limits: &Limits) -> Option<Vec<MaybeUninit<httparse::Header<'h>>>> {
+    let is_large = limits.fields > MAX_FIELDS && head.iter().filter(|b| **b == b'\n').count() > MAX_FIELDS;
+    is_large.then(|| vec![MaybeUninit::uninit(); limits.fields + 1])
+}
 
 fn bad(why: &'static str) -> Failure {
     Failure::downstream(Reason::BadRequest).detail(why)
@@ -54,9 +65,10 @@ pub(super) fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> 
         return Err(too_large(buf, limits));
     }
     let head = buf.split_to(end).freeze();
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match httparse::ParserConfig::default().parse_request(&mut request, &head) {
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits));
+    let room: &mut Room<'_> = many.as_deref_mut().unwrap_or(&mut few);
+    let mut request = httparse::Request::new(&mut []);
+    match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, &head, room) {
         Ok(httparse::Status::Complete(n)) if n == head.len() => {}
         Ok(_) => return Err(bad("the head ends in the middle of a line")),
         Err(httparse::Error::TooManyHeaders) => return Err(Failure::downstream(Reason::HeadersTooLarge)),
@@ -104,9 +116,10 @@ pub(super) fn response(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
     };
     *seen = 0;
     let head = buf.split_to(end).freeze();
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    match httparse::ParserConfig::default().parse_response(&mut response, &head) {
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits));
+    let room: &mut Room<'_> = many.as_deref_mut().unwrap_or(&mut few);
+    let mut response = httparse::Response::new(&mut []);
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &head, room) {
         Ok(httparse::Status::Complete(n)) if n == head.len() => {}
         Ok(_) => return Err(bad_upstream("the head ends in the middle of a line")),
         Err(e) => return Err(bad_upstream(e)),

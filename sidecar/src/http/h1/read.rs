@@ -44,6 +44,12 @@ impl Reader {
         Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side }
     }
 
+    /// The same, with other limits.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// Bytes that were read beyond what was asked for.
     pub fn take_rest(&mut self) -> Bytes {
         self.seen = 0;
