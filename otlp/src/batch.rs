@@ -148,6 +148,16 @@ impl Queue {
         })
     }
 
+    /// Takes at most a batch of so many items, as [`Self::push_all`].
+    pub fn push_some(&self, bytes: &mut Bytes, items: &mut usize) {
+        let some = (*items).min(self.limits.batch);
+        if some > 0 {
+            let end = if some == *items { bytes.len() } else { end_of(bytes, some) };
+            self.push_all(bytes.split_to(end), some);
+            *items -= some;
+        }
+    }
+
     /// Adds so many items, encoded as a repeated field with a tag of one octet; drops and counts those for which there is no room, the last of them first. Many are a batch as they lie,
     /// and are not copied.
     pub fn push_all(&self, mut bytes: Bytes, mut items: usize) {

@@ -22,8 +22,8 @@ use weft_core::traffic::policy::Tcp;
 use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
 use crate::egress::outside::{self, Outside};
-use crate::http::h1::{Limits, Reader, Writer};
-use crate::http::{carried, h2};
+use crate::http::h1::{Reader, Writer};
+use crate::http::h2;
 use crate::isolation::{self, Called};
 use crate::link::Link;
 use crate::metrics::WorkerMetrics;
@@ -222,6 +222,10 @@ impl Pools {
         self.links.borrow().get(key)?.iter().find(|link| link.has_room()).cloned()
     }
 
+    fn has_link(&self, key: &Key) -> bool {
+        self.links.borrow().get(key).is_some_and(|links| !links.is_empty())
+    }
+
     fn has_no_links(&self, key: &Key) -> bool {
         let linkless = self.linkless.borrow();
         !linkless.is_empty() && linkless.get(key).is_some_and(|until| Instant::now() < *until)
@@ -278,7 +282,9 @@ impl Pools {
         let links = self.links.borrow();
         told.links.store(links.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.streams.store(links.values().flatten().map(|link| link.streams()).sum::<usize>() as u64, Relaxed);
-        told.http1_idle.store(http1.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
+        // What HTTP/2 goes over in that form are streams of links, and told as such.
+        let of_http1 = http1.iter().filter(|(key, _)| key.protocol == MeshProtocol::Http1);
+        told.http1_idle.store(of_http1.map(|(_, idle)| idle.len()).sum::<usize>() as u64, Relaxed);
         told.http2.store(http2.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.http2_idle.store(http2.values().flatten().filter(|s| s.in_flight() == 0).count() as u64, Relaxed);
     }
@@ -338,15 +344,13 @@ impl Worker {
 
     fn exchange_over(&self, stream: Stream, key: Key) -> Exchange {
         let stream = Rc::new(stream);
-        let limits = if key.protocol == MeshProtocol::Http2 { carried::LIMITS } else { Limits::default() };
-        Exchange::Http1(Box::new(Http1 {
-            reader: Reader::new(Rc::clone(&stream), Side::Upstream).within(limits),
-            writer: Writer::new(Rc::clone(&stream), Side::Upstream, self.shared.config.timeouts.write),
-            stream,
-            key,
-            since: Instant::now(),
-            _counted: self.metrics.pooled(),
-        }))
+        let (reader, writer) = if key.protocol == MeshProtocol::Http2 {
+            (Reader::carried(Rc::clone(&stream), Side::Upstream), Writer::carried(Rc::clone(&stream), Side::Upstream))
+        } else {
+            let stall = self.shared.config.timeouts.write;
+            (Reader::new(Rc::clone(&stream), Side::Upstream), Writer::new(Rc::clone(&stream), Side::Upstream, stall))
+        };
+        Exchange::Http1(Box::new(Http1 { reader, writer, stream, key, since: Instant::now(), _counted: self.metrics.pooled() }))
     }
 
     /// See [`Self::open_http1`]. `fits` says whether the exchange can be carried over a link.
@@ -362,7 +366,8 @@ impl Worker {
         if fits && let Some(connection) = self.pools.take_http1(&key) {
             return Ok((Exchange::Http1(connection), true));
         }
-        if let Some(sender) = self.pools.http2_with_room(&key).filter(|_| !fits || self.pools.has_no_links(&key.of_links())) {
+        // One that is there for what does not fit is for that alone; where there are no links, it is for everything.
+        if let Some(sender) = self.pools.http2_with_room(&key).filter(|_| !(fits && self.pools.has_link(&key.of_links()))) {
             return Ok((Exchange::Http2(sender), true));
         }
         let _waiting = (waits()?, self.metrics.waits());

@@ -20,7 +20,7 @@ use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
-use crate::http::h1::{Limits, Reader, Writer, request_framing};
+use crate::http::h1::{Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, carried, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
@@ -63,9 +63,11 @@ impl Http {
 pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version: MeshProtocol) {
     let timeouts = worker.shared.config.timeouts;
     let is_carried = version == MeshProtocol::Http2;
-    let limits = if is_carried { carried::LIMITS } else { Limits::default() };
-    let mut reader = Reader::new(Rc::clone(&stream), Side::Downstream).within(limits);
-    let mut writer = Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write);
+    let (mut reader, mut writer) = if is_carried {
+        (Reader::carried(Rc::clone(&stream), Side::Downstream), Writer::carried(Rc::clone(&stream), Side::Downstream))
+    } else {
+        (Reader::new(Rc::clone(&stream), Side::Downstream), Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write))
+    };
     let mut fresh = true;
     loop {
         let next = {
@@ -80,21 +82,22 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
         // A request that has begun to arrive is served, drain or not.
         let next = match next {
             None if reader.has_rest() => reader.request(timeouts.idle, timeouts.header).await,
+            // What comes now is not looked at.
+            None if stream.refuse() => return,
             None => break,
             Some(next) => next,
         };
         let mut head = match next {
             Ok(Some(head)) => head,
+            Ok(None) if !stream.is_finished() && stream.refuse() => return,
             Ok(None) => break,
             Err(failure) => {
                 refuse_malformed(worker, &mut writer, http, &failure).await;
                 break;
             }
         };
-        if is_carried {
-            carried::unpack(&mut head);
-        }
-        let framing = match request_framing(&head) {
+        let framing = if is_carried { carried::unpack(&mut head) } else { request_framing(&head) };
+        let framing = match framing {
             Ok(framing) => framing,
             Err(failure) => {
                 refuse_malformed(worker, &mut writer, http, &failure).await;

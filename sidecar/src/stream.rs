@@ -318,9 +318,18 @@ impl Stream {
         Some(Ok(()))
     }
 
-    /// Whether the other end has not been asked in vain whether it is there; shows of a link alone.
+    /// Whether the other end has not been asked in vain whether it is there, nor to leave; shows of a link alone.
     pub fn is_answering(&self) -> bool {
-        if let Socket::Link(pipe) = &*self.socket { pipe.link().answers() } else { true }
+        if let Socket::Link(pipe) = &*self.socket { pipe.link().answers() && !pipe.link().is_leaving() } else { true }
+    }
+
+    /// Ends a stream of a link so that whatever comes on it from here on, and was not looked at, may be said elsewhere; false for what is none.
+    pub fn refuse(&self) -> bool {
+        if let Socket::Link(pipe) = &*self.socket {
+            pipe.refuse();
+            return true;
+        }
+        false
     }
 
     /// Whether it is a stream of a link.

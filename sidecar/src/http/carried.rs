@@ -1,21 +1,28 @@
 //! HTTP/2's exchanges between two sidecars, over streams of a link: one after the other, in HTTP/1.1's form. So neither end keeps HTTP/2's state for the hop between them, whose
 //! streams, windows and resets the link has already.
 //!
-//! What HTTP/1.1's form has no place for stands in fields of weft's own, which never leave the hop. What does not fit into it at all goes over an HTTP/2 connection.
+//! A body comes in chunks, whatever the head says of its length, and there is one unless the head says that there is none: status and method have no say in where a message ends.
+//! That, and the scheme, stand in fields of weft's own, which never leave the hop. What cannot be read back as it was goes over an HTTP/2 connection.
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use weft_core::failure::{Failure, Reason};
 
 use super::fields::{Fields, Known};
-use super::h1::Limits;
-use super::head::{RequestHead, ResponseHead};
+use super::h1::{Framing, Limits};
+use super::head::RequestHead;
 
 /// The scheme of a request, where it is not `http`.
-const SCHEME: &[u8] = b"weft-scheme";
-/// The message ends with its head, and says nothing of a length.
-const BARE: &[u8] = b"weft-bare";
+const SCHEME: &str = "weft-scheme";
+/// The message ends with its head.
+pub const BARE: &str = "weft-bare";
 
 /// What of HTTP/2 is carried, within the bounds of its own connections.
 pub const LIMITS: Limits = Limits { head: 128 * 1024, fields: 2_000, target: 64 * 1024 };
+
+/// How long a receiver may take nothing, as with HTTP/2's windows.
+pub const STALL: Duration = Duration::from_secs(300);
 
 /// Whether a request's head can be written in HTTP/1.1's form and read back as it was.
 pub fn fits(head: &RequestHead) -> bool {
@@ -26,38 +33,42 @@ pub fn fits(head: &RequestHead) -> bool {
         && !authority.is_empty()
         && is_host(authority)
         && head.fields.first(Known::Host).is_none()
-        && !head.target.is_empty()
-        && head.target.iter().all(u8::is_ascii_graphic)
+        && (head.target.starts_with(b"/") || &*head.target == b"*")
+        && head.target.iter().all(|b| b.is_ascii_graphic() && *b != b'#')
+        && head.target.len() <= LIMITS.target
         && head.fields.len() <= LIMITS.fields / 2
 }
 
-/// Has a request say what its line does not.
+/// A request as it is written, where its line and fields do not say everything.
 pub fn pack(head: &RequestHead) -> Option<Box<RequestHead>> {
     let scheme = head.scheme.as_ref().filter(|scheme| &***scheme != b"http")?;
     let mut packed = Box::new(head.clone());
-    packed.fields.push(SCHEME, scheme);
+    packed.fields.push(SCHEME.as_bytes(), scheme);
     Some(packed)
 }
 
-/// A request as it was before it was written.
-pub fn unpack(head: &mut RequestHead) {
-    let scheme = head.fields.named("weft-scheme").next().map(Bytes::copy_from_slice);
+/// A request as it was before it was written, and whether it has a body. An error if no sidecar writes such a one.
+pub fn unpack(head: &mut RequestHead) -> Result<Framing, Failure> {
+    let framing = framing(&mut head.fields);
+    let scheme = head.fields.named(SCHEME).next().map_or_else(|| Bytes::from_static(b"http"), Bytes::copy_from_slice);
     head.authority = head.fields.first(Known::Host).map(Bytes::copy_from_slice);
     head.fields.remove(Known::Host);
+    head.scheme = Some(scheme);
     // What else is weft's goes with everything that belongs to the hop.
-    head.scheme = Some(scheme.unwrap_or_else(|| Bytes::from_static(b"http")));
-}
-
-/// Has an answer say that it has no body.
-pub fn bare(fields: &mut Fields) {
-    fields.push(BARE, b"yes");
-}
-
-/// Whether an answer says that it has no body; it does not say so any more then.
-pub fn is_bare(head: &mut ResponseHead) -> bool {
-    if head.fields.all(Known::Weft).next().is_none() || head.fields.named("weft-bare").next().is_none() {
-        return false;
+    let is_own = head.fields.first(Known::TransferEncoding).is_some() || head.http10;
+    if fits(head) && !is_own {
+        Ok(framing)
+    } else {
+        Err(Failure::downstream(Reason::BadRequest).detail("no HTTP/2 request is carried so"))
     }
-    head.fields.retain(|known, name, _| known != Known::Weft || !name.eq_ignore_ascii_case(BARE));
-    true
+}
+
+/// Where a message ends, which it does not say any more then.
+pub fn framing(fields: &mut Fields) -> Framing {
+    let is_bare = fields.all(Known::Weft).next().is_some() && fields.named(BARE).next().is_some();
+    if !is_bare {
+        return Framing::Chunked;
+    }
+    fields.retain(|known, name, _| known != Known::Weft || !name.eq_ignore_ascii_case(BARE.as_bytes()));
+    Framing::None
 }

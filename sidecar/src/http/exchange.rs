@@ -107,10 +107,12 @@ async fn run_http1(
     body: &mut Body<'_>,
     sink: &mut ResponseSink<'_>,
 ) -> Result<Finished, Failure> {
-    let packed = if connection.is_carried() { carried::pack(a.head) } else { None };
+    let is_carried = connection.is_carried();
+    let packed = if is_carried { carried::pack(a.head) } else { None };
     let head = packed.as_deref().unwrap_or(a.head);
     let framing = match (body.is_done(), head.fields.first(Known::ContentLength).is_some(), body.length()) {
         (true, _, _) => Framing::None,
+        _ if is_carried => Framing::Chunked,
         (false, true, Some(n)) => Framing::Length(n),
         _ => Framing::Chunked,
     };
@@ -120,7 +122,6 @@ async fn run_http1(
         Box::new(RequestHead { fields, ..head.clone() })
     });
     let (status, whole, keeps) = {
-        let is_carried = connection.is_carried();
         let Http1 { reader, writer, stream, .. } = &mut *connection;
         writer.request(named.as_deref().unwrap_or(head), framing, a.upgrade.map(|_| "upgrade"));
         let mut out = OutgoingBody::new(framing);
@@ -152,8 +153,7 @@ async fn run_http1(
             note.answered(response.status);
         }
         peer_refusal(&response.fields, a.from_mesh)?;
-        let is_bare = is_carried && carried::is_bare(&mut response);
-        let framing = if is_bare { Framing::None } else { h1::response_framing(&response, head)? };
+        let framing = if is_carried { carried::framing(&mut response.fields) } else { h1::response_framing(&response, head)? };
         a.treatment.judge(a.worker, &response, a.lease)?;
         answering.set(true);
         let status = response.status;

@@ -10,12 +10,14 @@ pub fn connection_has(fields: &Fields, token: &[u8]) -> bool {
 /// Takes out what belongs to the hop that a message came by, and every `weft-…` field. `Connection` goes first, so that nothing
 /// that is set afterwards can be named away by the sender.
 pub fn strip(fields: &mut Fields) {
-    let named: Vec<Vec<u8>> = fields
+    let mut named: Vec<Vec<u8>> = fields
         .all(Known::Connection)
         .flat_map(list_elements)
         .filter(|t| !matches!(Known::of(t), Known::Te | Known::Connection) && !t.eq_ignore_ascii_case(b"close"))
         .map(<[u8]>::to_ascii_lowercase)
         .collect();
+    // There may be very many of both.
+    named.sort_unstable();
     let trailers_wanted = fields.all(Known::Te).flat_map(list_elements).any(|t| t.eq_ignore_ascii_case(b"trailers"));
     fields.retain(|known, name, _| match known {
         Known::Connection
@@ -28,7 +30,7 @@ pub fn strip(fields: &mut Fields) {
         | Known::Weft => false,
         // Framing and routing are never named away.
         Known::ContentLength | Known::Host => true,
-        _ => named.is_empty() || !named.iter().any(|n| n.eq_ignore_ascii_case(name)),
+        _ => named.is_empty() || named.binary_search(&name.to_ascii_lowercase()).is_err(),
     });
     if trailers_wanted {
         fields.push(b"te", b"trailers");

@@ -13,7 +13,7 @@ use super::body::{Body, Chunk};
 use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::ResponseHead;
-use super::{carried, h2 as http2, hop};
+use super::{h2 as http2, hop};
 use crate::denials::Reference;
 use crate::telemetry::Note;
 
@@ -128,12 +128,11 @@ impl ResponseSink<'_> {
         match self {
             Self::H1 { writer, version, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
+                let is_carried = *version == MeshProtocol::Http2;
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
-                    (false, true, _) if !announced && *version == MeshProtocol::Http2 => {
-                        carried::bare(&mut head.fields);
-                        Framing::None
-                    }
+                    (false, true, _) if is_carried => Framing::None,
+                    (false, false, _) if is_carried => Framing::Chunked,
                     (false, true, _) if announced || matches!(head.status, 204 | 304) => Framing::None,
                     (false, true, _) => Framing::Length(0),
                     (false, false, Some(n)) => Framing::Length(n),
@@ -261,13 +260,16 @@ impl ResponseSink<'_> {
         }
         match self {
             Self::H1 { writer, version, close, http10, head_only, .. } => {
-                if *version == MeshProtocol::Http2 && text.is_empty() {
-                    carried::bare(&mut head.fields);
-                } else if !lengthless {
+                let is_carried = *version == MeshProtocol::Http2;
+                let bare = lengthless || *head_only || is_carried && text.is_empty();
+                if !(lengthless || is_carried) {
                     head.fields.push(b"content-length", text.len().to_string().as_bytes());
                 }
-                let bare = lengthless || *head_only;
-                let framing = if bare { Framing::None } else { Framing::Length(text.len() as u64) };
+                let framing = match bare {
+                    true => Framing::None,
+                    false if is_carried => Framing::Chunked,
+                    false => Framing::Length(text.len() as u64),
+                };
                 let connection = match (*close, *http10) {
                     (true, _) => Some("close"),
                     (false, true) => Some("keep-alive"),

@@ -67,6 +67,11 @@ impl Pipe {
         self.at_end.set(Some(Cause::Shed));
     }
 
+    /// Has whoever opened it say elsewhere what it has said and was not looked at.
+    pub fn refuse(&self) {
+        self.at_end.set(Some(Cause::Refused));
+    }
+
     /// See [`crate::io::Socket::cut`].
     pub fn cut(&self) {
         self.link.session().cut(self.number);

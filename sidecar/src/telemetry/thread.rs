@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const IDLE: u32 = 40;
 /// So many spans or log records are passed on in the memory that they lie in; fewer are copied, and the worker has its room back.
 const MOVED: usize = MANY / 2;
-/// Buffers that are kept for workers.
+/// Buffers that are kept for workers, and the room that they have.
 const SPARE: usize = 8;
+const LEAST: usize = 32 * 1024;
+const MOST: usize = 1024 * 1024;
 /// Where spans come faster than the exporter takes them, what workers have told waits for it so long, in pauses of such a length.
 const HELD_BACK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -177,14 +179,17 @@ impl Teller {
         self.ways.append(&mut telemetry.fresh());
         let (mut some, mut waited) = (false, Duration::ZERO);
         for i in 0..self.ways.len() {
-            while self.is_pressed() && waited < HELD_BACK {
-                waited += PAUSE;
-                tokio::time::sleep(PAUSE).await;
-            }
             self.ways[i].take(&mut self.bundle);
             some |= self.bundle.requests > 0;
-            self.pass_on();
-            tokio::task::yield_now().await;
+            let mut exported = self.pass_on();
+            while !exported.is_over() {
+                while self.is_pressed() && waited < HELD_BACK {
+                    waited += PAUSE;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                exported.push(self.spans.as_deref(), self.logs.as_deref());
+                tokio::task::yield_now().await;
+            }
         }
         self.ways.retain(|way| !way.is_over());
         telemetry.taps().beat(Instant::now(), telemetry.unseen.swap(0, Relaxed));
@@ -196,21 +201,22 @@ impl Teller {
         presses(&self.spans) || presses(&self.logs)
     }
 
-    /// Passes on what was taken.
-    fn pass_on(&mut self) {
+    /// Passes on what was taken, but for what is exported.
+    fn pass_on(&mut self) -> Exported {
         let (telemetry, bundle) = (&self.shared.telemetry, &mut self.bundle);
+        let mut exported = Exported::default();
         if bundle.spans.count > 0 {
             let count = bundle.spans.count;
             let spans = bytes_of(&mut bundle.spans, || self.spare.pop().unwrap_or_default());
-            if let Some(queue) = &self.spans {
-                queue.push_all(spans.clone(), count);
+            if self.spans.is_some() {
+                exported.spans = (spans.clone(), count);
             }
             let spare = &mut self.spare;
             telemetry.ring.keep(spans, count, |memory| keep(spare, memory));
         }
         if let Some(queue) = self.logs.as_ref().filter(|_| bundle.logs.count > 0) {
             let count = bundle.logs.count;
-            queue.push_all(bytes_of(&mut bundle.logs, || queue.empty()), count);
+            exported.logs = (bytes_of(&mut bundle.logs, || queue.empty()), count);
         }
         if let Some(lines) = &self.lines {
             lines.send(&mut bundle.lines);
@@ -222,19 +228,44 @@ impl Teller {
             }
             telemetry.full.store(if taps.are_full(now) { unix_now() as u64 } else { 0 }, Relaxed);
         }
+        exported
+    }
+}
+
+/// Spans and log records that are still to be given to the exporters, and how many.
+#[derive(Default)]
+struct Exported {
+    spans: (Bytes, usize),
+    logs: (Bytes, usize),
+}
+
+impl Exported {
+    fn is_over(&self) -> bool {
+        self.spans.1 == 0 && self.logs.1 == 0
+    }
+
+    /// Gives a batch of each.
+    fn push(&mut self, spans: Option<&Queue>, logs: Option<&Queue>) {
+        for (queue, (bytes, count)) in [(spans, &mut self.spans), (logs, &mut self.logs)] {
+            match queue {
+                Some(queue) => queue.push_some(bytes, count),
+                None => *count = 0,
+            }
+        }
     }
 }
 
 /// The bytes of items; where they are many in their own memory, for which there is another then.
 fn bytes_of(items: &mut Items, empty: impl FnOnce() -> Vec<u8>) -> Bytes {
-    if items.count < MOVED {
+    // Nor is much memory kept for little.
+    if items.count < MOVED || items.bytes.capacity() > 4 * items.bytes.len() {
         return Bytes::copy_from_slice(&items.bytes);
     }
     std::mem::replace(&mut items.bytes, empty()).into()
 }
 
 fn keep(spare: &mut Vec<Vec<u8>>, mut memory: Vec<u8>) {
-    if spare.len() < SPARE && memory.capacity() > MOVED * 256 {
+    if spare.len() < SPARE && (LEAST..=MOST).contains(&memory.capacity()) {
         memory.clear();
         spare.push(memory);
     }

@@ -11,8 +11,9 @@ use super::record::Noted;
 
 /// Requests of which one worker may have told and the thread has not taken. It looks many times a second.
 pub(super) const ON_THE_WAY: usize = 4_096;
-/// The same, in bytes.
+/// The same, in bytes; and of lines, of which all that is passed on at once has to have room on its way to standard output.
 const MOST: usize = 8 * 1024 * 1024;
+const MOST_LINES: usize = 2 * 1024 * 1024;
 
 /// After so many the thread is woken, that it may take them while there is room. With fewer, it looks by itself.
 pub(super) const MANY: usize = 256;
@@ -53,7 +54,7 @@ pub(super) struct Bundle {
 impl Bundle {
     fn is_full(&self) -> bool {
         let bytes = [&self.spans, &self.logs, &self.lines].map(|items| items.bytes.len());
-        self.requests == ON_THE_WAY || bytes.iter().sum::<usize>() > MOST
+        self.requests == ON_THE_WAY || bytes.iter().sum::<usize>() > MOST || self.lines.bytes.len() > MOST_LINES
     }
 
     fn clear(&mut self) {

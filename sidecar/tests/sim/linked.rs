@@ -188,7 +188,8 @@ fn what_is_carried_arrives_as_it_went() {
     first_seeds(16, &async |seed| {
         let lab = Lab::new(Setup::mesh(seed, &[1]));
         let many: Vec<(&'static str, String)> = (0..300).map(|n| ("x-many", n.to_string())).collect();
-        let told = many.clone();
+        let mut told = many.clone();
+        told.push(("content-length", "1".to_owned()));
         lab.backends[0].does(move |asked| match &*asked.target {
             "/bare" => grpc(14),
             "/many" => Reply::Answer { status: 200, fields: told.clone(), body: b"x".to_vec(), after: Duration::ZERO },
@@ -204,21 +205,31 @@ fn what_is_carried_arrives_as_it_went() {
         let bare = call(&send, "GET /bare", &[("te", "trailers")], b"").await.expect("an answer");
         assert!(bare.only && bare.code == Some(14), "{bare:?}");
         assert!(bare.head.keys().all(|name| *name == "grpc-status"), "nothing was added: {bare:?}");
-        let fields: Vec<(&str, &str)> = many.iter().map(|(name, value)| (*name, &**value)).collect();
+        let mut fields: Vec<(&str, &str)> = many.iter().map(|(name, value)| (*name, &**value)).collect();
+        fields.push(("content-length", "6"));
         let called = call(&send, "POST /many", &fields, b"a body").await.expect("an answer");
         assert_eq!((called.status, &*called.body, called.head.get_all("x-many").iter().count()), (200, &b"x"[..], 300));
+        assert_eq!(called.field("content-length"), Some("1"));
         let empty = call(&send, "DELETE /empty", &[], b"").await.expect("an answer");
         assert!(empty.only && empty.status == 204 && empty.head.is_empty(), "{empty:?}");
         let zero = call(&send, "GET /zero", &[], b"").await.expect("an answer");
         assert!(zero.only && zero.field("content-length") == Some("0"), "{zero:?}");
+        // Either half may be silent for as long as it likes.
+        let request = http::Request::post("http://api/slow").body(()).expect("a valid request");
+        let (answer, mut body) = send.clone().ready().await.expect("open").send_request(request, false).expect("room");
+        body.send_data("first".into(), false).expect("room");
+        sleep(Duration::from_secs(1_000)).await;
+        body.send_data("last".into(), true).expect("it is open still");
+        assert_eq!(answer.await.expect("an answer").status(), 200);
         // Another scheme, as one has it who took TLS off.
         let request = http::Request::get("https://api/scheme").body(()).expect("a valid request");
         let answer = send.clone().ready().await.expect("open").send_request(request, true).expect("room").0.await;
         assert_eq!(answer.expect("an answer").status(), 200);
         let seen = lab.backends[0].seen.borrow().clone();
         assert_eq!(seen[1].fields.iter().filter(|(name, _)| name == "x-many").count(), 300);
-        assert_eq!(seen[1].body, b"a body");
-        assert_eq!([0, 4].map(|n| seen[n].field(":scheme")), [Some("http"), Some("https")]);
+        assert_eq!((&*seen[1].body, seen[1].field("content-length")), (&b"a body"[..], Some("6")));
+        assert_eq!(seen[4].body, b"firstlast");
+        assert_eq!([0, 5].map(|n| seen[n].field(":scheme")), [Some("http"), Some("https")]);
         let own = |(name, _): &&(String, String)| name.starts_with("weft-") && name != "weft-client-id";
         // The caller's, the link, and the application's.
         assert_eq!(lab.network.connections(), 3);

@@ -164,8 +164,12 @@ pub(super) fn trailers(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
     };
     *seen = 0;
     let block = buf.split_to(end).freeze();
-    let mut parsed = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    match httparse::parse_headers(&block, &mut parsed) {
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; MAX_FIELDS], Vec::new());
+    if limits.fields > MAX_FIELDS {
+        many.resize(limits.fields + 1, httparse::EMPTY_HEADER);
+    }
+    let room = if many.is_empty() { &mut few[..] } else { &mut many };
+    match httparse::parse_headers(&block, room) {
         Ok(httparse::Status::Complete((n, list))) if n == block.len() => {
             section(&block, list, limits).map(Some).map_err(|(_, why)| why)
         }

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::{Framing, Limits, parse};
-use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
+use crate::http::{Chunk, carried};
 use crate::link::{Refused, refused};
 use crate::stream::{Shared, Stream};
 
@@ -37,17 +37,20 @@ pub struct Reader {
     limits: Limits,
     /// Whether it reads what a client sends, or what a server answers.
     side: Side,
+    /// How long the next piece of a body may take.
+    stall: Option<Duration>,
 }
 
 impl Reader {
     pub fn new(stream: Rc<Stream>, side: Side) -> Self {
-        Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side }
+        // An answer may stream with long pauses; a request body that stalls is given up.
+        let stall = (side != Side::Upstream).then_some(BODY_STALL);
+        Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side, stall }
     }
 
-    /// The same, with other limits.
-    #[must_use]
-    pub fn within(self, limits: Limits) -> Self {
-        Self { limits, ..self }
+    /// One that reads HTTP/2's messages (`carried.rs`): either half may be silent for as long as it likes.
+    pub fn carried(stream: Rc<Stream>, side: Side) -> Self {
+        Self { limits: carried::LIMITS, stall: None, ..Self::new(stream, side) }
     }
 
     /// Bytes that were read beyond what was asked for.
@@ -249,10 +252,9 @@ impl IncomingBody<'_> {
                 State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
             }
             r.stream.acknowledge_now();
-            let filled = match r.side {
-                // An answer may stream with long pauses; a request body that stalls is given up.
-                Side::Upstream => r.fill(READ_BODY).await,
-                _ => tokio::time::timeout(BODY_STALL, r.fill(READ_BODY)).await.unwrap_or_else(|e| Err(e.into())),
+            let filled = match r.stall {
+                None => r.fill(READ_BODY).await,
+                Some(stall) => tokio::time::timeout(stall, r.fill(READ_BODY)).await.unwrap_or_else(|e| Err(e.into())),
             };
             match filled {
                 Ok(0) if self.state == State::UntilClose => {
