@@ -261,7 +261,8 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
                 Some(Ok((request, respond))) => {
                     fresh = false;
                     let (worker, http) = (Rc::clone(worker), Rc::clone(&http));
-                    requests.spawn_local(http2_request(worker, http, request, respond));
+                    // Boxed: it is moved on the way to its task, and large.
+                    requests.spawn_local(Box::pin(http2_request(worker, http, request, respond)));
                 }
                 Some(Err(e)) => {
                     tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended");

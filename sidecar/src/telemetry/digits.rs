@@ -1,5 +1,6 @@
 //! Numbers, addresses and times as text, on the stack: std's formatting takes several times as long as everything else that is written of a request.
 
+use std::cell::Cell;
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,6 +26,9 @@ impl std::ops::Deref for Digits {
     }
 }
 
+/// Bytes of a date and a time to the second.
+const SECONDS: usize = 19;
+
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 impl Digits {
@@ -42,18 +46,9 @@ impl Digits {
         self.len += 1;
     }
 
-    fn decimal(&mut self, mut number: u64) {
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        let digits = &digits[at..];
+    fn decimal(&mut self, number: u64) {
+        let mut buffer = itoa::Buffer::new();
+        let digits = buffer.format(number).as_bytes();
         self.bytes[self.len..self.len + digits.len()].copy_from_slice(digits);
         self.len += digits.len();
     }
@@ -111,10 +106,11 @@ impl Digits {
     /// At most 16 bytes as hexadecimal digits.
     pub(super) fn hex(bytes: &[u8]) -> Self {
         let mut out = Self::new();
-        for byte in bytes {
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
+        let (pairs, _) = out.bytes.as_chunks_mut::<2>();
+        for (pair, byte) in pairs.iter_mut().zip(bytes) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
+        out.len = 2 * bytes.len();
         out
     }
 
@@ -129,7 +125,25 @@ impl Digits {
 
     /// Nanoseconds since 1970 as RFC 3339 has them, to the microsecond.
     pub(super) fn time(nanos: u64) -> Self {
-        let seconds = (nanos / 1_000_000_000) as i64;
+        thread_local!(static LAST: Cell<(u64, [u8; SECONDS])> = const { Cell::new((u64::MAX, [0; SECONDS])) });
+        // Most are of the same second as the one before.
+        let second = nanos / 1_000_000_000;
+        let (mut last, mut text) = LAST.get();
+        if last != second {
+            (last, text) = (second, Self::second(second));
+            LAST.set((last, text));
+        }
+        let mut out = Self::new();
+        out.bytes[..SECONDS].copy_from_slice(&text);
+        out.len = SECONDS;
+        out.push(b'.');
+        out.padded(nanos / 1_000 % 1_000_000, 6);
+        out.push(b'Z');
+        out
+    }
+
+    fn second(seconds: u64) -> [u8; SECONDS] {
+        let seconds = seconds as i64;
         let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let (date, clock) = (time.date(), time.time());
         let mut out = Self::new();
@@ -144,10 +158,9 @@ impl Digits {
             out.push(before);
             out.padded(number.into(), 2);
         }
-        out.push(b'.');
-        out.padded(nanos / 1_000 % 1_000_000, 6);
-        out.push(b'Z');
-        out
+        let mut text = [0; SECONDS];
+        text.copy_from_slice(&out.bytes[..SECONDS]);
+        text
     }
 }
 

@@ -9,7 +9,10 @@ use crate::metrics::Direction;
 
 /// What a field holds.
 pub(super) enum Value<'a> {
+    /// Among the texts of the record, or a word of ours.
     Text(&'a str),
+    /// A text from elsewhere.
+    Other(&'a str),
     /// A text of ours in which nothing needs to be escaped.
     Plain(Digits),
     /// No text, but a number.
@@ -91,10 +94,10 @@ pub(super) const FIELDS: &[Named] = &[
     field!("status", |t| (t.record.status != 0).then(|| number(t.record.status))),
     field!("grpc_status", |t| t.record.grpc_status.map(number)),
     field!("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str()))),
-    asked!("detail", |t| t.record.detail.as_deref().and_then(text)),
+    asked!("detail", |t| t.record.detail.as_deref().map(Value::Other)),
     field!("ref", |t| t.record.reference.map(|r| Value::Plain(Digits::hex(&r.to_be_bytes())))),
-    field!("policy", |t| t.record.policy.as_deref().and_then(text)),
-    field!("notice", |t| t.record.notice.as_deref().and_then(text)),
+    field!("policy", |t| t.record.policy.as_deref().map(Value::Other)),
+    field!("notice", |t| t.record.notice.as_deref().map(Value::Other)),
     field!("duration_ms", |t| Some(millis(t.record.took))),
     field!("first_byte_ms", |t| t.record.first.map(millis)),
     field!("bytes_received", |t| Some(number(t.record.received))),

@@ -5,13 +5,19 @@ use super::record::Told;
 
 /// An object on one line, without the line's end. Fields that hold nothing are left out.
 pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
+    let all_stand = stand(told.texts.as_bytes());
     let mut between = b'{';
     for field in fields {
         let Some(value) = (field.value)(told) else { continue };
         out.push(std::mem::replace(&mut between, b','));
         out.extend_from_slice(field.json.as_bytes());
         match value {
-            Value::Text(text) => quoted(out, text),
+            Value::Text(text) if all_stand => {
+                out.push(b'"');
+                out.extend_from_slice(text.as_bytes());
+                out.push(b'"');
+            }
+            Value::Text(text) | Value::Other(text) => quoted(out, text),
             Value::Plain(text) => {
                 out.push(b'"');
                 out.extend_from_slice(text.bytes());
@@ -37,8 +43,8 @@ pub(super) fn text(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
         out.extend_from_slice(field.name.as_bytes());
         out.push(b'=');
         match value {
-            Value::Text(text) if !is_bare(text) => quoted(out, text),
-            Value::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Value::Text(text) | Value::Other(text) if !is_bare(text) => quoted(out, text),
+            Value::Text(text) | Value::Other(text) => out.extend_from_slice(text.as_bytes()),
             Value::Plain(text) | Value::Number(text) => out.extend_from_slice(text.bytes()),
         }
     }
@@ -52,14 +58,30 @@ fn is_bare(text: &str) -> bool {
 /// another direction of writing.
 pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    // Nearly always none: counted without an early end, it is a few instructions for many bytes.
-    let stands = |b: u8| matches!(b, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
-    if text.bytes().filter(|b| !stands(*b)).count() == 0 {
+    if stand(text.as_bytes()) {
         out.extend_from_slice(text.as_bytes());
     } else {
         escaped(out, text);
     }
     out.push(b'"');
+}
+
+/// Whether all of these stand in a string as they are: printable ASCII but for the quote and the backslash. Eight at a time.
+fn stand(text: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    let odd = |word: u64| {
+        let has = |byte: u8| {
+            let others = word ^ (ONES * u64::from(byte));
+            others.wrapping_sub(ONES) & !others
+        };
+        // Below a space, above ASCII, or one of these.
+        (word.wrapping_sub(ONES * 0x20) | word | has(b'"') | has(b'\\') | has(0x7f)) & TOPS
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().fold(odd(u64::from_ne_bytes(last)), |odds, word| odds | odd(u64::from_ne_bytes(*word))) == 0
 }
 
 #[cold]
@@ -75,6 +97,24 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
                     out.extend_from_slice(b"\\u");
                     out.extend_from_slice(&digits);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_stands_or_does_not_wherever_it_is() {
+        for byte in 0..=255 {
+            let stands = matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
+            for at in 0..20 {
+                let mut text = [b'~'; 20];
+                text[at] = byte;
+                assert_eq!(stand(&text[..]), stands, "{byte} at {at}");
+                assert!(stand(&text[..at]));
             }
         }
     }

@@ -184,7 +184,11 @@ impl Noted {
 
     /// Keeps the beginning of what came from outside, as text.
     pub(super) fn bytes(&mut self, bytes: &[u8], longest: usize) -> Piece {
-        self.text(&String::from_utf8_lossy(&bytes[..bytes.len().min(longest)]))
+        let bytes = &bytes[..bytes.len().min(longest)];
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.text(text),
+            Err(_) => self.text(&String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// An attempt begins, `after` so long, and its span.
