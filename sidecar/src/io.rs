@@ -144,6 +144,15 @@ impl Socket {
         }
     }
 
+    /// Whether it was ended so from here.
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Self::Tcp(s) => s.is_cut(),
+            Self::Memory(s) => s.is_cut(),
+            Self::Link(p) => p.is_cut(),
+        }
+    }
+
     /// The address at the other end.
     pub fn peer(&self) -> SocketAddr {
         match self {

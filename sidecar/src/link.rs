@@ -74,6 +74,8 @@ pub struct Link {
     answered: Notify,
     /// We have ended our half of the connection.
     ending: Notify,
+    /// The connection was ended from here, for what it rests on is not believed any more.
+    cut: Cell<bool>,
     /// Why nothing can be sent any more.
     deaf: RefCell<Option<io::Error>>,
 }
@@ -103,6 +105,7 @@ impl Link {
             asking: Notify::new(),
             answered: Notify::new(),
             ending: Notify::new(),
+            cut: Cell::new(false),
             deaf: RefCell::new(None),
         })
     }
@@ -219,11 +222,14 @@ impl Link {
         mut opened: impl FnMut(MeshProtocol, Pipe),
     ) -> io::Result<()> {
         let _ends = Ends(self);
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(stream, buffers, cx, &mut opened)) => ended,
             () = self.lingers() => Ok(()),
-        }
+        };
+        // Streams ask for it as soon as they are broken off.
+        self.cut.set(stream.is_cut());
+        ended
     }
 
     /// Resolves when the other end has had the time to end its half after ours: what we sent last is lost if it says something to a socket that is closed.

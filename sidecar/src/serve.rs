@@ -415,8 +415,13 @@ pub async fn opaque(
         result = relay(client, upstream, &worker.buffers, stall, |n| open.forth(n), |n| open.back(n)) => {
             if let Err(Broken { side, error }) = result {
                 tracing::debug!(target = %key.target, ?side, %error, "connection ended by an error");
-                let reason = if side == Side::Downstream { Reason::DownstreamGone } else { Reason::UpstreamReset };
-                ends(&mut note, &Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
+                if client.is_cut() || upstream.is_cut() {
+                    let why = "the connection was cut: whom it rests on is not believed any more, or may not be called";
+                    ends(&mut note, &Failure::mesh(Reason::Denied).detail(why));
+                } else {
+                    let reason = if side == Side::Downstream { Reason::DownstreamGone } else { Reason::UpstreamReset };
+                    ends(&mut note, &Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
+                }
             }
         }
         () = silence(idle, || open.moved()) => {

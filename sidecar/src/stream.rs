@@ -412,6 +412,11 @@ impl Stream {
         self.socket.reset_on_drop();
     }
 
+    /// See [`Socket::is_cut`].
+    pub fn is_cut(&self) -> bool {
+        self.socket.is_cut()
+    }
+
     /// Its socket, for whoever may have to cut it.
     pub fn socket(&self) -> Weak<Socket> {
         Rc::downgrade(&self.socket)

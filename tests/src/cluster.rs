@@ -120,10 +120,15 @@ pub fn must(words: &[&str]) -> String {
 /// Runs `weft`, as built beside the tests.
 #[track_caller]
 pub fn weft(words: &[&str]) -> Output {
+    Running::start(weft_command(words)).wait(COMMAND)
+}
+
+/// The same, not started yet.
+pub fn weft_command(words: &[&str]) -> Command {
     let mut command = Command::new(programs::weft("weft"));
     programs::without_settings(&mut command);
     command.args(words).env("NO_COLOR", "1");
-    Running::start(command).wait(COMMAND)
+    command
 }
 
 /// Asks until there is an answer; until then, it is said why not.

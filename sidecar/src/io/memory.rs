@@ -221,6 +221,7 @@ struct Inner {
     /// Wakes the reader when what is under way arrives.
     alarm: RefCell<Option<Pin<Box<Sleep>>>>,
     reset_on_drop: Cell<bool>,
+    cut: Cell<bool>,
     peer: SocketAddr,
     original_destination: Option<SocketAddr>,
 }
@@ -232,8 +233,8 @@ pub fn pair(a: SocketAddr, b: SocketAddr) -> (MemorySocket, MemorySocket) {
 
 impl MemorySocket {
     fn new(read: Rc<RefCell<Pipe>>, write: Rc<RefCell<Pipe>>, peer: SocketAddr) -> Self {
-        let (alarm, reset_on_drop) = (RefCell::default(), Cell::default());
-        Self(Box::new(Inner { read, write, alarm, reset_on_drop, peer, original_destination: None }))
+        let (alarm, reset_on_drop, cut) = (RefCell::default(), Cell::default(), Cell::default());
+        Self(Box::new(Inner { read, write, alarm, reset_on_drop, cut, peer, original_destination: None }))
     }
 
     pub(super) fn redirected_from(mut self, original: Option<SocketAddr>) -> Self {
@@ -312,7 +313,12 @@ impl MemorySocket {
         self.0.write.borrow_mut().finish(End::Fin);
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.cut.get()
+    }
+
     pub(super) fn cut(&self) {
+        self.0.cut.set(true);
         self.0.read.borrow_mut().finish(End::Reset);
         self.0.write.borrow_mut().finish(End::Reset);
     }

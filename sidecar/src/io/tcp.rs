@@ -103,6 +103,10 @@ impl TcpSocket {
         let _ = SockRef::from(&*self.stream.borrow()).shutdown(std::net::Shutdown::Both);
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
     pub(super) fn original_destination(&self) -> Option<SocketAddr> {
         Self::original_of(&self.stream.borrow(), self.peer)
     }

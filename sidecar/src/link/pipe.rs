@@ -17,11 +17,12 @@ pub struct Pipe {
     link: Rc<Link>,
     number: u32,
     at_end: Cell<Option<Cause>>,
+    cut: Cell<bool>,
 }
 
 impl Pipe {
     pub(super) fn new(link: Rc<Link>, number: u32) -> Self {
-        Self { link, number, at_end: Cell::new(None) }
+        Self { link, number, at_end: Cell::new(None), cut: Cell::new(false) }
     }
 
     /// The link that it is a stream of.
@@ -74,7 +75,13 @@ impl Pipe {
 
     /// See [`crate::io::Socket::cut`].
     pub fn cut(&self) {
+        self.cut.set(true);
         self.link.session().cut(self.number);
+    }
+
+    /// Whether it was cut from here, or the link was.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get() || self.link.cut.get()
     }
 
     /// The address at the link's other end.

@@ -8,6 +8,7 @@ mod attestation;
 mod authorization;
 mod cni;
 mod install;
+mod looks;
 mod outage;
 mod policies;
 mod probes;
@@ -61,6 +62,7 @@ fn a_shop_is_meshed_and_the_cluster_is_left_as_it_was() {
     let mesh = story("weft is installed, and a shop put in the mesh", || install::everything(&cluster, Redirect::Init));
     story("calls are on mutual TLS, and know their caller", || traffic::is_mutual_tls(&mesh));
     story("nothing that was said is on the wire", || traffic::is_not_in_the_clear(&mesh));
+    story("commands tell what there is, and levels change", || looks::tell_what_there_is(&mesh));
     story("strict: who is not in the mesh is refused", || strict::strangers_are_refused(&mesh));
     story("strict: the kubelet's probes find what the app is, and so do sidecars", || strict::probes_tell_of_the_app(&mesh));
     story("strict: probes of every sort find an app that is down, hung, slow or sick", || probes::find_what_the_app_is(&mesh));
