@@ -20,6 +20,7 @@ lets one try it.
 
 Examples:
   weft endpoints shop/web
+  weft endpoints --context prod shop/web
   weft endpoints --from front/client-0 -o json")]
 pub(crate) struct EndpointsArgs {
     /// Of this service only
@@ -33,12 +34,15 @@ pub(crate) struct EndpointsArgs {
     #[command(flatten)]
     which: Which,
 
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
+    context: Option<String>,
+
     #[command(flatten)]
     output: Output,
 }
 
 pub(crate) fn main(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
-    let fleet = Fleet::Run(args.which.find()?);
+    let fleet = Fleet::find(&args.which, args.context.as_deref())?;
     let (configs, code) = match &args.from {
         Some(one) => {
             let text = fleet.ask_one(one, "GET", "/config")?;

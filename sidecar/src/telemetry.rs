@@ -221,11 +221,8 @@ impl WorkerTelemetry {
             }
             if is_logged && all.telling.form != AccessLog::Off {
                 let (out, fields) = (&mut bundle.lines.bytes, &all.telling.fields);
-                if all.telling.form == AccessLog::Json {
-                    line::json(out, fields, &told)
-                } else {
-                    line::text(out, fields, &told)
-                }
+                let write = if all.telling.form == AccessLog::Json { line::json } else { line::text };
+                write(out, fields, &told);
                 out.push(b'\n');
                 bundle.lines.count += 1;
             }

@@ -16,7 +16,7 @@ type Room<'h> = [MaybeUninit<httparse::Header<'h>>];
 
 /// More room than usual, where the limits are above that and a head has more fields.
 fn more_room<'h>(head: &[u8], limits: &Limits) -> Option<Vec<MaybeUninit<httparse::Header<'h>>>> {
-    let is_large = limits.fields > MAX_FIELDS && head.iter().filter(|b| **b == b'\n').count() > MAX_FIELDS;
+    let is_large = limits.fields > MAX_FIELDS && head.split(|b| *b == b'\n').nth(MAX_FIELDS).is_some();
     is_large.then(|| vec![MaybeUninit::uninit(); limits.fields + 1])
 }
 

@@ -316,7 +316,7 @@ fn what_the_other_end_may_not_do_ends_the_link() {
     assert_eq!(served(&[open(1), frame(Kind::Credit, 1, &[0; 4])]), Err(Violation::Credit(1)));
     assert_eq!(served(&[open(1), frame(Kind::Credit, 1, &[0xff; 4])]), Err(Violation::Credit(1)));
     assert_eq!(served(&[frame(Kind::GoAway, 0, b"")]), Err(Violation::Stream(Kind::GoAway, 0)));
-    let full = frame(Kind::Data, 1, &[0; MAX_PAYLOAD]);
+    let full = frame(Kind::Data, 1, &vec![0; MAX_PAYLOAD]);
     assert_eq!(served(&[open(1), full.clone(), full]), Err(Violation::Credit(1)));
     let mut caller = Session::new(End::Opens);
     assert_eq!(caller.receive(&open(1)), Err(Violation::Stream(Kind::Open, 1)));
