@@ -72,6 +72,10 @@ fn text(text: &str) -> Option<Value<'_>> {
     if text.is_empty() { None } else { Some(Value::Text(text)) }
 }
 
+fn other(text: &str) -> Option<Value<'_>> {
+    if text.is_empty() { None } else { Some(Value::Other(text)) }
+}
+
 fn millis<'a>(time: std::time::Duration) -> Value<'a> {
     Value::Number(Digits::millis(time.as_micros() as u64))
 }
@@ -94,10 +98,10 @@ pub(super) const FIELDS: &[Named] = &[
     field!("status", |t| (t.record.status != 0).then(|| number(t.record.status))),
     field!("grpc_status", |t| t.record.grpc_status.map(number)),
     field!("reason", |t| t.record.reason.map(|r| Value::Text(r.as_str()))),
-    asked!("detail", |t| t.record.detail.as_deref().map(Value::Other)),
+    asked!("detail", |t| t.record.detail.as_deref().and_then(other)),
     field!("ref", |t| t.record.reference.map(|r| Value::Plain(Digits::hex(&r.to_be_bytes())))),
-    field!("policy", |t| t.record.policy.as_deref().map(Value::Other)),
-    field!("notice", |t| t.record.notice.as_deref().map(Value::Other)),
+    field!("policy", |t| t.record.policy.as_deref().and_then(other)),
+    field!("notice", |t| t.record.notice.as_deref().and_then(other)),
     field!("duration_ms", |t| Some(millis(t.record.took))),
     field!("first_byte_ms", |t| t.record.first.map(millis)),
     field!("bytes_received", |t| Some(number(t.record.received))),
