@@ -22,7 +22,7 @@ use weft_core::traffic::policy::Tcp;
 use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 
 use crate::egress::outside::{self, Outside};
-use crate::http::h1::{Reader, Writer};
+use crate::http::h1::{self, Reader, Writer};
 use crate::http::h2;
 use crate::isolation::{self, Called};
 use crate::link::Link;
@@ -118,7 +118,7 @@ pub struct Http1 {
 impl Http1 {
     /// Whether it is HTTP/2's exchanges that go over it in this form.
     pub fn is_carried(&self) -> bool {
-        self.key.protocol == MeshProtocol::Http2
+        self.writer.version() == MeshProtocol::Http2
     }
 }
 
@@ -344,12 +344,7 @@ impl Worker {
 
     fn exchange_over(&self, stream: Stream, key: Key) -> Exchange {
         let stream = Rc::new(stream);
-        let (reader, writer) = if key.protocol == MeshProtocol::Http2 {
-            (Reader::carried(Rc::clone(&stream), Side::Upstream), Writer::carried(Rc::clone(&stream), Side::Upstream))
-        } else {
-            let stall = self.shared.config.timeouts.write;
-            (Reader::new(Rc::clone(&stream), Side::Upstream), Writer::new(Rc::clone(&stream), Side::Upstream, stall))
-        };
+        let (reader, writer) = h1::halves(&stream, Side::Upstream, key.protocol, self.shared.config.timeouts.write);
         Exchange::Http1(Box::new(Http1 { reader, writer, stream, key, since: Instant::now(), _counted: self.metrics.pooled() }))
     }
 

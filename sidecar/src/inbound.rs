@@ -206,10 +206,12 @@ async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let link = Link::serving(stream);
     let mut driven = std::pin::pin!(link.drive(stream, &worker.buffers, |protocol, pipe| {
         // As many exchanges of HTTP/2 as a link has streams: as on one of its connections, that is bounded already.
-        let admitted = if protocol == MeshProtocol::Http2 { None } else { worker.admit(stream.peer(), true) };
-        if admitted.is_none() && protocol != MeshProtocol::Http2 {
-            return pipe.shed();
-        }
+        let admitted = if protocol == MeshProtocol::Http2 {
+            None
+        } else {
+            let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.shed() };
+            Some(admitted)
+        };
         let (serving, peer) = (Rc::clone(worker), Rc::clone(peer));
         let stream = Rc::new(Stream::plain(Socket::Link(pipe), worker.buffers.clone()));
         worker::spawn(worker, async move {

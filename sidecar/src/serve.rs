@@ -20,7 +20,7 @@ use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
-use crate::http::h1::{Reader, Writer, request_framing};
+use crate::http::h1::{self, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, carried, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
@@ -62,14 +62,10 @@ impl Http {
 /// Serves HTTP/1 until the client or a drain ends it; or HTTP/2 as it is carried in that form.
 pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version: MeshProtocol) {
     let timeouts = worker.shared.config.timeouts;
-    let is_carried = version == MeshProtocol::Http2;
-    let (mut reader, mut writer) = if is_carried {
-        (Reader::carried(Rc::clone(&stream), Side::Downstream), Writer::carried(Rc::clone(&stream), Side::Downstream))
-    } else {
-        (Reader::new(Rc::clone(&stream), Side::Downstream), Writer::new(Rc::clone(&stream), Side::Downstream, timeouts.write))
-    };
+    let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, version, timeouts.write);
     let mut fresh = true;
-    loop {
+    // Whether it ends for want of a request: the caller may be saying one just now.
+    let unasked = loop {
         let next = {
             let request = reader.request(timeouts.idle, timeouts.header);
             tokio::select! {
@@ -82,26 +78,23 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
         // A request that has begun to arrive is served, drain or not.
         let next = match next {
             None if reader.has_rest() => reader.request(timeouts.idle, timeouts.header).await,
-            // What comes now is not looked at.
-            None if stream.refuse() => return,
-            None => break,
+            None => break true,
             Some(next) => next,
         };
         let mut head = match next {
             Ok(Some(head)) => head,
-            Ok(None) if !stream.is_finished() && stream.refuse() => return,
-            Ok(None) => break,
+            Ok(None) => break !stream.is_finished(),
             Err(failure) => {
                 refuse_malformed(worker, &mut writer, http, &failure).await;
-                break;
+                break false;
             }
         };
-        let framing = if is_carried { carried::unpack(&mut head) } else { request_framing(&head) };
+        let framing = if version == MeshProtocol::Http2 { carried::unpack(&mut head) } else { request_framing(&head) };
         let framing = match framing {
             Ok(framing) => framing,
             Err(failure) => {
                 refuse_malformed(worker, &mut writer, http, &failure).await;
-                break;
+                break false;
             }
         };
         let close = !keeps_alive(&head) || worker.is_draining();
@@ -110,7 +103,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
-            let sink = ResponseSink::H1 { writer: &mut writer, version, close, http10, head_only, body: None, note: None };
+            let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None, note: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
             let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
@@ -123,7 +116,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
         };
         match outcome {
             Outcome::Done { keep: true } if complete && !close => {}
-            Outcome::Done { .. } => break,
+            Outcome::Done { .. } => break false,
             Outcome::Broken => {
                 stream.reset();
                 return;
@@ -140,8 +133,10 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
                 return;
             }
         }
+    };
+    if !(unasked && stream.refuse()) {
+        Box::pin(linger(&stream)).await;
     }
-    Box::pin(linger(&stream)).await;
 }
 
 /// A connection that was just opened has a request on its way: it may take this long after the sidecar takes no more.
@@ -177,8 +172,7 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     if worker.lines.may() {
         tracing::info!(client = %http.caller.address, "request refused: {failure}");
     }
-    let version = MeshProtocol::Http1;
-    let mut sink = ResponseSink::H1 { writer, version, close: true, http10: false, head_only: false, body: None, note: None };
+    let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
     sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
     let _ = sink.refuse(failure, false).await;
 }

@@ -5,7 +5,7 @@
 //! dropped and counted: traffic never waits.
 
 use std::cell::{OnceCell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -73,8 +73,6 @@ pub struct Telemetry {
     taps: Mutex<Taps>,
     /// Requests of which values or bodies are kept for a tap.
     shown: Arc<AtomicUsize>,
-    /// How much taps are shown, as a [`Show`].
-    allowed: AtomicU8,
     /// What open taps ask for, as far as a request's head tells it.
     sought: ArcSwap<Vec<Sought>>,
     /// The second since 1970 in which every tap has had as many events as it may.
@@ -105,7 +103,6 @@ impl Telemetry {
             fresh: Mutex::default(),
             taps: Mutex::default(),
             shown: Arc::default(),
-            allowed: AtomicU8::new(telling.tap as u8),
             telling,
             sought: ArcSwap::default(),
             full: AtomicU64::new(0),

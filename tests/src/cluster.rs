@@ -123,7 +123,12 @@ pub fn weft(words: &[&str]) -> Output {
     Running::start(weft_command(words)).wait(COMMAND)
 }
 
-/// The same, not started yet.
+/// What tells weft which cluster is meant.
+pub fn context() -> String {
+    format!("--context={}", must(&["config", "current-context"]).trim())
+}
+
+/// The same as [`weft`], not started yet.
 pub fn weft_command(words: &[&str]) -> Command {
     let mut command = Command::new(programs::weft("weft"));
     programs::without_settings(&mut command);

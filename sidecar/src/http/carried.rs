@@ -65,10 +65,65 @@ pub fn unpack(head: &mut RequestHead) -> Result<Framing, Failure> {
 
 /// Where a message ends, which it does not say any more then.
 pub fn framing(fields: &mut Fields) -> Framing {
-    let is_bare = fields.all(Known::Weft).next().is_some() && fields.named(BARE).next().is_some();
-    if !is_bare {
+    if fields.named(BARE).next().is_none() {
         return Framing::Chunked;
     }
-    fields.retain(|known, name, _| known != Known::Weft || !name.eq_ignore_ascii_case(BARE.as_bytes()));
+    fields.remove_named(BARE);
     Framing::None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use weft_core::failure::Side;
+    use weft_core::protocol::MeshProtocol;
+
+    use super::*;
+    use crate::http::sink::ResponseSink;
+    use crate::http::{Chunk, h1};
+    use crate::io::{Socket, pair};
+    use crate::pool::Buffers;
+    use crate::stream::Stream;
+
+    #[test]
+    fn what_no_sidecar_writes_is_refused() {
+        let read = |text: &str| h1::read_request(&[text.as_bytes()]).expect("HTTP/1.1").expect("a whole head");
+        let mut good = read("POST /a?b HTTP/1.1\r\nHost: api:80\r\nweft-scheme: https\r\nx: y\r\n\r\n");
+        assert_eq!(unpack(&mut good).expect("it is carried"), Framing::Chunked);
+        assert_eq!((good.authority.as_deref(), good.scheme.as_deref()), (Some(&b"api:80"[..]), Some(&b"https"[..])));
+        let mut bare = read("GET * HTTP/1.1\r\nHost: api\r\nweft-bare: yes\r\n\r\n");
+        assert_eq!(unpack(&mut bare).expect("it is carried"), Framing::None);
+        assert!(bare.fields.is_empty() && bare.scheme.as_deref() == Some(b"http"));
+        for text in [
+            "GET /a#b HTTP/1.1\r\nHost: api\r\n\r\n",
+            "GET http://other/ HTTP/1.1\r\nHost: api\r\n\r\n",
+            "CONNECT api:80 HTTP/1.1\r\nHost: api:80\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: api\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: api\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            let failure = unpack(&mut read(text)).expect_err(text);
+            assert_eq!(failure.reason, Reason::BadRequest, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_framed_as_it_is_read() {
+        let [a, b] = ["10.0.0.1:1", "10.0.0.2:2"].map(|address| address.parse().expect("an address"));
+        let (ours, theirs) = pair(a, b);
+        let [ours, theirs] = [ours, theirs].map(|end| Rc::new(Stream::plain(Socket::Memory(end), Buffers::default())));
+        let (_, mut writer) = h1::halves(&ours, Side::Downstream, MeshProtocol::Http2, STALL);
+        let (mut reader, _) = h1::halves(&theirs, Side::Upstream, MeshProtocol::Http2, STALL);
+        let writer = &mut writer;
+        let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
+        sink.refuse(&Failure::downstream(Reason::BadRequest), false).await.expect("it is open");
+        let mut answer = reader.response().await.expect("an answer");
+        let framing = framing(&mut answer.fields);
+        assert_eq!((answer.status, framing), (400, Framing::Chunked));
+        let mut body = reader.body(framing);
+        let Some(Chunk::Data(text)) = body.next().await.expect("whole") else { panic!("there is a text") };
+        assert!(text.starts_with(b"weft: bad-request"), "{text:?}");
+        assert!(body.next().await.expect("whole").is_none());
+    }
 }

@@ -1,5 +1,13 @@
 //! HTTP/1 on the wire (RFC 9112): strict in what it takes in, so that two readers can never disagree about where a message ends.
 
+use std::rc::Rc;
+use std::time::Duration;
+
+use weft_core::failure::Side;
+use weft_core::protocol::MeshProtocol;
+
+use crate::stream::Stream;
+
 mod framing;
 mod parse;
 mod read;
@@ -8,6 +16,14 @@ mod write;
 pub use framing::{Framing, request_framing, response_framing};
 pub use read::{IncomingBody, Reader};
 pub use write::{OutgoingBody, Writer};
+
+/// Both halves of a stream that HTTP/1 is spoken on, or HTTP/2 in that form (`carried.rs`). `stall` bounds how long an HTTP/1 peer may take nothing.
+pub fn halves(stream: &Rc<Stream>, side: Side, version: MeshProtocol, stall: Duration) -> (Reader, Writer) {
+    if version == MeshProtocol::Http2 {
+        return (Reader::carried(Rc::clone(stream), side), Writer::carried(Rc::clone(stream), side));
+    }
+    (Reader::new(Rc::clone(stream), side), Writer::new(Rc::clone(stream), side, stall))
+}
 
 /// Reads a request head from bytes that come in these pieces: for tests and fuzzing; a connection has a [`Reader`].
 pub fn read_request(pieces: &[&[u8]]) -> Result<Option<super::RequestHead>, weft_core::failure::Failure> {

@@ -21,8 +21,6 @@ use crate::telemetry::Note;
 pub enum ResponseSink<'a> {
     H1 {
         writer: &'a mut h1::Writer,
-        /// HTTP/2 where that is carried so (`carried.rs`).
-        version: MeshProtocol,
         close: bool,
         http10: bool,
         /// The answer to a HEAD has no body (RFC 9110, section 9.3.2).
@@ -46,7 +44,7 @@ impl ResponseSink<'_> {
     /// What the caller speaks; the endpoint is spoken to alike.
     pub fn version(&self) -> MeshProtocol {
         match self {
-            Self::H1 { version, .. } => *version,
+            Self::H1 { writer, .. } => writer.version(),
             Self::H2 { .. } => MeshProtocol::Http2,
             Self::Nowhere { version } => *version,
         }
@@ -126,9 +124,9 @@ impl ResponseSink<'_> {
             note.head(head.status, &head.fields);
         }
         match self {
-            Self::H1 { writer, version, close, http10, body: out, .. } => {
+            Self::H1 { writer, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
-                let is_carried = *version == MeshProtocol::Http2;
+                let is_carried = writer.version() == MeshProtocol::Http2;
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
                     (false, true, _) if is_carried => Framing::None,
@@ -259,8 +257,8 @@ impl ResponseSink<'_> {
             note.sends(text.as_bytes());
         }
         match self {
-            Self::H1 { writer, version, close, http10, head_only, .. } => {
-                let is_carried = *version == MeshProtocol::Http2;
+            Self::H1 { writer, close, http10, head_only, .. } => {
+                let is_carried = writer.version() == MeshProtocol::Http2;
                 let bare = lengthless || *head_only || is_carried && text.is_empty();
                 if !(lengthless || is_carried) {
                     head.fields.push(b"content-length", text.len().to_string().as_bytes());

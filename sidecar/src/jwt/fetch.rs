@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use weft_core::backoff::Backoff;
 use weft_core::failure::Side;
 use weft_core::jwt::KeysUrl;
+use weft_core::protocol::MeshProtocol;
 use weft_tls::tokens::Jwks;
 
 use super::keys::told;
@@ -21,7 +22,7 @@ use super::url;
 use crate::connect::{Destination, Exchange};
 use crate::http::body::{Body, Chunk};
 use crate::http::fields::{Fields, list_elements};
-use crate::http::h1::{Framing, Reader, Writer, response_framing};
+use crate::http::h1::{self, Framing, Reader, Writer, response_framing};
 use crate::http::{RequestHead, ResponseHead};
 use crate::mesh::Target;
 use crate::route::{Route, Tried, Wish};
@@ -191,8 +192,7 @@ async fn from_outside(
     let name = ServerName::try_from(url.host.to_string()).map_err(|e| e.to_string())?;
     let stream = Rc::new(stream.connect_tls(config, name).await.map_err(|e| format!("TLS with {to}: {e}"))?);
     let stall = worker.shared.config.timeouts.write;
-    let mut reader = Reader::new(Rc::clone(&stream), Side::Upstream);
-    let mut writer = Writer::new(stream, Side::Upstream, stall);
+    let (mut reader, mut writer) = h1::halves(&stream, Side::Upstream, MeshProtocol::Http1, stall);
     exchange(&request(url), &mut reader, &mut writer).await
 }
 

@@ -199,7 +199,8 @@ pub fn connection(
     let mut note = Note::new(worker, client.opened(), LOG | TAP);
     let caller = if direction == Direction::Inbound { &*peer } else { "" };
     note.noted().begin(direction, caller, &target, "tcp", client.peer().ip());
-    note.record().began -= client.opened().elapsed().as_nanos() as u64;
+    let record = note.record();
+    record.began = record.began.saturating_sub(client.opened().elapsed().as_nanos() as u64);
     Some(note)
 }
 

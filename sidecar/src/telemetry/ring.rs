@@ -25,21 +25,19 @@ struct Kept {
 }
 
 impl Ring {
-    /// Keeps so many spans; gives the memory of older ones that nobody has any more.
-    pub(super) fn keep(&self, spans: Bytes, count: usize, mut free: impl FnMut(Vec<u8>)) {
+    /// Keeps so many spans; gives the memory of older ones, if nobody else has them any more.
+    pub(super) fn keep(&self, spans: Bytes, count: usize) -> Option<Vec<u8>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.pieces.push_back((spans, count));
         kept.spans += count;
+        let mut free = None;
         while let Some(&(_, oldest)) = kept.pieces.front()
             && kept.spans - oldest >= KEPT
         {
             kept.spans -= oldest;
-            if let Some((piece, _)) = kept.pieces.pop_front()
-                && piece.is_unique()
-            {
-                free(piece.into());
-            }
+            free = kept.pieces.pop_front().map(|(piece, _)| piece).filter(Bytes::is_unique);
         }
+        free.map(Vec::from)
     }
 
     /// Every span that is kept, or those of one trace, given by its digits: the oldest first.

@@ -40,9 +40,8 @@ impl Show {
 impl Telemetry {
     /// Why a tap is not shown as much as it asks for, if it is not.
     pub(super) fn withholds(&self, asked: Show) -> Option<String> {
-        let allowed = self.allowed.load(Relaxed);
         let word = asked.as_str();
-        (asked as u8 > allowed).then(|| {
+        (asked > self.telling.tap).then(|| {
             format!(
                 "this workload does not have its {word} shown: that is for its own configuration to allow, by WEFT_TAP={word} in the annotation weft.dev/telemetry of its pod or \
                  namespace, or by tap: {word} of the workload in mesh.yaml, and from its sidecar's next start on; weft tap without --{word} shows the rest"
@@ -243,6 +242,7 @@ fn without_query(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Telling;
 
     #[test]
     fn what_lets_somebody_in_is_shown_nowhere() {
@@ -303,10 +303,8 @@ mod tests {
 
     #[test]
     fn a_tap_is_shown_what_it_asked_for_where_that_is_allowed() {
-        let (names, headers) = (
-            Telemetry::off(),
-            Telemetry::new(None, super::super::Telling { tap: Show::Headers, ..super::super::Telling::default() }, false),
-        );
+        let telling = Telling { tap: Show::Headers, ..Telling::default() };
+        let (names, headers) = (Telemetry::off(), Telemetry::new(None, telling, false));
         assert!(names.withholds(Show::Names).is_none() && headers.withholds(Show::Headers).is_none());
         assert!(names.withholds(Show::Headers).is_some_and(|why| why.contains("WEFT_TAP=headers")));
         assert!(headers.withholds(Show::Bodies).is_some_and(|why| why.contains("WEFT_TAP=bodies")));

@@ -26,10 +26,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const IDLE: u32 = 40;
 /// So many spans or log records are passed on in the memory that they lie in; fewer are copied, and the worker has its room back.
 const MOVED: usize = MANY / 2;
-/// Buffers that are kept for workers, and the room that they have.
-const SPARE: usize = 8;
-const LEAST: usize = 32 * 1024;
-const MOST: usize = 1024 * 1024;
 /// Where spans come faster than the exporter takes them, what workers have told waits for it so long, in pauses of such a length.
 const HELD_BACK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -40,7 +36,6 @@ const LOGS: Duration = Duration::from_secs(1);
 /// What is exported and written, as it was set.
 pub struct Plan {
     env: Env,
-    lines: bool,
     traces: Option<Exporter>,
     logs: Option<Exporter>,
 }
@@ -72,9 +67,8 @@ impl Plan {
         if let Some(exporter) = &logs {
             tracing::info!(to = exporter.place(), "the access log is exported");
         }
-        let lines = telling.form != AccessLog::Off;
         let telemetry = Telemetry::new(tracing, telling, logs.is_some());
-        (Self { env, lines, traces, logs }, telemetry)
+        (Self { env, traces, logs }, telemetry)
     }
 }
 
@@ -100,8 +94,6 @@ struct Teller {
     ways: Vec<Arc<Way>>,
     /// What was taken from one of them.
     bundle: Bundle,
-    /// Memory of what has left.
-    spare: Vec<Vec<u8>>,
     lines: Option<Lines>,
     spans: Option<Rc<Queue>>,
     logs: Option<Rc<Queue>>,
@@ -112,10 +104,11 @@ const LAST: Duration = Duration::from_secs(2);
 
 impl Teller {
     fn new(shared: Arc<Shared>, plan: Plan) -> std::io::Result<Self> {
-        let Plan { env, lines, traces, logs } = plan;
+        let Plan { env, traces, logs } = plan;
         let env = Rc::new(env);
         let telemetry = shared.telemetry.clone();
-        let lines = if lines { Some(Lines::new(telemetry.clone())?) } else { None };
+        let has_lines = telemetry.telling.form != AccessLog::Off;
+        let lines = if has_lines { Some(Lines::new(telemetry.clone())?) } else { None };
         let queue = |prefix: &str, delay: Duration, counts: &Arc<Counts>, exporter: Exporter, what: &'static str| {
             let queue = Queue::new(Limits::read(&env, prefix, delay), counts.clone());
             let (shared, env) = (shared.clone(), env.clone());
@@ -125,7 +118,7 @@ impl Teller {
         };
         let spans = traces.map(|exporter| queue("OTEL_BSP", SPANS, &telemetry.spans, exporter, "spans"));
         let logs = logs.map(|exporter| queue("OTEL_BLRP", LOGS, &telemetry.logs, exporter, "log records"));
-        Ok(Self { shared, ways: vec![], bundle: Bundle::default(), spare: vec![], lines, spans, logs })
+        Ok(Self { shared, ways: vec![], bundle: Bundle::default(), lines, spans, logs })
     }
 
     async fn run(mut self, stop: CancellationToken) {
@@ -207,16 +200,18 @@ impl Teller {
         let mut exported = Exported::default();
         if bundle.spans.count > 0 {
             let count = bundle.spans.count;
-            let spans = bytes_of(&mut bundle.spans, || self.spare.pop().unwrap_or_default());
+            let spans = bytes_of(&mut bundle.spans);
             if self.spans.is_some() {
                 exported.spans = (spans.clone(), count);
             }
-            let spare = &mut self.spare;
-            telemetry.ring.keep(spans, count, |memory| keep(spare, memory));
+            if let Some(memory) = telemetry.ring.keep(spans, count) {
+                bundle.spans.has_room(|| memory);
+            }
         }
         if let Some(queue) = self.logs.as_ref().filter(|_| bundle.logs.count > 0) {
             let count = bundle.logs.count;
-            exported.logs = (bytes_of(&mut bundle.logs, || queue.empty()), count);
+            exported.logs = (bytes_of(&mut bundle.logs), count);
+            bundle.logs.has_room(|| queue.empty());
         }
         if let Some(lines) = &self.lines {
             lines.send(&mut bundle.lines);
@@ -255,18 +250,11 @@ impl Exported {
     }
 }
 
-/// The bytes of items; where they are many in their own memory, for which there is another then.
-fn bytes_of(items: &mut Items, empty: impl FnOnce() -> Vec<u8>) -> Bytes {
+/// The bytes of items; in their own memory where they are many.
+fn bytes_of(items: &mut Items) -> Bytes {
     // Nor is much memory kept for little.
     if items.count < MOVED || items.bytes.capacity() > 4 * items.bytes.len() {
         return Bytes::copy_from_slice(&items.bytes);
     }
-    std::mem::replace(&mut items.bytes, empty()).into()
-}
-
-fn keep(spare: &mut Vec<Vec<u8>>, mut memory: Vec<u8>) {
-    if spare.len() < SPARE && (LEAST..=MOST).contains(&memory.capacity()) {
-        memory.clear();
-        spare.push(memory);
-    }
+    std::mem::take(&mut items.bytes).into()
 }

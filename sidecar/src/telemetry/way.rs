@@ -29,6 +29,13 @@ pub(super) struct Items {
 }
 
 impl Items {
+    /// Gives it other memory, in the place of what has left with its items.
+    pub(super) fn has_room(&mut self, memory: impl FnOnce() -> Vec<u8>) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = memory();
+        }
+    }
+
     fn clear(&mut self) {
         // What a moment with very many has left is given back.
         if self.bytes.capacity() > MUCH && self.bytes.len() < MUCH / 4 {

@@ -1,7 +1,7 @@
 //! Who may call whom, by `AuthorizationPolicy` and the default of a namespace.
 
 use serde_json::{Value, json};
-use weft_tests::cluster::{must, soon, weft, when};
+use weft_tests::cluster::{self, must, soon, weft, when};
 
 use crate::Mesh;
 use crate::routes::{condition, put, read, refused};
@@ -46,7 +46,7 @@ pub(crate) fn decides_who_may_call(mesh: &Mesh<'_>) {
 /// An operator finds out why by the reference that the caller got, from a list, and before it happens.
 fn tells_why(mesh: &Mesh<'_>, client: &str, url: &str) {
     let shop = mesh.shop.name();
-    let context = format!("--context={}", must(&["config", "current-context"]).trim());
+    let context = cluster::context();
     let said = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%header{weft-ref}", url];
     let reference = mesh.shop.exec(client, &said).good();
     let why = weft(&["why", &context, "-o", "json", reference.trim()]).json();

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use weft_tests::cluster::{must, soon, weft, weft_command, when};
+use weft_tests::cluster::{self, soon, weft, weft_command, when};
 use weft_tests::{Dashboard, require};
 
 use crate::Mesh;
@@ -11,7 +11,7 @@ use crate::traffic::answers;
 
 pub(crate) fn tell_what_there_is(mesh: &Mesh<'_>) {
     let (shop, client) = (mesh.shop.name(), mesh.client());
-    let context = format!("--context={}", must(&["config", "current-context"]).trim());
+    let context = cluster::context();
     let echo = format!("{shop}/echo");
     answers(&mesh.shop, &client, "http://echo/name", "200");
     levels_change(&echo, &context);

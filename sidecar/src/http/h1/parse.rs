@@ -15,9 +15,9 @@ const MAX_FIELDS: usize = 128;
 type Room<'h> = [MaybeUninit<httparse::Header<'h>>];
 
 /// More room than usual, where the limits are above that and a head has more fields.
-fn more_room<'h>(head: &[u8], limits: &Limits) -> Option<Vec<MaybeUninit<httparse::Header<'h>>>> {
+fn more_room<T: Clone>(head: &[u8], limits: &Limits, empty: T) -> Option<Vec<T>> {
     let is_large = limits.fields > MAX_FIELDS && head.split(|b| *b == b'\n').nth(MAX_FIELDS).is_some();
-    is_large.then(|| vec![MaybeUninit::uninit(); limits.fields + 1])
+    is_large.then(|| vec![empty; limits.fields + 1])
 }
 
 fn bad(why: &'static str) -> Failure {
@@ -65,7 +65,7 @@ pub(super) fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> 
         return Err(too_large(buf, limits));
     }
     let head = buf.split_to(end).freeze();
-    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits));
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits, MaybeUninit::uninit()));
     let room: &mut Room<'_> = many.as_deref_mut().unwrap_or(&mut few);
     let mut request = httparse::Request::new(&mut []);
     match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, &head, room) {
@@ -116,7 +116,7 @@ pub(super) fn response(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
     };
     *seen = 0;
     let head = buf.split_to(end).freeze();
-    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits));
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; MAX_FIELDS], more_room(&head, limits, MaybeUninit::uninit()));
     let room: &mut Room<'_> = many.as_deref_mut().unwrap_or(&mut few);
     let mut response = httparse::Response::new(&mut []);
     match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &head, room) {
@@ -164,12 +164,8 @@ pub(super) fn trailers(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
     };
     *seen = 0;
     let block = buf.split_to(end).freeze();
-    let (mut few, mut many) = ([httparse::EMPTY_HEADER; MAX_FIELDS], Vec::new());
-    if limits.fields > MAX_FIELDS {
-        many.resize(limits.fields + 1, httparse::EMPTY_HEADER);
-    }
-    let room = if many.is_empty() { &mut few[..] } else { &mut many };
-    match httparse::parse_headers(&block, room) {
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; MAX_FIELDS], more_room(&block, limits, httparse::EMPTY_HEADER));
+    match httparse::parse_headers(&block, many.as_deref_mut().unwrap_or(&mut few)) {
         Ok(httparse::Status::Complete((n, list))) if n == block.len() => {
             section(&block, list, limits).map(Some).map_err(|(_, why)| why)
         }

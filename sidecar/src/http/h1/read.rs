@@ -42,14 +42,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(stream: Rc<Stream>, side: Side) -> Self {
+    pub(super) fn new(stream: Rc<Stream>, side: Side) -> Self {
         // An answer may stream with long pauses; a request body that stalls is given up.
         let stall = (side != Side::Upstream).then_some(BODY_STALL);
         Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side, stall }
     }
 
     /// One that reads HTTP/2's messages (`carried.rs`): either half may be silent for as long as it likes.
-    pub fn carried(stream: Rc<Stream>, side: Side) -> Self {
+    pub(super) fn carried(stream: Rc<Stream>, side: Side) -> Self {
         Self { limits: carried::LIMITS, stall: None, ..Self::new(stream, side) }
     }
 

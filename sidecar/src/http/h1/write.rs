@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::failure::{Failure, Reason, Retryable, Side};
+use weft_core::protocol::MeshProtocol;
 
 use super::Framing;
 use super::read::reset;
@@ -25,13 +26,18 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(stream: Rc<Stream>, side: Side, stall: Duration) -> Self {
+    pub(super) fn new(stream: Rc<Stream>, side: Side, stall: Duration) -> Self {
         Self { stream, out: Vec::new(), side, stall, is_carried: false }
     }
 
     /// One that writes HTTP/2's messages.
-    pub fn carried(stream: Rc<Stream>, side: Side) -> Self {
+    pub(super) fn carried(stream: Rc<Stream>, side: Side) -> Self {
         Self { is_carried: true, ..Self::new(stream, side, carried::STALL) }
+    }
+
+    /// Whose messages it writes.
+    pub fn version(&self) -> MeshProtocol {
+        if self.is_carried { MeshProtocol::Http2 } else { MeshProtocol::Http1 }
     }
 
     /// Puts a request head into the buffer. `connection` is this hop's own `Connection` field.
