@@ -1,9 +1,20 @@
 //! Bytes as lower-case hexadecimal digits.
 
+/// The two digits of each byte.
+pub const PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut all = [[b'0'; 2]; 256];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = [digits[n >> 4], digits[n & 15]];
+        n += 1;
+    }
+    all
+};
+
 /// Two digits for each byte.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    bytes.iter().flat_map(|b| PAIRS[usize::from(*b)]).map(char::from).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::hex::PAIRS;
+
 mod b3;
 mod sampler;
 #[cfg(test)]
@@ -115,29 +117,46 @@ impl Context {
 
 /// Reads lower-case hexadecimal digits, or, where `upper` says so, upper-case ones too.
 fn hex(digits: &[u8], upper: bool) -> Option<u128> {
-    let mut value: u128 = 0;
-    for digit in digits {
-        let part = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            b'A'..=b'F' if upper => digit - b'A' + 10,
-            _ => return None,
-        };
-        // The first four bits must be free.
-        if value >> 124 != 0 {
-            return None;
+    // Sixteen digits at a time: there is one branch at the end, and none for each digit.
+    let read = |digits: &[u8]| {
+        let (mut value, mut odd) = (0_u64, 0);
+        for digit in digits {
+            let known = VALUES[usize::from(*digit)];
+            odd |= known;
+            value = value << 4 | u64::from(known & 15);
         }
-        value = value << 4 | u128::from(part);
+        (odd & NONE == 0 && (upper || odd & UPPER == 0)).then_some(value)
+    };
+    let (high, low) = digits.split_at(digits.len().saturating_sub(16));
+    let (over, high) = high.split_at(high.len().saturating_sub(16));
+    if over.iter().any(|digit| *digit != b'0') {
+        return None;
     }
-    Some(value)
+    Some(u128::from(read(high)?) << 64 | u128::from(read(low)?))
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const UPPER: u8 = 0x40;
+const NONE: u8 = 0x80;
+
+/// What each byte is worth as a digit; some are marked.
+const VALUES: [u8; 256] = {
+    let mut all = [NONE; 256];
+    let mut n = 0;
+    while n < 16 {
+        if n < 10 {
+            all[b'0' as usize + n] = n as u8;
+        } else {
+            all[b'a' as usize + n - 10] = n as u8;
+            all[b'A' as usize + n - 10] = n as u8 | UPPER;
+        }
+        n += 1;
+    }
+    all
+};
 
 /// Writes bytes as hexadecimal digits, two each.
 fn write_hex(out: &mut [u8], bytes: &[u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = PAIRS[usize::from(*byte)];
     }
 }

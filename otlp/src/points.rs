@@ -41,8 +41,11 @@ pub struct Points {
     /// When the program began, and when it told last, in nanoseconds since the Unix epoch.
     began: u64,
     told_at: u64,
-    told: HashMap<(&'static str, Labels), Value>,
+    told: Told,
 }
+
+/// What series had, and since when they had been counted.
+type Told = HashMap<(&'static str, Labels), (u64, Value)>;
 
 impl Points {
     pub fn new(temporality: Temporality, aggregation: Aggregation, began: u64) -> Self {
@@ -52,7 +55,7 @@ impl Points {
     /// An encoded `ExportMetricsServiceRequest`, and how many data points it has. `constant` are labels of every series; `now` is in nanoseconds since the
     /// Unix epoch.
     pub fn request(&mut self, families: Vec<Family>, constant: &Labels, resource: Resource, now: u64) -> (Bytes, u64) {
-        let (mut count, mut told) = (0, HashMap::new());
+        let (mut count, mut told) = (0, Told::new());
         let mut metrics = Vec::with_capacity(families.len());
         for family in families {
             if family.metric.kind == Kind::Info || family.points.is_empty() {
@@ -73,13 +76,7 @@ impl Points {
         (ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into(), count)
     }
 
-    fn metric(
-        &self,
-        family: Family,
-        constant: &Labels,
-        now: u64,
-        told: &mut HashMap<(&'static str, Labels), Value>,
-    ) -> OtlpMetric {
+    fn metric(&self, family: Family, constant: &Labels, now: u64, told: &mut Told) -> OtlpMetric {
         let metric = family.metric;
         let delta = self.temporality == Temporality::Delta && matches!(metric.kind, Kind::Counter | Kind::Histogram);
         let (mut numbers, mut explicit, mut exponential) = (Vec::new(), Vec::new(), Vec::new());
@@ -87,10 +84,13 @@ impl Points {
             if delta {
                 let key = (metric.name, point.labels.clone());
                 let whole = point.value.clone();
-                if let Some(before) = self.told.get(&key) {
+                // A series that began anew has nothing of what was told of the one before.
+                if let Some((_, before)) =
+                    self.told.get(&key).filter(|(since, _)| *since == point.since || point.since <= self.told_at)
+                {
                     point.value = since(&whole, before);
                 }
-                told.insert(key, whole);
+                told.insert(key, (point.since, whole));
             }
             let start = match (delta, point.since) {
                 (true, since) => since.max(self.told_at),
@@ -305,8 +305,20 @@ mod tests {
         assert_eq!(histogram.aggregation_temporality, i32::from(AggregationTemporality::Delta));
         let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
         assert_eq!(sum.data_points[0].value, Some(Number::AsInt(2)));
-        // It began anew.
+        // It began anew: it has less than before, or says when that was.
         let metrics = decoded(&mut points, families(&recorder, 1), 30);
+        let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
+        assert_eq!(sum.data_points[0].value, Some(Number::AsInt(1)));
+        let mut families = families(&recorder, 5);
+        families[1].points[0].since = 35;
+        let metrics = decoded(&mut points, families, 40);
+        let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
+        let point = &sum.data_points[0];
+        assert_eq!((point.value, point.start_time_unix_nano), (Some(Number::AsInt(5)), 35));
+        // A part of it that was older has gone, and what is left is not told again.
+        let mut families = self::families(&recorder, 6);
+        families[1].points[0].since = 38;
+        let metrics = decoded(&mut points, families, 50);
         let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
         assert_eq!(sum.data_points[0].value, Some(Number::AsInt(1)));
     }

@@ -192,6 +192,28 @@ impl<'a> Wire<'a> {
         });
     }
 
+    /// An attribute that is a text of which the length is known once it is written. It is meant for short ones; longer ones are moved.
+    #[inline(always)]
+    pub fn short(&mut self, number: u32, key: &Key, write: impl FnOnce(&mut Vec<u8>)) {
+        let begins = self.out.len();
+        self.out.extend_from_slice(&[field(number, BYTES), 0]);
+        self.out.extend_from_slice(key);
+        self.out.extend_from_slice(&[0, field(1, BYTES), 0]);
+        let text = self.out.len();
+        write(self.out);
+        let len = self.out.len() - text;
+        let (pair, any) = (key.len() + 3 + len, 2 + len);
+        if pair < 0x80 {
+            self.out[begins + 1] = pair as u8;
+            self.out[text - 3] = any as u8;
+            self.out[text - 1] = len as u8;
+        } else {
+            let long = self.out.split_off(text);
+            self.out.truncate(begins);
+            self.pair(number, key, len, |out| out.extend_from_slice(&long));
+        }
+    }
+
     /// An attribute that is a whole number, written even if it is 0.
     #[inline(always)]
     pub fn amount(&mut self, number: u32, key: &Key, value: u64) {
@@ -235,6 +257,16 @@ mod tests {
 
     fn attribute(value: Value) -> KeyValue {
         KeyValue { key: "a.name".to_owned(), value: Some(AnyValue { value: Some(value) }), key_strindex: 0 }
+    }
+
+    #[test]
+    fn a_text_of_which_the_length_comes_last_is_the_same() {
+        for len in 0..400 {
+            let (text, mut before, mut last) = ("x".repeat(len), vec![1, 2], vec![1, 2]);
+            Wire::new(&mut before).attribute(9, key!("a.name"), &text);
+            Wire::new(&mut last).short(9, key!("a.name"), |out| out.extend_from_slice(text.as_bytes()));
+            assert_eq!(before, last, "{len}");
+        }
     }
 
     /// Around each length at which another byte is needed.

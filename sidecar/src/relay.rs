@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::io::ReadBuf;
-use weft_core::failure::Side;
+use weft_core::failure::{Failure, Reason, Side};
 
 use crate::pool::Buffers;
 use crate::stream::{Chunks, Stream};
@@ -17,6 +17,25 @@ use crate::stream::{Chunks, Stream};
 pub struct Broken {
     pub side: Side,
     pub error: io::Error,
+}
+
+impl Broken {
+    /// What is told of it. `is_cut`: weft itself cut an end, which then failed.
+    pub fn failure(&self, is_cut: bool) -> Failure {
+        // The kernel's own timeouts, which have a number, are of a peer that is gone.
+        let took_nothing = self.error.kind() == io::ErrorKind::TimedOut && self.error.raw_os_error().is_none();
+        if is_cut {
+            let why = "the connection was cut: whom it rests on is not believed any more, or may not be called";
+            return Failure::mesh(Reason::Denied).detail(why);
+        }
+        let (reason, why) = match self.side {
+            Side::Downstream if took_nothing => (Reason::DownstreamGone, "it takes no bytes".to_owned()),
+            Side::Downstream => (Reason::DownstreamGone, self.error.to_string()),
+            _ if took_nothing => (Reason::UpstreamTimeout, "it takes no bytes".to_owned()),
+            _ => (Reason::UpstreamReset, self.error.to_string()),
+        };
+        Failure { side: self.side, ..Failure::mesh(reason).detail(why) }
+    }
 }
 
 /// Relays between a caller (`a`) and an endpoint (`b`) until both halves have ended or one side fails; a failure resets the other side (Invariant 7). `sent` and `received`

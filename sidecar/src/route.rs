@@ -108,6 +108,11 @@ impl Lease {
         self.destination.address().ip()
     }
 
+    /// Since when it is: since a connection for its request was there, once one is.
+    pub fn since(&self) -> Instant {
+        self.began.get()
+    }
+
     /// A connection for a request is there: what it took to open is not the endpoint's way with requests.
     pub fn opened(&self) {
         self.began.set(Instant::now());

@@ -24,7 +24,7 @@ use crate::http::h1::{self, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, carried, h2, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
-use crate::relay::{Broken, relay};
+use crate::relay::relay;
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
 use crate::stream::{Shared, Stream};
@@ -172,8 +172,9 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
     if worker.lines.may() {
         tracing::info!(client = %http.caller.address, "request refused: {failure}");
     }
+    let version = writer.version();
     let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
-    sink.note(telemetry::malformed(worker, &http.caller, http.route.name()));
+    sink.note(telemetry::malformed(worker, &http.caller, http.route.name(), version));
     let _ = sink.refuse(failure, false).await;
 }
 
@@ -407,15 +408,9 @@ pub async fn opaque(
             upstream.reset();
         }
         result = relay(client, upstream, &worker.buffers, stall, |n| open.forth(n), |n| open.back(n)) => {
-            if let Err(Broken { side, error }) = result {
-                tracing::debug!(target = %key.target, ?side, %error, "connection ended by an error");
-                if client.is_cut() || upstream.is_cut() {
-                    let why = "the connection was cut: whom it rests on is not believed any more, or may not be called";
-                    ends(&mut note, &Failure::mesh(Reason::Denied).detail(why));
-                } else {
-                    let reason = if side == Side::Downstream { Reason::DownstreamGone } else { Reason::UpstreamReset };
-                    ends(&mut note, &Failure { side, ..Failure::mesh(reason).detail(error.to_string()) });
-                }
+            if let Err(broken) = result {
+                tracing::debug!(target = %key.target, side = ?broken.side, error = %broken.error, "connection ended by an error");
+                ends(&mut note, &broken.failure(client.is_cut() || upstream.is_cut()));
             }
         }
         () = silence(idle, || open.moved()) => {

@@ -4,15 +4,19 @@
 //! When the request is over, it writes of it what is wanted, and the telemetry thread takes that to exporters, standard output and taps (`way.rs`). Where there is no room, records are
 //! dropped and counted: traffic never waits.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use weft_core::authorization::Decision;
 use weft_core::metrics::{Family, table};
 use weft_core::trace::Sampler;
+
+use crate::metrics::worker::unix_nanos;
 
 pub mod config;
 mod digits;
@@ -154,7 +158,12 @@ pub struct WorkerTelemetry {
     unmade: RefCell<Vec<Box<Making>>>,
     /// What policies had to say of the call that was judged last.
     notice: RefCell<Option<Arc<str>>>,
+    /// Both clocks at one moment, not long ago: the monotonic one, and nanoseconds since 1970.
+    clocks: Cell<(Instant, u64)>,
 }
+
+/// As old as the clocks may be: one that was set is followed by then.
+const CLOCKS_AGE: Duration = Duration::from_secs(1);
 
 /// Records that are in the making at once have room that is used again, so many of them.
 const UNMADE: usize = 64;
@@ -163,7 +172,22 @@ const LONGEST_KEPT: usize = 4 * 1024;
 
 impl WorkerTelemetry {
     pub fn new(all: Arc<Telemetry>) -> Self {
-        Self { all, way: OnceCell::new(), unmade: RefCell::default(), notice: RefCell::default() }
+        let clocks = Cell::new((Instant::now(), unix_nanos()));
+        Self { all, way: OnceCell::new(), unmade: RefCell::default(), notice: RefCell::default(), clocks }
+    }
+
+    /// When a moment was, in nanoseconds since 1970. One of the two clocks is looked at once a second, and not for each request.
+    fn unix(&self, at: Instant) -> u64 {
+        let (mut known, mut unix) = self.clocks.get();
+        if at.saturating_duration_since(known) >= CLOCKS_AGE {
+            (known, unix) = (Instant::now(), unix_nanos());
+            self.clocks.set((known, unix));
+        }
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
+        match at.checked_duration_since(known) {
+            Some(after) => unix.saturating_add(nanos(after)),
+            None => unix.saturating_sub(nanos(known - at)),
+        }
     }
 
     /// Room for a record in the making.

@@ -65,12 +65,22 @@ fn status(world: &World, from: &str) -> String {
 fn denied_by_an_operator(world: &World) {
     assert_eq!((status(world, WEB).as_str(), status(world, JOB).as_str()), ("200", "200"));
     assert_eq!(world.status(JOB, "http://web.shop:8091/name"), "200");
+    let tap = Running::start(world.shell("weft tap shop/raw --direction inbound --from sa/web -o json"));
+    eventually("the tap sees a connection", || {
+        world.spawn_peer(WEB, &["raw.py", "talk", "raw.shop", "7000", "hello"]).wait(PATIENCE).good();
+        (!tap.stdout().is_empty()).then_some(())
+    });
     let (its, other) = (open(world, WEB), open(world, JOB));
 
     let said = weft(world, &format!("deny add {WEB_ID} --reason 'its key is gone'")).wait(PATIENCE).good();
     assert!(said.contains(WEB_ID) && said.contains("its key is gone") && !said.contains("too old"), "{said}");
     let ended: Value = its.wait(PATIENCE).json();
     assert_ne!(ended["outcome"], "data", "what was open is cut: {ended}");
+    // It is told as weft's own doing.
+    eventually("the tap tells why it ended", || {
+        let events = tap.stdout().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>();
+        events.iter().any(|event| event["reason"] == "denied" && event["detail"].to_string().contains("was cut")).then_some(())
+    });
     // From both ends of it: its peers refuse it as a client, and as a server.
     eventually("it calls nobody", || (status(world, WEB) != "200").then_some(()));
     eventually("nobody calls it", || (world.status(JOB, "http://web.shop:8091/name") == "502 upstream-denied").then_some(()));

@@ -39,7 +39,7 @@ pub fn strip(fields: &mut Fields) {
 
 /// Takes out of trailers what may not stand there: framing, routing, connection fields (RFC 9110, section 6.5.1) and `weft-…`.
 pub fn strip_trailers(fields: &mut Fields) {
-    fields.retain(|known, _, _| matches!(known, Known::Other | Known::ContentType | Known::GrpcStatus));
+    fields.retain(|known, _, _| matches!(known, Known::Other | Known::ContentType | Known::GrpcStatus | Known::Trace));
 }
 
 #[cfg(test)]

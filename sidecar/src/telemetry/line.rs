@@ -5,31 +5,33 @@ use super::record::Told;
 
 /// An object on one line, without the line's end. Fields that hold nothing are left out.
 pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
-    let all_stand = stand(told.texts.as_bytes());
-    let mut between = b'{';
+    let (stand, begins) = (stand(told.texts.as_bytes()), out.len());
     for field in fields {
-        let Some(value) = (field.value)(told) else { continue };
-        out.push(std::mem::replace(&mut between, b','));
-        out.extend_from_slice(field.json.as_bytes());
-        match value {
-            Value::Text(text) if all_stand => {
-                out.push(b'"');
-                out.extend_from_slice(text.as_bytes());
-                out.push(b'"');
-            }
-            Value::Text(text) | Value::Other(text) => quoted(out, text),
-            Value::Plain(text) => {
-                out.push(b'"');
-                out.extend_from_slice(text.bytes());
-                out.push(b'"');
-            }
-            Value::Number(number) => out.extend_from_slice(number.bytes()),
-        }
+        (field.json)(out, told, stand);
     }
-    if between == b'{' {
-        out.push(b'{');
+    // Each field has put a comma before itself.
+    match out.get_mut(begins) {
+        Some(first) => *first = b'{',
+        None => out.push(b'{'),
     }
     out.push(b'}');
+}
+
+/// Adds a field to an object of JSON. `name` is what stands before its value: a comma, the name in its quotes, a colon.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "see `Value::put`")]
+pub(super) fn add(out: &mut Vec<u8>, name: &'static str, value: Value<'_>, stand: bool) {
+    out.extend_from_slice(name.as_bytes());
+    match value {
+        Value::Text(text) if !stand => quoted(out, text),
+        Value::Other(text) => quoted(out, text),
+        Value::Number(_) | Value::Millis(_) => value.put(out),
+        _ => {
+            out.push(b'"');
+            value.put(out);
+            out.push(b'"');
+        }
+    }
 }
 
 /// `name=value`, joined by spaces. Fields that hold nothing are left out.
@@ -44,8 +46,7 @@ pub(super) fn text(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
         out.push(b'=');
         match value {
             Value::Text(text) | Value::Other(text) if !is_bare(text) => quoted(out, text),
-            Value::Text(text) | Value::Other(text) => out.extend_from_slice(text.as_bytes()),
-            Value::Plain(text) | Value::Number(text) => out.extend_from_slice(text.bytes()),
+            value => value.put(out),
         }
     }
 }

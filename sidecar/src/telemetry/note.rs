@@ -20,7 +20,6 @@ use crate::http::caller::HttpCaller;
 use crate::http::fields::{Fields, Known};
 use crate::identity::unix_now;
 use crate::metrics::Direction;
-use crate::metrics::worker::unix_nanos;
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -106,10 +105,9 @@ fn of_request(
     if wanted & (LOG | TAP) == 0 && !sampled && !errors {
         return None;
     }
-    let protocol = if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" };
     let mut note = Note::new(worker, began, wanted);
+    note.begin(worker, (caller.direction, caller.address), (caller.peer(), route.name()), spoken(version));
     let noted = note.noted();
-    noted.begin(caller.direction, caller.peer(), route.name(), protocol, caller.address);
     let request = Request {
         method: noted.bytes(&head.method, LONGEST_OTHER),
         path: noted.bytes(head.path(), LONGEST),
@@ -198,30 +196,22 @@ pub fn connection(
     let (peer, target) = peer_and_target();
     let mut note = Note::new(worker, client.opened(), LOG | TAP);
     let caller = if direction == Direction::Inbound { &*peer } else { "" };
-    note.noted().begin(direction, caller, &target, "tcp", client.peer().ip());
-    let record = note.record();
-    record.began = record.began.saturating_sub(client.opened().elapsed().as_nanos() as u64);
+    note.begin(worker, (direction, client.peer().ip()), (caller, &target), "tcp");
     Some(note)
 }
 
 /// A note of bytes that came as a request and are none, if anybody wants one.
-pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>) -> Option<Note> {
+pub fn malformed(worker: &Worker, caller: &HttpCaller, target: &Arc<str>, version: MeshProtocol) -> Option<Note> {
     if worker.telemetry.all.wanted.load(Relaxed) & (LOG | TAP) == 0 {
         return None;
     }
     let mut note = Note::new(worker, Instant::now(), LOG | TAP);
-    note.noted().begin(caller.direction, caller.peer(), target, "http/1.1", caller.address);
+    note.begin(worker, (caller.direction, caller.address), (caller.peer(), target), spoken(version));
     Some(note)
 }
 
-impl Noted {
-    /// It begins now, and nothing else is known of it.
-    fn begin(&mut self, direction: Direction, caller: &str, target: &str, protocol: &'static str, client: IpAddr) {
-        let (caller, target) = (self.text(caller), self.text(target));
-        let record = &mut self.record;
-        (record.direction, record.began, record.client) = (direction, unix_nanos(), client);
-        (record.caller, record.target, record.protocol) = (caller, target, protocol);
-    }
+fn spoken(version: MeshProtocol) -> &'static str {
+    if version == MeshProtocol::Http2 { "http/2" } else { "http/1.1" }
 }
 
 impl Note {
@@ -229,6 +219,22 @@ impl Note {
         let mut making = worker.telemetry.making();
         (making.began, making.wanted, making.telemetry) = (began, wanted, Some(worker.telemetry.clone()));
         Self { making: Some(making) }
+    }
+
+    /// What is known at first: which way it goes and from which address, who calls what, and what is spoken.
+    fn begin(
+        &mut self,
+        worker: &Worker,
+        (direction, client): (Direction, IpAddr),
+        (caller, target): (&str, &str),
+        protocol: &'static str,
+    ) {
+        let began = worker.telemetry.unix(self.making().began);
+        let noted = self.noted();
+        let (caller, target) = (noted.text(caller), noted.text(target));
+        let record = &mut noted.record;
+        (record.direction, record.began, record.client) = (direction, began, client);
+        (record.caller, record.target, record.protocol) = (caller, target, protocol);
     }
 
     fn making(&mut self) -> &mut Making {
@@ -258,7 +264,7 @@ impl Note {
     /// An attempt begins. Of those that go out, later ones than the first have a span of their own: the context that their head is to say, if it
     /// is to say one, is given.
     pub fn attempt(&mut self, worker: &Worker, number: u32, lease: &Lease) -> Option<(Context, Forms)> {
-        let after = self.elapsed();
+        let after = lease.since().saturating_duration_since(self.making().began);
         let record = self.record();
         let mut goes = None;
         let mut span = SpanId::random(1);

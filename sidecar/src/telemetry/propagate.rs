@@ -5,7 +5,7 @@ use weft_core::trace::{
     write_single, write_traceparent,
 };
 
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Known};
 
 /// In which forms a request says where it stands: those that agree.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -37,7 +37,7 @@ impl<'a> Once<'a> {
 }
 
 /// What a request says of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Said {
     /// Where it stands.
     pub context: Option<Context>,
@@ -49,8 +49,12 @@ pub struct Said {
 /// What a request says of itself. W3C comes first; B3 counts beside it only where it names the same trace, and a decision of B3 that stands alone only where nothing else
 /// is said.
 pub fn read(fields: &Fields) -> Said {
+    let mut said = fields.iter().filter(|(known, _, _)| *known == Known::Trace).peekable();
+    if said.peek().is_none() {
+        return Said::default();
+    }
     let [mut parent, mut single, mut trace, mut span, mut sampled, mut flags] = [Once::default(); 6];
-    for (_, name, value) in fields.iter() {
+    for (_, name, value) in said {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             2 if is("b3") => single.see(value),
@@ -100,7 +104,10 @@ pub fn state(fields: &Fields) -> Option<Box<str>> {
 /// Has a request say that it stands there, in the forms in which it came; in W3C's if it came in none. `tracestate` and baggage stay.
 pub fn write(fields: &mut Fields, context: &Context, forms: Forms) {
     if forms.w3c || !(forms.b3 || forms.b3_multi) {
-        fields.remove_named("traceparent");
+        // One of ours may stand there: a request goes out again with another span.
+        if fields.first(Known::Trace).is_some() {
+            fields.remove_named("traceparent");
+        }
         if forms.broken {
             // It belonged to what could not be read (section 3.3).
             fields.remove_named("tracestate");
@@ -199,6 +206,12 @@ mod tests {
         let root = Context::root(1, 2, SpanId::random(3));
         write(&mut broken, &root, forms);
         assert_eq!(texts(&broken), ["x: y", "traceparent: 00-00000000000000010000000000000002-0000000000000003-03"]);
+        // Each attempt says its own, and only that.
+        let mut repeated = fields(&[("x", "y")]);
+        for span in 1..3 {
+            write(&mut repeated, &Context::root(1, 2, SpanId::random(span)), Forms::default());
+        }
+        assert_eq!(texts(&repeated), ["x: y", "traceparent: 00-00000000000000010000000000000002-0000000000000002-03"]);
         // Of two forms that name two traces, W3C's counts, and the other is left alone.
         let both = fields(&[("b3", "00000000000000000000000000000001-b7ad6b7169203331-1"), ("traceparent", PARENT)]);
         let Said { context, forms, .. } = read(&both);

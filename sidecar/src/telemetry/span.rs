@@ -4,7 +4,7 @@
 //! Inbound: a SERVER span, its attempts as events. Outbound: a CLIENT span for each attempt, as the conventions ask, with `http.request.resend_count`; where there
 //! were several, an INTERNAL span above them stands for the request.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use weft_core::conventions::{self, METHODS};
 
-use super::digits::Digits;
+use super::digits;
 use super::fields::{direction, is_grpc, peer};
 use super::record::{Attempt, Record, Request, Told, Trace};
 use crate::denials::Reference;
@@ -46,7 +46,16 @@ impl Attributes<'_, '_> {
     }
 
     fn ip(&mut self, key: &Key, ip: IpAddr) {
-        self.text(key, &Digits::ip(ip));
+        self.wire.short(self.field, key, |out| digits::ip(out, ip));
+    }
+
+    fn address(&mut self, key: &Key, address: SocketAddr) {
+        self.wire.short(self.field, key, |out| digits::address(out, address));
+    }
+
+    /// A status as a text.
+    fn status(&mut self, key: &Key, status: u16) {
+        self.wire.short(self.field, key, |out| digits::decimal(out, status.into()));
     }
 }
 
@@ -153,7 +162,7 @@ fn one(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, (
         }
         match attempt.reason {
             Some(reason) => attributes.text(key!("error.type"), reason.as_str()),
-            None => attributes.text(key!("error.type"), &Digits::number(attempt.status.into())),
+            None => attributes.status(key!("error.type"), attempt.status),
         }
     }
     if let Some(reason) = attempt.reason {
@@ -222,9 +231,8 @@ fn of_request(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, request: &Re
             attributes.text(key!("url.scheme"), "http");
             attributes.text(key!("url.path"), path);
         }
-        let client = Digits::ip(record.client);
-        attributes.text(key!("client.address"), &client);
-        attributes.text(key!("network.peer.address"), &client);
+        attributes.ip(key!("client.address"), record.client);
+        attributes.ip(key!("network.peer.address"), record.client);
         if let Some(agent) = request.user_agent {
             attributes.text(key!("user_agent.original"), told.text(agent));
         }
@@ -243,7 +251,7 @@ fn to_endpoint(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, attempt: Op
     let Some(attempt) = attempt else { return };
     attributes.ip(key!("network.peer.address"), attempt.address.ip());
     attributes.number(key!("network.peer.port"), attempt.address.port().into());
-    attributes.text(key!("weft.endpoint"), &Digits::address(attempt.address));
+    attributes.address(key!("weft.endpoint"), attempt.address);
     attributes.text(key!("weft.peer.identity"), told.text(attempt.peer));
 }
 
@@ -275,7 +283,7 @@ fn of_outcome(attributes: &mut Attributes<'_, '_>, record: &Record, kind: SpanKi
         match (record.reason, record.grpc()) {
             (Some(reason), _) => attributes.text(key!("error.type"), reason.as_str()),
             (None, Some(status)) => attributes.text(key!("error.type"), conventions::grpc_name(status)),
-            (None, None) => attributes.text(key!("error.type"), &Digits::number(record.status.into())),
+            (None, None) => attributes.status(key!("error.type"), record.status),
         }
     }
 }
@@ -316,8 +324,8 @@ pub(super) fn write_log(out: &mut Vec<u8>, told: &Told<'_>, shared: Option<&[u8]
         log.text(3, word);
         log.message(5, |body| match &record.request {
             Some(request) => {
-                let status = Digits::number(record.status.into());
-                body.texts(1, &[told.text(request.method), " ", told.text(request.path), " ", &status]);
+                let mut status = itoa::Buffer::new();
+                body.texts(1, &[told.text(request.method), " ", told.text(request.path), " ", status.format(record.status)]);
             }
             None => body.texts(1, &["tcp ", told.text(record.target), " ", peer(told)]),
         });
