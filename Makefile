@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench clean help
+.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without. Programs are built together with the tests: without them, what others wrote would have fewer features, and be
@@ -8,7 +8,7 @@ CLUSTER = --features weft-control-plane/kubernetes,weft/kubernetes,weft-bench/ku
 SECONDS ?= 30
 
 help:            ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo:            ## a whole mesh on this machine: no root, no cluster
 	@scripts/need demo
@@ -51,10 +51,25 @@ fuzz:            ## every parser of hostile bytes, SECONDS=30 each, TARGETS="det
 	@scripts/need fuzz
 	@fuzz/run $(SECONDS) $(TARGETS)
 
-bench:           ## measure the sidecar beside real proxies (root)
+bench:           ## measure the sidecar beside real proxies (root); figures and pictures go to target/bench
 	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect -p weft-bench
+	@mkdir -p target/bench
 	@target/ship/weft-bench control-plane
-	@bench/compare $(ARGS)
+	@bench/compare --json target/bench/compare.json $(ARGS)
+	@bench/plot costs target/bench/compare.json target/bench/costs.svg
+	@bench/plot latency target/bench/compare.json target/bench/latency.svg
+
+bench-scaling:   ## what a request costs as the mesh around it grows (root)
+	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect
+	@mkdir -p target/bench
+	@bench/scaling --json target/bench/scaling.json $(ARGS)
+	@bench/plot lines target/bench/scaling.json target/bench/scaling.svg
+
+bench-soak:      ## memory under load for half an hour (root)
+	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect
+	@mkdir -p target/bench
+	@bench/soak --json target/bench/soak.json $(ARGS)
+	@bench/plot lines target/bench/soak.json target/bench/soak.svg
 
 cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
 	@tests/cluster/setup
