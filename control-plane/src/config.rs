@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use weft_core::authorization::Posture;
 use weft_core::egress::EgressDefault;
 use weft_core::policy::MtlsMode;
+use weft_core::service::ObjectRef;
 use weft_core::{Namespace, TrustDomain};
 
 /// weft's control plane: issues workload certificates and pushes discovery and policy to sidecars.
@@ -131,6 +132,19 @@ pub struct ClusterConfig {
     /// Name of this replica, for the Lease
     #[arg(long = "kube-replica", env = "HOSTNAME", value_name = "NAME", default_value = "weft-control-plane")]
     pub replica: String,
+}
+
+impl ClusterConfig {
+    /// This replica's pod.
+    ///
+    /// # Errors
+    ///
+    /// Where its name is no pod's.
+    pub fn pod(&self) -> anyhow::Result<ObjectRef> {
+        let name =
+            self.replica.parse().map_err(|e| anyhow::anyhow!("--kube-replica {:?} is no name of a pod: {e}", self.replica))?;
+        Ok(ObjectRef { namespace: self.namespace.clone(), name })
+    }
 }
 
 impl Config {

@@ -11,9 +11,12 @@ use weft_proto::v1;
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 
+pub mod account;
+pub mod others;
 pub mod traffic;
 mod view;
 
+use others::Others;
 use traffic::{SLOT, SLOTS, Traffic};
 use view::View;
 
@@ -38,13 +41,13 @@ pub struct Dashboard {
     pub traffic: Arc<Traffic>,
     /// This replica.
     pub replica: String,
-    /// There may be other replicas, with sidecars of their own.
-    pub has_others: bool,
+    /// The way to other replicas, which have sidecars of their own; none where there is one alone.
+    pub others: Option<Others>,
 }
 
 impl Dashboard {
     /// Answers for a path of the page.
-    pub fn answer(&self, path: &str) -> v1::DashboardResponse {
+    pub async fn answer(self: &Arc<Self>, path: &str) -> v1::DashboardResponse {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let answer = |status, kind: &str, body: Vec<u8>| v1::DashboardResponse {
             status,
@@ -63,9 +66,17 @@ impl Dashboard {
             return answer(400, PLAIN, b"window is a number of seconds\n".to_vec());
         };
         let window = Duration::from_secs(window.clamp(1, most));
-        let look = self.traffic.look(window);
-        let view = View::new(self, &self.hub, look, window, self.traffic.asks());
-        match serde_json::to_vec(&view) {
+        let told = match &self.others {
+            Some(others) => others.ask(window).await,
+            None => Ok(Vec::new()),
+        };
+        let dashboard = self.clone();
+        // It takes as long as there are services and sidecars, and those are served meanwhile.
+        let written = tokio::task::spawn_blocking(move || {
+            let own = dashboard.traffic.account(window);
+            serde_json::to_vec(&View::new(&dashboard, own, told, window)).map_err(|e| e.to_string())
+        });
+        match written.await.unwrap_or_else(|e| Err(format!("the page was given up: {e}"))) {
             Ok(body) => answer(200, JSON, body),
             Err(e) => answer(500, PLAIN, format!("{e}\n").into_bytes()),
         }

@@ -4,7 +4,6 @@
 pub mod bundle;
 pub mod ca;
 pub mod lease;
-pub mod replicas;
 pub mod review;
 pub mod shared;
 pub mod status;

@@ -16,6 +16,7 @@ pub mod operator;
 pub mod probe;
 pub mod push;
 pub mod relay;
+pub mod replicas;
 pub mod server;
 pub mod snapshot;
 pub mod source;

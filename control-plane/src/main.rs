@@ -21,12 +21,12 @@ use weft_control_plane::issue::given;
 use weft_control_plane::issue::service::CertificatesService;
 use weft_control_plane::issue::trust::Lives;
 use weft_control_plane::issue::trust::living::Living;
-use weft_control_plane::issue::trust::telling::ReplicasService;
 use weft_control_plane::model::Model;
 use weft_control_plane::operator::OperatorService;
 use weft_control_plane::probe::{self, Health, Stage};
 use weft_control_plane::push;
 use weft_control_plane::relay;
+use weft_control_plane::replicas::ReplicasService;
 use weft_control_plane::server::{self, CertificatesServer, DiscoveryServer, OperatorServer, ReplicasServer};
 use weft_control_plane::snapshot::Entry;
 use weft_control_plane::source::Source;
@@ -91,14 +91,14 @@ async fn serve(config: Config, stop: CancellationToken, health: Arc<Health>) -> 
     let (complete, mut is_complete) = watch::channel(false);
     let living = Arc::new(Living::default());
     let trust = source.trust(&config, &ca, &hub, lives(&hub, &living))?;
-    let traffic = Traffic::new(hub.clone());
+    let traffic = Traffic::new(hub.clone(), Duration::from_millis(server::unix_millis().unsigned_abs()));
     tokio::spawn(traffic.clone().watch());
     let dashboard = Arc::new(Dashboard {
         hub: hub.clone(),
         ca: ca.clone(),
         traffic: traffic.clone(),
         replica: config.cluster.replica.clone(),
-        has_others: config.source.kubernetes,
+        others: source.others(&config, &ca, &hub)?,
     });
     let operators = Server::builder()
         .add_service(OperatorServer::new(OperatorService {
@@ -137,7 +137,7 @@ async fn serve(config: Config, stop: CancellationToken, health: Arc<Health>) -> 
     }
     let discovery = DiscoveryService {
         hub: hub.clone(),
-        traffic,
+        traffic: traffic.clone(),
         records: ca.records().clone(),
         denials: ca.denials().follow(),
         heartbeat: Duration::from_secs(config.heartbeat.into()),
@@ -152,7 +152,10 @@ async fn serve(config: Config, stop: CancellationToken, health: Arc<Health>) -> 
     let workloads = server::workload_server()
         .add_service(CertificatesServer::new(certificates).max_decoding_message_size(64 * 1024))
         .add_service(DiscoveryServer::new(discovery).max_decoding_message_size(1 << 20))
-        .add_service(ReplicasServer::new(ReplicasService { trust: trust.clone() }).max_decoding_message_size(1024))
+        .add_service(
+            ReplicasServer::new(ReplicasService { trust: trust.clone(), traffic: traffic.clone() })
+                .max_decoding_message_size(1024),
+        )
         .add_service(health_service)
         .add_service(server::reflection()?)
         .serve_with_incoming_shutdown(connections, drained(stop.clone(), health.clone(), stopping, drain));

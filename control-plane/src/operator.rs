@@ -130,10 +130,7 @@ impl Operator for OperatorService {
     }
 
     async fn dashboard(&self, request: Request<v1::DashboardRequest>) -> Result<Response<v1::DashboardResponse>, Status> {
-        let (dashboard, path) = (self.dashboard.clone(), request.into_inner().path);
-        // It takes as long as there are services and sidecars, and those are served meanwhile.
-        let answer = tokio::task::spawn_blocking(move || dashboard.answer(&path)).await;
-        answer.map(Response::new).map_err(|e| Status::internal(format!("the page was given up: {e}")))
+        Ok(Response::new(self.dashboard.answer(&request.get_ref().path).await))
     }
 
     async fn trust_status(&self, _: Request<v1::TrustStatusRequest>) -> Result<Response<v1::TrustStatusResponse>, Status> {

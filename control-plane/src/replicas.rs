@@ -1,4 +1,4 @@
-//! The way to another replica: gRPC over mutual TLS, where both are the control plane.
+//! What replicas of the control plane ask each other (`weft.v1.Replicas`): gRPC over mutual TLS, where both are the control plane. A replica answers for itself alone.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,21 +9,57 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic::Code;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Response, Status};
+use weft_core::failure::chain;
 use weft_proto::v1;
 use weft_proto::v1::replicas_client::ReplicasClient;
+use weft_proto::v1::replicas_server::Replicas;
 use weft_tls::ServerVerifier;
 
-use super::chain;
+use crate::dashboard::account;
+use crate::dashboard::traffic::Traffic;
 use crate::issue::ca::Ca;
-use crate::issue::trust::replicas::{Account, Unheard};
-use crate::issue::trust::telling::from_wire;
+use crate::issue::trust::replicas::Unheard;
+use crate::issue::trust::{Rotates, telling};
+use crate::server::Peer;
 
-/// One question, the way there included. The other one asks the API server meanwhile.
-const PATIENCE: Duration = Duration::from_secs(6);
-/// The largest answer that is read, in bytes: a sidecar takes about 80.
+/// The largest answer that is read, in bytes: a sidecar takes about 80 of one about trust, and some 400 of one about traffic.
 const MAX_ANSWER: usize = 64 << 20;
+
+/// Answers other replicas.
+pub struct ReplicasService {
+    pub trust: Arc<dyn Rotates>,
+    pub traffic: Arc<Traffic>,
+}
+
+/// Whether it is a replica that asks.
+fn is_replica<T>(request: &Request<T>) -> Result<(), Status> {
+    match Peer::of(request) {
+        Peer::Workload(leaf) if leaf.id.is_control_plane() && leaf.pod.is_none() => Ok(()),
+        _ => Err(Status::permission_denied("only the control plane's own identity may ask this")),
+    }
+}
+
+#[tonic::async_trait]
+impl Replicas for ReplicasService {
+    async fn trust(&self, request: Request<v1::ReplicaTrustRequest>) -> Result<Response<v1::ReplicaTrustResponse>, Status> {
+        is_replica(&request)?;
+        match self.trust.account().await {
+            Some(Ok(account)) => Ok(Response::new(telling::to_wire(&account)?)),
+            Some(Err(why)) => Err(Status::unavailable(why)),
+            None => Err(Status::failed_precondition("this control plane shares its CA with nobody")),
+        }
+    }
+
+    async fn traffic(&self, request: Request<v1::ReplicaTrafficRequest>) -> Result<Response<v1::ReplicaTrafficResponse>, Status> {
+        is_replica(&request)?;
+        let (traffic, window) = (self.traffic.clone(), Duration::from_secs(request.get_ref().window_seconds.into()));
+        // It takes as long as there are pairs and sidecars, and those are served meanwhile.
+        let account = tokio::task::spawn_blocking(move || account::to_wire(&traffic.account(window))).await;
+        account.map(Response::new).map_err(|e| Status::internal(format!("the question was given up: {e}")))
+    }
+}
 
 /// What this replica shows to others, and checks them by.
 ///
@@ -37,22 +73,32 @@ pub fn tls(ca: &Ca) -> Result<Arc<rustls::ClientConfig>, String> {
     Ok(Arc::new(weft_tls::client_config(&provider, verifier, Some(&own), &[b"h2"])))
 }
 
-/// Asks the replica at an address, in a bounded time.
-pub async fn ask(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Result<Account, Unheard> {
-    let asked = timeout(PATIENCE, call(address, tls)).await;
-    asked.unwrap_or_else(|_| Err(Unheard::Silent(format!("it does not answer in {} s", PATIENCE.as_secs()))))
-}
-
-async fn call(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Result<Account, Unheard> {
-    let endpoint = Endpoint::from_static("http://replica.weft");
-    let channel = endpoint.connect_with_connector(Way { address, tls }).await;
-    let channel = channel.map_err(|e| Unheard::Silent(format!("it cannot be reached at {address}: {}", chain(&e))))?;
-    let mut client = ReplicasClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-    match client.trust(v1::ReplicaTrustRequest {}).await {
-        Ok(answer) => from_wire(answer.get_ref()).map_err(Unheard::Silent),
-        Err(status) if status.code() == Code::Unimplemented => Err(Unheard::Older),
-        Err(status) => Err(Unheard::Silent(format!("it says: {}", status.message()))),
-    }
+/// Asks the replica at an address; `patience` bounds the way there as well.
+///
+/// # Errors
+///
+/// Where it does not answer in time, refuses, or is of a version that knows no such question.
+pub async fn ask<A, Q, F>(
+    address: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+    patience: Duration,
+    question: Q,
+) -> Result<A, Unheard>
+where
+    Q: FnOnce(ReplicasClient<Channel>) -> F,
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let asked = timeout(patience, async {
+        let endpoint = Endpoint::from_static("http://replica.weft");
+        let channel = endpoint.connect_with_connector(Way { address, tls }).await;
+        let channel = channel.map_err(|e| Unheard::Silent(format!("it cannot be reached at {address}: {}", chain(&e))))?;
+        match question(ReplicasClient::new(channel).max_decoding_message_size(MAX_ANSWER)).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) if status.code() == Code::Unimplemented => Err(Unheard::Older),
+            Err(status) => Err(Unheard::Silent(format!("it says: {}", status.message()))),
+        }
+    });
+    asked.await.unwrap_or_else(|_| Err(Unheard::Silent(format!("it does not answer in {} s", patience.as_secs()))))
 }
 
 /// Connects to one address; the name in a URI is for the protocol alone.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, SourceConfig};
+use crate::dashboard::others::Others;
 use crate::hub::Hub;
 use crate::issue::ca::{self, Ca};
 use crate::issue::service::Proof;
@@ -97,6 +98,21 @@ impl Source {
         match self {
             Self::Directory(_) => JoinSet::new(),
             Self::Cluster(cluster) => cluster.write(config, ca, hub, health, stop),
+        }
+    }
+
+    /// The way to other replicas, where there may be any.
+    ///
+    /// # Errors
+    ///
+    /// Where this replica's name is no pod's.
+    pub fn others(&self, config: &Config, ca: &Arc<Ca>, hub: &Arc<Hub>) -> anyhow::Result<Option<Others>> {
+        match self {
+            Self::Directory(_) => Ok(None),
+            Self::Cluster(_) => {
+                let (hub, ca, port) = (hub.clone(), ca.clone(), config.listen.port());
+                Ok(Some(Others::new(hub, ca, config.cluster.pod()?, port)))
+            }
         }
     }
 

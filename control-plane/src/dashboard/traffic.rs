@@ -15,6 +15,7 @@ use weft_core::metrics::histogram::{BOUNDS, CLASSIC, quantile};
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
 
+use super::account::Account;
 use crate::hub::Hub;
 use crate::snapshot::Snapshot;
 
@@ -75,7 +76,8 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn of(edge: &v1::ReportedEdge) -> Self {
+    /// Those of an edge.
+    pub fn of(edge: &v1::ReportedEdge) -> Self {
         let mut latency = [0; CLASSIC];
         for (sum, n) in latency.iter_mut().zip(&edge.latency) {
             *sum = *n;
@@ -166,10 +168,8 @@ struct Kept {
 }
 
 /// What is shown, at one time.
-#[derive(Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Look {
-    /// How long somebody has looked; at most as long as is kept.
-    pub since: Duration,
     /// Of the time that was asked for, how much there is.
     pub covered: Duration,
     pub window: BTreeMap<Pair, Sums>,
@@ -191,9 +191,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Nobody looks yet.
-    pub fn new(hub: Arc<Hub>) -> Arc<Self> {
-        Arc::new(Self { hub, wanted: watch::Sender::new(0), kept: Mutex::default(), started: Instant::now() })
+    /// Nobody looks yet. `unix` is the time since the Unix epoch: the pieces of all replicas begin together, so that they may be put together.
+    pub fn new(hub: Arc<Hub>, unix: Duration) -> Arc<Self> {
+        let begun = Duration::from_nanos((unix.as_nanos() % SLOT.as_nanos()) as u64);
+        let now = Instant::now();
+        let started = now.checked_sub(begun).unwrap_or(now);
+        Arc::new(Self { hub, wanted: watch::Sender::new(0), kept: Mutex::default(), started })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -216,8 +219,13 @@ impl Traffic {
         *self.wanted.borrow()
     }
 
-    /// Somebody looks, at the last `window`: from now on, and for a while, sidecars are asked.
-    pub fn look(&self, window: Duration) -> Look {
+    /// What this replica knows of the last `window`.
+    pub fn account(&self, window: Duration) -> Account {
+        Account { look: self.look(window), sidecars: self.hub.statuses() }
+    }
+
+    /// Somebody looks, at the last `window` (of which there are at most [`SLOTS`]): from now on, and for a while, sidecars are asked.
+    fn look(&self, window: Duration) -> Look {
         let now = Instant::now();
         let mut kept = self.kept();
         kept.looked = Some(now);
@@ -231,7 +239,7 @@ impl Traffic {
         let back = window.as_secs().div_ceil(SLOT.as_secs()).clamp(1, SLOTS as u64);
         let first = place.saturating_sub(back - 1);
         let covered = (now - self.started).saturating_sub(SLOT * u32::try_from(first).unwrap_or(u32::MAX)).min(since);
-        let mut look = Look { since, covered, left_out: kept.left_out, ..Look::default() };
+        let mut look = Look { covered, left_out: kept.left_out, ..Look::default() };
         let oldest = (place + 1).saturating_sub(SLOTS as u64);
         for slot in kept.slots.iter().filter(|slot| slot.place >= oldest) {
             for (pair, sums) in &slot.pairs {

@@ -9,8 +9,9 @@ use weft_core::service::ObjectRef;
 use weft_proto::v1;
 
 use super::Dashboard;
-use super::traffic::{Look, Node, Pair, Refusal, SLOT, Sums};
-use crate::hub::Hub;
+use super::account::{self, Account};
+use super::others::Told as Other;
+use super::traffic::{Node, Pair, Refusal, SLOT, Sums};
 use crate::server::unix_millis;
 
 /// Services and other ends that are shown.
@@ -24,10 +25,11 @@ const MOST_PROBLEMS: usize = 200;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct View {
-    /// Which control plane tells this.
+    /// Which control plane tells this, and what it has asked.
     replica: String,
-    /// Others tell of their own sidecars.
-    has_others: bool,
+    others: Vec<Replica>,
+    /// Why no other was asked; empty where they were, or where there is none.
+    others_unasked: String,
     version: &'static str,
     trust_domain: String,
     /// Milliseconds since the Unix epoch.
@@ -49,6 +51,15 @@ pub(super) struct View {
     anchors: Vec<Anchor>,
     problems: Vec<Problem>,
     left_out: LeftOut,
+}
+
+/// Another replica, whose sidecars are among those that are told of here, if it was heard.
+#[derive(Serialize)]
+struct Replica {
+    name: String,
+    sidecars: usize,
+    /// Why it was not heard; empty where it was.
+    problem: String,
 }
 
 #[derive(Serialize)]
@@ -117,7 +128,7 @@ struct Total {
 }
 
 impl Signals {
-    fn new(window: &Sums, total: &Sums, covered: Duration) -> Self {
+    fn new(Seen { window, total }: &Seen, covered: Duration) -> Self {
         let seconds = covered.as_secs_f64().max(1.0);
         Self {
             rate: window.requests as f64 / seconds,
@@ -260,57 +271,135 @@ impl Node {
     }
 }
 
+/// What was seen of an edge or a node, by all replicas.
+#[derive(Default)]
+struct Seen {
+    window: Sums,
+    total: Sums,
+}
+
+impl Seen {
+    fn add(&mut self, other: &Self) {
+        self.window.add(&other.window);
+        self.total.add(&other.total);
+    }
+}
+
 /// Both directions of security, put together.
 #[derive(Default)]
 struct Both {
     secured: bool,
     plain: bool,
-    window: Sums,
-    total: Sums,
+    seen: Seen,
+}
+
+/// What all replicas know, put together.
+#[derive(Default)]
+struct Whole {
+    edges: BTreeMap<(Node, Node), Both>,
+    /// Of the time that was asked for, how much was seen by whoever has looked for longest: sidecars move from one to another.
+    covered: Duration,
+    series: BTreeMap<Node, Vec<(u64, u64)>>,
+    /// The newest first.
+    refusals: Vec<Refusal>,
+    left_out: (u64, u64),
+    /// By pod: one that just moved from a replica to another may still be known to both.
+    sidecars: BTreeMap<(String, String), v1::SidecarStatus>,
+}
+
+impl Whole {
+    fn seen(&mut self, pair: Pair) -> &mut Seen {
+        let both = self.edges.entry((pair.from, pair.to)).or_default();
+        both.secured |= pair.mutual_tls;
+        both.plain |= !pair.mutual_tls;
+        &mut both.seen
+    }
+
+    fn take(&mut self, Account { look, sidecars }: Account) {
+        for (pair, sums) in look.totals {
+            self.seen(pair).total.add(&sums);
+        }
+        for (pair, sums) in look.window {
+            self.seen(pair).window.add(&sums);
+        }
+        for (node, slots) in look.series {
+            let own = self.series.entry(node).or_default();
+            // They end with the present, and begin when they may.
+            let missing = slots.len().saturating_sub(own.len());
+            own.splice(0..0, std::iter::repeat_n((0, 0), missing));
+            for (own, slot) in own.iter_mut().rev().zip(slots.into_iter().rev()) {
+                *own = (own.0.saturating_add(slot.0), own.1.saturating_add(slot.1));
+            }
+        }
+        self.covered = self.covered.max(look.covered);
+        self.left_out = (self.left_out.0.saturating_add(look.left_out.0), self.left_out.1.saturating_add(look.left_out.1));
+        let is_there =
+            |new: &Refusal| self.refusals.iter().any(|r| r.told.reference == new.told.reference && r.sidecar == new.sidecar);
+        let fresh: Vec<Refusal> = look.refusals.into_iter().filter(|new| !is_there(new)).collect();
+        self.refusals.extend(fresh);
+        self.refusals.sort_by_key(|r| std::cmp::Reverse(r.told.at));
+        for status in sidecars {
+            let known = self.sidecars.entry((status.namespace.clone(), status.pod.clone()));
+            let known = known.or_default();
+            if status.connected_at >= known.connected_at {
+                *known = status;
+            }
+        }
+    }
 }
 
 impl View {
-    pub(super) fn new(of: &Dashboard, hub: &Hub, look: Look, window: Duration, interval: u32) -> Self {
-        let snapshot = hub.snapshot();
-        let mut edges: BTreeMap<(Node, Node), Both> = BTreeMap::new();
-        let mut put = |pair: &Pair, sums: &Sums, total: bool| {
-            let both = edges.entry((pair.from.clone(), pair.to.clone())).or_default();
-            both.secured |= pair.mutual_tls;
-            both.plain |= !pair.mutual_tls;
-            if total { both.total.add(sums) } else { both.window.add(sums) }
+    /// Of what this replica knows, and what others told.
+    pub(super) fn new(of: &Dashboard, own: Account, told: Result<Vec<Other>, String>, window: Duration) -> Self {
+        let (hub, mut whole, mut others) = (&of.hub, Whole::default(), Vec::new());
+        whole.take(own);
+        let (told, others_unasked) = match told {
+            Ok(told) => (told, String::new()),
+            Err(why) => (Vec::new(), why),
         };
-        look.totals.iter().for_each(|(pair, sums)| put(pair, sums, true));
-        look.window.iter().for_each(|(pair, sums)| put(pair, sums, false));
-        let (nodes, without) = nodes(&edges, snapshot.services.keys(), &look);
-        let (sidecars, connected, silent) = sidecars(hub);
-        let refusals: Vec<Told> = look.refusals.into_iter().map(Told::from).collect();
+        for Other { replica: name, said } in told {
+            let (sidecars, problem) = match said.and_then(account::from_wire) {
+                Ok(account) => {
+                    let sidecars = account.sidecars.len();
+                    whole.take(account);
+                    (sidecars, String::new())
+                }
+                Err(problem) => (0, problem),
+            };
+            others.push(Replica { name, sidecars, problem });
+        }
+        let snapshot = hub.snapshot();
+        let (nodes, without) = nodes(&whole, snapshot.services.keys());
+        let (connected, silent) = (whole.sidecars.len(), whole.sidecars.values().filter(|s| !s.tells_traffic).count());
+        let refusals: Vec<Told> = std::mem::take(&mut whole.refusals).into_iter().map(Told::from).collect();
         let problems: Vec<Problem> =
             hub.problems().iter().map(|p| Problem { place: p.place.clone(), message: p.message.clone() }).collect();
         let more = |all: usize, most: usize| all.saturating_sub(most);
         let left_out = LeftOut {
             nodes: without,
-            edges: look.left_out.0,
-            refusals: look.left_out.1 + more(refusals.len(), MOST_REFUSALS) as u64,
-            sidecars: more(sidecars.len(), MOST_SIDECARS),
+            edges: whole.left_out.0,
+            refusals: whole.left_out.1 + more(refusals.len(), MOST_REFUSALS) as u64,
+            sidecars: more(connected, MOST_SIDECARS),
             problems: more(problems.len(), MOST_PROBLEMS),
         };
         let anchors = of.ca.now().bundle.facts(of.ca.domain());
         Self {
             replica: of.replica.clone(),
-            has_others: of.has_others,
+            others,
+            others_unasked,
             version: env!("CARGO_PKG_VERSION"),
             trust_domain: of.ca.domain().to_string(),
             now: unix_millis(),
-            interval,
+            interval: of.traffic.asks(),
             window: window.as_secs(),
-            covered: look.covered.as_secs_f64(),
+            covered: whole.covered.as_secs_f64(),
             slot: SLOT.as_secs(),
             connected,
             silent,
-            errors: errors(&edges),
-            edges: shown_edges(&edges, &nodes, look.covered),
+            errors: errors(&whole.edges),
+            edges: shown_edges(&whole.edges, &nodes, whole.covered),
             nodes,
-            sidecars: sidecars.into_iter().take(MOST_SIDECARS).collect(),
+            sidecars: sidecars(whole.sidecars).into_iter().take(MOST_SIDECARS).collect(),
             refusals: refusals.into_iter().take(MOST_REFUSALS).collect(),
             anchors: anchors.into_iter().map(|(hash, not_after)| Anchor { hash, not_after }).collect(),
             problems: problems.into_iter().take(MOST_PROBLEMS).collect(),
@@ -320,33 +409,27 @@ impl View {
 }
 
 /// Whoever calls or is called, then services that nobody called; and how many there is no room for.
-fn nodes<'a>(
-    edges: &BTreeMap<(Node, Node), Both>,
-    services: impl Iterator<Item = &'a ObjectRef>,
-    look: &Look,
-) -> (Vec<Shown>, usize) {
-    let mut called: BTreeMap<&Node, (Sums, Sums)> = BTreeMap::new();
-    for ((from, to), both) in edges {
+fn nodes<'a>(whole: &Whole, services: impl Iterator<Item = &'a ObjectRef>) -> (Vec<Shown>, usize) {
+    let mut called: BTreeMap<&Node, Seen> = BTreeMap::new();
+    for ((from, to), both) in &whole.edges {
         called.entry(from).or_default();
-        let (window, total) = called.entry(to).or_default();
-        window.add(&both.window);
-        total.add(&both.total);
+        called.entry(to).or_default().add(&both.seen);
     }
     let idle: BTreeSet<Node> = services.map(|id| Node::Service(id.clone())).filter(|node| !called.contains_key(node)).collect();
     let all = called.len() + idle.len();
-    let of = |node: &Node, (window, total): (Sums, Sums)| {
+    let of = |node: &Node, seen: &Seen| {
         let (namespace, name) = node.names();
         Shown {
             id: node.id(),
             kind: node.kind(),
             namespace,
             name,
-            signals: Signals::new(&window, &total, look.covered),
-            series: look.series.get(node).cloned().unwrap_or_default(),
+            signals: Signals::new(seen, whole.covered),
+            series: whole.series.get(node).cloned().unwrap_or_default(),
         }
     };
-    let idle = idle.iter().map(|node| of(node, Default::default()));
-    let shown = called.into_iter().map(|(node, sums)| of(node, sums)).chain(idle).take(MOST_NODES).collect();
+    let idle = idle.iter().map(|node| of(node, &Seen::default()));
+    let shown = called.iter().map(|(node, seen)| of(node, seen)).chain(idle).take(MOST_NODES).collect();
     (shown, all.saturating_sub(MOST_NODES))
 }
 
@@ -360,7 +443,7 @@ fn shown_edges(edges: &BTreeMap<(Node, Node), Both>, nodes: &[Shown], covered: D
             (true, true) => "mixed",
             _ => "plaintext",
         },
-        signals: Signals::new(&both.window, &both.total, covered),
+        signals: Signals::new(&both.seen, covered),
     });
     shown.filter(|edge| known.contains(&*edge.from) && known.contains(&*edge.to)).collect()
 }
@@ -369,14 +452,14 @@ fn shown_edges(edges: &BTreeMap<(Node, Node), Both>, nodes: &[Shown], covered: D
 fn errors(edges: &BTreeMap<(Node, Node), Both>) -> Vec<Failed> {
     let mut all = Vec::new();
     for ((from, to), both) in edges {
-        for (word, total) in &both.total.errors {
+        for (word, total) in &both.seen.total.errors {
             let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == *word) else { continue };
             all.push(Failed {
                 from: from.id(),
                 to: to.id(),
                 reason: reason.as_str(),
                 explanation: reason.explain(),
-                count: both.window.errors.get(word).copied().unwrap_or(0),
+                count: both.seen.window.errors.get(word).copied().unwrap_or(0),
                 total: *total,
             });
         }
@@ -386,14 +469,11 @@ fn errors(edges: &BTreeMap<(Node, Node), Both>) -> Vec<Failed> {
     all
 }
 
-/// Those whose certificates end first come first; and how many are connected, and how many of them do not tell of traffic.
-fn sidecars(hub: &Hub) -> (Vec<Sidecar>, usize, usize) {
-    let statuses = hub.statuses();
-    let silent = statuses.iter().filter(|s| !s.tells_traffic).count();
-    let mut all: Vec<Sidecar> = statuses.into_iter().map(sidecar).collect();
+/// Those whose certificates end first come first.
+fn sidecars(statuses: BTreeMap<(String, String), v1::SidecarStatus>) -> Vec<Sidecar> {
+    let mut all: Vec<Sidecar> = statuses.into_values().map(sidecar).collect();
     all.sort_by(|a, b| (a.not_after, &a.pod).cmp(&(b.not_after, &b.pod)));
-    let connected = all.len();
-    (all, connected, silent)
+    all
 }
 
 fn sidecar(status: v1::SidecarStatus) -> Sidecar {
@@ -407,5 +487,51 @@ fn sidecar(status: v1::SidecarStatus) -> Sidecar {
         renewal_failing_since: status.renewal_failing_since,
         connected_at: status.connected_at,
         rejected: status.rejected.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::traffic::Look;
+    use super::*;
+
+    #[test]
+    fn what_replicas_know_is_put_together() {
+        let web = Node::Service("shop/web".parse().expect("a name"));
+        let pair = Pair { from: Node::Account("shop/front".into()), to: web.clone(), mutual_tls: true };
+        let sums = |requests| Sums { requests, failed: 1, ..Sums::default() };
+        let refusal = |reference: &str, at| Refusal {
+            sidecar: "shop/web-0".into(),
+            told: v1::ReportedRefusal { reference: reference.into(), at, ..Default::default() },
+        };
+        let account = |requests, covered, series: &[(u64, u64)], refusals, connected_at, version: &str| Account {
+            look: Look {
+                covered: Duration::from_secs(covered),
+                window: [(pair.clone(), sums(requests))].into(),
+                totals: [(pair.clone(), sums(10 * requests))].into(),
+                series: [(web.clone(), series.to_vec())].into(),
+                refusals,
+                left_out: (1, 0),
+                ..Look::default()
+            },
+            sidecars: vec![v1::SidecarStatus {
+                namespace: "shop".into(),
+                pod: "web-0".into(),
+                version: version.into(),
+                connected_at,
+                ..Default::default()
+            }],
+        };
+        let mut whole = Whole::default();
+        whole.take(account(60, 60, &[(5, 0)], vec![refusal("b", 7), refusal("a", 3)], 9, "moved here"));
+        whole.take(account(20, 10, &[(1, 1), (2, 0), (3, 0)], vec![refusal("c", 5), refusal("a", 3)], 4, "was here"));
+        let both = &whole.edges[&(pair.from.clone(), pair.to.clone())];
+        assert_eq!((both.seen.window.requests, both.seen.total.requests, both.secured, both.plain), (80, 800, true, false));
+        assert_eq!(whole.series[&web], [(1, 1), (2, 0), (8, 0)]);
+        let order: Vec<&str> = whole.refusals.iter().map(|r| &*r.told.reference).collect();
+        assert_eq!((order, whole.left_out), (vec!["b", "c", "a"], (2, 0)));
+        assert_eq!(whole.covered, Duration::from_secs(60));
+        let [sidecar] = &sidecars(whole.sidecars)[..] else { panic!("it is one") };
+        assert_eq!(sidecar.version, "moved here");
     }
 }

@@ -43,7 +43,7 @@ impl World {
         let session = Session {
             sub: hub.join(Some(pod.clone()), v1::SidecarStatus::default()),
             seat: None,
-            traffic: Traffic::new(hub.clone())
+            traffic: Traffic::new(hub.clone(), Duration::ZERO)
                 .join(Some(pod.clone()), &"spiffe://td/ns/front/sa/caller".parse().expect("an identity")),
             tells_traffic: false,
             out,

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{ListParams, PartialObjectMeta, PostParams};
@@ -13,19 +14,25 @@ use kube::{Api, Client};
 use tokio::task::JoinSet;
 use weft_core::Namespace;
 use weft_core::service::ObjectRef;
+use weft_proto::v1;
+use weft_proto::v1::replicas_client::ReplicasClient;
 
 use super::bundle::{self, FILE};
-use super::{ca, replicas, within};
+use super::{ca, within};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::issue::ca::Ca;
 use crate::issue::trust::replicas::{Told, Unheard};
 use crate::issue::trust::shared::{Cluster, Stored};
+use crate::issue::trust::telling;
+use crate::replicas;
 
 /// The injector's mark on a pod that has a sidecar.
 const INJECTED: &str = "weft.dev/injected";
 /// Pods that may hold a certificate: one that has no address yet cannot have asked for any.
 const MAY_HOLD: &str = "status.phase!=Succeeded,status.phase!=Failed,status.podIP!=";
+/// One question to another replica, the way there included. It asks the API server meanwhile.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// Objects of one answer.
 const PAGE: u32 = 500;
 
@@ -50,9 +57,7 @@ impl ApiServer {
     ///
     /// Where the replica's name is no pod's.
     pub fn new(client: Client, config: &Config, ca: Arc<Ca>, hub: Arc<Hub>) -> anyhow::Result<Self> {
-        let (home, replica) = (config.cluster.namespace.clone(), &config.cluster.replica);
-        let name = replica.parse().map_err(|e| anyhow::anyhow!("--kube-replica {replica:?} is no name of a pod: {e}"))?;
-        let me = ObjectRef { namespace: home.clone(), name };
+        let (home, me) = (config.cluster.namespace.clone(), config.cluster.pod()?);
         Ok(Self { client, home, name: config.cluster.ca_secret.clone(), me, port: config.listen.port(), ca, hub })
     }
 
@@ -130,7 +135,13 @@ impl Cluster for ApiServer {
             match ip.parse::<IpAddr>() {
                 Ok(ip) => {
                     let (address, tls) = (SocketAddr::new(ip, self.port), tls.clone());
-                    asked.spawn(async move { Told { replica, said: replicas::ask(address, tls).await } });
+                    asked.spawn(async move {
+                        let question =
+                            |mut client: ReplicasClient<_>| async move { client.trust(v1::ReplicaTrustRequest {}).await };
+                        let answer = replicas::ask(address, tls, PATIENCE, question).await;
+                        let said = answer.and_then(|answer| telling::from_wire(&answer).map_err(Unheard::Silent));
+                        Told { replica, said }
+                    });
                 }
                 Err(e) => told.push(Told { replica, said: Err(Unheard::Silent(format!("its address is {ip:?}: {e}"))) }),
             }

@@ -3,10 +3,11 @@
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use weft_tests::cluster::{self, soon, weft, weft_command, when};
+use weft_tests::cluster::{self, CONTROL_PLANE, soon, weft, weft_command, when};
 use weft_tests::{Dashboard, require};
 
 use crate::Mesh;
+use crate::replicas::{replicas, sidecars};
 use crate::traffic::answers;
 
 pub(crate) fn tell_what_there_is(mesh: &Mesh<'_>) {
@@ -14,7 +15,7 @@ pub(crate) fn tell_what_there_is(mesh: &Mesh<'_>) {
     let context = cluster::context();
     let echo = format!("{shop}/echo");
     answers(&mesh.shop, &client, "http://echo/name", "200");
-    levels_change(&echo, &context);
+    levels_change(&["control-plane", "injector", &echo], &context);
     is_tapped(mesh, &client, &echo, &context);
     let pod = format!("{shop}/{client}");
     soon("the sidecar holds what the control plane has for it", || {
@@ -29,14 +30,14 @@ pub(crate) fn tell_what_there_is(mesh: &Mesh<'_>) {
         // Nobody has made a route yet.
         assert!(told.contains("echo") || command == "routes", "weft {command}: {told}");
     }
-    page_comes(&context);
+    page_comes(mesh, &context);
 }
 
-/// Of the control plane, the injector and a sidecar, and back.
-fn levels_change(echo: &str, context: &str) {
-    for of in ["control-plane", "injector", echo] {
+/// What these log, and back.
+pub(crate) fn levels_change(of_them: &[&str], context: &str) {
+    for of in of_them {
         let logs = |filter: &[&str]| -> Vec<String> {
-            let words: Vec<&str> = ["log", of].iter().chain(filter).chain(&[context, "-o", "json"]).copied().collect();
+            let words: Vec<&str> = ["log", *of].iter().chain(filter).chain(&[context, "-o", "json"]).copied().collect();
             let told = weft(&words).json();
             told.as_array().expect("a list").iter().map(|one| one["filter"].as_str().expect("a text").to_owned()).collect()
         };
@@ -63,8 +64,8 @@ fn is_tapped(mesh: &Mesh<'_>, client: &str, echo: &str, context: &str) {
     assert!(event["peer"].as_str().is_some_and(|peer| peer.contains(mesh.shop.name())), "{event:#}");
 }
 
-/// The page comes by way of this machine, for who was given its address.
-fn page_comes(context: &str) {
+/// The page comes by way of this machine, for who was given its address; and it has the sidecars of every replica of the control plane.
+fn page_comes(mesh: &Mesh<'_>, context: &str) {
     require(&["curl"]);
     let dashboard = Dashboard::open(weft_command(&["dashboard", "--no-open", context]));
     let get = |address: &str, more: &[&str]| {
@@ -74,6 +75,26 @@ fn page_comes(context: &str) {
     };
     let stranger = get(&format!("{}/", dashboard.origin()), &[]);
     assert!(!stranger.ends_with("\n200"), "it came to somebody without the address: {stranger}");
-    let page = get(&dashboard.address, &["-b", ""]);
+    let cookies = tempfile::NamedTempFile::new().expect("there is room");
+    let jar = cookies.path().to_str().expect("a path");
+    let page = get(&dashboard.address, &["-b", "", "-c", jar]);
     assert!(page.ends_with("\n200") && page.contains("<title>"), "{page}");
+    let address = format!("{}/data.json", dashboard.origin());
+    soon("the page has the sidecars of every replica", || {
+        let answer = get(&address, &["-b", jar]);
+        let data: Value = serde_json::from_str(answer.trim_end_matches("\n200")).map_err(|e| format!("{e}: {answer}"))?;
+        let others = data["others"].as_array().ok_or("no list of others")?;
+        let count = |value: &Value| value.as_u64().unwrap_or(0);
+        let elsewhere: u64 = others.iter().map(|other| count(&other["sidecars"])).sum();
+        let is_whole = others.len() + 1 == replicas(CONTROL_PLANE).len()
+            && others.iter().all(|other| other["problem"] == "")
+            && count(&data["connected"]) == sidecars(mesh)
+            && elsewhere <= count(&data["connected"]);
+        // Whichever replica the client's sidecar is connected to: what it has called is there.
+        let edges = data["edges"].as_array().ok_or("no list of edges")?;
+        let is_told = edges.iter().any(|edge| edge["to"].to_string().contains("echo") && count(&edge["total"]["requests"]) > 0);
+        when(is_whole && is_told, || {
+            format!("{} run, connected are {}, others: {others:?}, {edges:?}", sidecars(mesh), data["connected"])
+        })
+    });
 }

@@ -100,6 +100,7 @@ fn with_the_cni_plugin_pods_need_no_privilege_and_the_nodes_are_left_as_they_wer
     story("nothing that was said is on the wire", || traffic::is_not_in_the_clear(&mesh));
     story("a Job ends", || outage::a_job_ends(&mesh));
     story("the agent may do what it needs, and no more", || cni::rights_are_the_least(&mesh));
+    story("what the agent logs changes", || looks::levels_change(&["cni"], &weft_tests::cluster::context()));
     story("without the agent pods wait, and those that came round it are made anew", || cni::agent_is_away(&mesh, &node));
     story("weft leaves, and leaves nothing behind", || uninstall::leaves_nothing(mesh, &before));
     story("nor on the node", || node.are_as_they_were(&cluster));

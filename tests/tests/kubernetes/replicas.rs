@@ -44,7 +44,7 @@ pub(crate) fn told(mesh: &Mesh<'_>, program: &str, port: u16, metric: &str) -> R
 
 /// How many sidecars run in the shop.
 #[track_caller]
-fn sidecars(mesh: &Mesh<'_>) -> u64 {
+pub(crate) fn sidecars(mesh: &Mesh<'_>) -> u64 {
     let list = kubectl(&["-n", mesh.shop.name(), "get", "pods", "-o", "json"]).json();
     let runs = |pod: &&Value| {
         pod["metadata"]["deletionTimestamp"].is_null()

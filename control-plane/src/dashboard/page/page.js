@@ -327,13 +327,14 @@ function lists() {
 }
 
 function told() {
-  const others = data.hasOthers ? ` It is one replica: it tells of the sidecars that are connected to it, and others may have more.` : "";
-  write($("whose"), `${data.trustDomain} · control plane ${data.replica}, version ${data.version} · ${data.connected} sidecars.${others}`);
+  const names = [data.replica, ...data.others.filter((other) => !other.problem).map((other) => other.name)];
+  const whose = names.length > 1 ? `${names.length} replicas of the control plane, by way of ${data.replica}` : `control plane ${data.replica}`;
+  write($("whose"), `${data.trustDomain} · ${whose}, version ${data.version} · ${data.connected} sidecars.`);
   write($("refusal-count"), data.refusals.length ? String(data.refusals.length) : "");
   write($("error-count"), data.errors.length ? String(data.errors.length) : "");
   write($("sidecar-count"), String(data.connected));
   const { leftOut } = data;
-  const notes = [];
+  const notes = data.others.filter((other) => other.problem).map((other) => `Replica ${other.name} of the control plane was not heard, and its sidecars are missing here: ${other.problem}.`);
   if (data.covered < data.window - 1 && !since()) notes.push(`The numbers are of the last ${span(data.covered)}: before that, nobody looked, and nothing was kept.`);
   if (data.silent > 0) notes.push(`${data.silent} of ${data.connected} sidecars are of a version that does not tell of its traffic.`);
   if (leftOut.nodes > 0) notes.push(`${leftOut.nodes} services are not shown: there is no room for more.`);
@@ -341,6 +342,7 @@ function told() {
   if (leftOut.refusals > 0) notes.push(`${leftOut.refusals} refusals are not shown: each sidecar keeps the last 1,000 (weft why).`);
   if (leftOut.sidecars > 0) notes.push(`${leftOut.sidecars} sidecars are not shown: those whose certificates end later.`);
   if (leftOut.problems > 0) notes.push(`${leftOut.problems} problems are not shown: weft status has all.`);
+  if (data.othersUnasked) notes.push(`Other replicas of the control plane could not be asked, and sidecars may be missing here: ${data.othersUnasked}.`);
   const list = $("notes");
   if (list.dataset.told !== notes.join("\n")) {
     list.dataset.told = notes.join("\n");

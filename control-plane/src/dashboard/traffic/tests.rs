@@ -18,7 +18,7 @@ fn traffic() -> Arc<Traffic> {
         addressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: [10.1.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: web-0, namespace: shop}}]\n";
     let changes = parse::parse("test", manifests).expect("good manifests").into_iter().map(Change::Upsert).collect();
     model.apply(changes);
-    Traffic::new(Hub::new(model.snapshot().clone()))
+    Traffic::new(Hub::new(model.snapshot().clone()), Duration::ZERO)
 }
 
 fn seat(traffic: &Arc<Traffic>, pod: &str) -> Seat {

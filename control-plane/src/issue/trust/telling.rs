@@ -1,39 +1,20 @@
-//! `weft.v1.Replicas`: what replicas tell each other, and its way over the wire.
+//! What replicas tell each other of the roots, on its way over the wire.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::Status;
 use weft_core::service::ObjectRef;
 use weft_proto::v1;
-use weft_proto::v1::replicas_server::Replicas;
 
-use super::Rotates;
 use super::ledger::Report;
 use super::replicas::Account;
-use crate::server::Peer;
 
-/// Answers other replicas.
-pub struct ReplicasService {
-    pub trust: Arc<dyn Rotates>,
-}
-
-#[tonic::async_trait]
-impl Replicas for ReplicasService {
-    async fn trust(&self, request: Request<v1::ReplicaTrustRequest>) -> Result<Response<v1::ReplicaTrustResponse>, Status> {
-        match Peer::of(&request) {
-            Peer::Workload(leaf) if leaf.id.is_control_plane() && leaf.pod.is_none() => {}
-            _ => return Err(Status::permission_denied("only the control plane's own identity may ask this")),
-        }
-        match self.trust.account().await {
-            Some(Ok(account)) => Ok(Response::new(to_wire(&account)?)),
-            Some(Err(why)) => Err(Status::unavailable(why)),
-            None => Err(Status::failed_precondition("this control plane shares its CA with nobody")),
-        }
-    }
-}
-
-fn to_wire(account: &Account) -> Result<v1::ReplicaTrustResponse, Status> {
+/// What this replica tells.
+///
+/// # Errors
+///
+/// Where the state cannot be written.
+pub fn to_wire(account: &Account) -> Result<v1::ReplicaTrustResponse, Status> {
     let state = serde_json::to_string(&account.state).map_err(|e| Status::internal(e.to_string()))?;
     let mut places: BTreeMap<&str, u32> = BTreeMap::new();
     let mut anchors = Vec::new();
