@@ -1,4 +1,4 @@
-//! `weft log`: what a sidecar, the control plane or the injector logs, read or changed while it runs.
+//! `weft log`: what a sidecar, the control plane, the injector or the CNI plugin's agents log, read or changed while it runs.
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -26,8 +26,8 @@ Examples:
   weft log injector debug
   weft log shop/web info,weft_sidecar::discovery=debug")]
 pub(crate) struct LogArgs {
-    /// A workload or one of its pods, control-plane, or injector
-    #[arg(value_name = "NS/NAME|control-plane|injector")]
+    /// A workload or one of its pods, control-plane, injector, or cni: the CNI plugin's agent on each node
+    #[arg(value_name = "NS/NAME|control-plane|injector|cni")]
     of: String,
 
     /// What is to be logged from now on; left out, it is told what is
@@ -64,11 +64,12 @@ pub(crate) fn main(args: &LogArgs) -> anyhow::Result<ExitCode> {
     let filter = args.filter.as_deref();
     let answers: Vec<(String, anyhow::Result<String>)> = match (args.of.as_str(), &fleet) {
         ("control-plane", Fleet::Run(run)) => vec![("control-plane".to_owned(), beside(run, filter))],
-        ("injector", Fleet::Run(_)) => {
-            bail!("a mesh on this machine has no injector: on a cluster, name its context (--context)")
+        (name @ ("injector" | "cni"), Fleet::Run(_)) => {
+            bail!("a mesh on this machine has no {name}: on a cluster, name its context (--context)")
         }
         ("control-plane", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::ControlPlane, filter)?,
         ("injector", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::Injector, filter)?,
+        ("cni", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::Cni, filter)?,
         (name, fleet) => {
             let (method, path) = filter.map_or(("GET", "/log".to_owned()), |f| ("POST", format!("/log?filter={f}")));
             let pods: Vec<String> = fleet.reach(name)?.iter().map(crate::fleet::reach::Reached::name).collect();

@@ -27,6 +27,11 @@ pub enum Command {
     Install(Box<Config>),
     /// Take the plugin off this node
     Uninstall(NodeConfig),
+    /// Tell what the agent that runs here logs, or change it until that starts anew
+    Log {
+        /// A level, or TARGET=LEVEL joined by commas
+        filter: Option<String>,
+    },
     /// Be the other end of a proof.
     #[command(name = weft_redirect::PROBE_PEER, hide = true)]
     ProbePeer,
