@@ -250,7 +250,7 @@ fn has_sidecar(pod: &Value) -> bool {
     has && pod["status"]["phase"] == "Running"
 }
 
-fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Value>> {
     let place = namespace.map_or_else(|| vec!["-A"], |n| vec!["-n", n.as_str()]);
     let text = kubectl(context, &[&["get", plural, "-o", "json"], &place[..]].concat())?;
     let mut list: Value = serde_json::from_str(&text).context("kubectl prints what is not JSON")?;

@@ -1,4 +1,4 @@
-//! `weft status`: what the lab runs, and what the control plane knows of it.
+//! `weft status`: what the lab runs, or which pods of a cluster have a sidecar, and what the control plane knows of them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,7 +8,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use weft_proto::v1;
 
+use crate::fleet::{self, Fleet};
 use crate::lab::door::{self, Listed};
+use crate::operator::Way;
 use crate::output::{Look, Output};
 use crate::rundir::{self, Which};
 use crate::{duration, operator, table};
@@ -16,33 +18,108 @@ use crate::{duration, operator, table};
 /// What `weft status` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Of a mesh that runs on this machine. For one on Kubernetes, weft check tells of every pod, and kubectl get pods of the rest.
+Of a mesh on this machine, or of a cluster: there, of every pod with a sidecar, and by what all replicas of the control plane know.
 
 Examples:
   weft status
   weft status -o wide
+  weft status --context production
   weft status -o json | jq -r '.workloads[] | select(.ready == false) | .pod'")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     which: Which,
+
+    #[arg(long, value_name = "NAME", help = "Context of the kubeconfig: a mesh on that cluster is meant")]
+    context: Option<String>,
 
     #[command(flatten)]
     output: Output,
 }
 
 pub(crate) fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let run = args.which.find()?;
-    let listed = door::list(&run)?;
-    let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
+    let (listed, status) = match Fleet::find(&args.which, args.context.as_deref())? {
+        Fleet::Run(run) => of_run(&run)?,
+        Fleet::Cluster(context) => of_cluster(context.as_deref())?,
+    };
     args.output.print(|look| as_text(&listed, &status, duration::now(), look), &as_json(&listed, &status))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What it prints for programs.
 pub(crate) fn json(run: &Path) -> anyhow::Result<Value> {
+    let (listed, status) = of_run(run)?;
+    Ok(as_json(&listed, &status))
+}
+
+fn of_run(run: &Path) -> anyhow::Result<(Vec<Listed>, v1::StatusResponse)> {
     let listed = door::list(run)?;
     let status = operator::ask(&run.join(rundir::OPERATOR_SOCKET), async |mut operator| operator.status().await)?;
-    Ok(as_json(&listed, &status))
+    Ok((listed, status))
+}
+
+/// Each replica of the control plane knows of the sidecars that are connected to it.
+fn of_cluster(context: Option<&str>) -> anyhow::Result<(Vec<Listed>, v1::StatusResponse)> {
+    let ways = Way::every(context)?;
+    let told = Fleet::each(&ways, |way| operator::ask_by(way.clone(), async |mut operator| operator.status().await));
+    let listed = fleet::listed(context, "pods", None)?.iter().filter_map(pod).collect();
+    Ok((listed, together(told)?))
+}
+
+/// A pod of a cluster that has a sidecar, and is not over.
+fn pod(value: &Value) -> Option<Listed> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let phase = text("/status/phase");
+    if value.pointer("/metadata/annotations/weft.dev~1injected").is_none() || matches!(&*phase, "Succeeded" | "Failed") {
+        return None;
+    }
+    let conditions = value.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let is_ready = conditions.clone().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    let said = conditions.filter(|c| c["status"] == "False").find_map(|c| c["message"].as_str()).unwrap_or(&phase);
+    Some(Listed {
+        namespace: text("/metadata/namespace"),
+        pod: text("/metadata/name"),
+        service_account: text("/spec/serviceAccountName"),
+        address: text("/status/podIP"),
+        meshed: true,
+        ready: is_ready,
+        why: if is_ready { String::new() } else { said.to_owned() },
+    })
+}
+
+/// What all replicas know; a replica that does not answer is a problem, unless none does.
+fn together(told: Vec<anyhow::Result<v1::StatusResponse>>) -> anyhow::Result<v1::StatusResponse> {
+    let (mut whole, mut silent) = (None::<v1::StatusResponse>, Vec::new());
+    for one in told {
+        match (one, &mut whole) {
+            (Ok(one), None) => whole = Some(one),
+            (Ok(one), Some(whole)) => merge(whole, one),
+            (Err(why), _) => silent.push(why),
+        }
+    }
+    let Some(mut whole) = whole else {
+        return Err(silent.pop().unwrap_or_else(|| anyhow::anyhow!("the cluster has no control plane that answers")));
+    };
+    let problem = |why: anyhow::Error| v1::Problem {
+        place: "control plane".to_owned(),
+        field: String::new(),
+        message: format!("a replica does not answer, and its sidecars are missing here: {why:#}"),
+    };
+    whole.problems.extend(silent.into_iter().map(problem));
+    Ok(whole)
+}
+
+fn merge(whole: &mut v1::StatusResponse, other: v1::StatusResponse) {
+    whole.generation = whole.generation.max(other.generation);
+    for sidecar in other.sidecars {
+        match whole.sidecars.iter_mut().find(|known| known.namespace == sidecar.namespace && known.pod == sidecar.pod) {
+            // It has just moved from one to the other.
+            Some(known) if known.connected_at < sidecar.connected_at => *known = sidecar,
+            Some(_) => {}
+            None => whole.sidecars.push(sidecar),
+        }
+    }
+    let fresh: Vec<v1::Problem> = other.problems.into_iter().filter(|problem| !whole.problems.contains(problem)).collect();
+    whole.problems.extend(fresh);
 }
 
 /// What the control plane knows of each sidecar, behind the replica where the lab runs it. Others may have joined by a token.
@@ -228,6 +305,42 @@ mod tests {
         assert!(lines[1].ends_with("spiffe://cluster.local/ns/shop/sa/web  23h59m        0.1.0    1m0s       5"), "{text}");
         assert!(lines[2].contains("(not connected)") && lines[3].contains("(no sidecar)"), "{text}");
         assert!(text.ends_with("\nPROBLEMS\nshop/web-1: it is being started\nextra/a.yaml:3: kind: is unknown\n"), "{text}");
+    }
+
+    #[test]
+    fn replicas_are_put_together_and_pods_of_a_cluster_read() {
+        let sidecar = |pod: &str, connected_at, version: &str| v1::SidecarStatus {
+            pod: pod.to_owned(),
+            connected_at,
+            version: version.to_owned(),
+            ..Default::default()
+        };
+        let told = |sidecars, generation| Ok(v1::StatusResponse { sidecars, generation, ..status() });
+        let away = || Err(anyhow::anyhow!("it is away"));
+        let one = told(vec![sidecar("a", 5, "was here"), sidecar("b", 9, "is here")], 7);
+        let other = told(vec![sidecar("a", 6, "is here"), sidecar("b", 3, "was here"), sidecar("c", 1, "is here")], 8);
+        let whole = together(vec![away(), one, other]).expect("two answer");
+        let known: Vec<(&str, &str)> = whole.sidecars.iter().map(|s| (&*s.pod, &*s.version)).collect();
+        assert_eq!((known, whole.generation), (vec![("a", "is here"), ("b", "is here"), ("c", "is here")], 8));
+        let [manifest, silent] = &whole.problems[..] else { panic!("{:?}", whole.problems) };
+        assert!(manifest.message == "is unknown" && silent.message.contains("it is away"), "{:?}", whole.problems);
+        assert!(together(vec![away(), away()]).is_err_and(|why| why.to_string().contains("away")));
+
+        let object = |injected: bool, phase: &str, ready: &str| {
+            let annotations = if injected { json!({"weft.dev/injected": "v"}) } else { json!({}) };
+            json!({
+                "metadata": {"name": "web-0", "namespace": "shop", "annotations": annotations},
+                "spec": {"serviceAccountName": "web"},
+                "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready, "message": "not yet"}]},
+            })
+        };
+        let read = pod(&object(true, "Running", "False")).expect("it has a sidecar");
+        assert_eq!(
+            (read.name(), read.ready, &*read.why, &*read.address),
+            ("shop/web-0".to_owned(), false, "not yet", "10.0.0.1")
+        );
+        assert!(pod(&object(true, "Running", "True")).is_some_and(|pod| pod.ready && pod.why.is_empty()));
+        assert!(pod(&object(false, "Running", "True")).is_none() && pod(&object(true, "Succeeded", "False")).is_none());
     }
 
     #[test]

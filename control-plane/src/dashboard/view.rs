@@ -512,7 +512,6 @@ mod tests {
                 series: [(web.clone(), series.to_vec())].into(),
                 refusals,
                 left_out: (1, 0),
-                ..Look::default()
             },
             sidecars: vec![v1::SidecarStatus {
                 namespace: "shop".into(),

@@ -108,12 +108,20 @@ fn of_request(
     let mut note = Note::new(worker, began, wanted);
     note.begin(worker, (caller.direction, caller.address), (caller.peer(), route.name()), spoken(version));
     let noted = note.noted();
+    let (query, agent) = (head.query(), head.fields.named("user-agent").next());
+    let [method, path, host, query_piece, agent_piece] = noted.all([
+        (&head.method, LONGEST_OTHER),
+        (head.path(), LONGEST),
+        (head.host().unwrap_or_default(), LONGEST_OTHER),
+        (query.unwrap_or_default(), LONGEST),
+        (agent.unwrap_or_default(), LONGEST_OTHER),
+    ]);
     let request = Request {
-        method: noted.bytes(&head.method, LONGEST_OTHER),
-        path: noted.bytes(head.path(), LONGEST),
-        query: head.query().map(|query| noted.bytes(query, LONGEST)),
-        host: noted.bytes(head.host().unwrap_or_default(), LONGEST_OTHER),
-        user_agent: head.fields.named("user-agent").next().map(|agent| noted.bytes(agent, LONGEST_OTHER)),
+        method,
+        path,
+        query: query.map(|_| query_piece),
+        host,
+        user_agent: agent.map(|_| agent_piece),
         grpc: head.is_grpc(),
     };
     let trace = placed.map(|(trace, state)| Trace { state: state.map(|state| noted.text(&state)), ..trace });

@@ -182,13 +182,34 @@ impl Noted {
         Piece { at, len: text.len() as u32 }
     }
 
-    /// Keeps the beginning of what came from outside, as text.
-    pub(super) fn bytes(&mut self, bytes: &[u8], longest: usize) -> Piece {
-        let bytes = &bytes[..bytes.len().min(longest)];
-        match std::str::from_utf8(bytes) {
-            Ok(text) => self.text(text),
-            Err(_) => self.text(&String::from_utf8_lossy(bytes)),
+    /// Keeps what came from outside, as text: each with how many bytes of it are kept at most. They are looked over together.
+    pub(super) fn all<const N: usize>(&mut self, parts: [(&[u8], usize); N]) -> [Piece; N] {
+        let parts = parts.map(|(bytes, longest)| &bytes[..bytes.len().min(longest)]);
+        let begins = self.texts.len();
+        let mut bytes = std::mem::take(&mut self.texts).into_bytes();
+        let mut at = begins as u32;
+        let pieces = parts.map(|part| {
+            bytes.extend_from_slice(part);
+            let piece = Piece { at, len: part.len() as u32 };
+            at += piece.len;
+            piece
+        });
+        match String::from_utf8(bytes) {
+            Ok(texts) if pieces.iter().all(|piece| texts.is_char_boundary(piece.at as usize)) => {
+                self.texts = texts;
+                return pieces;
+            }
+            Ok(mut texts) => {
+                texts.truncate(begins);
+                self.texts = texts;
+            }
+            Err(e) => {
+                let mut bytes = e.into_bytes();
+                bytes.truncate(begins);
+                self.texts = String::from_utf8(bytes).expect("it was text before");
+            }
         }
+        parts.map(|part| self.text(&String::from_utf8_lossy(part)))
     }
 
     /// An attempt begins, `after` so long, and its span.

@@ -364,11 +364,11 @@ prop_compose! {
         let mut noted = Noted::default();
         let nanos = |nanos: u32| std::time::Duration::from_nanos(nanos.into());
         let request = head.map(|(method, path, query, host, agent)| Request {
-            method: noted.bytes(&method, 256),
-            path: noted.bytes(&path, 1_024),
-            query: query.map(|query| noted.bytes(&query, 1_024)),
-            host: noted.bytes(host.as_bytes(), 256),
-            user_agent: agent.map(|agent| noted.bytes(&agent, 256)),
+            method: noted.all([(&method, 256)])[0],
+            path: noted.all([(&path, 1_024)])[0],
+            query: query.map(|query| noted.all([(&query, 1_024)])[0]),
+            host: noted.all([(host.as_bytes(), 256)])[0],
+            user_agent: agent.map(|agent| noted.all([(&agent, 256)])[0]),
             grpc: way.3,
         });
         noted.record = Record {

@@ -110,10 +110,24 @@ fn text(span: &Span, name: &str) -> Option<String> {
 }
 
 #[test]
+fn what_came_is_text_by_itself() {
+    // Neither half of a letter is one, nor is the letter that they make together anybody's.
+    let mut noted = record(Direction::Inbound);
+    let before = noted.texts.len();
+    let [a, b, c] = noted.all([(b"x\xc3", 9), (b"\xa4y", 9), ("\u{e4}z".as_bytes(), 1)]);
+    let told = noted.told();
+    assert_eq!([a, b, c].map(|piece| told.text(piece)), ["x\u{fffd}", "\u{fffd}y", "\u{fffd}"]);
+    noted.texts.truncate(before);
+    let [a, b, c] = noted.all([("\u{e4}".as_bytes(), 9), (b"", 9), (b"long", 3)]);
+    let told = noted.told();
+    assert_eq!([a, b, c].map(|piece| told.text(piece)), ["\u{e4}", "", "lon"]);
+}
+
+#[test]
 fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
     let mut noted = record(Direction::Inbound);
-    let path = noted.bytes("/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes(), 1_024);
-    let method = noted.bytes(b"\xff\n", 256);
+    let path = noted.all([("/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1".as_bytes(), 1_024)])[0];
+    let method = noted.all([(b"\xff\n", 256)])[0];
     (request(&mut noted).path, request(&mut noted).method) = (path, method);
     let told = noted.told();
     for form in [line::json, line::text] {

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// After so many looks in vain they are fewer.
 const IDLE: u32 = 40;
 /// So many spans or log records are passed on in the memory that they lie in; fewer are copied, and the worker has its room back.
-const MOVED: usize = MANY / 2;
+const MOVED: usize = MANY / 4;
 /// Where spans come faster than the exporter takes them, what workers have told waits for it so long, in pauses of such a length.
 const HELD_BACK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);

@@ -16,7 +16,7 @@ const MOST: usize = 8 * 1024 * 1024;
 const MOST_LINES: usize = 2 * 1024 * 1024;
 
 /// After so many the thread is woken, that it may take them while there is room. With fewer, it looks by itself.
-pub(super) const MANY: usize = 256;
+pub(super) const MANY: usize = 512;
 
 /// Bytes that are much for a buffer that is kept.
 const MUCH: usize = 512 * 1024;

@@ -30,6 +30,11 @@ pub(crate) fn tell_what_there_is(mesh: &Mesh<'_>) {
         // Nobody has made a route yet.
         assert!(told.contains("echo") || command == "routes", "weft {command}: {told}");
     }
+    let told = weft(&["status", &context, "-o", "json"]).json();
+    let workloads = told["workloads"].as_array().expect("a list");
+    let is_whole =
+        |one: &&Value| one["ready"] == true && one["sidecar"]["serial"].as_str().is_some_and(|serial| !serial.is_empty());
+    assert_eq!(workloads.iter().filter(is_whole).count() as u64, sidecars(mesh), "{told:#}");
     page_comes(mesh, &context);
 }
 
