@@ -227,12 +227,21 @@ fn stat_says_the_same_by_prometheus_as_by_the_sidecars() {
         fs::write(manifests.join("route.yaml"), ROUTE).expect("written");
     });
     let _scraper = prometheus(&world, CLASSIC, &[]);
-    let ended = "sum(http_client_request_duration_seconds_count{weft_service=\"shop/web\"})";
-    // A series that begins within the window counts from its first sample on: so each is there before what is measured.
+    let ended = [
+        "sum(http_client_request_duration_seconds_count{weft_service=\"shop/web\"})",
+        "sum(http_server_request_duration_seconds_count{weft_workload=\"web\"})",
+    ];
+    let all_ended = |count: u32| {
+        for query in ended {
+            comes_to(&world, CLASSIC, query, is(count));
+        }
+    };
+    // A series that begins within the window counts from its first sample on: so each is there before what is measured, on both sides, which are not scraped
+    // at once.
     send(&world, BEFORE);
-    comes_to(&world, CLASSIC, ended, is(BEFORE.all()));
+    all_ended(BEFORE.all());
     send(&world, LOAD);
-    comes_to(&world, CLASSIC, ended, is(BEFORE.all() + LOAD.all()));
+    all_ended(BEFORE.all() + LOAD.all());
     // Prometheus extends what it saw by up to a scrape: one among many is little.
     comes_to(&world, CLASSIC, "min(count_over_time(up[120s]))", |scrapes| scrapes > 11.5);
 

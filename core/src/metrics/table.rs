@@ -144,7 +144,7 @@ labels! {
     OVERFLOW "otel.metric.overflow" "`true`: all series that there was no room for, together; they have no other label.";
     SERVICE_NAME "service.name" "What `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says; else the workload (its service account), or the program. OTLP has the same.";
     SERVICE_NAMESPACE "service.namespace" "Its namespace.";
-    SERVICE_INSTANCE "service.instance.id" "Which instance: what `OTEL_RESOURCE_ATTRIBUTES` says; else the pod, as NAMESPACE/NAME, or its first address until there is a certificate.";
+    SERVICE_INSTANCE "service.instance.id" "Which instance: what `OTEL_RESOURCE_ATTRIBUTES` says; else the pod, as NAMESPACE/NAME, or its first address until there is a certificate, for which what is pushed waits 30 s.";
     SERVICE_VERSION "service.version" "weft's version.";
 }
 
