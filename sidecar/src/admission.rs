@@ -14,16 +14,26 @@ pub use weft_core::admission::Shed;
 pub struct Capacity {
     open: AtomicUsize,
     most: usize,
+    idle: usize,
 }
 
-/// Descriptors that are kept for everything but proxied connections: pools, the control plane, admin.
+/// Descriptors that are kept for everything but proxied connections: the control plane, admin, telemetry.
 const RESERVED: usize = 256;
+/// Connections that may idle in pools where descriptors are no matter: each has its memory, too.
+const IDLE: usize = 16_384;
 
 impl Capacity {
-    /// `asked` connections, or, if that is 0, as many as `descriptors` allow: each takes two.
+    /// `asked` connections, or, if that is 0, as many as `descriptors` allow: each takes two, and an eighth is for those that idle in pools.
     pub fn new(asked: usize, descriptors: usize) -> Self {
-        let granted = descriptors.saturating_sub(RESERVED).max(RESERVED) / 2;
-        Self { open: AtomicUsize::new(0), most: if asked > 0 { asked } else { granted } }
+        let free = descriptors.saturating_sub(RESERVED).max(RESERVED);
+        let idle = (free / 8).min(IDLE);
+        let most = if asked > 0 { asked } else { (free - idle) / 2 };
+        Self { open: AtomicUsize::new(0), most, idle: idle.min(most) }
+    }
+
+    /// Connections that may idle in the pools of each of so many workers.
+    pub fn idle(&self, workers: usize) -> usize {
+        self.idle / workers.max(1)
     }
 
     pub fn open(&self) -> usize {
@@ -125,8 +135,16 @@ mod tests {
 
     #[test]
     fn descriptors_set_the_bound_where_nothing_else_does() {
-        assert_eq!(Capacity::new(0, 20_000).most(), 9_872);
-        assert_eq!(Capacity::new(0, 64).most(), 128);
+        assert_eq!(Capacity::new(0, 20_000).most(), 8_638);
+        assert_eq!(Capacity::new(0, 64).most(), 112);
         assert_eq!(Capacity::new(50, 20_000).most(), 50);
+        assert_eq!(Capacity::new(0, 20_000).idle(2), 1_234);
+        assert_eq!(Capacity::new(0, 1_000_000_000).idle(2), IDLE / 2);
+        // Nothing idles that was not in use before.
+        assert_eq!(Capacity::new(50, 20_000).idle(1), 50);
+        for descriptors in [1_024, 20_000, 1 << 20] {
+            let capacity = Capacity::new(0, descriptors);
+            assert!(2 * capacity.most() + capacity.idle(1) + RESERVED <= descriptors);
+        }
     }
 }

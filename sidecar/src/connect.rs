@@ -1,7 +1,7 @@
 //! The seam: from an endpoint to an exchange or to bytes. Nothing above names a socket or a TLS type; behind it stand links, of which
 //! each stream is a connection to whoever uses it, and pooled connections, one exchange each over HTTP/1 and many over HTTP/2.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -120,6 +120,12 @@ impl Http1 {
     pub fn is_carried(&self) -> bool {
         self.writer.version() == MeshProtocol::Http2
     }
+
+    /// Whether an exchange may begin on it: a server that closed it or spoke out of turn meanwhile shows as readable.
+    fn is_quiet(&self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        self.stream.poll_readable(&mut cx).is_pending() && self.stream.is_answering()
+    }
 }
 
 /// One exchange with an endpoint.
@@ -131,7 +137,6 @@ pub enum Exchange {
 }
 
 /// A worker's connections that may be used again.
-#[derive(Default)]
 pub struct Pools {
     #[expect(clippy::vec_box, reason = "an exchange moves it out and back: a pointer, not the whole")]
     http1: RefCell<HashMap<Key, Vec<Box<Http1>>>>,
@@ -143,6 +148,10 @@ pub struct Pools {
     /// Destinations that have no links, until then.
     linkless: RefCell<HashMap<Key, Instant>>,
     tls: RefCell<HashMap<(SpiffeId, MeshProtocol, bool), Made>>,
+    /// As many may idle together, wherever they go: each has a descriptor that an accepted connection cannot have.
+    most: usize,
+    /// Connections that were opened since it was looked how many idle.
+    opened: Cell<usize>,
 }
 
 /// A shared connection that is being opened: whoever needs it waits for the one that began.
@@ -198,13 +207,25 @@ const MAX_STREAMS: usize = 100;
 const LINKLESS: Duration = Duration::from_secs(60);
 
 impl Pools {
+    /// Those of one worker, of which `most` may idle.
+    pub fn new(most: usize) -> Self {
+        Self {
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+            opening: RefCell::default(),
+            links: RefCell::default(),
+            linkless: RefCell::default(),
+            tls: RefCell::default(),
+            most,
+            opened: Cell::default(),
+        }
+    }
+
     fn take_http1(&self, key: &Key) -> Option<Box<Http1>> {
         let mut pools = self.http1.borrow_mut();
         let idle = pools.get_mut(key)?;
         while let Some(connection) = idle.pop() {
-            // A server that closed or spoke out of turn meanwhile shows as readable.
-            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            if connection.stream.poll_readable(&mut cx).is_pending() && connection.stream.is_answering() {
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -250,26 +271,56 @@ impl Pools {
         }
     }
 
-    /// Drops what idles for longer than `idle`, was made under another generation of the identity, or for an external service that is not in force any more;
-    /// tells what is left.
-    pub fn sweep(&self, generation: u64, egress: Option<&Table>, idle: Duration, told: &PoolSlots) {
+    /// Makes room for a connection that is being opened: those that idle longest end where too many do. It is looked once for many, since that goes through all.
+    fn make_room(&self) {
+        let now_and_then = (self.most / 8).max(1);
+        self.opened.set(self.opened.get() + 1);
+        if self.opened.get() >= now_and_then {
+            self.opened.set(0);
+            self.give_way(self.most.saturating_sub(now_and_then));
+        }
+    }
+
+    /// Ends what idles, longest first, until `most` at the most are left.
+    pub fn give_way(&self, most: usize) {
         let now = Instant::now();
-        let current = |key: &Key| match &*key.destination {
-            Destination::Mesh { .. } => key.generation == generation,
-            Destination::Plain { .. } => true,
-            Destination::Outside(outside) => outside.is_in(egress) && (!outside.is_mutual() || key.generation == generation),
-        };
-        self.http1.borrow_mut().retain(|key, list| {
-            list.retain(|c| current(key) && now.duration_since(c.since) < idle);
-            !list.is_empty()
-        });
-        self.http2.borrow_mut().retain(|key, list| {
-            list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() > idle));
-            !list.is_empty()
-        });
+        let mut idle: Vec<Duration> = Vec::new();
+        // What is kept on a link is no connection of its own.
+        let http1 = self.http1.borrow();
+        idle.extend(http1.values().flatten().filter(|c| !c.stream.is_linked()).map(|c| now.duration_since(c.since)));
+        drop(http1);
+        idle.extend(self.http2.borrow().values().flatten().filter(|s| s.in_flight() == 0).map(h2::Sender::idle_for));
+        for (key, links) in &*self.links.borrow() {
+            match self.unused(key, links, now) {
+                Some(since) => idle.extend(std::iter::repeat_n(since, links.len())),
+                None => idle.extend(links.iter().filter_map(|link| link.idle())),
+            }
+        }
+        if idle.len() > most {
+            let (_, shortest, _) = idle.select_nth_unstable(most);
+            self.end(|_| true, *shortest);
+        }
+    }
+
+    /// How long all links to one destination have had no stream, or none but those that are kept for the next exchange; none while they have others.
+    fn unused(&self, key: &Key, links: &[Rc<Link>], now: Instant) -> Option<Duration> {
+        let http1 = self.http1.borrow();
+        let kept = [MeshProtocol::Http1, MeshProtocol::Http2].map(|protocol| http1.get(&Key { protocol, ..key.clone() }));
+        let kept = || kept.iter().copied().flatten().flatten().filter(|c| c.stream.is_linked());
+        let streams: usize = links.iter().map(|link| link.streams()).sum();
+        let since = kept().map(|c| now.duration_since(c.since)).chain(links.iter().filter_map(|link| link.idle()));
+        if kept().count() == streams { since.min() } else { None }
+    }
+
+    /// Ends what idles for `idle` or longer, has ended at the other end, or is not `current`.
+    fn end(&self, current: impl Fn(&Key) -> bool, idle: Duration) {
+        let now = Instant::now();
+        // Links first: what is kept on one ends with it.
         self.links.borrow_mut().retain(|key, list| {
+            let unused = self.unused(key, list, now).is_some_and(|since| since >= idle);
             list.retain(|link| {
-                let stays = current(key) && !link.is_leaving() && link.idle().is_none_or(|since| since < idle);
+                let is_used = !unused && link.idle().is_none_or(|since| since < idle);
+                let stays = current(key) && !link.is_leaving() && is_used;
                 if !stays {
                     link.leave();
                 }
@@ -277,6 +328,26 @@ impl Pools {
             });
             !list.is_empty()
         });
+        self.http1.borrow_mut().retain(|key, list| {
+            list.retain(|c| current(key) && now.duration_since(c.since) < idle && c.is_quiet());
+            !list.is_empty()
+        });
+        self.http2.borrow_mut().retain(|key, list| {
+            list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() >= idle));
+            !list.is_empty()
+        });
+    }
+
+    /// Drops what idles for `idle` or longer, has ended, was made under another generation of the identity, or for an external service that is not in force
+    /// any more; tells what is left.
+    pub fn sweep(&self, generation: u64, egress: Option<&Table>, idle: Duration, told: &PoolSlots) {
+        let current = |key: &Key| match &*key.destination {
+            Destination::Mesh { .. } => key.generation == generation,
+            Destination::Plain { .. } => true,
+            Destination::Outside(outside) => outside.is_in(egress) && (!outside.is_mutual() || key.generation == generation),
+        };
+        self.end(current, idle);
+        let now = Instant::now();
         self.linkless.borrow_mut().retain(|_, until| now < *until);
         let (http1, http2) = (self.http1.borrow(), self.http2.borrow());
         let links = self.links.borrow();
@@ -490,6 +561,7 @@ impl Worker {
     }
 
     async fn open_alone(&self, to: &Destination, protocol: MeshProtocol, link: bool) -> Result<Stream, Failure> {
+        self.pools.make_room();
         let timeout = self.connect_timeout(to);
         match tokio::time::timeout(timeout, Box::pin(self.open_unbounded(to, protocol, link))).await {
             Ok(result) => result,

@@ -155,7 +155,7 @@ impl Worker {
         Rc::new(Self {
             dialer,
             buffers: Buffers::default(),
-            pools: Pools::default(),
+            pools: Pools::new(shared.capacity.idle(limits::workers(shared.config.workers))),
             metrics: WorkerMetrics::new(shared.metrics.clone(), shared.config.metrics_series),
             trusted: Trusted::default(),
             opened: Opened::default(),
@@ -336,8 +336,9 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
                 });
             }
             Err(e) => {
-                // Out of descriptors, most likely. Others may end meanwhile.
+                // Out of descriptors, most likely. What idles has some; others may end meanwhile.
                 worker.metrics.accept_failed();
+                worker.pools.give_way(0);
                 tracing::warn!(error = %e, "accept failed: raise the limit of open files");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

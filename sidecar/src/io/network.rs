@@ -96,6 +96,13 @@ impl Network {
     pub fn connections(&self) -> usize {
         self.0.links.borrow().values().map(|link| link.connections()).sum()
     }
+
+    /// Those between one host and all others.
+    pub fn connections_of(&self, ip: IpAddr) -> usize {
+        let links = self.0.links.borrow();
+        let of_it = links.iter().filter(|((a, b), _)| a != b && (*a == ip || *b == ip));
+        of_it.map(|(_, link)| link.connections()).sum()
+    }
 }
 
 /// A place in the network that can dial and listen.

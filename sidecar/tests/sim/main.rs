@@ -16,6 +16,7 @@ mod drain;
 mod expiry;
 mod federation;
 mod grpc;
+mod idle;
 mod lab;
 mod limits;
 mod linked;
