@@ -18,6 +18,7 @@ use weft_core::Namespace;
 use weft_core::wellknown::{CONTROL_PLANE_SERVICE_ACCOUNT, SIDECAR_CONTAINER};
 
 use crate::install::object::LABEL_NAME;
+use crate::install::sidecars;
 use crate::rundir::{self, Which};
 use crate::{sidecar, validate};
 
@@ -245,9 +246,7 @@ fn flags(list: &Value) -> anyhow::Result<Vec<String>> {
 
 /// Whether a pod has a sidecar that can be asked: its container, or its init container that stays.
 fn has_sidecar(pod: &Value) -> bool {
-    let of = |list: &str| pod["spec"][list].as_array().into_iter().flatten();
-    let has = of("containers").chain(of("initContainers")).any(|c| c["name"] == SIDECAR_CONTAINER);
-    has && pod["status"]["phase"] == "Running"
+    sidecars::has_sidecar(pod) && pod["status"]["phase"] == "Running"
 }
 
 pub(crate) fn listed(context: Option<&str>, plural: &str, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Value>> {

@@ -67,9 +67,14 @@ pub(crate) fn main(args: &LogArgs) -> anyhow::Result<ExitCode> {
         (name @ ("injector" | "cni"), Fleet::Run(_)) => {
             bail!("a mesh on this machine has no {name}: on a cluster, name its context (--context)")
         }
-        ("control-plane", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::ControlPlane, filter)?,
-        ("injector", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::Injector, filter)?,
-        ("cni", Fleet::Cluster(context)) => of_pods(context.as_deref(), Part::Cni, filter)?,
+        (name @ ("control-plane" | "injector" | "cni"), Fleet::Cluster(context)) => {
+            let part = match name {
+                "control-plane" => Part::ControlPlane,
+                "injector" => Part::Injector,
+                _ => Part::Cni,
+            };
+            of_pods(context.as_deref(), part, filter)?
+        }
         (name, fleet) => {
             let (method, path) = filter.map_or(("GET", "/log".to_owned()), |f| ("POST", format!("/log?filter={f}")));
             let pods: Vec<String> = fleet.reach(name)?.iter().map(crate::fleet::reach::Reached::name).collect();

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::fleet::kubectl;
 use crate::install::object::LABEL_NAME;
+use crate::install::sidecars;
 use crate::rundir::{self, Which};
 
 /// How long a call may take. About the root, replicas ask each other and their API server first.
@@ -98,12 +99,8 @@ impl Way {
 
 /// What `kubectl` is told to reach the operator socket of each of a list's pods that is ready.
 fn relays(list: &Value) -> anyhow::Result<Vec<Vec<String>>> {
-    let is_ready = |pod: &&Value| {
-        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-        conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-    };
     let pods = list["items"].as_array().context("kubectl prints no list")?;
-    let ready = pods.iter().filter(is_ready).map(relay).collect::<anyhow::Result<Vec<_>>>()?;
+    let ready = pods.iter().filter(|pod| sidecars::is_ready(pod)).map(relay).collect::<anyhow::Result<Vec<_>>>()?;
     if ready.is_empty() {
         bail!("the cluster has no control plane of weft that is ready: weft check says more");
     }

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
+use weft_control_plane::replicas;
 use weft_proto::v1;
 
 use crate::fleet::{self, Fleet};
+use crate::install::sidecars;
 use crate::lab::door::{self, Listed};
 use crate::operator::Way;
 use crate::output::{Look, Output};
@@ -69,12 +71,12 @@ fn of_cluster(context: Option<&str>) -> anyhow::Result<(Vec<Listed>, v1::StatusR
 fn pod(value: &Value) -> Option<Listed> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let phase = text("/status/phase");
-    if value.pointer("/metadata/annotations/weft.dev~1injected").is_none() || matches!(&*phase, "Succeeded" | "Failed") {
+    if !sidecars::has_sidecar(value) || matches!(&*phase, "Succeeded" | "Failed") {
         return None;
     }
-    let conditions = value.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
-    let is_ready = conditions.clone().any(|c| c["type"] == "Ready" && c["status"] == "True");
-    let said = conditions.filter(|c| c["status"] == "False").find_map(|c| c["message"].as_str()).unwrap_or(&phase);
+    let is_ready = sidecars::is_ready(value);
+    let said =
+        sidecars::conditions(value).filter(|c| c["status"] == "False").find_map(|c| c["message"].as_str()).unwrap_or(&phase);
     Some(Listed {
         namespace: text("/metadata/namespace"),
         pod: text("/metadata/name"),
@@ -104,20 +106,14 @@ fn together(told: Vec<anyhow::Result<v1::StatusResponse>>) -> anyhow::Result<v1:
         field: String::new(),
         message: format!("a replica does not answer, and its sidecars are missing here: {why:#}"),
     };
+    whole.sidecars = replicas::newest(std::mem::take(&mut whole.sidecars));
     whole.problems.extend(silent.into_iter().map(problem));
     Ok(whole)
 }
 
 fn merge(whole: &mut v1::StatusResponse, other: v1::StatusResponse) {
     whole.generation = whole.generation.max(other.generation);
-    for sidecar in other.sidecars {
-        match whole.sidecars.iter_mut().find(|known| known.namespace == sidecar.namespace && known.pod == sidecar.pod) {
-            // It has just moved from one to the other.
-            Some(known) if known.connected_at < sidecar.connected_at => *known = sidecar,
-            Some(_) => {}
-            None => whole.sidecars.push(sidecar),
-        }
-    }
+    whole.sidecars.extend(other.sidecars);
     let fresh: Vec<v1::Problem> = other.problems.into_iter().filter(|problem| !whole.problems.contains(problem)).collect();
     whole.problems.extend(fresh);
 }
@@ -259,6 +255,8 @@ fn as_json(listed: &[Listed], status: &v1::StatusResponse) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use weft_core::wellknown::SIDECAR_CONTAINER;
+
     use super::*;
 
     fn replica(pod: &str, meshed: bool, why: &str) -> Listed {
@@ -327,10 +325,10 @@ mod tests {
         assert!(together(vec![away(), away()]).is_err_and(|why| why.to_string().contains("away")));
 
         let object = |injected: bool, phase: &str, ready: &str| {
-            let annotations = if injected { json!({"weft.dev/injected": "v"}) } else { json!({}) };
+            let containers = if injected { json!([{"name": SIDECAR_CONTAINER}]) } else { json!([]) };
             json!({
-                "metadata": {"name": "web-0", "namespace": "shop", "annotations": annotations},
-                "spec": {"serviceAccountName": "web"},
+                "metadata": {"name": "web-0", "namespace": "shop"},
+                "spec": {"serviceAccountName": "web", "initContainers": containers},
                 "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready, "message": "not yet"}]},
             })
         };

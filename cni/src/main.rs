@@ -4,10 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use weft_cni::config::{Cli, Command, Config};
-use weft_cni::{install, plugin};
-
-/// The agent's name.
-const SERVICE: &str = "weft-cni";
+use weft_cni::{PLUGIN, install, plugin};
 
 fn main() -> anyhow::Result<ExitCode> {
     // Before anything else: it runs for every container of the node.
@@ -20,7 +17,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let _log = weft_log::Log::begin("info")?;
             install::leave(&node.node())?;
         }
-        Command::Log { filter } => weft_log::door::main(SERVICE, filter.as_slice())?,
+        Command::Log { filter } => weft_log::door::main(PLUGIN, filter.as_slice())?,
         Command::ProbePeer => weft_redirect::probe_peer()?,
     }
     Ok(ExitCode::SUCCESS)
@@ -28,7 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn agent(config: Config) -> anyhow::Result<()> {
     let log = weft_log::Log::begin(&config.log)?;
-    weft_log::door::open(SERVICE, log.levels());
+    weft_log::door::open(PLUGIN, log.levels());
     // The client of the API server takes the process's provider; without one it would guess among those that are built in.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a cryptographic provider is in place already: a fault in weft");

@@ -1,5 +1,6 @@
 //! What replicas of the control plane ask each other (`weft.v1.Replicas`): gRPC over mutual TLS, where both are the control plane. A replica answers for itself alone.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,6 +60,19 @@ impl Replicas for ReplicasService {
         let account = tokio::task::spawn_blocking(move || account::to_wire(&traffic.account(window))).await;
         account.map(Response::new).map_err(|e| Status::internal(format!("the question was given up: {e}")))
     }
+}
+
+/// What replicas know of each sidecar, in the order of their pods: one that has just moved from a replica to another is still known to both, and told of by
+/// the one that it came to last.
+pub fn newest(told: impl IntoIterator<Item = v1::SidecarStatus>) -> Vec<v1::SidecarStatus> {
+    let mut known: BTreeMap<(String, String), v1::SidecarStatus> = BTreeMap::new();
+    for status in told {
+        let one = known.entry((status.namespace.clone(), status.pod.clone())).or_default();
+        if status.connected_at >= one.connected_at {
+            *one = status;
+        }
+    }
+    known.into_values().collect()
 }
 
 /// What this replica shows to others, and checks them by.

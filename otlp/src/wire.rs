@@ -1,7 +1,7 @@
 //! Protobuf's wire format (protobuf.dev/programming-guides/encoding), as far as OTLP's spans and log records need it. Fields are appended to a buffer as they come, without a
 //! message in between, and every byte is written once.
 //!
-//! What is a text here is a `str`, so that no text in a message is anything but UTF-8.
+//! What is a text here is a `str`, so that no text in a message is anything but UTF-8; whoever writes one into the buffer by themselves ([`Wire::short`]) sees to that.
 
 /// A message in the making, at the end of a buffer.
 pub struct Wire<'a> {
@@ -196,17 +196,15 @@ impl<'a> Wire<'a> {
     #[inline(always)]
     pub fn short(&mut self, number: u32, key: &Key, write: impl FnOnce(&mut Vec<u8>)) {
         let begins = self.out.len();
-        self.out.extend_from_slice(&[field(number, BYTES), 0]);
-        self.out.extend_from_slice(key);
-        self.out.extend_from_slice(&[0, field(1, BYTES), 0]);
+        // As an empty one, of which the three lengths are added to.
+        self.pair(number, key, 0, |_| {});
         let text = self.out.len();
         write(self.out);
         let len = self.out.len() - text;
-        let (pair, any) = (key.len() + 3 + len, 2 + len);
-        if pair < 0x80 {
-            self.out[begins + 1] = pair as u8;
-            self.out[text - 3] = any as u8;
-            self.out[text - 1] = len as u8;
+        if key.len() + 3 + len < 0x80 {
+            for at in [begins + 1, text - 3, text - 1] {
+                self.out[at] += len as u8;
+            }
         } else {
             let long = self.out.split_off(text);
             self.out.truncate(begins);

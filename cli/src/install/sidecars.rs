@@ -21,6 +21,16 @@ pub(crate) fn version(pod: &Value) -> Option<&str> {
     pod.pointer("/metadata/annotations")?.get(ANNOTATION_INJECTED)?.as_str()
 }
 
+/// A pod's conditions, as its status says them.
+pub(crate) fn conditions(pod: &Value) -> impl Iterator<Item = &Value> {
+    pod.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Whether all of a pod is ready.
+pub(crate) fn is_ready(pod: &Value) -> bool {
+    conditions(pod).any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
 /// Whether a pod has ended, or is about to.
 pub(crate) fn has_ended(pod: &Value) -> bool {
     pod.pointer("/metadata/deletionTimestamp").is_some()

@@ -1,6 +1,6 @@
 //! The dashboard's data, as JSON. Everything in it is a plain value or a text; the page writes texts as such.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use super::Dashboard;
 use super::account::{self, Account};
 use super::others::Told as Other;
 use super::traffic::{Node, Pair, Refusal, SLOT, Sums};
+use crate::replicas;
 use crate::server::unix_millis;
 
 /// Services and other ends that are shown.
@@ -300,11 +301,9 @@ struct Whole {
     /// Of the time that was asked for, how much was seen by whoever has looked for longest: sidecars move from one to another.
     covered: Duration,
     series: BTreeMap<Node, Vec<(u64, u64)>>,
-    /// The newest first.
     refusals: Vec<Refusal>,
     left_out: (u64, u64),
-    /// By pod: one that just moved from a replica to another may still be known to both.
-    sidecars: BTreeMap<(String, String), v1::SidecarStatus>,
+    sidecars: Vec<v1::SidecarStatus>,
 }
 
 impl Whole {
@@ -333,18 +332,16 @@ impl Whole {
         }
         self.covered = self.covered.max(look.covered);
         self.left_out = (self.left_out.0.saturating_add(look.left_out.0), self.left_out.1.saturating_add(look.left_out.1));
-        let is_there =
-            |new: &Refusal| self.refusals.iter().any(|r| r.told.reference == new.told.reference && r.sidecar == new.sidecar);
-        let fresh: Vec<Refusal> = look.refusals.into_iter().filter(|new| !is_there(new)).collect();
-        self.refusals.extend(fresh);
+        self.refusals.extend(look.refusals);
+        self.sidecars.extend(sidecars);
+    }
+
+    /// Each refusal once, the newest first, and each sidecar once: both may be known to two replicas, where a sidecar has moved.
+    fn settle(&mut self) {
+        let mut seen = HashSet::new();
+        self.refusals.retain(|r| seen.insert((r.sidecar.clone(), r.told.reference.clone())));
         self.refusals.sort_by_key(|r| std::cmp::Reverse(r.told.at));
-        for status in sidecars {
-            let known = self.sidecars.entry((status.namespace.clone(), status.pod.clone()));
-            let known = known.or_default();
-            if status.connected_at >= known.connected_at {
-                *known = status;
-            }
-        }
+        self.sidecars = replicas::newest(std::mem::take(&mut self.sidecars));
     }
 }
 
@@ -368,9 +365,10 @@ impl View {
             };
             others.push(Replica { name, sidecars, problem });
         }
+        whole.settle();
         let snapshot = hub.snapshot();
         let (nodes, without) = nodes(&whole, snapshot.services.keys());
-        let (connected, silent) = (whole.sidecars.len(), whole.sidecars.values().filter(|s| !s.tells_traffic).count());
+        let (connected, silent) = (whole.sidecars.len(), whole.sidecars.iter().filter(|s| !s.tells_traffic).count());
         let refusals: Vec<Told> = std::mem::take(&mut whole.refusals).into_iter().map(Told::from).collect();
         let problems: Vec<Problem> =
             hub.problems().iter().map(|p| Problem { place: p.place.clone(), message: p.message.clone() }).collect();
@@ -470,8 +468,8 @@ fn errors(edges: &BTreeMap<(Node, Node), Both>) -> Vec<Failed> {
 }
 
 /// Those whose certificates end first come first.
-fn sidecars(statuses: BTreeMap<(String, String), v1::SidecarStatus>) -> Vec<Sidecar> {
-    let mut all: Vec<Sidecar> = statuses.into_values().map(sidecar).collect();
+fn sidecars(statuses: Vec<v1::SidecarStatus>) -> Vec<Sidecar> {
+    let mut all: Vec<Sidecar> = statuses.into_iter().map(sidecar).collect();
     all.sort_by(|a, b| (a.not_after, &a.pod).cmp(&(b.not_after, &b.pod)));
     all
 }
@@ -524,6 +522,7 @@ mod tests {
         let mut whole = Whole::default();
         whole.take(account(60, 60, &[(5, 0)], vec![refusal("b", 7), refusal("a", 3)], 9, "moved here"));
         whole.take(account(20, 10, &[(1, 1), (2, 0), (3, 0)], vec![refusal("c", 5), refusal("a", 3)], 4, "was here"));
+        whole.settle();
         let both = &whole.edges[&(pair.from.clone(), pair.to.clone())];
         assert_eq!((both.seen.window.requests, both.seen.total.requests, both.secured, both.plain), (80, 800, true, false));
         assert_eq!(whole.series[&web], [(1, 1), (2, 0), (8, 0)]);
