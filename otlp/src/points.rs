@@ -134,11 +134,11 @@ fn described(metric: &Metric, data: Data) -> OtlpMetric {
     }
 }
 
-/// What came since it was told last. What is less than before began anew.
+/// What came since it was told last. What is less than before had parts that ended: none of it is told again.
 fn since(now: &Value, before: &Value) -> Value {
     match (now, before) {
-        (Value::Count(now), Value::Count(before)) if now >= before => Value::Count(now - before),
-        (Value::Distribution(now), Value::Distribution(before)) if now.reading.count() >= before.reading.count() => {
+        (Value::Count(now), Value::Count(before)) => Value::Count(now.saturating_sub(*before)),
+        (Value::Distribution(now), Value::Distribution(before)) => {
             let told = |at: u64| before.exemplars.iter().flat_map(|all| all.iter().flatten()).any(|other| other.at == at);
             let fresh = now.exemplars.clone().map(|mut all| {
                 for exemplar in all.iter_mut() {
@@ -305,10 +305,11 @@ mod tests {
         assert_eq!(histogram.aggregation_temporality, i32::from(AggregationTemporality::Delta));
         let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
         assert_eq!(sum.data_points[0].value, Some(Number::AsInt(2)));
-        // It began anew: it has less than before, or says when that was.
+        // It has less than before: none of it is told again.
         let metrics = decoded(&mut points, families(&recorder, 1), 30);
         let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
-        assert_eq!(sum.data_points[0].value, Some(Number::AsInt(1)));
+        assert_eq!(sum.data_points[0].value, Some(Number::AsInt(0)));
+        // It began anew, and says when.
         let mut families = families(&recorder, 5);
         families[1].points[0].since = 35;
         let metrics = decoded(&mut points, families, 40);

@@ -20,6 +20,7 @@ pub struct Push {
     interval: Duration,
     temporality: Temporality,
     aggregation: Aggregation,
+    began: u64,
 }
 
 /// What is told at a time: series, the labels that all of them have, and whose they are.
@@ -28,7 +29,7 @@ pub type Gathered = (Vec<Family>, Labels, Resource);
 const INTERVAL: Duration = Duration::from_secs(60);
 
 impl Push {
-    /// By what the variables say; none if they name no collector, or say that there is to be none (`OTEL_METRICS_EXPORTER=none`; `prometheus` too, since
+    /// By what the variables say, of what is counted from now on; none if they name no collector, or say that there is to be none (`OTEL_METRICS_EXPORTER=none`; `prometheus` too, since
     /// `/metrics` is served anyway). `mark` is put on its sockets.
     pub fn new(env: &Env, mark: u32) -> Result<Option<Self>, SettingError> {
         if env.get("OTEL_METRICS_EXPORTER") == Some("prometheus") {
@@ -53,7 +54,7 @@ impl Push {
         };
         let interval = env.millis("OTEL_METRIC_EXPORT_INTERVAL", INTERVAL);
         let interval = interval.clamp(Duration::from_millis(10), Duration::from_secs(24 * 3600));
-        Ok(Some(Self { exporter, interval, temporality, aggregation }))
+        Ok(Some(Self { exporter, interval, temporality, aggregation, began: now() }))
     }
 
     /// Where it pushes to, for people.
@@ -70,7 +71,7 @@ impl Push {
         gather: impl Fn() -> Gathered,
         stop: impl Future<Output = ()>,
     ) {
-        let mut points = Points::new(self.temporality, self.aggregation, now());
+        let mut points = Points::new(self.temporality, self.aggregation, self.began);
         // Sidecars that begin together do not push together.
         let first = self.interval.mul_f64((random() % 1_000) as f64 / 1_000.0);
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, self.interval);

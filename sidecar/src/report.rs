@@ -11,7 +11,7 @@ use weft_core::metrics::histogram::Reading;
 use weft_proto::v1;
 
 use crate::denials::{Denials, Record};
-use crate::metrics::registry::EdgeTotals;
+use crate::metrics::registry::{EdgeTotals, Summed as _};
 use crate::metrics::{Direction, EdgeKey, Registry};
 use crate::worker::Shared;
 
@@ -135,12 +135,10 @@ fn read(metrics: &Registry) -> BTreeMap<Key, Sums> {
     all
 }
 
-/// What came since `before`; none where nothing did. What is less than it was began anew meanwhile.
+/// What came since `before`; none where nothing did. What is less than it was had parts that ended: none of it is told again.
 fn reported(key: &Key, now: &Sums, before: Option<&Sums>) -> Option<v1::ReportedEdge> {
     let none = Sums::default();
     let before = before.unwrap_or(&none);
-    let anew = now.took.count() < before.took.count() || now.edge.connections < before.edge.connections;
-    let before = if anew { &none } else { before };
     let less = |now: u64, then: u64| now.saturating_sub(then);
     let took = now.took.since(&before.took);
     let counted = Reason::ALL.iter().zip(now.edge.errors.iter().zip(before.edge.errors));

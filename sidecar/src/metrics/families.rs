@@ -10,7 +10,7 @@ use weft_core::failure::Reason;
 use weft_core::metrics::family::Distribution;
 use weft_core::metrics::{Family, Labels, Metric, Point, Value, table};
 
-use super::registry::{CallKey, CallTotals, EdgeTotals, Registry, Told};
+use super::registry::{CallKey, CallTotals, EdgeTotals, Registry, Summed, Told};
 use super::slots::get;
 use super::{Direction, EdgeKey, Heard};
 use crate::identity::unix_now;
@@ -71,14 +71,6 @@ fn target_info(shared: &Shared) -> Family {
     family
 }
 
-/// An edge without what tells its series apart no further: the TLS suite is told by handshakes.
-fn labelled(key: &EdgeKey) -> EdgeKey {
-    let tls = if key.tls.0.is_empty() { ("", "") } else { ("tls", "") };
-    // What others call has no name here, but a port.
-    let target = if key.direction == Direction::Inbound { "".into() } else { key.target.clone() };
-    EdgeKey { target, tls, ..key.clone() }
-}
-
 /// The parts that series of edges and calls have in common.
 struct Parts {
     direction: &'static str,
@@ -127,19 +119,20 @@ fn traffic(registry: &Registry, all: &mut Vec<Family>) {
         totals.merge(&told.totals);
     };
     for told in registry.by_call() {
-        let edge = labelled(&told.key.edge);
-        let key = CallKey { edge: edge.clone(), code: told.key.code.as_http(), route: told.key.route.clone() };
-        add(&mut calls, told.overflow, key, &told);
+        add(&mut calls, told.overflow, told.key.as_http(), &told);
         if told.key.code.is_grpc() {
-            add(&mut rpcs, told.overflow, CallKey { edge, ..told.key.clone() }, &told);
+            add(&mut rpcs, told.overflow, CallKey { edge: told.key.edge.as_told(), ..told.key.clone() }, &told);
         }
+    }
+    for told in registry.ended_calls() {
+        add(&mut calls, told.overflow, told.key.clone(), &told);
     }
     all.extend(durations([&table::HTTP_SERVER_DURATION, &table::HTTP_CLIENT_DURATION], calls, http_labels));
     all.extend(durations([&table::RPC_SERVER_DURATION, &table::RPC_CLIENT_DURATION], rpcs, rpc_labels));
 
     let mut edges: BTreeMap<(bool, EdgeKey), (u64, EdgeTotals)> = BTreeMap::new();
-    for told in registry.by_edge() {
-        let (since, totals) = edges.entry((told.overflow, labelled(&told.key))).or_insert((told.since, EdgeTotals::default()));
+    for told in registry.by_edge().into_iter().chain(registry.ended_edges()) {
+        let (since, totals) = edges.entry((told.overflow, told.key.as_told())).or_insert((told.since, EdgeTotals::default()));
         *since = (*since).min(told.since);
         totals.merge(&told.totals);
     }

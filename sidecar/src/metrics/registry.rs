@@ -1,6 +1,6 @@
 //! All workers' slots, merged when somebody asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -12,7 +12,7 @@ use super::notices::NoticeSlots;
 use super::slots::{CallSlots, EdgeSlots, HandshakeKey, HandshakeSlots, REASONS, WorkerSlots, get};
 use super::tally::{Counted, Tally};
 use super::worker::UNUSED;
-use super::{Code, EdgeKey};
+use super::{Code, Direction, EdgeKey};
 use crate::otlp::batch::Counts;
 
 /// Peers whose ejections are counted apart.
@@ -49,8 +49,10 @@ impl EdgeTotals {
         // Two slots are read one after the other.
         self.connections.saturating_sub(self.closed)
     }
+}
 
-    pub fn merge(&mut self, other: &Self) {
+impl Summed for EdgeTotals {
+    fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
         self.closed += other.closed;
         self.received += other.received;
@@ -69,8 +71,8 @@ pub struct CallTotals {
     pub exemplars: Option<Box<Exemplars>>,
 }
 
-impl CallTotals {
-    pub fn merge(&mut self, other: &Self) {
+impl Summed for CallTotals {
+    fn merge(&mut self, other: &Self) {
         self.took.merge(&other.took);
         let Some(others) = &other.exemplars else { return };
         let own = self.exemplars.get_or_insert_default();
@@ -83,9 +85,14 @@ impl CallTotals {
     }
 }
 
+/// Sums of what is counted.
+pub trait Summed: Default + Clone {
+    fn merge(&mut self, other: &Self);
+}
+
 /// What of slots the merge needs to know.
 pub trait Slots {
-    type Totals: Default;
+    type Totals: Summed;
     fn retired(&self) -> &AtomicBool;
     fn since(&self) -> u64;
     fn add_to(&self, totals: &mut Self::Totals);
@@ -157,10 +164,7 @@ impl<S: Slots> Merged<S> {
         !self.live.is_empty()
     }
 
-    fn totals(&self) -> S::Totals
-    where
-        S::Totals: Clone,
-    {
+    fn totals(&self) -> S::Totals {
         let mut totals = self.gone.clone();
         for slots in &self.live {
             slots.add_to(&mut totals);
@@ -177,6 +181,24 @@ pub struct CallKey {
     pub route: Option<Arc<str>>,
 }
 
+impl CallKey {
+    /// As the series of HTTP tell it: what no label of theirs tells apart is left out.
+    #[must_use]
+    pub fn as_http(&self) -> Self {
+        Self { code: self.code.as_http(), edge: self.edge.as_told(), route: self.route.clone() }
+    }
+}
+
+impl EdgeKey {
+    /// As series tell it: the TLS suite is told by handshakes, and what others call has no name here, but a port.
+    #[must_use]
+    pub fn as_told(&self) -> Self {
+        let tls = if self.tls.0.is_empty() { ("", "") } else { ("tls", "") };
+        let target = if self.direction == Direction::Inbound { "".into() } else { self.target.clone() };
+        Self { target, tls, ..self.clone() }
+    }
+}
+
 /// Something that is counted, since when, and what.
 pub struct Told<K, T> {
     pub key: K,
@@ -190,6 +212,8 @@ struct Known {
     workers: Vec<Arc<WorkerSlots>>,
     edges: BTreeMap<(bool, EdgeKey), Merged<EdgeSlots>>,
     calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
+    ended_edges: Ended<EdgeKey, EdgeTotals>,
+    ended_calls: Ended<CallKey, CallTotals>,
     handshakes: Vec<Arc<HandshakeSlots>>,
     notices: Vec<Arc<NoticeSlots>>,
 }
@@ -266,8 +290,8 @@ impl Registry {
                 }
             }
         }
-        known.edges.retain(|_, merged| merged.settle());
-        known.calls.retain(|_, merged| merged.settle());
+        settle(&mut known.edges, &mut known.ended_edges, EdgeKey::as_told);
+        settle(&mut known.calls, &mut known.ended_calls, CallKey::as_http);
         guard
     }
 
@@ -279,6 +303,16 @@ impl Registry {
     /// Requests, merged over workers.
     pub fn by_call(&self) -> Vec<Told<CallKey, CallTotals>> {
         told(&self.known().1.calls)
+    }
+
+    /// What has ended of edges, by what series tell of them, where others of the same series go on.
+    pub fn ended_edges(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
+        ended(&self.known().1.ended_edges)
+    }
+
+    /// … and of requests, by what the series of HTTP tell.
+    pub fn ended_calls(&self) -> Vec<Told<CallKey, CallTotals>> {
+        ended(&self.known().1.ended_calls)
     }
 
     /// Handshakes, merged over workers.
@@ -306,7 +340,45 @@ impl Registry {
     }
 }
 
-fn told<K: Clone, S: Slots<Totals: Clone>>(known: &BTreeMap<(bool, K), Merged<S>>) -> Vec<Told<K, S::Totals>> {
+/// What was counted under keys that nobody counts under any more, since when, by what a series tells. A series is the sum of several keys: where one of them ends and others
+/// go on, it would go backwards.
+type Ended<K, T> = BTreeMap<(bool, K), (u64, T)>;
+
+/// Takes in what retired. What nobody counts under any more is dropped, but for what a series still needs.
+fn settle<K: Ord, S: Slots>(
+    live: &mut BTreeMap<(bool, K), Merged<S>>,
+    ended: &mut Ended<K, S::Totals>,
+    series: impl Fn(&K) -> K,
+) {
+    let before = live.len();
+    live.retain(|(overflow, key), merged| {
+        let lives = merged.settle();
+        if !lives {
+            let (since, totals) = ended.entry((*overflow, series(key))).or_insert((merged.since, S::Totals::default()));
+            *since = (*since).min(merged.since);
+            totals.merge(&merged.gone);
+        }
+        lives
+    });
+    if live.len() < before {
+        let needed: BTreeSet<(bool, K)> = live.keys().map(|(overflow, key)| (*overflow, series(key))).collect();
+        // What is beyond the bound is one series.
+        let overflows = needed.iter().any(|(overflow, _)| *overflow);
+        ended.retain(|key, _| if key.0 { overflows } else { needed.contains(key) });
+    }
+}
+
+fn ended<K: Clone, T: Clone>(ended: &Ended<K, T>) -> Vec<Told<K, T>> {
+    let told = |((overflow, key), (since, totals)): (&(bool, K), &(u64, T))| Told {
+        key: key.clone(),
+        overflow: *overflow,
+        since: *since,
+        totals: totals.clone(),
+    };
+    ended.iter().map(told).collect()
+}
+
+fn told<K: Clone, S: Slots>(known: &BTreeMap<(bool, K), Merged<S>>) -> Vec<Told<K, S::Totals>> {
     let each = known.iter();
     each.map(|((overflow, key), merged)| Told {
         key: key.clone(),

@@ -149,6 +149,34 @@ async fn what_is_not_used_goes_and_what_others_count_does_not_go_backwards() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_series_of_several_outcomes_keeps_what_ended_of_them_and_no_longer_than_others_go_on() {
+    let shared = shared();
+    let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
+    let grpc = |status| Call::new(b"POST", true).answered(200, Some(status));
+    let http = ["http_client_request_duration_seconds_count", "http_response_status_code=\"200\""];
+    let rpc = ["rpc_client_call_duration_seconds_count", "NOT_FOUND"];
+    let counted = |parts: &[&str]| sum(&text(&shared), parts) as u64;
+    for status in [0, 5, 5] {
+        a.edge(&key("x")).request(&grpc(status), LONG);
+    }
+    assert_eq!((counted(&http), counted(&rpc)), (3, 2));
+    for n in 4..10 {
+        tokio::time::advance(LONG / 2).await;
+        a.edge(&key("x")).request(&grpc(0), LONG);
+        a.sweep();
+        assert_eq!(counted(&http), n, "it goes backwards");
+    }
+    assert_eq!(counted(&rpc), 0);
+    for _ in 0..3 {
+        tokio::time::advance(2 * LONG).await;
+        a.sweep();
+    }
+    assert_eq!(counted(&http), 0);
+    a.edge(&key("x")).request(&grpc(0), LONG);
+    assert_eq!(counted(&http), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn exemplars_handshakes_and_detections_are_told() {
     let shared = shared();
     let a = WorkerMetrics::new(shared.metrics.clone(), MOST);
