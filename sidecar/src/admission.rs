@@ -14,26 +14,36 @@ pub use weft_core::admission::Shed;
 pub struct Capacity {
     open: AtomicUsize,
     most: usize,
+    /// Those that may idle in pools, and how many each worker has at the least.
     idle: usize,
+    least_idle: usize,
 }
 
 /// Descriptors that are kept for everything but proxied connections: the control plane, admin, telemetry.
 const RESERVED: usize = 256;
-/// Connections that may idle in pools where descriptors are no matter: each has its memory, too.
-const IDLE: usize = 16_384;
+/// Connections that may idle in the pools of one worker where descriptors are no matter: each has its memory, too.
+const MOST_IDLE: usize = 16_384;
+/// … and that may where nobody said otherwise, however few there are.
+const LEAST_IDLE: usize = 64;
 
 impl Capacity {
-    /// `asked` connections, or, if that is 0, as many as `descriptors` allow: each takes two, and an eighth is for those that idle in pools.
-    pub fn new(asked: usize, descriptors: usize) -> Self {
+    /// `asked` connections, and `idle` that nobody uses in all pools; of what is 0 as many as `descriptors` allow: each connection takes two, and an eighth is
+    /// for those that idle.
+    pub fn new(asked: usize, idle: usize, descriptors: usize) -> Self {
         let free = descriptors.saturating_sub(RESERVED).max(RESERVED);
-        let idle = (free / 8).min(IDLE);
-        let most = if asked > 0 { asked } else { (free - idle) / 2 };
-        Self { open: AtomicUsize::new(0), most, idle: idle.min(most) }
+        let least_idle = if idle > 0 { 1 } else { LEAST_IDLE };
+        let idle = match (asked, idle) {
+            (_, idle @ 1..) => idle,
+            (0, 0) => free / 8,
+            (asked, 0) => (free / 8).min(free.saturating_sub(asked.saturating_mul(2))),
+        };
+        let most = if asked > 0 { asked } else { (free.saturating_sub(idle) / 2).max(LEAST_IDLE) };
+        Self { open: AtomicUsize::new(0), most, idle, least_idle }
     }
 
     /// Connections that may idle in the pools of each of so many workers.
     pub fn idle(&self, workers: usize) -> usize {
-        self.idle / workers.max(1)
+        (self.idle / workers.max(1)).clamp(self.least_idle, MOST_IDLE)
     }
 
     pub fn open(&self) -> usize {
@@ -109,7 +119,7 @@ mod tests {
 
     #[test]
     fn one_source_leaves_room_for_others_and_all_of_them_for_the_pod() {
-        let capacity = Arc::new(Capacity::new(16, 0));
+        let capacity = Arc::new(Capacity::new(16, 0, 0));
         let workers = [Admission::new(capacity.clone(), 2), Admission::new(capacity.clone(), 2)];
         let source = |i: u8| Some(IpAddr::from([10, 0, 0, i]));
         let mut greedy: Vec<Admitted> = (0..10).filter_map(|_| workers[0].admit(source(1)).ok()).collect();
@@ -128,22 +138,22 @@ mod tests {
 
     #[test]
     fn a_host_with_many_ipv6_addresses_is_one_source() {
-        let door = Admission::new(Arc::new(Capacity::new(16, 0)), 1);
+        let door = Admission::new(Arc::new(Capacity::new(16, 0, 0)), 1);
         let from = |i: u16| Some(IpAddr::from([0xfd47, 0, 0, 1, 0, 0, 0, i]));
         assert_eq!((0..20).filter_map(|i| door.admit(from(i)).ok()).collect::<Vec<_>>().len(), 6);
     }
 
     #[test]
     fn descriptors_set_the_bound_where_nothing_else_does() {
-        assert_eq!(Capacity::new(0, 20_000).most(), 8_638);
-        assert_eq!(Capacity::new(0, 64).most(), 112);
-        assert_eq!(Capacity::new(50, 20_000).most(), 50);
-        assert_eq!(Capacity::new(0, 20_000).idle(2), 1_234);
-        assert_eq!(Capacity::new(0, 1_000_000_000).idle(2), IDLE / 2);
-        // Nothing idles that was not in use before.
-        assert_eq!(Capacity::new(50, 20_000).idle(1), 50);
-        for descriptors in [1_024, 20_000, 1 << 20] {
-            let capacity = Capacity::new(0, descriptors);
+        let idle = |asked, idle, descriptors, workers| Capacity::new(asked, idle, descriptors).idle(workers);
+        assert_eq!(Capacity::new(0, 0, 20_000).most(), 8_638);
+        assert_eq!(Capacity::new(0, 0, 64).most(), 112);
+        assert_eq!(Capacity::new(50, 0, 20_000).most(), 50);
+        assert_eq!((idle(0, 0, 20_000, 2), idle(50, 0, 20_000, 2), idle(9_000, 0, 20_000, 2)), (1_234, 1_234, 872));
+        // Memory has its bound as well, and whoever asks for more connections than there are descriptors keeps some all the same.
+        assert_eq!((idle(0, 0, 1 << 30, 2), idle(100_000, 0, 20_000, 2), idle(0, 500, 20_000, 2)), (MOST_IDLE, LEAST_IDLE, 250));
+        for descriptors in [2_048, 20_000, 1 << 20] {
+            let capacity = Capacity::new(0, 0, descriptors);
             assert!(2 * capacity.most() + capacity.idle(1) + RESERVED <= descriptors);
         }
     }

@@ -33,6 +33,10 @@ pub struct Config {
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_connections: usize,
 
+    /// Connections to endpoints that are kept though nobody uses them, in all; 0 is an eighth of the limit of open files. The longest idle go first
+    #[arg(long, env = "WEFT_MAX_IDLE_CONNECTIONS", value_name = "N", default_value_t = 0)]
+    pub max_idle: usize,
+
     /// Whether connections to another sidecar share one mutual TLS connection where it can do that, too; off gives each its own
     #[arg(long, env = "WEFT_LINK", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub link: bool,

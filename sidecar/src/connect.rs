@@ -24,7 +24,9 @@ use weft_tls::{LeafInfo, ServerVerifier, VerifyError, verify_error};
 use crate::egress::outside::{self, Outside};
 use crate::http::h1::{self, Reader, Writer};
 use crate::http::h2;
+use crate::io::Socket;
 use crate::isolation::{self, Called};
+use crate::limits;
 use crate::link::Link;
 use crate::metrics::WorkerMetrics;
 use crate::metrics::slots::{HandshakeKey, Held, PoolSlots};
@@ -260,7 +262,7 @@ impl Pools {
 
     /// Takes a connection back whose exchange ended cleanly.
     pub fn keep_http1(&self, mut connection: Box<Http1>) {
-        if connection.reader.has_rest() {
+        if connection.reader.has_rest() || !connection.stream.is_answering() {
             return;
         }
         connection.since = Instant::now();
@@ -281,32 +283,46 @@ impl Pools {
         }
     }
 
+    /// Descriptors are short: ends an eighth of what idles.
+    pub fn spare(&self) {
+        let idle = self.idle().len();
+        self.give_way(idle - idle.div_ceil(8));
+    }
+
     /// Ends what idles, longest first, until `most` at the most are left.
-    pub fn give_way(&self, most: usize) {
-        let now = Instant::now();
-        let mut idle: Vec<Duration> = Vec::new();
-        // What is kept on a link is no connection of its own.
-        let http1 = self.http1.borrow();
-        idle.extend(http1.values().flatten().filter(|c| !c.stream.is_linked()).map(|c| now.duration_since(c.since)));
-        drop(http1);
-        idle.extend(self.http2.borrow().values().flatten().filter(|s| s.in_flight() == 0).map(h2::Sender::idle_for));
-        for (key, links) in &*self.links.borrow() {
-            match self.unused(key, links, now) {
-                Some(since) => idle.extend(std::iter::repeat_n(since, links.len())),
-                None => idle.extend(links.iter().filter_map(|link| link.idle())),
-            }
-        }
+    fn give_way(&self, most: usize) {
+        let mut idle = self.idle();
         if idle.len() > most {
             let (_, shortest, _) = idle.select_nth_unstable(most);
             self.end(|_| true, *shortest);
         }
     }
 
+    /// For how long each connection that nobody uses has had no use.
+    fn idle(&self) -> Vec<Duration> {
+        let now = Instant::now();
+        let mut idle: Vec<Duration> = Vec::new();
+        // What is kept on a link is no connection of its own.
+        let http1 = self.http1.borrow();
+        idle.extend(http1.values().flatten().filter(|c| !c.stream.is_linked()).map(|c| now.duration_since(c.since)));
+        drop(http1);
+        let http2 = self.http2.borrow();
+        idle.extend(http2.values().flatten().filter(|s| s.in_flight() == 0 && !s.is_closed()).map(h2::Sender::idle_for));
+        for (key, links) in &*self.links.borrow() {
+            match self.unused(key, links, now) {
+                Some(since) => idle.extend(std::iter::repeat_n(since, links.len())),
+                None => idle.extend(links.iter().filter(|link| !link.is_leaving()).filter_map(|link| link.idle())),
+            }
+        }
+        idle
+    }
+
     /// How long all links to one destination have had no stream, or none but those that are kept for the next exchange; none while they have others.
     fn unused(&self, key: &Key, links: &[Rc<Link>], now: Instant) -> Option<Duration> {
         let http1 = self.http1.borrow();
         let kept = [MeshProtocol::Http1, MeshProtocol::Http2].map(|protocol| http1.get(&Key { protocol, ..key.clone() }));
-        let kept = || kept.iter().copied().flatten().flatten().filter(|c| c.stream.is_linked());
+        let is_here = |link: &Rc<Link>| links.iter().any(|known| Rc::ptr_eq(known, link));
+        let kept = || kept.iter().copied().flatten().flatten().filter(|c| c.stream.link().is_some_and(is_here));
         let streams: usize = links.iter().map(|link| link.streams()).sum();
         let since = kept().map(|c| now.duration_since(c.since)).chain(links.iter().filter_map(|link| link.idle()));
         if kept().count() == streams { since.min() } else { None }
@@ -347,6 +363,7 @@ impl Pools {
             Destination::Outside(outside) => outside.is_in(egress) && (!outside.is_mutual() || key.generation == generation),
         };
         self.end(current, idle);
+        self.give_way(self.most);
         let now = Instant::now();
         self.linkless.borrow_mut().retain(|_, until| now < *until);
         let (http1, http2) = (self.http1.borrow(), self.http2.borrow());
@@ -385,6 +402,17 @@ impl Drop for Handshaking<'_> {
 }
 
 impl Worker {
+    /// A socket that is connected. Where descriptors are short, what idles gives some.
+    pub async fn connect(&self, to: SocketAddr, options: Option<&Tcp>) -> std::io::Result<Socket> {
+        match self.dialer.connect(to, options).await {
+            Err(e) if limits::is_short(&e) => {
+                self.pools.spare();
+                self.dialer.connect(to, options).await
+            }
+            other => other,
+        }
+    }
+
     /// Opens a connection of its own to a destination.
     pub async fn dial(&self, to: &Destination) -> Result<Stream, Failure> {
         self.open_alone(to, MeshProtocol::Tcp, false).await
@@ -581,7 +609,7 @@ impl Worker {
         if let Some(called) = &called {
             isolation::may_call(self, called)?;
         }
-        let socket = self.dialer.connect(address, to.dial().map(|d| &d.tcp)).await.map_err(|e| connect_failure(&e, address))?;
+        let socket = self.connect(address, to.dial().map(|d| &d.tcp)).await.map_err(|e| connect_failure(&e, address))?;
         let stream = Stream::plain(socket, self.buffers.clone());
         if let Some(called) = called {
             self.opened.note(self, called, &stream, asked)?;
@@ -663,6 +691,11 @@ impl Worker {
 
 pub fn connect_failure(e: &std::io::Error, address: SocketAddr) -> Failure {
     use std::io::ErrorKind;
+    if limits::is_short(e) {
+        // Nobody else is to blame.
+        return Failure { retryable: Retryable::Unprocessed, ..Failure::mesh(Reason::Overloaded) }
+            .detail(format!("{address}: {e}"));
+    }
     let reason = match e.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Reason::UpstreamConnectRefused,
         ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,

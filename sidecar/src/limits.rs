@@ -15,6 +15,12 @@ pub fn raise_open_files() {
     }
 }
 
+/// Whether an error says that descriptors, or the kernel's memory for sockets, are short.
+pub fn is_short(e: &std::io::Error) -> bool {
+    use nix::errno::Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    [EMFILE, ENFILE, ENOBUFS, ENOMEM].iter().any(|short| e.raw_os_error() == Some(*short as i32))
+}
+
 /// How many files may be open at once.
 pub fn open_files() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))

@@ -139,9 +139,10 @@ impl Link {
         self.session().open()
     }
 
-    /// How long it has had no stream; none while it has one.
+    /// How long it has had no stream; none while it has one, or somebody who waits to begin one.
     pub fn idle(&self) -> Option<Duration> {
-        (self.streams() == 0).then(|| self.since.get().elapsed())
+        let is_awaited = self.asked.get().is_some() && self.answers();
+        (self.streams() == 0 && !is_awaited).then(|| self.since.get().elapsed())
     }
 
     /// Begins a stream. Ask [`Self::has_room`] first.
@@ -162,7 +163,7 @@ impl Link {
                 return self.asked.get().is_none();
             }
         }
-        true
+        !self.is_leaving()
     }
 
     /// No more streams are to begin on it. Whoever opens them ends it with the last one.
@@ -339,5 +340,8 @@ struct Ends<'a>(&'a Link);
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.session().end();
+        // Whoever asked whether the other end is there knows now.
+        self.0.asked.set(None);
+        self.0.answered.notify_waiters();
     }
 }

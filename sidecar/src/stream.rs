@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use weft_tls::verify_error;
 
 use crate::io::Socket;
-use crate::link::Pipe;
+use crate::link::{Link, Pipe};
 use crate::pool::Buffers;
 
 /// The two ends of a byte stream are read and written through `&self`: one future may read while another writes.
@@ -320,7 +320,7 @@ impl Stream {
 
     /// Whether the other end has not been asked in vain whether it is there, nor to leave; shows of a link alone.
     pub fn is_answering(&self) -> bool {
-        if let Socket::Link(pipe) = &*self.socket { pipe.link().answers() && !pipe.link().is_leaving() } else { true }
+        self.link().is_none_or(|link| link.answers() && !link.is_leaving())
     }
 
     /// Ends a stream of a link so that whatever comes on it from here on, and was not looked at, may be said elsewhere; false for what is none.
@@ -330,6 +330,11 @@ impl Stream {
             return true;
         }
         false
+    }
+
+    /// The link that it is a stream of.
+    pub fn link(&self) -> Option<&Rc<Link>> {
+        if let Socket::Link(pipe) = &*self.socket { Some(pipe.link()) } else { None }
     }
 
     /// Whether it is a stream of a link.
@@ -430,7 +435,7 @@ impl Stream {
     /// Cipher suite and key exchange group; empty in the clear.
     pub fn tls_names(&self) -> (&'static str, &'static str) {
         let Some(tls) = &self.tls else {
-            return if let Socket::Link(pipe) = &*self.socket { pipe.link().tls_names() } else { ("", "") };
+            return self.link().map_or(("", ""), |link| link.tls_names());
         };
         let c = &tls.borrow().connection;
         (

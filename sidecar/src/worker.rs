@@ -92,7 +92,7 @@ impl Shared {
             levels: Levels::fixed(),
             environment: Env::of_process(),
             scrapes: Scrapes::default(),
-            capacity: Arc::new(Capacity::new(config.max_connections, limits::open_files())),
+            capacity: Arc::new(Capacity::new(config.max_connections, config.max_idle, limits::open_files())),
             admin: crate::admin::door(),
             budget: Budget::new(&BUDGET),
             denials: Denials::default(),
@@ -336,9 +336,11 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
                 });
             }
             Err(e) => {
-                // Out of descriptors, most likely. What idles has some; others may end meanwhile.
                 worker.metrics.accept_failed();
-                worker.pools.give_way(0);
+                // Others may end meanwhile.
+                if limits::is_short(&e) {
+                    worker.pools.spare();
+                }
                 tracing::warn!(error = %e, "accept failed: raise the limit of open files");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -145,7 +145,7 @@ pub async fn open(worker: &Worker, outside: &Outside, protocol: MeshProtocol) ->
             last = Some(failure);
             continue;
         }
-        let socket = match tokio::time::timeout(CONNECT, worker.dialer.connect(address, None)).await {
+        let socket = match tokio::time::timeout(CONNECT, worker.connect(address, None)).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(e)) => {
                 last = Some(connect_failure(&e, address));

@@ -24,8 +24,16 @@ pub const LIMITS: Limits = Limits { head: 128 * 1024, fields: 2_000, target: 64 
 /// How long a receiver may take nothing, as with HTTP/2's windows.
 pub const STALL: Duration = Duration::from_secs(300);
 
+/// Fields that a sidecar adds to a request that it carries, at the most, and more.
+const ADDED: usize = 8;
+
 /// Whether a request's head can be written in HTTP/1.1's form and read back as it was.
 pub fn fits(head: &RequestHead) -> bool {
+    head.fields.len() + ADDED <= LIMITS.fields / 2 && is_plain(head)
+}
+
+/// Whether it says nothing that HTTP/1.1's form cannot.
+fn is_plain(head: &RequestHead) -> bool {
     let Some(authority) = &head.authority else { return false };
     let is_host = |host: &[u8]| host.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'/' | b'@'));
     head.protocol.is_none()
@@ -36,7 +44,6 @@ pub fn fits(head: &RequestHead) -> bool {
         && (head.target.starts_with(b"/") || &*head.target == b"*")
         && head.target.iter().all(|b| b.is_ascii_graphic() && *b != b'#')
         && head.target.len() <= LIMITS.target
-        && head.fields.len() <= LIMITS.fields / 2
 }
 
 /// A request as it is written, where its line and fields do not say everything.
@@ -56,7 +63,7 @@ pub fn unpack(head: &mut RequestHead) -> Result<Framing, Failure> {
     head.scheme = Some(scheme);
     // What else is weft's goes with everything that belongs to the hop.
     let is_own = head.fields.first(Known::TransferEncoding).is_some() || head.http10;
-    if fits(head) && !is_own {
+    if is_plain(head) && head.fields.len() <= LIMITS.fields / 2 && !is_own {
         Ok(framing)
     } else {
         Err(Failure::downstream(Reason::BadRequest).detail("no HTTP/2 request is carried so"))

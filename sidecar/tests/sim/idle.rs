@@ -16,7 +16,7 @@ fn connections_to_many_endpoints_leave_room_for_others() {
     first_seeds(16, &async |seed| {
         let (mesh, http2) = (seed % 2 == 1, seed % 4 >= 2);
         let mut setup = if mesh { Setup::mesh(seed, &[40]) } else { Setup::plain(seed, &[40]) };
-        setup.plan.options = &["--max-connections=16"];
+        setup.plan.options = &["--max-idle=16"];
         let lab = Lab::new(setup);
         // One that says nothing would be taken for something else, and have a connection of its own.
         let mut client = if http2 { None } else { Some(lab.client(0).await) };
