@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak clean help
+.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak instructions clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without. Programs are built together with the tests: without them, what others wrote would have fewer features, and be
@@ -70,6 +70,11 @@ bench-soak:      ## memory under load for half an hour (root)
 	@mkdir -p target/bench
 	@bench/soak --json target/bench/soak.json $(ARGS)
 	@bench/plot lines target/bench/soak.json target/bench/soak.svg
+
+instructions:    ## instructions of the hot parts, beside those recorded: no other load matters
+	@scripts/need instructions
+	@$(CARGO) build --profile ship --bin weft-bench
+	@bench/instructions $(ARGS)
 
 cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
 	@tests/cluster/setup

@@ -30,7 +30,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1000)]
     sidecars: usize,
 
-    /// Changes whose propagation is measured
+    /// Of these, how many know a second service
+    #[arg(long, default_value_t = 10)]
+    few: usize,
+
+    /// Changes of each service whose propagation is measured
     #[arg(long, default_value_t = 20)]
     changes: usize,
 
@@ -42,6 +46,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "target/ship/weft-control-plane")]
     binary: PathBuf,
 }
+
+/// The services, by who knows them.
+const ALL: &str = "all";
+const FEW: &str = "few";
 
 struct Plane {
     child: Child,
@@ -65,14 +73,32 @@ impl Plane {
             pods.push_str(&pod(i));
         }
         std::fs::write(dir.path().join("manifests/pods.yaml"), pods)?;
-        std::fs::write(dir.path().join("manifests/service.yaml"), service())?;
-        write_slice(dir.path(), 0)?;
+        for (service, ip) in [(ALL, "10.96.0.1"), (FEW, "10.96.0.2")] {
+            let text = format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {service}, namespace: load}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
+            );
+            std::fs::write(dir.path().join(format!("manifests/{service}.yaml")), text)?;
+            write_slice(dir.path(), service, 0)?;
+        }
+        let (child, address) = Self::begin(binary, &dir, "127.0.0.1:0").await?;
+        Ok(Self { child, address, dir })
+    }
+
+    /// Ends it without a word, and has another one begin with what it had, on the same port.
+    async fn again(&mut self, binary: &Path) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        (self.child, self.address) = Self::begin(binary, &self.dir, &self.address).await?;
+        Ok(())
+    }
+
+    async fn begin(binary: &Path, dir: &tempfile::TempDir, listen: &str) -> anyhow::Result<(Child, String)> {
         let mut child = Command::new(binary)
             .arg("--dir")
             .arg(dir.path().join("manifests"))
             .arg("--state")
             .arg(dir.path().join("state"))
-            .args(["--listen", "127.0.0.1:0", "--log", "weft_control_plane=info,weft_control_plane::issue=warn"])
+            .args(["--listen", listen, "--log", "weft_control_plane=info,weft_control_plane::issue=warn"])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -87,13 +113,13 @@ impl Plane {
             }
         };
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, address, dir })
+        Ok((child, address))
     }
 
-    /// Resident memory in bytes.
-    fn memory(&self) -> anyhow::Result<u64> {
+    /// Resident memory in bytes: `VmRSS` what it is, `VmHWM` the most that it was.
+    fn memory(&self, which: &str) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
+        let line = status.lines().find(|l| l.starts_with(which)).context("a line of /proc/PID/status")?;
         Ok(line.split_whitespace().nth(1).context("a number")?.parse::<u64>()? * 1024)
     }
 
@@ -142,28 +168,24 @@ fn pod(i: usize) -> String {
     )
 }
 
-fn service() -> &'static str {
-    "apiVersion: v1\nkind: Service\nmetadata: {name: target, namespace: load}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n"
-}
-
 /// A hundred endpoints, of which one changes its address with `n`; renamed over the old file.
-fn write_slice(dir: &Path, n: usize) -> anyhow::Result<()> {
+fn write_slice(dir: &Path, service: &str, n: usize) -> anyhow::Result<()> {
     use std::fmt::Write;
-    let mut text = String::from(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: load, labels: {kubernetes.io/service-name: target}}\n\
-         ports: [{port: 8080}]\nendpoints:\n",
+    let mut text = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}, namespace: load, labels: {{kubernetes.io/service-name: \
+         {service}}}}}\nports: [{{port: 8080}}]\nendpoints:\n"
     );
     for i in 0..99 {
         writeln!(text, "- {{addresses: [10.2.0.{}]}}", i + 1)?;
     }
     writeln!(text, "- {{addresses: [10.3.{}.{}]}}", n / 250, n % 250 + 1)?;
     std::fs::write(dir.join("slice.new"), text)?;
-    std::fs::rename(dir.join("slice.new"), dir.join("manifests/slice.yaml"))?;
+    std::fs::rename(dir.join("slice.new"), dir.join(format!("manifests/{service}-slice.yaml")))?;
     Ok(())
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let plane = Plane::start(&args.binary, args.sidecars).await?;
+    let mut plane = Plane::start(&args.binary, args.sidecars).await?;
     let config =
         Config::parse_from(["weft-sidecar", "--control-plane", &plane.address, "--identity", "load/p", "--pod-ips", "127.0.0.1"]);
     let id: SpiffeId = "spiffe://cluster.local/ns/load/sa/p".parse()?;
@@ -190,18 +212,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
     rate(&config, &id, &svids, &plane, args.certificates).await?;
 
-    let before = plane.memory()?;
+    let before = plane.memory("VmRSS")?;
     let (seen, mut reports) = mpsc::unbounded_channel();
     let began = Instant::now();
-    for (svid, bundle) in &svids {
-        tokio::spawn(watch(config.clone(), svid.clone(), bundle.clone(), seen.clone()));
+    for (i, (svid, bundle)) in svids.iter().enumerate() {
+        tokio::spawn(keep(config.clone(), svid.clone(), bundle.clone(), i < args.few, seen.clone()));
     }
     drop(seen);
-    for _ in 0..args.sidecars {
-        reports.recv().await.context("a stream ended")?;
-    }
+    heard(&mut reports, ALL, args.sidecars).await?;
     let connected = began.elapsed();
-    let after = plane.memory()?;
+    let after = plane.memory("VmRSS")?;
     println!(
         "{} streams in {:.2} s; memory {:.1} MB → {:.1} MB, {:.1} KB each",
         args.sidecars,
@@ -211,28 +231,47 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         (after.saturating_sub(before)) as f64 / 1e3 / args.sidecars as f64
     );
 
-    let (mut first, mut last) = (Vec::new(), Vec::new());
-    for n in 1..=args.changes {
+    for (service, subscribers) in [(ALL, args.sidecars), (FEW, args.few.min(args.sidecars))] {
+        let (mut first, mut last) = (Vec::new(), Vec::new());
         let cpu = plane.cpu()?;
-        let began = Instant::now();
-        write_slice(plane.dir.path(), n)?;
-        reports.recv().await.context("a stream ended")?;
-        first.push(began.elapsed());
-        for _ in 1..args.sidecars {
-            reports.recv().await.context("a stream ended")?;
+        for n in 1..=args.changes {
+            let began = Instant::now();
+            write_slice(plane.dir.path(), service, n)?;
+            heard(&mut reports, service, 1).await?;
+            first.push(began.elapsed());
+            heard(&mut reports, service, subscribers - 1).await?;
+            last.push(began.elapsed());
         }
-        last.push(began.elapsed());
-        if n == args.changes {
-            println!("CPU of the control plane for one change to all: {:.1} ms", (plane.cpu()? - cpu) * 1e3);
-        }
+        println!(
+            "a change on disk reaches the first of {subscribers} who subscribe in {:.1} ms (median), all in {:.1} ms (median), {:.1} ms (worst), for {:.1} ms of the control plane's CPU",
+            median(&mut first),
+            median(&mut last),
+            last.last().map_or(0.0, |d| d.as_secs_f64() * 1e3),
+            (plane.cpu()? - cpu) * 1e3 / args.changes.max(1) as f64,
+        );
     }
+
+    let began = Instant::now();
+    plane.again(&args.binary).await?;
+    let (ready, began) = (began.elapsed(), Instant::now());
+    heard(&mut reports, ALL, args.sidecars).await?;
     println!(
-        "a change on disk reaches the first sidecar in {:.1} ms (median), all {} in {:.1} ms (median), {:.1} ms (worst)",
-        median(&mut first),
+        "killed and started anew, it is ready after {:.2} s, and all {} hold everything again {:.2} s later, for {:.2} s of its CPU; memory {:.1} MB, {:.1} MB at the most",
+        ready.as_secs_f64(),
         args.sidecars,
-        median(&mut last),
-        last.last().map_or(0.0, |d| d.as_secs_f64() * 1e3)
+        began.elapsed().as_secs_f64(),
+        plane.cpu()?,
+        plane.memory("VmRSS")? as f64 / 1e6,
+        plane.memory("VmHWM")? as f64 / 1e6,
     );
+    Ok(())
+}
+
+/// Waits for so many reports of a service. What comes of another one meanwhile was asked for before.
+async fn heard(reports: &mut mpsc::UnboundedReceiver<&'static str>, service: &str, mut times: usize) -> anyhow::Result<()> {
+    while times > 0 {
+        times -= usize::from(reports.recv().await.context("all streams ended")? == service);
+    }
     Ok(())
 }
 
@@ -298,19 +337,39 @@ async fn rate(config: &Config, id: &SpiffeId, svids: &[Joined], plane: &Plane, t
     Ok(())
 }
 
-/// One simulated sidecar: reports once when it holds everything, and then for each change of the endpoints.
-async fn watch(config: Config, svid: Svid, bundle: Arc<TrustBundle>, seen: mpsc::UnboundedSender<()>) -> anyhow::Result<()> {
-    let channel = connect(&config, Trust::Bundle(&svid, &bundle)).await?;
+/// A stream that ended is opened again after so long.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// One simulated sidecar, which comes back where its stream ends.
+async fn keep(config: Config, svid: Svid, bundle: Arc<TrustBundle>, few: bool, seen: mpsc::UnboundedSender<&'static str>) {
+    while !seen.is_closed() {
+        let _ = watch(&config, &svid, &bundle, few, &seen).await;
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// It reports once when it holds everything, and then for each change of the endpoints.
+async fn watch(
+    config: &Config,
+    svid: &Svid,
+    bundle: &Arc<TrustBundle>,
+    few: bool,
+    seen: &mpsc::UnboundedSender<&'static str>,
+) -> anyhow::Result<()> {
+    let channel = connect(config, Trust::Bundle(svid, bundle)).await?;
     let (tx, rx) = mpsc::channel(16);
     let ask = |m| v1::WatchRequest { message: Some(m) };
     tx.send(ask(Ask::Hello(v1::Hello::default()))).await?;
-    tx.send(ask(Ask::Subscribe(v1::Subscribe { names: vec!["address/10.96.0.1".into()] }))).await?;
+    let names = ["address/10.96.0.1", "address/10.96.0.2"].into_iter().take(if few { 2 } else { 1 });
+    tx.send(ask(Ask::Subscribe(v1::Subscribe { names: names.map(ToOwned::to_owned).collect() }))).await?;
     let mut updates = DiscoveryClient::new(channel).watch(tokio_stream::wrappers::ReceiverStream::new(rx)).await?.into_inner();
     while let Some(message) = updates.message().await? {
         if let Some(Answer::Update(update)) = message.message {
             tx.send(ask(Ask::Ack(v1::Ack { nonce: update.nonce, ..Default::default() }))).await?;
-            if update.resources.iter().any(|r| r.name == "endpoints/load/target") {
-                let _ = seen.send(());
+            for service in [ALL, FEW] {
+                if update.resources.iter().any(|r| r.name.strip_prefix("endpoints/load/") == Some(service)) {
+                    let _ = seen.send(service);
+                }
             }
         }
     }

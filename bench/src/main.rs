@@ -1,4 +1,4 @@
-//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback; `policy` times decisions, `metrics` what telling costs, `telemetry` what it costs each request;
+//! `weft-bench`: measures, never judges. `control-plane` loads a real control plane with simulated sidecars over loopback; `policy` times decisions, `metrics` what telling costs, `hot` does what `bench/instructions` counts, `telemetry` what it costs each request;
 //! `cluster-scale` (feature `kubernetes`) has it follow a real API server with many objects; the comparison with other proxies is
 //! `bench/compare`.
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
@@ -6,6 +6,7 @@
 #[cfg(feature = "kubernetes")]
 mod cluster_scale;
 mod control_plane;
+mod hot;
 mod metrics;
 mod policy;
 mod telemetry;
@@ -29,6 +30,8 @@ enum Command {
     ControlPlane(control_plane::Args),
     /// What a decision costs with few and with many policies, and with a short and a long deny list
     Policy(policy::Args),
+    /// Does one pure hot part many times, for `bench/instructions` to count what it takes
+    Hot(hot::Args),
     /// What it costs to record a request, and to answer `/metrics` in each format
     Metrics(metrics::Args),
     /// What a request costs each sidecar in CPU: with telemetry off, with 1 % of the traces and metrics, with everything on
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::ControlPlane(args) => runtime.block_on(control_plane::run(args)),
         Command::Policy(args) => policy::run(&args),
+        Command::Hot(args) => hot::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Telemetry(args) => telemetry::run(&args),
         #[cfg(feature = "kubernetes")]

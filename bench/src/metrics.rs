@@ -49,12 +49,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn shared() -> Shared {
+pub(crate) fn shared() -> Shared {
     let args = ["weft-sidecar", "--control-plane=127.0.0.1:1", "--identity=shop/web", "--pod-ips=10.0.0.1"];
     Shared::new(Config::parse_from(args), Mesh::new().0)
 }
 
-fn key(i: usize) -> EdgeKey {
+pub(crate) fn key(i: usize) -> EdgeKey {
     EdgeKey {
         direction: Direction::Outbound,
         port: 8080,

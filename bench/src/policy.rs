@@ -35,7 +35,7 @@ const REQUESTS: u32 = 1_000_000;
 const CONNECTIONS: u32 = 10_000;
 const PUSHES: u32 = 100;
 
-struct Get(&'static [u8]);
+pub(crate) struct Get(pub(crate) &'static [u8]);
 
 impl RequestFacts for Get {
     fn method(&self) -> &[u8] {
@@ -113,7 +113,7 @@ fn member_address(set: usize, place: u8) -> IpAddr {
     [10, high, low, place].into()
 }
 
-fn network_policy(i: usize) -> anyhow::Result<Arc<NetworkPolicy>> {
+pub(crate) fn network_policy(i: usize) -> anyhow::Result<Arc<NetworkPolicy>> {
     let block = PeerTerm::Block { cidr: format!("172.16.{}.0/24", i % 256).parse()?, except: vec![] };
     let rule =
         NetworkRule { place: 0, peers: vec![block, PeerTerm::Set(PeersId(i as u64))], ports: vec![PortTerm::Range(80, 80)] };
@@ -155,7 +155,7 @@ fn each(times: u32, what: impl Fn()) -> Duration {
     begun.elapsed() / times
 }
 
-fn policy(i: usize) -> anyhow::Result<Arc<Policy>> {
+pub(crate) fn policy(i: usize) -> anyhow::Result<Arc<Policy>> {
     let one = Peer { principals: vec![format!("spiffe://td/ns/shop/sa/app-{i}").parse()?], ..Peer::default() };
     let all = Peer { principals: vec![Principal::Any], ..Peer::default() };
     let path = PathMatch::prefix(&format!("/p{i}")).ok().context("a path")?;

@@ -189,8 +189,7 @@ fn one(args: &Args) -> anyhow::Result<()> {
 async fn measure(args: &Args) -> anyhow::Result<(u64, u64, u64)> {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_"));
     let variables: Vec<(&'static str, &'static str)> = variables.map(|(name, value)| (&*name.leak(), &*value.leak())).collect();
-    let plan = Plan { latency: Duration::ZERO, variables: variables.leak(), ..Plan::smooth(1) };
-    let mut world = World::new(&plan);
+    let (mut world, client) = warm(variables.leak()).await;
     let over = CancellationToken::new();
     let mut threads = Vec::new();
     let World { caller, callees, .. } = &mut world;
@@ -198,13 +197,6 @@ async fn measure(args: &Args) -> anyhow::Result<(u64, u64, u64)> {
         threads.push(sidecar.tells(over.clone()));
         threads.extend(push::begin(&sidecar.shared, &Env::of_process(), over.clone()));
     }
-    let mut listener = world.network.host(B).listen(WEB_TARGET);
-    spawn_local(async move {
-        let server = Stream::plain(Socket::Memory(listener.accept().await), Buffers::default());
-        let mut buf = vec![0; 4096];
-        while heard(&server, &mut buf, b"\r\n\r\n").await && server.write_all(ANSWER, STALL).await.is_ok() {}
-    });
-    let client = Rc::clone(&world.dial_web().await.0);
     ask(&client, args.requests / 10, args.rate).await?;
     let before = cpu()?;
     ask(&client, args.requests, args.rate).await?;
@@ -218,7 +210,21 @@ async fn measure(args: &Args) -> anyhow::Result<(u64, u64, u64)> {
     Ok((all, in_kernel, dropped(&world.caller) + world.callees.iter().map(dropped).sum::<u64>()))
 }
 
-async fn ask(client: &Stream, times: u32, rate: Option<u32>) -> anyhow::Result<()> {
+/// Two sidecars and an application that answers; and a client's connection to it.
+pub(crate) async fn warm(variables: &'static [(&'static str, &'static str)]) -> (World, Rc<Stream>) {
+    let world = World::new(&Plan { latency: Duration::ZERO, variables, ..Plan::smooth(1) });
+    let mut listener = world.network.host(B).listen(WEB_TARGET);
+    spawn_local(async move {
+        let server = Stream::plain(Socket::Memory(listener.accept().await), Buffers::default());
+        let mut buf = vec![0; 4096];
+        while heard(&server, &mut buf, b"\r\n\r\n").await && server.write_all(ANSWER, STALL).await.is_ok() {}
+    });
+    let client = Rc::clone(&world.dial_web().await.0);
+    (world, client)
+}
+
+/// Asks so many times; without a rate, one after the other.
+pub(crate) async fn ask(client: &Stream, times: u32, rate: Option<u32>) -> anyhow::Result<()> {
     let mut buf = vec![0; 4096];
     // As many at once as come in a millisecond: a timer knows nothing shorter.
     let at_once = rate.map_or(u32::MAX, |rate| (rate / 1_000).max(1));
