@@ -20,9 +20,10 @@ workloads:
 - {name: late, namespace: shop, command: ["@PYTHON@", "@PEERS@/http_peer.py", "8090"], ports: [{port: 8090}]}
 - {name: client, namespace: shop, command: [sleep, infinity]}
 "#;
-/// A small file system for the state, which outlives the process.
+/// A small file system for the state, which outlives the process. The join token that the lab writes for each start is none to renew the certificate for at once, as one is that is newer.
 const SIDECAR: &str = r#"
 mountpoint -q state || mount -t tmpfs -o size=64k,mode=0700 tmpfs state
+touch -d @0 token
 exec @SIDECAR@ "$@"
 "#;
 const CLIENT: &str = "shop/client";
