@@ -31,16 +31,14 @@ fn bad_upstream(why: impl std::fmt::Display) -> Failure {
 /// The end of the head in `buf`, just behind the empty line, or none if it is not there yet. A bare LF is an error: other
 /// readers take it for a line's end or do not, and that is how requests are smuggled (RFC 9112, sections 2.2 and 11.2).
 fn head_end(buf: &[u8], seen: usize) -> Result<Option<usize>, &'static str> {
-    let mut at = seen.saturating_sub(3);
-    while let Some(i) = buf[at..].iter().position(|b| *b == b'\n') {
-        let lf = at + i;
+    let from = seen.saturating_sub(3);
+    for lf in memchr::memchr_iter(b'\n', &buf[from..]).map(|i| from + i) {
         if lf == 0 || buf[lf - 1] != b'\r' {
             return Err("a line ends with a bare line feed");
         }
         if lf >= 3 && &buf[lf - 3..=lf] == b"\r\n\r\n" {
             return Ok(Some(lf + 1));
         }
-        at = lf + 1;
     }
     Ok(None)
 }
@@ -81,7 +79,8 @@ pub(super) fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> 
     if target.len() > limits.target {
         return Err(Failure::downstream(Reason::UriTooLong));
     }
-    if target.bytes().any(|b| !b.is_ascii_graphic()) {
+    // All of it, whatever is found: many octets at once.
+    if !target.bytes().fold(true, |fits, b| fits & b.is_ascii_graphic()) {
         return Err(bad("the request target has a character that is not allowed"));
     }
     let fields = section(&head, request.headers, limits).map_err(|(reason, why)| Failure::downstream(reason).detail(why))?;
@@ -140,7 +139,7 @@ fn section(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
     let mut fields = Fields::over(head.clone());
     for h in parsed {
         // httparse takes leading and trailing white space off, and refuses folding; a NUL or bare CR inside is refused here.
-        if h.value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) {
+        if memchr::memchr3(0, b'\r', b'\n', h.value).is_some() {
             return Err((Reason::BadRequest, "a field value has a control character"));
         }
         fields.push_wire(h.name.as_bytes(), h.value);
