@@ -31,8 +31,8 @@ pub(crate) struct Args {
     sidecars: usize,
 
     /// Of these, how many know a second service
-    #[arg(long, default_value_t = 10)]
-    few: usize,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    few: u32,
 
     /// Changes of each service whose propagation is measured
     #[arg(long, default_value_t = 20)]
@@ -216,7 +216,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (seen, mut reports) = mpsc::unbounded_channel();
     let began = Instant::now();
     for (i, (svid, bundle)) in svids.iter().enumerate() {
-        tokio::spawn(keep(config.clone(), svid.clone(), bundle.clone(), i < args.few, seen.clone()));
+        tokio::spawn(keep(config.clone(), svid.clone(), bundle.clone(), i < args.few as usize, seen.clone()));
     }
     drop(seen);
     heard(&mut reports, ALL, args.sidecars).await?;
@@ -231,7 +231,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         (after.saturating_sub(before)) as f64 / 1e3 / args.sidecars as f64
     );
 
-    for (service, subscribers) in [(ALL, args.sidecars), (FEW, args.few.min(args.sidecars))] {
+    for (service, subscribers) in [(ALL, args.sidecars), (FEW, args.sidecars.min(args.few as usize))] {
         let (mut first, mut last) = (Vec::new(), Vec::new());
         let cpu = plane.cpu()?;
         for n in 1..=args.changes {

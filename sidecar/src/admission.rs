@@ -14,9 +14,9 @@ pub use weft_core::admission::Shed;
 pub struct Capacity {
     open: AtomicUsize,
     most: usize,
-    /// Those that may idle in pools, and how many each worker has at the least.
+    /// Those that may idle in pools, and whether somebody has said so.
     idle: usize,
-    least_idle: usize,
+    is_idle_asked: bool,
 }
 
 /// Descriptors that are kept for everything but proxied connections: the control plane, admin, telemetry.
@@ -24,26 +24,27 @@ const RESERVED: usize = 256;
 /// Connections that may idle in the pools of one worker where descriptors are no matter: each has its memory, too.
 const MOST_IDLE: usize = 16_384;
 /// … and that may where nobody said otherwise, however few there are.
-const LEAST_IDLE: usize = 64;
+const LEAST_IDLE: usize = 8;
 
 impl Capacity {
     /// `asked` connections, and `idle` that nobody uses in all pools; of what is 0 as many as `descriptors` allow: each connection takes two, and an eighth is
     /// for those that idle.
     pub fn new(asked: usize, idle: usize, descriptors: usize) -> Self {
         let free = descriptors.saturating_sub(RESERVED).max(RESERVED);
-        let least_idle = if idle > 0 { 1 } else { LEAST_IDLE };
+        let is_idle_asked = idle > 0;
         let idle = match (asked, idle) {
             (_, idle @ 1..) => idle,
             (0, 0) => free / 8,
             (asked, 0) => (free / 8).min(free.saturating_sub(asked.saturating_mul(2))),
         };
         let most = if asked > 0 { asked } else { (free.saturating_sub(idle) / 2).max(LEAST_IDLE) };
-        Self { open: AtomicUsize::new(0), most, idle, least_idle }
+        Self { open: AtomicUsize::new(0), most, idle, is_idle_asked }
     }
 
     /// Connections that may idle in the pools of each of so many workers.
     pub fn idle(&self, workers: usize) -> usize {
-        (self.idle / workers.max(1)).clamp(self.least_idle, MOST_IDLE)
+        let each = self.idle / workers.max(1);
+        if self.is_idle_asked { each.max(1) } else { each.clamp(LEAST_IDLE, MOST_IDLE) }
     }
 
     pub fn open(&self) -> usize {
@@ -152,9 +153,10 @@ mod tests {
         assert_eq!((idle(0, 0, 20_000, 2), idle(50, 0, 20_000, 2), idle(9_000, 0, 20_000, 2)), (1_234, 1_234, 872));
         // Memory has its bound as well, and whoever asks for more connections than there are descriptors keeps some all the same.
         assert_eq!((idle(0, 0, 1 << 30, 2), idle(100_000, 0, 20_000, 2), idle(0, 500, 20_000, 2)), (MOST_IDLE, LEAST_IDLE, 250));
-        for descriptors in [2_048, 20_000, 1 << 20] {
+        assert_eq!((idle(0, 100_000, 20_000, 2), idle(0, 10, 20_000, 16)), (50_000, 1));
+        for (descriptors, workers) in [(1_024, 8), (2_048, 1), (20_000, 2), (1 << 20, 64)] {
             let capacity = Capacity::new(0, 0, descriptors);
-            assert!(2 * capacity.most() + capacity.idle(1) + RESERVED <= descriptors);
+            assert!(2 * capacity.most() + workers * capacity.idle(workers) + RESERVED <= descriptors);
         }
     }
 }

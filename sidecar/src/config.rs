@@ -33,7 +33,7 @@ pub struct Config {
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_connections: usize,
 
-    /// Connections to endpoints that are kept though nobody uses them, in all; 0 is an eighth of the limit of open files. The longest idle go first
+    /// Connections to endpoints that are kept though nobody uses them, in all, but one for each worker; 0 is an eighth of the limit of open files, at most 16,384 for each worker. The longest idle go first
     #[arg(long, env = "WEFT_MAX_IDLE_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub max_idle: usize,
 

@@ -154,6 +154,8 @@ pub struct Pools {
     most: usize,
     /// Connections that were opened since it was looked how many idle.
     opened: Cell<usize>,
+    /// When descriptors were short last.
+    spared: Cell<Option<Instant>>,
 }
 
 /// A shared connection that is being opened: whoever needs it waits for the one that began.
@@ -205,6 +207,10 @@ type Made = (u64, Arc<rustls::ClientConfig>);
 const MAX_IDLE: usize = 64;
 /// Streams on one HTTP/2 connection before another is opened.
 const MAX_STREAMS: usize = 100;
+/// What was told to end has had the time to, and more may be told.
+const SPARED: Duration = Duration::from_millis(20);
+/// A dial that is short of descriptors is tried again so often.
+const AGAIN: usize = 3;
 /// A destination that has no links is asked again after so long: it may have been replaced by one that has.
 const LINKLESS: Duration = Duration::from_secs(60);
 
@@ -220,6 +226,7 @@ impl Pools {
             tls: RefCell::default(),
             most,
             opened: Cell::default(),
+            spared: Cell::default(),
         }
     }
 
@@ -283,8 +290,13 @@ impl Pools {
         }
     }
 
-    /// Descriptors are short: ends an eighth of what idles.
+    /// Descriptors are short: ends an eighth of what idles, unless it has just done so. What speaks TLS is gone when its peer has heard.
     pub fn spare(&self) {
+        let now = Instant::now();
+        if self.spared.get().is_some_and(|at| now.duration_since(at) < SPARED) {
+            return;
+        }
+        self.spared.set(Some(now));
         let idle = self.idle().len();
         self.give_way(idle - idle.div_ceil(8));
     }
@@ -404,13 +416,16 @@ impl Drop for Handshaking<'_> {
 impl Worker {
     /// A socket that is connected. Where descriptors are short, what idles gives some.
     pub async fn connect(&self, to: SocketAddr, options: Option<&Tcp>) -> std::io::Result<Socket> {
-        match self.dialer.connect(to, options).await {
-            Err(e) if limits::is_short(&e) => {
-                self.pools.spare();
-                self.dialer.connect(to, options).await
+        for _ in 0..AGAIN {
+            match self.dialer.connect(to, options).await {
+                Err(e) if limits::is_short(&e) => {
+                    self.pools.spare();
+                    tokio::time::sleep(SPARED / 2).await;
+                }
+                other => return other,
             }
-            other => other,
         }
+        self.dialer.connect(to, options).await
     }
 
     /// Opens a connection of its own to a destination.

@@ -118,20 +118,24 @@ fn traffic(registry: &Registry, all: &mut Vec<Family>) {
         *since = (*since).min(told.since);
         totals.merge(&told.totals);
     };
-    for told in registry.by_call() {
+    let [live, ended_calls, ended_rpcs] = registry.call_series();
+    for told in live {
         add(&mut calls, told.overflow, told.key.as_http(), &told);
         if told.key.code.is_grpc() {
-            add(&mut rpcs, told.overflow, CallKey { edge: told.key.edge.as_told(), ..told.key.clone() }, &told);
+            add(&mut rpcs, told.overflow, told.key.as_rpc(), &told);
         }
     }
-    for told in registry.ended_calls() {
+    for told in ended_calls {
         add(&mut calls, told.overflow, told.key.clone(), &told);
+    }
+    for told in ended_rpcs {
+        add(&mut rpcs, told.overflow, told.key.clone(), &told);
     }
     all.extend(durations([&table::HTTP_SERVER_DURATION, &table::HTTP_CLIENT_DURATION], calls, http_labels));
     all.extend(durations([&table::RPC_SERVER_DURATION, &table::RPC_CLIENT_DURATION], rpcs, rpc_labels));
 
     let mut edges: BTreeMap<(bool, EdgeKey), (u64, EdgeTotals)> = BTreeMap::new();
-    for told in registry.by_edge().into_iter().chain(registry.ended_edges()) {
+    for told in registry.edge_series() {
         let (since, totals) = edges.entry((told.overflow, told.key.as_told())).or_insert((told.since, EdgeTotals::default()));
         *since = (*since).min(told.since);
         totals.merge(&told.totals);

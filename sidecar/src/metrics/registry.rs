@@ -185,7 +185,13 @@ impl CallKey {
     /// As the series of HTTP tell it: what no label of theirs tells apart is left out.
     #[must_use]
     pub fn as_http(&self) -> Self {
-        Self { code: self.code.as_http(), edge: self.edge.as_told(), route: self.route.clone() }
+        Self { code: self.code.as_http(), ..self.as_rpc() }
+    }
+
+    /// As the series of gRPC tell it.
+    #[must_use]
+    pub fn as_rpc(&self) -> Self {
+        Self { edge: self.edge.as_told(), ..self.clone() }
     }
 }
 
@@ -214,6 +220,7 @@ struct Known {
     calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
     ended_edges: Ended<EdgeKey, EdgeTotals>,
     ended_calls: Ended<CallKey, CallTotals>,
+    ended_rpcs: Ended<CallKey, CallTotals>,
     handshakes: Vec<Arc<HandshakeSlots>>,
     notices: Vec<Arc<NoticeSlots>>,
 }
@@ -290,8 +297,16 @@ impl Registry {
                 }
             }
         }
-        settle(&mut known.edges, &mut known.ended_edges, EdgeKey::as_told);
-        settle(&mut known.calls, &mut known.ended_calls, CallKey::as_http);
+        let over = settle(&mut known.edges);
+        if !over.is_empty() {
+            keep(&mut known.ended_edges, &known.edges, over.iter(), EdgeKey::as_told, |key| key.direction);
+        }
+        let over = settle(&mut known.calls);
+        if !over.is_empty() {
+            let of_grpc = over.iter().filter(|((_, key), _)| key.code.is_grpc());
+            keep(&mut known.ended_calls, &known.calls, over.iter(), CallKey::as_http, |key| key.edge.direction);
+            keep(&mut known.ended_rpcs, &known.calls, of_grpc, CallKey::as_rpc, |key| key.edge.direction);
+        }
         guard
     }
 
@@ -305,14 +320,18 @@ impl Registry {
         told(&self.known().1.calls)
     }
 
-    /// What has ended of edges, by what series tell of them, where others of the same series go on.
-    pub fn ended_edges(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
-        ended(&self.known().1.ended_edges)
+    /// Every edge, and what has ended of the series that go on, by what they tell.
+    pub fn edge_series(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
+        let guard = self.known();
+        let mut all = told(&guard.1.edges);
+        all.extend(ended(&guard.1.ended_edges));
+        all
     }
 
-    /// … and of requests, by what the series of HTTP tell.
-    pub fn ended_calls(&self) -> Vec<Told<CallKey, CallTotals>> {
-        ended(&self.known().1.ended_calls)
+    /// Requests; and what has ended of the series of HTTP that go on, and of those of gRPC.
+    pub fn call_series(&self) -> [Vec<Told<CallKey, CallTotals>>; 3] {
+        let guard = self.known();
+        [told(&guard.1.calls), ended(&guard.1.ended_calls), ended(&guard.1.ended_rpcs)]
     }
 
     /// Handshakes, merged over workers.
@@ -344,28 +363,37 @@ impl Registry {
 /// go on, it would go backwards.
 type Ended<K, T> = BTreeMap<(bool, K), (u64, T)>;
 
-/// Takes in what retired. What nobody counts under any more is dropped, but for what a series still needs.
-fn settle<K: Ord, S: Slots>(
-    live: &mut BTreeMap<(bool, K), Merged<S>>,
-    ended: &mut Ended<K, S::Totals>,
-    series: impl Fn(&K) -> K,
-) {
-    let before = live.len();
-    live.retain(|(overflow, key), merged| {
-        let lives = merged.settle();
-        if !lives {
-            let (since, totals) = ended.entry((*overflow, series(key))).or_insert((merged.since, S::Totals::default()));
-            *since = (*since).min(merged.since);
-            totals.merge(&merged.gone);
+/// Takes in what retired, and takes out what nobody counts under any more.
+fn settle<K: Ord + Clone, S: Slots>(live: &mut BTreeMap<(bool, K), Merged<S>>) -> Vec<((bool, K), Merged<S>)> {
+    let mut over = Vec::new();
+    for (key, merged) in live.iter_mut() {
+        if !merged.settle() {
+            over.push(key.clone());
         }
-        lives
-    });
-    if live.len() < before {
-        let needed: BTreeSet<(bool, K)> = live.keys().map(|(overflow, key)| (*overflow, series(key))).collect();
-        // What is beyond the bound is one series.
-        let overflows = needed.iter().any(|(overflow, _)| *overflow);
-        ended.retain(|key, _| if key.0 { overflows } else { needed.contains(key) });
     }
+    over.iter().filter_map(|key| live.remove_entry(key)).collect()
+}
+
+/// Keeps what ended for as long as others of the same series go on.
+fn keep<'a, K: Ord + Clone + 'a, S: Slots + 'a>(
+    ended: &mut Ended<K, S::Totals>,
+    live: &BTreeMap<(bool, K), Merged<S>>,
+    over: impl Iterator<Item = &'a ((bool, K), Merged<S>)>,
+    series: impl Fn(&K) -> K,
+    direction: impl Fn(&K) -> Direction,
+) {
+    for ((overflow, key), merged) in over {
+        let series = (*overflow, series(key));
+        // What is beyond the bound is one series each way, and has one place.
+        let is_same = |(beyond, known): &&(bool, K)| *beyond && direction(known) == direction(key);
+        let place = if *overflow { ended.keys().find(is_same).cloned().unwrap_or(series) } else { series };
+        let (since, totals) = ended.entry(place).or_insert((merged.since, S::Totals::default()));
+        *since = (*since).min(merged.since);
+        totals.merge(&merged.gone);
+    }
+    let needed: BTreeSet<(bool, K)> = live.keys().map(|(overflow, key)| (*overflow, series(key))).collect();
+    let overflows = needed.iter().any(|(overflow, _)| *overflow);
+    ended.retain(|key, _| if key.0 { overflows } else { needed.contains(key) });
 }
 
 fn ended<K: Clone, T: Clone>(ended: &Ended<K, T>) -> Vec<Told<K, T>> {
