@@ -139,6 +139,7 @@ pub enum Exchange {
 }
 
 /// A worker's connections that may be used again.
+#[derive(Default)]
 pub struct Pools {
     #[expect(clippy::vec_box, reason = "an exchange moves it out and back: a pointer, not the whole")]
     http1: RefCell<HashMap<Key, Vec<Box<Http1>>>>,
@@ -217,17 +218,7 @@ const LINKLESS: Duration = Duration::from_secs(60);
 impl Pools {
     /// Those of one worker, of which `most` may idle.
     pub fn new(most: usize) -> Self {
-        Self {
-            http1: RefCell::default(),
-            http2: RefCell::default(),
-            opening: RefCell::default(),
-            links: RefCell::default(),
-            linkless: RefCell::default(),
-            tls: RefCell::default(),
-            most,
-            opened: Cell::default(),
-            spared: Cell::default(),
-        }
+        Self { most, ..Self::default() }
     }
 
     fn take_http1(&self, key: &Key) -> Option<Box<Http1>> {
@@ -286,7 +277,7 @@ impl Pools {
         self.opened.set(self.opened.get() + 1);
         if self.opened.get() >= now_and_then {
             self.opened.set(0);
-            self.give_way(self.most.saturating_sub(now_and_then));
+            self.give_way(|_| self.most.saturating_sub(now_and_then));
         }
     }
 
@@ -297,13 +288,13 @@ impl Pools {
             return;
         }
         self.spared.set(Some(now));
-        let idle = self.idle().len();
-        self.give_way(idle - idle.div_ceil(8));
+        self.give_way(|idle| idle - idle.div_ceil(8));
     }
 
-    /// Ends what idles, longest first, until `most` at the most are left.
-    fn give_way(&self, most: usize) {
+    /// Ends what idles, longest first, until as many are left at the most as `most` says of how many there are.
+    fn give_way(&self, most: impl FnOnce(usize) -> usize) {
         let mut idle = self.idle();
+        let most = most(idle.len());
         if idle.len() > most {
             let (_, shortest, _) = idle.select_nth_unstable(most);
             self.end(|_| true, *shortest);
@@ -375,7 +366,7 @@ impl Pools {
             Destination::Outside(outside) => outside.is_in(egress) && (!outside.is_mutual() || key.generation == generation),
         };
         self.end(current, idle);
-        self.give_way(self.most);
+        self.give_way(|_| self.most);
         let now = Instant::now();
         self.linkless.borrow_mut().retain(|_, until| now < *until);
         let (http1, http2) = (self.http1.borrow(), self.http2.borrow());

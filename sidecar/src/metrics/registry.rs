@@ -218,9 +218,9 @@ struct Known {
     workers: Vec<Arc<WorkerSlots>>,
     edges: BTreeMap<(bool, EdgeKey), Merged<EdgeSlots>>,
     calls: BTreeMap<(bool, CallKey), Merged<CallSlots>>,
-    ended_edges: Ended<EdgeKey, EdgeTotals>,
-    ended_calls: Ended<CallKey, CallTotals>,
-    ended_rpcs: Ended<CallKey, CallTotals>,
+    ended_edges: Ended<EdgeKey, EdgeSlots>,
+    ended_calls: Ended<CallKey, CallSlots>,
+    ended_rpcs: Ended<CallKey, CallSlots>,
     handshakes: Vec<Arc<HandshakeSlots>>,
     notices: Vec<Arc<NoticeSlots>>,
 }
@@ -324,14 +324,14 @@ impl Registry {
     pub fn edge_series(&self) -> Vec<Told<EdgeKey, EdgeTotals>> {
         let guard = self.known();
         let mut all = told(&guard.1.edges);
-        all.extend(ended(&guard.1.ended_edges));
+        all.extend(told(&guard.1.ended_edges));
         all
     }
 
     /// Requests; and what has ended of the series of HTTP that go on, and of those of gRPC.
     pub fn call_series(&self) -> [Vec<Told<CallKey, CallTotals>>; 3] {
         let guard = self.known();
-        [told(&guard.1.calls), ended(&guard.1.ended_calls), ended(&guard.1.ended_rpcs)]
+        [&guard.1.calls, &guard.1.ended_calls, &guard.1.ended_rpcs].map(told)
     }
 
     /// Handshakes, merged over workers.
@@ -361,7 +361,7 @@ impl Registry {
 
 /// What was counted under keys that nobody counts under any more, since when, by what a series tells. A series is the sum of several keys: where one of them ends and others
 /// go on, it would go backwards.
-type Ended<K, T> = BTreeMap<(bool, K), (u64, T)>;
+type Ended<K, S> = BTreeMap<(bool, K), Merged<S>>;
 
 /// Takes in what retired, and takes out what nobody counts under any more.
 fn settle<K: Ord + Clone, S: Slots>(live: &mut BTreeMap<(bool, K), Merged<S>>) -> Vec<((bool, K), Merged<S>)> {
@@ -376,7 +376,7 @@ fn settle<K: Ord + Clone, S: Slots>(live: &mut BTreeMap<(bool, K), Merged<S>>) -
 
 /// Keeps what ended for as long as others of the same series go on.
 fn keep<'a, K: Ord + Clone + 'a, S: Slots + 'a>(
-    ended: &mut Ended<K, S::Totals>,
+    ended: &mut Ended<K, S>,
     live: &BTreeMap<(bool, K), Merged<S>>,
     over: impl Iterator<Item = &'a ((bool, K), Merged<S>)>,
     series: impl Fn(&K) -> K,
@@ -387,23 +387,13 @@ fn keep<'a, K: Ord + Clone + 'a, S: Slots + 'a>(
         // What is beyond the bound is one series each way, and has one place.
         let is_same = |(beyond, known): &&(bool, K)| *beyond && direction(known) == direction(key);
         let place = if *overflow { ended.keys().find(is_same).cloned().unwrap_or(series) } else { series };
-        let (since, totals) = ended.entry(place).or_insert((merged.since, S::Totals::default()));
-        *since = (*since).min(merged.since);
-        totals.merge(&merged.gone);
+        let kept = ended.entry(place).or_insert_with(|| Merged::new(merged.since));
+        kept.since = kept.since.min(merged.since);
+        kept.gone.merge(&merged.gone);
     }
     let needed: BTreeSet<(bool, K)> = live.keys().map(|(overflow, key)| (*overflow, series(key))).collect();
     let overflows = needed.iter().any(|(overflow, _)| *overflow);
     ended.retain(|key, _| if key.0 { overflows } else { needed.contains(key) });
-}
-
-fn ended<K: Clone, T: Clone>(ended: &Ended<K, T>) -> Vec<Told<K, T>> {
-    let told = |((overflow, key), (since, totals)): (&(bool, K), &(u64, T))| Told {
-        key: key.clone(),
-        overflow: *overflow,
-        since: *since,
-        totals: totals.clone(),
-    };
-    ended.iter().map(told).collect()
 }
 
 fn told<K: Clone, S: Slots>(known: &BTreeMap<(bool, K), Merged<S>>) -> Vec<Told<K, S::Totals>> {
