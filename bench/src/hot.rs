@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use tokio::task::LocalSet;
 use weft_core::SpiffeId;
@@ -20,8 +20,11 @@ use weft_core::trace::{SpanId, parse_traceparent, write_traceparent};
 use weft_core::traffic::route::{Match, PathMatch, Route, RouteKind, Rule, Timeouts};
 use weft_core::traffic::table::{RouteTable, Verdict};
 use weft_sidecar::http::h1::{read_request, request_framing};
+use weft_sidecar::http::h2::session as http2;
+use weft_sidecar::http::{Known, RequestHead, ResponseHead};
 use weft_sidecar::link::session::{End, Session};
 use weft_sidecar::metrics::{Call, WorkerMetrics};
+use weft_sidecar::multiplex::Framing;
 
 use crate::policy::{Get, network_policy, policy};
 use crate::{metrics, telemetry};
@@ -55,6 +58,8 @@ enum Part {
     Trace,
     /// A request is counted
     Metrics,
+    /// A request with nine fields and an answer with four, from one end of an HTTP/2 connection to the other and back
+    Http2,
     /// 1,000 bytes go over a stream of a link, to the other end's reader
     Link,
     /// A request by HTTP/1.1 through two sidecars over mutual TLS, and its answer; the client, the application and the network in memory are in it
@@ -131,6 +136,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             let mut space = [0; 2_000];
             each(n, || pass(&mut opens, &mut serves, stream, &mut space) == 1_000)
         }
+        Part::Http2 => {
+            let (mut asks, mut serves) = (http2::Session::new(http2::End::Asks), http2::Session::new(http2::End::Serves));
+            ensure!(moved(&mut asks, &mut serves) && moved(&mut serves, &mut asks), "they do not understand each other");
+            let mut head = read_request(&[HEAD]).ok().flatten().context("a request")?;
+            head.authority = head.fields.first(Known::Host).map(|host| host.to_vec().into());
+            head.fields.remove(Known::Host);
+            let mut answer = ResponseHead::new(200);
+            for (name, value) in [
+                ("server", "nginx"),
+                ("date", "Mon, 23 Nov 2026 10:00:00 GMT"),
+                ("content-type", "text/html"),
+                ("etag", "\"5f2\""),
+            ] {
+                answer.fields.push(name.as_bytes(), value.as_bytes());
+            }
+            each(n, || exchange(&mut asks, &mut serves, black_box(&head), black_box(&answer)).is_some())
+        }
         Part::Request => LocalSet::new().block_on(&runtime, async {
             let (_world, client) = telemetry::warm(&[]).await;
             telemetry::ask(&client, 100, None).await?;
@@ -180,7 +202,7 @@ impl Candidates for Well {
 fn pass(opens: &mut Session, serves: &mut Session, stream: u32, space: &mut [u8]) -> usize {
     let cx = Context::from_waker(Waker::noop());
     let written = opens.poll_write(stream, &cx, &[IoSlice::new(black_box(&[7; 1_000]))]);
-    let moved = move |from: &mut Session, to: &mut Session| {
+    let moved = |from: &mut Session, to: &mut Session| {
         let out = from.outgoing().len();
         let heard = to.receive(from.outgoing()).is_ok();
         from.sent(out);
@@ -192,4 +214,32 @@ fn pass(opens: &mut Session, serves: &mut Session, stream: u32, space: &mut [u8]
     serves.opened();
     let Poll::Ready(Ok(read)) = serves.poll_read(stream, &cx, space) else { return 0 };
     if moved(serves, opens) { read } else { 0 }
+}
+
+/// One end says what it has to say to the other.
+fn moved(from: &mut http2::Session, to: &mut http2::Session) -> bool {
+    let out = from.outgoing().len();
+    let heard = to.receive(from.outgoing()).is_ok();
+    from.sent(out);
+    heard
+}
+
+/// A request without a body, and its answer.
+fn exchange(
+    asks: &mut http2::Session,
+    serves: &mut http2::Session,
+    head: &RequestHead,
+    answer: &ResponseHead,
+) -> Option<ResponseHead> {
+    let cx = Context::from_waker(Waker::noop());
+    let stream = asks.begin(head, true).ok()?;
+    asks.holds(stream);
+    let heard = moved(asks, serves).then(|| serves.fresh().pop()).flatten()?;
+    serves.holds(stream);
+    black_box(heard.1.ok()?);
+    serves.respond(stream, answer, true).ok()?;
+    serves.lets_go(stream);
+    let Poll::Ready(Ok(answer)) = moved(serves, asks).then(|| asks.poll_head(stream, &cx))? else { return None };
+    asks.lets_go(stream);
+    Some(answer)
 }

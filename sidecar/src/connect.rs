@@ -31,7 +31,7 @@ use crate::link::Link;
 use crate::metrics::WorkerMetrics;
 use crate::metrics::slots::{HandshakeKey, Held, PoolSlots};
 use crate::standing::Place;
-use crate::stream::{Shared, Stream, as_tls_error, handshake_fault};
+use crate::stream::{Stream, as_tls_error, handshake_fault};
 use crate::worker::Worker;
 
 /// Where to, and how.
@@ -310,7 +310,7 @@ impl Pools {
         idle.extend(http1.values().flatten().filter(|c| !c.stream.is_linked()).map(|c| now.duration_since(c.since)));
         drop(http1);
         let http2 = self.http2.borrow();
-        idle.extend(http2.values().flatten().filter(|s| s.in_flight() == 0 && !s.is_closed()).map(h2::Sender::idle_for));
+        idle.extend(http2.values().flatten().filter(|s| !s.is_closed()).filter_map(h2::Sender::idle));
         for (key, links) in &*self.links.borrow() {
             match self.unused(key, links, now) {
                 Some(since) => idle.extend(std::iter::repeat_n(since, links.len())),
@@ -352,7 +352,7 @@ impl Pools {
             !list.is_empty()
         });
         self.http2.borrow_mut().retain(|key, list| {
-            list.retain(|s| current(key) && !s.is_closed() && !(s.in_flight() == 0 && s.idle_for() >= idle));
+            list.retain(|s| current(key) && !s.is_closed() && s.idle().is_none_or(|since| since < idle));
             !list.is_empty()
         });
     }
@@ -377,7 +377,7 @@ impl Pools {
         let of_http1 = http1.iter().filter(|(key, _)| key.protocol == MeshProtocol::Http1);
         told.http1_idle.store(of_http1.map(|(_, idle)| idle.len()).sum::<usize>() as u64, Relaxed);
         told.http2.store(http2.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
-        told.http2_idle.store(http2.values().flatten().filter(|s| s.in_flight() == 0).count() as u64, Relaxed);
+        told.http2_idle.store(http2.values().flatten().filter(|s| s.idle().is_some()).count() as u64, Relaxed);
     }
 }
 
@@ -502,10 +502,7 @@ impl Worker {
             Some(stream) => stream,
             None => self.open_alone(to, MeshProtocol::Http2, false).await?,
         };
-        let handshake = h2::connect(Shared(Rc::new(stream)));
-        let (sender, driver) = tokio::time::timeout(self.connect_timeout(to), handshake)
-            .await
-            .map_err(|_| Failure::upstream(Reason::UpstreamConnectTimeout, Retryable::Unprocessed))??;
+        let (sender, driver) = h2::connect(stream, self.buffers.clone());
         // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
         tokio::task::spawn_local(driver);
         Ok(sender)

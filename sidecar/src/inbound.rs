@@ -224,7 +224,7 @@ async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let mut leaving = std::pin::pin!(async {
         tokio::select! {
             () = serve::end_of_waiting(drain, fresh) => {}
-            () = idles(&link, worker.shared.config.timeouts.idle) => {}
+            () = serve::idles(|| link.idle(), worker.shared.config.timeouts.idle) => {}
         }
     });
     let ended = tokio::select! {
@@ -254,18 +254,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 /// Resolves when a link that is left has had no stream for a moment.
 async fn emptied(link: &Link) {
     tokio::time::sleep(LEAVING).await;
-    idles(link, LEAVING).await;
-}
-
-/// Resolves when a link has had no stream for so long.
-async fn idles(link: &Link, most: Duration) {
-    loop {
-        match link.idle() {
-            Some(since) if since >= most => return,
-            Some(since) => tokio::time::sleep(most.saturating_sub(since)).await,
-            None => tokio::time::sleep(most).await,
-        }
-    }
+    serve::idles(|| link.idle(), LEAVING).await;
 }
 
 async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, destination: SocketAddr) {

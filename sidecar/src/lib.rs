@@ -25,6 +25,7 @@ pub mod limits;
 pub mod link;
 pub mod mesh;
 pub mod metrics;
+pub mod multiplex;
 pub use weft_otlp as otlp;
 pub mod outbound;
 pub use weft_log::outlet;

@@ -5,15 +5,12 @@
 //! between one identity and another, to one address and port; a stream cannot ask for any other. `session.rs` is the protocol, without a
 //! socket; `pipe.rs` one stream; [`Link::drive`] moves bytes between the two and the connection.
 
-use std::cell::{Cell, RefCell, RefMut};
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::cell::{Cell, RefMut};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_core::protocol::MeshProtocol;
@@ -28,6 +25,7 @@ pub use pipe::Pipe;
 use session::{End, Session};
 
 use crate::io::Socket;
+use crate::multiplex::Mover;
 use crate::pool::Buffers;
 use crate::stream::Stream;
 
@@ -37,12 +35,8 @@ const SILENT: Duration = Duration::from_secs(1);
 const UNSENT: u32 = 128 * 1024;
 /// The longest that an answer is waited for, whatever a policy says.
 const LONGEST: Duration = Duration::from_secs(3_600);
-/// How long the other end may take to end its half of the connection after ours.
-const LINGER: Duration = Duration::from_secs(5);
 /// Streams that begin in one turn, so that no link keeps others from theirs.
 const FRESH: usize = 64;
-/// Reads in one turn, so that no link keeps others from theirs.
-const READS: usize = 4;
 
 /// What its streams are asked for and the link alone knows.
 pub struct Facts {
@@ -59,7 +53,7 @@ pub fn refused(e: &io::Error) -> Option<Refused> {
 
 /// One end of a link.
 pub struct Link {
-    session: RefCell<Session>,
+    mover: Mover<Session>,
     facts: Facts,
     /// When something came last.
     heard: Cell<Instant>,
@@ -72,12 +66,8 @@ pub struct Link {
     asking: Notify,
     /// It answers.
     answered: Notify,
-    /// We have ended our half of the connection.
-    ending: Notify,
     /// The connection was ended from here, for what it rests on is not believed any more.
     cut: Cell<bool>,
-    /// Why nothing can be sent any more.
-    deaf: RefCell<Option<io::Error>>,
 }
 
 impl Link {
@@ -96,7 +86,7 @@ impl Link {
         let facts = Facts { peer: stream.peer(), tls: stream.tls_names() };
         let now = Instant::now();
         Rc::new(Self {
-            session: RefCell::new(Session::new(end)),
+            mover: Mover::new(Session::new(end)),
             facts,
             heard: Cell::new(now),
             asked: Cell::new(None),
@@ -104,14 +94,12 @@ impl Link {
             answers,
             asking: Notify::new(),
             answered: Notify::new(),
-            ending: Notify::new(),
             cut: Cell::new(false),
-            deaf: RefCell::new(None),
         })
     }
 
     fn session(&self) -> RefMut<'_, Session> {
-        self.session.borrow_mut()
+        self.mover.framing()
     }
 
     /// Cipher suite and key exchange group.
@@ -223,71 +211,24 @@ impl Link {
         mut opened: impl FnMut(MeshProtocol, Pipe),
     ) -> io::Result<()> {
         let _ends = Ends(self);
-        let ended = tokio::select! {
-            biased;
-            ended = poll_fn(|cx| self.poll(stream, buffers, cx, &mut opened)) => ended,
-            () = self.lingers() => Ok(()),
-        };
-        // Streams ask for it as soon as they are broken off.
-        self.cut.set(stream.is_cut());
-        ended
-    }
-
-    /// Resolves when the other end has had the time to end its half after ours: what we sent last is lost if it says something to a socket that is closed.
-    async fn lingers(&self) {
-        self.ending.notified().await;
-        tokio::time::sleep(LINGER).await;
-    }
-
-    fn poll(
-        self: &Rc<Self>,
-        stream: &Stream,
-        buffers: &Buffers,
-        cx: &mut Context<'_>,
-        opened: &mut impl FnMut(MeshProtocol, Pipe),
-    ) -> Poll<io::Result<()>> {
-        self.session().register(cx);
-        // What came before nothing could be sent any more is read all the same.
-        let sent = match self.poll_send(stream, cx) {
-            Ok(sent) => sent,
-            Err(e) => {
-                self.deaf.borrow_mut().get_or_insert(e);
-                Poll::Pending
-            }
-        };
-        for _ in 0..READS {
-            if self.session().is_choked() && self.deaf.borrow().is_none() {
-                // Woken when the socket takes more.
-                return Poll::Pending;
-            }
-            let mut buffer = buffers.take();
-            let mut read = ReadBuf::new(&mut buffer);
-            if stream.poll_read(cx, &mut read)?.is_pending() {
-                return match self.deaf.borrow_mut().take() {
-                    Some(e) => Poll::Ready(Err(e)),
-                    None => self.poll_leave(stream, cx, sent),
-                };
-            }
-            if read.filled().is_empty() {
-                return Poll::Ready(self.ended());
+        let take = |octets: &[u8]| {
+            if octets.is_empty() {
+                return if self.streams() == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
             self.hear();
-            let received = self.session().receive(read.filled());
+            let received = self.session().receive(octets);
             let fresh = self.session().opened();
             let many = fresh.len() > FRESH;
             for (number, protocol) in fresh {
                 opened(protocol, Pipe::new(Rc::clone(self), number));
             }
-            if let Err(why) = received {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
-            }
-            if many {
-                break;
-            }
-        }
-        // There may be more; others first.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+            received.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+            Ok(many)
+        };
+        let ended = self.mover.drive(stream, buffers, take).await;
+        // Streams ask for it as soon as they are broken off.
+        self.cut.set(stream.is_cut());
+        ended
     }
 
     fn hear(&self) {
@@ -296,41 +237,6 @@ impl Link {
         if self.asked.take().is_some() {
             self.answered.notify_waiters();
         }
-    }
-
-    /// The other end has ended the connection.
-    fn ended(&self) -> io::Result<()> {
-        if self.streams() == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
-    /// Sends what is to go out, as far as the socket takes it.
-    fn poll_send(&self, stream: &Stream, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        loop {
-            let mut session = self.session();
-            if session.outgoing().is_empty() {
-                break;
-            }
-            match stream.poll_write_vectored(cx, &[IoSlice::new(session.outgoing())])? {
-                Poll::Ready(n) => session.sent(n),
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-        }
-        Ok(stream.poll_flush(cx)?.map(|()| ()))
-    }
-
-    /// Ends our half of the connection where no streams are to come and none are left.
-    fn poll_leave(&self, stream: &Stream, cx: &mut Context<'_>, sent: Poll<()>) -> Poll<io::Result<()>> {
-        let mut session = self.session();
-        if session.open() == 0 {
-            session.rest();
-        }
-        if session.is_over() {
-            ready!(sent);
-            ready!(stream.poll_shutdown(cx))?;
-            session.hush();
-            self.ending.notify_one();
-        }
-        Poll::Pending
     }
 }
 

@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_core::failure::{Failure, Reason, Side};
 use weft_core::protocol::MeshProtocol;
@@ -22,14 +20,18 @@ use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
 use crate::http::h1::{self, Writer, request_framing};
 use crate::http::sink::ResponseSink;
-use crate::http::{RequestHead, carried, h2, hop};
+use crate::http::{RequestHead, carried, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
 use crate::relay::relay;
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
-use crate::stream::{Shared, Stream};
+use crate::stream::Stream;
 use crate::telemetry::{self, Note};
 use crate::worker::Worker;
+
+mod http2;
+
+pub use http2::{Tasks, http2};
 
 /// Where the requests of a connection go.
 pub struct Http {
@@ -164,14 +166,19 @@ fn keeps_alive(head: &RequestHead) -> bool {
     if head.http10 { hop::connection_has(&head.fields, b"keep-alive") } else { !hop::connection_has(&head.fields, b"close") }
 }
 
-async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http, failure: &Failure) {
-    if failure.reason == Reason::DownstreamGone {
-        return;
-    }
+/// Tells of a request that is none.
+fn told(worker: &Worker, http: &Http, failure: &Failure) {
     worker.metrics.refused(failure.reason);
     if worker.lines.may() {
         tracing::info!(client = %http.caller.address, "request refused: {failure}");
     }
+}
+
+async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http, failure: &Failure) {
+    if failure.reason == Reason::DownstreamGone {
+        return;
+    }
+    told(worker, http, failure);
     let version = writer.version();
     let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
     sink.note(telemetry::malformed(worker, &http.caller, http.route.name(), version));
@@ -221,67 +228,15 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Durati
     b.reset();
 }
 
-/// Serves HTTP/2 until the client or a drain ends it.
-pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
-    let Ok(Ok(mut connection)) =
-        tokio::time::timeout(worker.shared.config.timeouts.handshake, h2::accept(Shared(Rc::clone(&stream)))).await
-    else {
-        stream.reset();
-        return;
-    };
-    let mut requests = JoinSet::new();
-    let mut draining = false;
-    // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
-    let (drain, mut fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
-    let idle = worker.shared.config.timeouts.idle;
-    let quiet = tokio::time::sleep(idle);
-    tokio::pin!(quiet);
+/// Resolves when what is `idle` for a time, or none while it is not, has been so for long.
+pub async fn idles(idle: impl Fn() -> Option<Duration>, most: Duration) {
     loop {
-        tokio::select! {
-            biased;
-            () = end_of_waiting(drain, fresh), if !draining => {
-                draining = true;
-                connection.graceful_shutdown();
-            }
-            _ = requests.join_next(), if !requests.is_empty() => quiet.as_mut().reset(tokio::time::Instant::now() + idle),
-            () = &mut quiet, if requests.is_empty() => {
-                if draining {
-                    break;
-                }
-                draining = true;
-                connection.graceful_shutdown();
-                quiet.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(5));
-            }
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    fresh = false;
-                    let (worker, http) = (Rc::clone(worker), Rc::clone(&http));
-                    // Boxed: it is moved on the way to its task, and large.
-                    requests.spawn_local(Box::pin(http2_request(worker, http, request, respond)));
-                }
-                Some(Err(e)) => {
-                    tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended");
-                    break;
-                }
-                None => break,
-            }
+        match idle() {
+            Some(since) if since >= most => return,
+            Some(since) => tokio::time::sleep(most.saturating_sub(since)).await,
+            None => tokio::time::sleep(most).await,
         }
     }
-}
-
-async fn http2_request(
-    worker: Rc<Worker>,
-    http: Rc<Http>,
-    request: ::http::Request<::h2::RecvStream>,
-    respond: ::h2::server::SendResponse<Bytes>,
-) {
-    let (parts, stream) = request.into_parts();
-    let mut head = h2::from_request(parts);
-    let mut body = Body::H2(h2::IncomingBody::new(stream, Side::Downstream));
-    let route = http.route(&worker, &mut head).await;
-    // A broken answer drops its stream, which resets it.
-    let sink = ResponseSink::H2 { respond, head_only: &*head.method == b"HEAD", body: None, note: None };
-    forward(&worker, &route, &http.caller, head, &mut body, sink).await;
 }
 
 /// What is known of an opaque connection before it is routed.

@@ -37,6 +37,7 @@ use crate::metrics::{Registry, WorkerMetrics};
 use crate::otlp::Env;
 use crate::plaintext::{Plaintext, Seen};
 use crate::pool::Buffers;
+use crate::serve::Tasks;
 use crate::telemetry::{Telemetry, WorkerTelemetry};
 use crate::trusted::Trusted;
 use crate::{inbound, limits, outbound};
@@ -130,6 +131,8 @@ pub struct Worker {
     pub lines: LineLimit,
     pub server_first: RefCell<ServerFirst>,
     pub connections: TaskTracker,
+    /// What serves requests of HTTP/2.
+    pub tasks: Tasks,
     /// Held once by each copy of a request that is under way, and once here.
     pub copies: Rc<()>,
     /// Wakes what is under way when another policy is in force.
@@ -166,6 +169,7 @@ impl Worker {
             lines: LineLimit::default(),
             server_first: RefCell::default(),
             connections: TaskTracker::new(),
+            tasks: Tasks::default(),
             copies: Rc::default(),
             policy_changed: Notify::new(),
             tokens: RefCell::default(),

@@ -7,6 +7,7 @@ mod chains;
 mod dns;
 mod first_bytes;
 mod http1;
+mod http2;
 mod link;
 mod manifest;
 mod names;
@@ -21,6 +22,7 @@ pub use chains::chain;
 pub use dns::dns;
 pub use first_bytes::{client_hello, detect};
 pub use http1::http1;
+pub use http2::http2;
 pub use link::link;
 pub use manifest::manifest;
 pub use names::spiffe;
@@ -36,7 +38,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 16] = [
+    const TARGETS: [(&str, Target); 17] = [
         ("admission", super::admission),
         ("chain", super::chain),
         ("client_hello", super::client_hello),
@@ -44,6 +46,7 @@ mod tests {
         ("detect", super::detect),
         ("dns", super::dns),
         ("http1", super::http1),
+        ("http2", super::http2),
         ("jwks", super::jwks),
         ("jwt", super::jwt),
         ("leaf", super::leaf),

@@ -4,6 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use weft_core::protocol::MeshProtocol;
 use weft_sidecar::link::session::{End, Session};
+use weft_sidecar::multiplex::Framing;
 
 /// What one end made of the bytes: what it answers, and what is to be read on each stream.
 #[derive(PartialEq)]

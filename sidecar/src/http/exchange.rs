@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use h2::SendStream;
 use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
@@ -192,31 +191,28 @@ async fn run_http2(
     sink: &mut ResponseSink<'_>,
 ) -> Result<Finished, Failure> {
     let done = body.is_done();
-    let mut begun = sender.begin(a.head, done).await?;
-    let http2::Begun { response, body: out, .. } = &mut begun;
+    let handle = sender.begin(a.head, done).await?;
     let answering = Cell::new(false);
     let mut upload = pin!(async {
-        upload_h2(body, out, done, &a).await?;
+        upload_h2(body, &handle, done, &a).await?;
         // From here on it only watches, where the caller's going away shows there.
         Err(body.gone(&answering).await)
     });
     let mut uploaded = None;
-    let answered = pin!(async { response.await.map_err(|e| http2::upstream(&e)) });
+    let answered = pin!(async { handle.head().await.map_err(http2::upstream) });
     let response = tokio::select! {
         biased;
         response = while_uploading(upload.as_mut(), &mut uploaded, answered) => response?,
         () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
     };
     a.treatment.hears();
-    let (parts, stream) = response.into_parts();
-    let response = http2::from_response(&parts);
     if let Some(note) = sink.noted() {
         note.answered(response.status);
     }
     peer_refusal(&response.fields, a.from_mesh)?;
     a.treatment.judge(a.worker, &response, a.lease)?;
     let status = response.status;
-    let mut answer = Body::H2(http2::IncomingBody::new(stream, Side::Upstream));
+    let mut answer = Body::H2(http2::IncomingBody::new(handle.clone(), Side::Upstream));
     answering.set(true);
     {
         let answered = pin!(download(&a, &mut answer, response, sink, &answering));
@@ -274,7 +270,7 @@ async fn upload_h1(
     }
 }
 
-async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool, a: &Attempted<'_>) -> Result<(), Failure> {
+async fn upload_h2(body: &mut Body<'_>, out: &http2::Handle, ended: bool, a: &Attempted<'_>) -> Result<(), Failure> {
     if ended {
         return Ok(());
     }
@@ -287,7 +283,7 @@ async fn upload_h2(body: &mut Body<'_>, out: &mut SendStream<Bytes>, ended: bool
             return Ok(());
         }
     }
-    out.send_data(Bytes::new(), true).map_err(|e| http2::upstream(&e))
+    out.finish().map_err(http2::upstream)
 }
 
 /// Passes an answer on; notes in `progress` that there is some.

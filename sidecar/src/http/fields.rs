@@ -109,8 +109,18 @@ impl Fields {
         self.list.push(Field { name: n, value: v, known: Known::of(name), own: false });
     }
 
+    /// An empty section with room for fields of so many octets.
+    pub fn with_room(octets: usize) -> Self {
+        Self { own: Vec::with_capacity(octets + OWN), ..Self::default() }
+    }
+
     /// Adds a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_as(Known::of(name), name, value);
+    }
+
+    /// Adds a field that is known already.
+    pub fn push_as(&mut self, known: Known, name: &[u8], value: &[u8]) {
         if self.own.capacity() == 0 {
             self.own.reserve(OWN);
         }
@@ -120,7 +130,7 @@ impl Fields {
             Span { start, len: part.len() as u32 }
         };
         let (n, v) = (span(name), span(value));
-        self.list.push(Field { name: n, value: v, known: Known::of(name), own: true });
+        self.list.push(Field { name: n, value: v, known, own: true });
     }
 
     fn text(&self, own: bool, span: Span) -> &[u8] {

@@ -1,19 +1,17 @@
 //! Where an answer goes: the caller's connection or stream, whatever version it speaks.
 
 use std::fmt::Write;
-use std::future::poll_fn;
 
 use bytes::Bytes;
-use h2::SendStream;
-use h2::server::SendResponse;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 use weft_core::protocol::MeshProtocol;
 
 use super::body::{Body, Chunk};
 use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
+use super::h2::{self as http2, Handle};
 use super::head::ResponseHead;
-use super::{h2 as http2, hop};
+use super::hop;
 use crate::denials::Reference;
 use crate::telemetry::Note;
 
@@ -29,15 +27,14 @@ pub enum ResponseSink<'a> {
         note: Option<Note>,
     },
     H2 {
-        respond: SendResponse<Bytes>,
+        handle: Handle,
         head_only: bool,
-        body: Option<SendStream<Bytes>>,
+        /// The head was said, and a body follows.
+        has_body: bool,
         note: Option<Note>,
     },
     /// Nobody waits for the answer to a copy.
-    Nowhere {
-        version: MeshProtocol,
-    },
+    Nowhere { version: MeshProtocol },
 }
 
 impl ResponseSink<'_> {
@@ -82,11 +79,8 @@ impl ResponseSink<'_> {
         match self {
             // Shows at the reading end, while the upload waits there.
             Self::H1 { .. } | Self::Nowhere { .. } => std::future::pending().await,
-            Self::H2 { body: Some(stream), .. } => {
-                let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
-            }
-            Self::H2 { respond, body: None, .. } => {
-                let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+            Self::H2 { handle, .. } => {
+                handle.broken().await;
             }
         }
     }
@@ -152,11 +146,10 @@ impl ResponseSink<'_> {
                 *out = Some(OutgoingBody::new(framing));
                 Ok(())
             }
-            Self::H2 { respond, body: out, .. } => {
-                let end = body.is_done() || head_only;
-                let stream = respond.send_response(http2::to_response(&head), end).map_err(|e| downstream(&e))?;
-                *out = (!end).then_some(stream);
-                Ok(())
+            Self::H2 { handle, has_body, .. } => {
+                let ends = body.is_done() || head_only;
+                *has_body = !ends;
+                handle.respond(&head, ends).map_err(http2::downstream)
             }
             Self::Nowhere { .. } => Ok(()),
         }
@@ -175,9 +168,9 @@ impl ResponseSink<'_> {
                 out.send(writer, chunk).await?;
                 Ok(false)
             }
-            Self::H2 { body: Some(stream), .. } => {
+            Self::H2 { handle, has_body: true, .. } => {
                 let last = matches!(chunk, Chunk::Trailers(_));
-                http2::send(stream, chunk, Side::Downstream).await?;
+                http2::send(handle, chunk, Side::Downstream).await?;
                 Ok(last)
             }
             _ => Ok(false),
@@ -195,7 +188,7 @@ impl ResponseSink<'_> {
         match self {
             Self::H1 { writer, body: Some(out), .. } => out.finish(writer).await,
             Self::H1 { writer, .. } => writer.flush().await,
-            Self::H2 { body: Some(stream), .. } => stream.send_data(Bytes::new(), true).map_err(|e| downstream(&e)),
+            Self::H2 { handle, has_body: true, .. } => handle.finish().map_err(http2::downstream),
             Self::H2 { .. } | Self::Nowhere { .. } => Ok(()),
         }
     }
@@ -281,21 +274,18 @@ impl ResponseSink<'_> {
                 out.send(writer, Chunk::Data(Bytes::from(text))).await?;
                 out.finish(writer).await
             }
-            Self::H2 { respond, head_only, .. } => {
+            Self::H2 { handle, head_only, .. } => {
                 let bare = lengthless || *head_only || text.is_empty();
-                let mut stream = respond.send_response(http2::to_response(&head), bare).map_err(|e| downstream(&e))?;
-                if !bare {
-                    stream.send_data(Bytes::from(text), true).map_err(|e| downstream(&e))?;
+                handle.respond(&head, bare).map_err(http2::downstream)?;
+                if bare {
+                    return Ok(());
                 }
-                Ok(())
+                http2::send(handle, Chunk::Data(Bytes::from(text)), Side::Downstream).await?;
+                handle.finish().map_err(http2::downstream)
             }
             Self::Nowhere { .. } => Ok(()),
         }
     }
-}
-
-fn downstream(e: &h2::Error) -> Failure {
-    Failure::downstream(Reason::DownstreamGone).detail(e)
 }
 
 /// Takes out what belongs to the hop, and `weft-…` unless a mesh peer's sidecar said it.

@@ -1,17 +1,13 @@
 //! One stream of a link, as either end keeps it.
 
-use std::collections::VecDeque;
 use std::io;
-use std::task::{Context, Waker};
-
-use bytes::BytesMut;
+use std::task::Waker;
 
 use super::frame::Cause;
+use crate::multiplex::{Pieces, wake};
 
 /// What may be sent on a stream that has just begun, in bytes.
 pub(super) const WINDOW: u32 = 64 * 1024;
-/// Smaller pieces than this are put together.
-const SMALL: usize = 4 * 1024;
 
 /// The other end has not looked at the stream, and never will.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -27,8 +23,7 @@ pub enum Refused {
 #[expect(clippy::struct_excessive_bools, reason = "each half of a stream ends by itself")]
 pub(super) struct Half {
     /// What came and was not read yet.
-    pub(super) queue: VecDeque<BytesMut>,
-    pub(super) held: usize,
+    pub(super) came: Pieces,
     /// What the peer may still send.
     pub(super) allowed: u32,
     pub(super) window: u32,
@@ -59,9 +54,8 @@ impl Half {
     }
 
     pub(super) fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
-        }
+        wake(&mut self.reader);
+        wake(&mut self.writer);
     }
 
     pub(super) fn break_off(&mut self, cause: Cause) {
@@ -80,21 +74,7 @@ impl Half {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.held += bytes.len();
-        match self.queue.back_mut() {
-            Some(last) if last.len() + bytes.len() <= SMALL => last.extend_from_slice(bytes),
-            _ => self.queue.push_back(BytesMut::from(bytes)),
-        }
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-}
-
-/// Has `cx` woken from here.
-pub(super) fn note(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(cx.waker()),
-        none => *none = Some(cx.waker().clone()),
+        self.came.push(bytes);
+        wake(&mut self.reader);
     }
 }

@@ -5,16 +5,16 @@
 //! - **Turns**: bytes that are to go out wait in one buffer. When it is full, writers queue up, and each puts a [`QUANTUM`] in before the next.
 //! - **A stream is forgotten** when its [`super::Pipe`] is dropped; what still comes for it is read over. Its number never comes again.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use weft_core::protocol::MeshProtocol;
 
 use super::frame::{Cause, HEADER, Header, Kind, MAX_CONTROL, MAX_PAYLOAD, Violation, protocol_octet, protocol_of};
-use super::half::{Half, WINDOW, note};
+use super::half::{Half, WINDOW};
+use crate::multiplex::{Framing, Outgoing, Streams, note, wake};
 
 /// The most that may be on its way on one stream, in bytes.
 pub const MAX_WINDOW: u32 = 1024 * 1024;
@@ -46,33 +46,14 @@ pub enum End {
     Serves,
 }
 
-/// Stream numbers are their own hashes: whoever opens them counts.
-#[derive(Default)]
-struct Own(u64);
-
-impl Hasher for Own {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("the keys are u32")
-    }
-    fn write_u32(&mut self, n: u32) {
-        // The table takes the upper bits for its tags.
-        let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
 /// See the module.
 pub struct Session {
     end: End,
-    streams: HashMap<u32, Half, BuildHasherDefault<Own>>,
+    streams: Streams<Half>,
     /// The highest number that was used.
     newest: u32,
-    /// Frames that are to go out; of the first of them, `sent` octets are gone.
-    out: Vec<u8>,
-    sent: usize,
+    /// Frames that are to go out.
+    out: Outgoing,
     /// A header, or a frame that is not data, as far as it came.
     part: [u8; HEADER + MAX_CONTROL],
     filled: usize,
@@ -100,10 +81,9 @@ impl Session {
     pub fn new(end: End) -> Self {
         Self {
             end,
-            streams: HashMap::default(),
+            streams: Streams::default(),
             newest: 0,
-            out: Vec::new(),
-            sent: 0,
+            out: Outgoing::default(),
             part: [0; HEADER + MAX_CONTROL],
             filled: 0,
             coming: None,
@@ -126,7 +106,7 @@ impl Session {
 
     /// Whether another stream may begin.
     pub fn has_room(&self) -> bool {
-        !self.leaving && !self.gone && self.streams.len() < MAX_OPEN && self.newest < LAST && self.waiting() < CHOKED / 2
+        !self.leaving && !self.gone && self.streams.len() < MAX_OPEN && self.newest < LAST && self.out.waiting() < CHOKED / 2
     }
 
     /// Whether no stream begins on it any more.
@@ -161,16 +141,6 @@ impl Session {
         self.wake();
     }
 
-    /// Whether the connection is to end now.
-    pub fn is_over(&self) -> bool {
-        self.streams.is_empty() && (self.closing || self.leaving && self.end == End::Opens)
-    }
-
-    /// Nothing is said any more.
-    pub fn hush(&mut self) {
-        self.gone = true;
-    }
-
     /// Something came: every stream that began before may have been heard of.
     pub fn hear(&mut self) {
         self.sure = self.newest;
@@ -193,8 +163,7 @@ impl Session {
         for half in self.streams.values_mut().filter(|half| !(half.ended && (half.finished || half.stopped))) {
             half.break_off(Cause::Reset);
         }
-        self.out = Vec::new();
-        self.sent = 0;
+        self.out = Outgoing::default();
     }
 
     /// Breaks off the streams that began since something came last: the other end may never have heard of them.
@@ -206,86 +175,23 @@ impl Session {
     }
 
     fn wake(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
+        wake(&mut self.driver);
     }
 
     fn frame(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
         if self.gone {
             return;
         }
-        self.out.extend_from_slice(&Header { kind, stream, length: payload.len() }.octets());
-        self.out.extend_from_slice(payload);
+        self.out.octets.extend_from_slice(&Header { kind, stream, length: payload.len() }.octets());
+        self.out.octets.extend_from_slice(payload);
         self.wake();
-    }
-
-    // What the driver asks.
-
-    /// Has the driver woken when there is something to send.
-    pub fn register(&mut self, cx: &Context<'_>) {
-        match &mut self.driver {
-            Some(driver) => driver.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-    }
-
-    /// What is to go out.
-    pub fn outgoing(&self) -> &[u8] {
-        &self.out[self.sent..]
-    }
-
-    fn waiting(&self) -> usize {
-        self.out.len() - self.sent
-    }
-
-    /// Whether nothing more is to be read for now.
-    pub fn is_choked(&self) -> bool {
-        self.waiting() > CHOKED
-    }
-
-    /// So much went out.
-    pub fn sent(&mut self, n: usize) {
-        self.sent += n;
-        if self.sent == self.out.len() {
-            self.sent = 0;
-            self.out.clear();
-            self.out.shrink_to(FULL);
-            // Nobody may be left whose turn never comes: a writer that has gone elsewhere does not hold up the others.
-            while let Some(next) = self.turns.pop_front() {
-                self.give_turn(next);
-            }
-            return;
-        }
-        // As much is moved as has gone, at the most: whoever takes little at a time does not have us keep it all.
-        if self.sent > FULL.max(self.waiting()) {
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-        if self.waiting() < LOW {
-            let turns = (FULL - self.waiting()) / QUANTUM;
-            for _ in 0..turns {
-                let Some(next) = self.turns.pop_front() else { return };
-                self.give_turn(next);
-            }
-        }
-    }
-
-    /// Gives back the room that an idle link does not need.
-    pub fn rest(&mut self) {
-        if self.out.is_empty() {
-            self.out = Vec::new();
-        }
-        self.streams.shrink_to(8);
     }
 
     fn give_turn(&mut self, stream: u32) {
         let Some(half) = self.streams.get_mut(&stream) else { return };
         half.waits = false;
         half.has_turn = true;
-        if let Some(writer) = half.writer.take() {
-            writer.wake();
-        }
+        wake(&mut half.writer);
     }
 
     /// Takes in what came. An error ends the link: the peer does what it may not.
@@ -382,23 +288,17 @@ impl Session {
                 if std::mem::replace(&mut half.ended, true) {
                     return Err(Violation::AfterEnd(stream));
                 }
-                if let Some(reader) = half.reader.take() {
-                    reader.wake();
-                }
+                wake(&mut half.reader);
             }
             Kind::Stop => {
                 half.stopped = true;
-                if let Some(writer) = half.writer.take() {
-                    writer.wake();
-                }
+                wake(&mut half.writer);
             }
             Kind::Reset => half.break_off(Cause::of(payload[0])),
             Kind::Credit => {
                 let more = u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]);
                 half.credit = half.credit.checked_add(more).filter(|_| more > 0).ok_or(Violation::Credit(stream))?;
-                if let Some(writer) = half.writer.take() {
-                    writer.wake();
-                }
+                wake(&mut half.writer);
             }
             _ => {}
         }
@@ -430,7 +330,7 @@ impl Session {
     /// Ready as soon as a read would give bytes, the end, or an error.
     pub fn poll_readable(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let half = self.half(stream);
-        if !half.queue.is_empty() || half.ended || half.broken.is_some() {
+        if !half.came.is_empty() || half.ended || half.broken.is_some() {
             return Poll::Ready(Ok(()));
         }
         note(&mut half.reader, cx);
@@ -453,7 +353,7 @@ impl Session {
     /// Gives the next bytes, as they lie; none at the end.
     pub fn poll_chunk(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
         let half = self.half(stream);
-        if let Some(chunk) = half.queue.pop_front() {
+        if let Some(chunk) = half.came.pop() {
             self.took(stream, chunk.len());
             return Poll::Ready(Ok(Some(chunk)));
         }
@@ -462,20 +362,7 @@ impl Session {
 
     /// Puts the next bytes into `space`; how many, 0 at the end.
     pub fn poll_read(&mut self, stream: u32, cx: &Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
-        let half = self.half(stream);
-        let mut filled = 0;
-        while filled < space.len()
-            && let Some(front) = half.queue.front_mut()
-        {
-            let n = front.len().min(space.len() - filled);
-            space[filled..filled + n].copy_from_slice(&front[..n]);
-            filled += n;
-            if n == front.len() {
-                half.queue.pop_front();
-            } else {
-                front.advance(n);
-            }
-        }
+        let filled = self.half(stream).came.read(space);
         if filled > 0 {
             self.took(stream, filled);
             return Poll::Ready(Ok(filled));
@@ -486,12 +373,8 @@ impl Session {
     /// So much was read.
     fn took(&mut self, stream: u32, n: usize) {
         let half = self.half(stream);
-        half.held -= n;
         half.taken += n as u32;
         half.read += n as u64;
-        if half.queue.is_empty() {
-            half.queue.shrink_to(4);
-        }
         if half.taken >= half.window / 2 {
             self.give_back(stream);
             self.wake();
@@ -507,7 +390,7 @@ impl Session {
         }
         let mut credit = std::mem::take(&mut half.taken);
         // Who keeps up has read most of what came.
-        let grows = half.held <= half.window as usize / 2
+        let grows = half.came.octets() <= half.window as usize / 2
             && half.window < MAX_WINDOW
             && half.window <= room
             && half.read >= READ_TO_GROW * u64::from(half.window);
@@ -525,7 +408,7 @@ impl Session {
 
     /// Takes some of the bytes, as far as credit and room allow.
     pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let waiting = self.waiting();
+        let waiting = self.out.waiting();
         let others_wait = !self.turns.is_empty();
         let half = self.half(stream);
         if let Some(cause) = half.broken {
@@ -572,10 +455,10 @@ impl Session {
             while !buf.is_empty() {
                 if in_frame == 0 {
                     in_frame = left.min(MAX_PAYLOAD);
-                    self.out.extend_from_slice(&Header { kind: Kind::Data, stream, length: in_frame }.octets());
+                    self.out.octets.extend_from_slice(&Header { kind: Kind::Data, stream, length: in_frame }.octets());
                 }
                 let piece = buf.len().min(in_frame);
-                self.out.extend_from_slice(&buf[..piece]);
+                self.out.octets.extend_from_slice(&buf[..piece]);
                 buf = &buf[piece..];
                 in_frame -= piece;
                 left -= piece;
@@ -600,8 +483,7 @@ impl Session {
         let half = self.half(stream);
         if half.broken.is_none() {
             half.break_off(Cause::Reset);
-            half.queue.clear();
-            half.held = 0;
+            half.came.clear();
             self.frame(Kind::Reset, stream, &[Cause::Reset as u8]);
         }
     }
@@ -622,6 +504,51 @@ impl Session {
         if self.leaving && self.streams.is_empty() {
             self.wake();
         }
+    }
+}
+
+impl Framing for Session {
+    fn register(&mut self, cx: &Context<'_>) {
+        note(&mut self.driver, cx);
+    }
+
+    fn outgoing(&self) -> &[u8] {
+        self.out.rest()
+    }
+
+    fn sent(&mut self, n: usize) {
+        self.out.sent(n, FULL);
+        // Where all has gone nobody may be left whose turn never comes: a writer that has gone elsewhere does not hold up the others.
+        let turns = match self.out.waiting() {
+            0 => usize::MAX,
+            waiting if waiting < LOW => (FULL - waiting) / QUANTUM,
+            _ => 0,
+        };
+        for _ in 0..turns {
+            let Some(next) = self.turns.pop_front() else { return };
+            self.give_turn(next);
+        }
+    }
+
+    fn is_choked(&self) -> bool {
+        self.out.waiting() > CHOKED
+    }
+
+    fn rest(&mut self) {
+        if self.streams.is_empty() {
+            self.streams.shrink_to(8);
+            if self.out.waiting() == 0 {
+                self.out = Outgoing::default();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.streams.is_empty() && (self.closing || self.leaving && self.end == End::Opens)
+    }
+
+    fn hush(&mut self) {
+        self.gone = true;
     }
 }
 

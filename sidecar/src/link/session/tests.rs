@@ -277,7 +277,7 @@ fn who_takes_little_at_a_time_does_not_have_everything_kept() {
         server.receive(&ping).expect("it may ask");
         server.sent(HEADER);
     }
-    assert!(server.out.len() < 4 * FULL, "{} octets are kept", server.out.len());
+    assert!(server.out.octets.len() < 4 * FULL, "{} octets are kept", server.out.octets.len());
 }
 
 #[test]
@@ -423,7 +423,7 @@ proptest! {
         let mut server = Session::new(End::Serves);
         let _ = server.receive(&bytes);
         for half in server.streams.values() {
-            prop_assert!(half.held <= WINDOW as usize && half.held + half.allowed as usize <= WINDOW as usize);
+            prop_assert!(half.came.octets() <= WINDOW as usize && half.came.octets() + half.allowed as usize <= WINDOW as usize);
         }
     }
 }

@@ -1,0 +1,372 @@
+//! Field sections and the heads that they are (RFC 9113, section 8): pseudo-fields, and what makes a message malformed.
+
+use bytes::Bytes;
+use weft_core::failure::{Failure, Reason};
+
+use super::hpack::{self, Decoder, ENTRY, Invalid};
+use crate::http::fields::{Fields, Known};
+use crate::http::head::{RequestHead, ResponseHead};
+
+/// The most of a section, in octets as HPACK counts them. One beyond is read to its end, for what is read after it, and then refused.
+pub(super) const MAX_SIZE: usize = 64 * 1024;
+/// Beyond this the sender has lost its mind, or means harm: a table makes much of few octets.
+const FAR_TOO_LARGE: usize = 4 * MAX_SIZE;
+
+/// Why a message counts for nothing. Its stream ends, and no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    Malformed(&'static str),
+    TooLarge,
+}
+
+/// A section as it was read.
+#[derive(Default, Debug)]
+pub(super) struct Section {
+    method: Option<Bytes>,
+    path: Option<Bytes>,
+    authority: Option<Bytes>,
+    scheme: Option<Bytes>,
+    protocol: Option<Bytes>,
+    status: Option<u16>,
+    fields: Fields,
+    /// What the fields say of the content's length.
+    length: Option<u64>,
+}
+
+/// What is said again and again is kept once.
+#[derive(Default)]
+pub(super) struct Seen {
+    authority: Bytes,
+}
+
+/// Reads a whole section. An error of the outer kind is the connection's end.
+pub(super) fn read(decoder: &mut Decoder, octets: &[u8], seen: &mut Seen) -> Result<Result<Section, Fault>, Invalid> {
+    let mut section = Section { fields: Fields::with_room(octets.len() * 3 / 2), ..Section::default() };
+    let (mut fault, mut size) = (None, 0);
+    decoder.decode(octets, |name, value| {
+        size += name.len() + value.len() + ENTRY;
+        if size > FAR_TOO_LARGE {
+            return Err(Invalid::Large);
+        }
+        if size > MAX_SIZE {
+            fault = Some(Fault::TooLarge);
+        } else if fault.is_none() {
+            fault = section.take(name, value, seen).err().map(Fault::Malformed);
+        }
+        Ok(())
+    })?;
+    Ok(fault.map_or(Ok(section), Err))
+}
+
+impl Section {
+    fn take(&mut self, name: &[u8], value: &[u8], seen: &mut Seen) -> Result<(), &'static str> {
+        if let [b':', pseudo @ ..] = name {
+            return self.take_pseudo(pseudo, value, seen);
+        }
+        if name.is_empty() || !name.iter().all(|b| is_token(*b) && !b.is_ascii_uppercase()) {
+            return Err("a field's name is not one");
+        }
+        let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+        if memchr::memchr3(0, b'\r', b'\n', value).is_some() || is_space(value.first()) || is_space(value.last()) {
+            return Err("a field's value has a character that is not allowed");
+        }
+        let known = Known::of(name);
+        match known {
+            Known::Connection | Known::ProxyConnection | Known::KeepAlive | Known::TransferEncoding | Known::Upgrade => {
+                return Err("it has a field of HTTP/1.1's connections");
+            }
+            Known::Te if value != b"trailers" => return Err("te names what there is not in HTTP/2"),
+            Known::ContentLength => {
+                let digits = std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
+                let length = digits.and_then(|v| v.parse().ok()).ok_or("content-length is not a number")?;
+                if self.length.replace(length).is_some_and(|other| other != length) {
+                    return Err("content-length is said twice, and not alike");
+                }
+            }
+            _ => {}
+        }
+        self.fields.push_as(known, name, value);
+        Ok(())
+    }
+
+    fn take_pseudo(&mut self, name: &[u8], value: &[u8], seen: &mut Seen) -> Result<(), &'static str> {
+        if !self.fields.is_empty() {
+            return Err("a pseudo-field stands behind another field");
+        }
+        if value.is_empty() || !value.iter().fold(true, |fits, b| fits & b.is_ascii_graphic()) {
+            return Err("a pseudo-field has a character that is not allowed");
+        }
+        let (place, value) = match name {
+            b"method" => (&mut self.method, method(value)?),
+            b"path" => (&mut self.path, if value == b"/" { Bytes::from_static(b"/") } else { Bytes::copy_from_slice(value) }),
+            b"authority" => (&mut self.authority, seen.authority(value)?),
+            b"scheme" => (&mut self.scheme, scheme(value)?),
+            b"protocol" => (&mut self.protocol, Bytes::copy_from_slice(value)),
+            b"status" => {
+                let is_status = value.len() == 3 && value.iter().all(u8::is_ascii_digit) && value[0] != b'0';
+                let status = value.iter().fold(0, |n, digit| n * 10 + u16::from(digit.wrapping_sub(b'0')));
+                let is_new = self.status.replace(status).is_none();
+                return if is_status && is_new { Ok(()) } else { Err("the status is not one") };
+            }
+            _ => return Err("there is no such pseudo-field"),
+        };
+        if place.replace(value).is_some() {
+            return Err("a pseudo-field is there twice");
+        }
+        Ok(())
+    }
+
+    /// What the fields say of the content's length.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn has_request(&self) -> bool {
+        self.method.is_some()
+            || self.path.is_some()
+            || self.authority.is_some()
+            || self.scheme.is_some()
+            || self.protocol.is_some()
+    }
+
+    /// A request's head (RFC 9113, section 8.3.1; RFC 8441, section 4).
+    pub(super) fn request(mut self) -> Result<RequestHead, &'static str> {
+        if self.status.is_some() {
+            return Err("a request has a status");
+        }
+        let method = self.method.ok_or("a request has no method")?;
+        let is_tunnel = &*method == b"CONNECT" && self.protocol.is_none();
+        if self.protocol.is_some() && &*method != b"CONNECT" {
+            return Err("a protocol is named by another method than CONNECT");
+        }
+        if is_tunnel && (self.path.is_some() || self.scheme.is_some() || self.authority.is_none()) {
+            return Err("CONNECT names more, or less, than an authority");
+        }
+        if !is_tunnel && (self.path.is_none() || self.scheme.is_none()) {
+            return Err("a request has no path or no scheme");
+        }
+        let target = self.path.unwrap_or_default();
+        let is_path = target.starts_with(b"/") && !target.contains(&b'#') || &*target == b"*";
+        if !(is_tunnel || is_path) {
+            return Err("the path is not one");
+        }
+        if self.authority.is_some() {
+            // One of them says where to; the other could only disagree (RFC 9113, section 8.3.1).
+            self.fields.remove(Known::Host);
+        } else if self.fields.all(Known::Host).count() > 1 {
+            return Err("a request names several hosts");
+        }
+        Ok(RequestHead {
+            method,
+            target,
+            authority: self.authority,
+            scheme: self.scheme,
+            protocol: self.protocol,
+            http10: false,
+            fields: self.fields,
+        })
+    }
+
+    /// A response's head (RFC 9113, section 8.3.2).
+    pub(super) fn response(self) -> Result<ResponseHead, &'static str> {
+        match self.status {
+            Some(101) => Err("HTTP/2 switches no protocols"),
+            Some(status) if !self.has_request() => Ok(ResponseHead { fields: self.fields, ..ResponseHead::new(status) }),
+            _ => Err("a response has no status, or more than one has"),
+        }
+    }
+
+    /// Trailers, which are fields alone.
+    pub(super) fn trailers(self) -> Result<Fields, &'static str> {
+        if self.status.is_some() || self.has_request() { Err("trailers have a pseudo-field") } else { Ok(self.fields) }
+    }
+}
+
+impl Seen {
+    /// An authority, of which most of a connection's requests name the same one.
+    fn authority(&mut self, value: &[u8]) -> Result<Bytes, &'static str> {
+        if *self.authority != *value {
+            if value.iter().any(|b| matches!(b, b'@' | b',' | b'/' | b'\\' | b'?' | b'#')) {
+                return Err("the authority is not HOST or HOST:PORT");
+            }
+            self.authority = Bytes::copy_from_slice(value);
+        }
+        Ok(self.authority.clone())
+    }
+}
+
+fn is_token(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+}
+
+fn method(value: &[u8]) -> Result<Bytes, &'static str> {
+    const USUAL: [&[u8]; 4] = [b"GET", b"POST", b"PUT", b"HEAD"];
+    match USUAL.into_iter().find(|usual| *usual == value) {
+        Some(usual) => Ok(Bytes::from_static(usual)),
+        None if value.iter().all(|b| is_token(*b)) => Ok(Bytes::copy_from_slice(value)),
+        None => Err("the method is not one"),
+    }
+}
+
+fn scheme(value: &[u8]) -> Result<Bytes, &'static str> {
+    match value {
+        b"http" => Ok(Bytes::from_static(b"http")),
+        b"https" => Ok(Bytes::from_static(b"https")),
+        [first, rest @ ..]
+            if first.is_ascii_alphabetic()
+                && rest.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')) =>
+        {
+            Ok(Bytes::copy_from_slice(value))
+        }
+        _ => Err("the scheme is not one"),
+    }
+}
+
+/// Writes a request's head.
+pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead) -> Result<(), Failure> {
+    let Some(host) = head.authority.as_deref().or_else(|| head.fields.first(Known::Host)) else {
+        return Err(Failure::downstream(Reason::BadRequest).detail("the request names no authority"));
+    };
+    hpack::put(out, b":method", &head.method);
+    if !head.is_connect() || head.protocol.is_some() {
+        hpack::put(out, b":scheme", head.scheme.as_deref().unwrap_or(b"http"));
+        hpack::put(out, b":path", if head.target.is_empty() { b"/" } else { &head.target });
+    }
+    hpack::put(out, b":authority", host);
+    if let Some(protocol) = &head.protocol {
+        hpack::put(out, b":protocol", protocol);
+    }
+    put_fields(out, &head.fields);
+    Ok(())
+}
+
+/// Writes a response's head.
+pub(super) fn put_response(out: &mut Vec<u8>, head: &ResponseHead) {
+    let digits = [b'0' + (head.status / 100 % 10) as u8, b'0' + (head.status / 10 % 10) as u8, b'0' + (head.status % 10) as u8];
+    hpack::put(out, b":status", &digits);
+    put_fields(out, &head.fields);
+}
+
+/// Writes fields: but for those of HTTP/1.1's framing, which have no meaning here, for the host, which is the authority, and for what would be malformed.
+pub(super) fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
+    for (known, name, value) in fields.iter() {
+        let is_of_http1 = matches!(known, Known::TransferEncoding | Known::Connection | Known::Host);
+        let is_field = !name.is_empty() && name.iter().all(|b| is_token(*b));
+        if !is_of_http1 && is_field && memchr::memchr3(0, b'\r', b'\n', value).is_none() {
+            hpack::put(out, name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(fields: &[(&str, &str)]) -> Result<Section, Fault> {
+        let mut out = Vec::new();
+        for (name, value) in fields {
+            hpack::put_as_it_is(&mut out, name.as_bytes(), value.as_bytes());
+        }
+        read(&mut Decoder::default(), &out, &mut Seen::default()).expect("HPACK")
+    }
+
+    const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/a?b"), (":authority", "api:80")];
+
+    fn request(more: &[(&str, &str)]) -> Result<RequestHead, &'static str> {
+        match section(&[&GET[..], more].concat()) {
+            Ok(section) => section.request(),
+            Err(Fault::Malformed(why)) => Err(why),
+            Err(Fault::TooLarge) => Err("too large"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_and_written_alike() {
+        let head = request(&[("host", "other"), ("te", "trailers"), ("cookie", "a"), ("cookie", "b"), ("content-length", "3")])
+            .expect("a request");
+        assert_eq!((&*head.method, &*head.target, head.host()), (&b"GET"[..], &b"/a?b"[..], Some(&b"api:80"[..])));
+        assert!(head.fields.first(Known::Host).is_none(), "the authority says it");
+        let mut out = Vec::new();
+        put_request(&mut out, &head).expect("it has an authority");
+        let again = read(&mut Decoder::default(), &out, &mut Seen::default()).expect("HPACK").expect("well-formed");
+        assert_eq!(again.length(), Some(3));
+        let again = again.request().expect("a request");
+        let list = |head: &RequestHead| head.fields.iter().map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect::<Vec<_>>();
+        assert_eq!((list(&again), again.target, again.authority), (list(&head), head.target, head.authority));
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused() {
+        for more in [
+            &[("Upper", "x")][..],
+            &[("", "x")],
+            &[("a b", "x")],
+            &[("a", "x\r\ny: z")],
+            &[("a", " x")],
+            &[("a", "x\t")],
+            &[("connection", "close")],
+            &[("transfer-encoding", "chunked")],
+            &[("upgrade", "x")],
+            &[("keep-alive", "1")],
+            &[("proxy-connection", "x")],
+            &[("te", "gzip")],
+            &[("content-length", "1"), ("content-length", "2")],
+            &[("content-length", "+1")],
+            &[("content-length", "")],
+            &[("x", "y"), (":path", "/")],
+            &[(":path", "/")],
+            &[(":unknown", "/")],
+            &[(":status", "200")],
+            &[(":protocol", "websocket")],
+        ] {
+            assert!(request(more).is_err(), "{more:?}");
+        }
+        for (at, value) in
+            [(0, "GE T"), (0, "CONNECT"), (1, "1http"), (2, ""), (2, "a"), (2, "/#a"), (2, "/ a"), (3, "a@b"), (3, "")]
+        {
+            let mut fields = GET;
+            fields[at].1 = value;
+            let got = section(&fields)
+                .map_err(|fault| format!("{fault:?}"))
+                .and_then(|section| section.request().map_err(str::to_owned));
+            assert!(got.is_err(), "{fields:?}");
+        }
+        for left_out in 0..3 {
+            let fields: Vec<_> = GET.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, f)| *f).collect();
+            assert!(section(&fields).expect("fields").request().is_err(), "{fields:?}");
+        }
+        for status in ["20", "2000", "099", "2x0", "101"] {
+            let got = section(&[(":status", status)]).ok().and_then(|section| section.response().ok());
+            assert!(got.is_none(), "{status}");
+        }
+        assert!(section(&[("a", "b")]).expect("fields").response().is_err());
+        assert!(section(&[(":status", "200")]).expect("fields").trailers().is_err());
+    }
+
+    #[test]
+    fn connect_names_where_to_and_a_protocol_how() {
+        let tunnel = section(&[(":method", "CONNECT"), (":authority", "db:5432")]).expect("fields").request().expect("a tunnel");
+        assert_eq!((tunnel.host(), tunnel.is_connect()), (Some(&b"db:5432"[..]), true));
+        let extended =
+            [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/chat"), (":authority", "api")];
+        let head = section(&extended).expect("fields").request().expect("RFC 8441");
+        assert_eq!((head.protocol.as_deref(), &*head.target), (Some(&b"websocket"[..]), &b"/chat"[..]));
+        let mut out = Vec::new();
+        put_request(&mut out, &head).expect("it has an authority");
+        let again = read(&mut Decoder::default(), &out, &mut Seen::default()).expect("HPACK").expect("well-formed");
+        assert_eq!(again.request().expect("RFC 8441").protocol, head.protocol);
+    }
+
+    #[test]
+    fn what_is_too_large_is_read_over_and_what_is_far_too_large_is_not() {
+        let value = "v".repeat(8_000);
+        let many: Vec<_> = (0..9).map(|_| ("x", value.as_str())).collect();
+        assert!(matches!(request(&many), Err("too large")));
+        // One entry of the table, very often.
+        let mut out = vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e];
+        out.extend([b'v'; 4_000]);
+        out.extend([0xbe; 100]);
+        let got = read(&mut Decoder::default(), &out, &mut Seen::default());
+        assert!(matches!(got, Err(Invalid::Large)));
+    }
+}

@@ -1,0 +1,416 @@
+//! One end of an HTTP/2 connection, without its socket (RFC 9113): frames in, frames out, and what each stream may do. It never waits and reads no clock.
+//!
+//! - **Credit** goes back when what came is passed on: who reads slowly stops its own stream, and the connection only with what all of its streams may hold.
+//! - **Turns**: what is to go out waits in one buffer. Where it is full, or the peer gives no credit, writers queue up, and each puts a [`QUANTUM`] in before the next.
+//! - **A stream is forgotten** when its last handle is dropped; what still comes for it is read over.
+//! - **Sections are read as they come**, whatever becomes of their streams: those after them rest on the same table.
+
+use std::collections::VecDeque;
+use std::mem::take;
+use std::task::{Context, Waker};
+
+use super::frame::{self, Code, Header, MAX_PAYLOAD, PREFACE, Violation};
+use super::hpack::Decoder;
+use super::section::{Fault, MAX_SIZE, Seen};
+use super::state::{Broken, State};
+use crate::http::head::RequestHead;
+use crate::multiplex::{Framing, Outgoing, Streams, note, wake};
+
+mod handle;
+mod receive;
+
+/// The flow-control window of a stream, in bytes.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// The flow-control window of a connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The windows before anything is said, in bytes (RFC 9113, section 6.9.2).
+const FIRST_WINDOW: u32 = 65_535;
+/// Streams that a client may have open at once.
+pub const MAX_CONCURRENT: usize = 256;
+/// Streams that a server is taken to serve at once until it says.
+const USUAL_CONCURRENT: u32 = 100;
+/// Bytes that wait to go out, beyond which writers wait for their turn.
+const FULL: usize = 128 * 1024;
+/// Below so many, waiting writers get a turn.
+const LOW: usize = 64 * 1024;
+/// Bytes that go in at one turn, where others wait.
+const QUANTUM: usize = MAX_PAYLOAD;
+/// Bytes that wait to go out, beyond which nothing more is read.
+const CHOKED: usize = FULL + 256 * 1024;
+/// Frames that a field section may come in.
+const MAX_FRAGMENTS: usize = 64;
+/// Streams that a client may end before anybody has looked at them, more than it has served: it makes work that nobody waits for (CVE-2023-44487).
+const MAX_HASTY: u32 = 100;
+/// The last number of a stream.
+const LAST: u32 = u32::MAX >> 1;
+/// What a ping says whose answer shows that the peer has seen our word that we go.
+const FAREWELL: [u8; 8] = *b"farewell";
+
+/// Which of the two ends it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It opens streams: the client's.
+    Asks,
+    /// It serves them.
+    Serves,
+}
+
+/// How far an end has gone with its going.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leaving {
+    No,
+    /// A server has said so, and serves what crosses its word.
+    Announced,
+    /// It takes, or opens, no more streams.
+    Said,
+}
+
+/// Data that is coming.
+struct Coming {
+    stream: u32,
+    left: usize,
+    padding: usize,
+    /// The next octet says how much of it is padding.
+    is_padded: bool,
+    ends: bool,
+}
+
+/// A field section of which more is to come.
+struct Unfinished {
+    stream: u32,
+    ends: bool,
+    octets: Vec<u8>,
+    fragments: usize,
+}
+
+/// See the module.
+pub struct Session {
+    end: End,
+    streams: Streams<State>,
+    /// The highest number that was used.
+    newest: u32,
+    /// Streams that are open, as the peer counts.
+    open: usize,
+    decoder: Decoder,
+    seen: Seen,
+    /// The peer's decoder knows that no table is kept.
+    is_tableless: bool,
+    /// How much of the preface is still to come.
+    preface: usize,
+    /// The peer has said its settings.
+    greeted: bool,
+    /// A frame that is not data, as far as it came.
+    part: Vec<u8>,
+    coming: Option<Coming>,
+    unfinished: Option<Unfinished>,
+    /// What the peer may still send, over all streams.
+    allowed: u32,
+    /// Passed on, and not given back as credit.
+    taken: u32,
+    out: Outgoing,
+    /// Where the header of the last frame stands, and whose data it has.
+    last: Option<(u32, usize)>,
+    /// What we may still send, over all streams.
+    credit: i64,
+    /// What we may send on a stream that begins.
+    initial: i64,
+    /// Streams that the peer serves at once.
+    most: u32,
+    /// Streams whose writers wait for room, or for credit of the connection.
+    turns: VecDeque<u32>,
+    /// Streams that have a turn and have not used it.
+    granted: usize,
+    /// Who waits until another stream may begin.
+    rooms: Vec<Waker>,
+    /// Streams that the peer has opened and nobody serves yet, and those that were refused.
+    fresh: Vec<(u32, Result<RequestHead, Fault>)>,
+    hasty: u32,
+    leaving: Leaving,
+    gone: bool,
+    /// Whoever reads and writes the connection.
+    driver: Option<Waker>,
+}
+
+impl Session {
+    pub fn new(end: End) -> Self {
+        let mut session = Self {
+            end,
+            streams: Streams::default(),
+            newest: 0,
+            open: 0,
+            decoder: Decoder::default(),
+            seen: Seen::default(),
+            is_tableless: false,
+            preface: if end == End::Serves { PREFACE.len() } else { 0 },
+            greeted: false,
+            part: Vec::new(),
+            coming: None,
+            unfinished: None,
+            allowed: CONNECTION_WINDOW,
+            taken: 0,
+            out: Outgoing::default(),
+            last: None,
+            credit: FIRST_WINDOW.into(),
+            initial: FIRST_WINDOW.into(),
+            most: USUAL_CONCURRENT,
+            turns: VecDeque::new(),
+            granted: 0,
+            rooms: Vec::new(),
+            fresh: Vec::new(),
+            hasty: 0,
+            leaving: Leaving::No,
+            gone: false,
+            driver: None,
+        };
+        session.greet();
+        session
+    }
+
+    fn greet(&mut self) {
+        let own = match self.end {
+            End::Asks => (frame::ENABLE_PUSH, 0),
+            End::Serves => (frame::MAX_CONCURRENT_STREAMS, MAX_CONCURRENT as u32),
+        };
+        if self.end == End::Asks {
+            self.out.octets.extend_from_slice(PREFACE);
+        }
+        let all = [own, (frame::INITIAL_WINDOW_SIZE, STREAM_WINDOW), (frame::MAX_HEADER_LIST_SIZE, MAX_SIZE as u32)];
+        let extended = (self.end == End::Serves).then_some((frame::ENABLE_CONNECT_PROTOCOL, 1));
+        let mut payload = Vec::new();
+        for (name, value) in all.into_iter().chain(extended) {
+            payload.extend_from_slice(&name.to_be_bytes());
+            payload.extend_from_slice(&value.to_be_bytes());
+        }
+        self.frame(frame::SETTINGS, 0, 0, &payload);
+        self.frame(frame::WINDOW_UPDATE, 0, 0, &(CONNECTION_WINDOW - FIRST_WINDOW).to_be_bytes());
+    }
+
+    /// Whether the peer has said what it is.
+    pub fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Streams that are open, as the peer counts.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether nobody reads or writes a stream.
+    pub fn is_idle(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Streams that may be open at once.
+    pub fn most(&self) -> usize {
+        self.most as usize
+    }
+
+    /// Whether no stream begins on it any more.
+    pub fn is_closed(&self) -> bool {
+        self.gone || self.leaving != Leaving::No || self.newest >= LAST - 1
+    }
+
+    /// The requests that have come since the last time, and what was wrong with those that nobody serves.
+    pub fn fresh(&mut self) -> Vec<(u32, Result<RequestHead, Fault>)> {
+        let mut fresh = take(&mut self.fresh);
+        fresh.retain(|(stream, head)| {
+            let is_wanted = head.is_err() || self.streams.get(stream).is_some_and(|state| state.broken.is_none());
+            if !is_wanted {
+                self.forget(*stream);
+            }
+            is_wanted
+        });
+        fresh
+    }
+
+    /// Says that no more streams are to begin. What is under way goes on; a server serves what crosses its word, too.
+    pub fn leave(&mut self) {
+        match self.end {
+            End::Asks => {
+                if std::mem::replace(&mut self.leaving, Leaving::Said) != Leaving::Said {
+                    self.goaway(0, Code::NO_ERROR);
+                }
+                self.give_up_room();
+            }
+            End::Serves if self.leaving == Leaving::No => {
+                self.leaving = Leaving::Announced;
+                self.goaway(LAST, Code::NO_ERROR);
+                self.frame(frame::PING, 0, 0, &FAREWELL);
+            }
+            End::Serves => {}
+        }
+        self.rouse();
+    }
+
+    /// The connection has ended: whatever is under way breaks off.
+    pub fn end(&mut self) {
+        self.gone = true;
+        // What was said both ways by then is whole.
+        for state in self.streams.values_mut().filter(|state| !(state.ended && state.finished)) {
+            state.break_off(Broken::Lost);
+        }
+        self.give_up_room();
+        self.out = Outgoing::default();
+        self.last = None;
+    }
+
+    /// The peer does what it may not: it is told, and the connection ends.
+    pub fn accuse(&mut self, violation: Violation) {
+        let newest = if self.end == End::Serves { self.newest } else { 0 };
+        self.goaway(newest, violation.code);
+        for state in self.streams.values_mut() {
+            state.break_off(Broken::Ours(violation));
+        }
+        self.leaving = Leaving::Said;
+    }
+
+    fn rouse(&mut self) {
+        wake(&mut self.driver);
+    }
+
+    fn give_up_room(&mut self) {
+        for waker in self.rooms.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        if self.gone {
+            return;
+        }
+        self.last = None;
+        self.out.octets.extend_from_slice(&Header { length: payload.len(), kind, flags, stream }.octets());
+        self.out.octets.extend_from_slice(payload);
+        self.rouse();
+    }
+
+    fn goaway(&mut self, newest: u32, code: Code) {
+        self.frame(frame::GOAWAY, 0, 0, &[newest.to_be_bytes(), code.0.to_be_bytes()].concat());
+    }
+
+    fn reset(&mut self, stream: u32, code: Code) {
+        self.frame(frame::RST_STREAM, 0, stream, &code.0.to_be_bytes());
+    }
+
+    fn insert(&mut self, stream: u32, state: State) {
+        self.open += 1;
+        let state = State { counts: true, allowed: STREAM_WINDOW, credit: self.initial, ..state };
+        self.streams.insert(stream, state);
+    }
+
+    /// A stream whose two halves have ended is open no more.
+    fn settle(&mut self, stream: u32) {
+        if self.streams.get(&stream).is_some_and(|state| state.ended && state.finished) {
+            self.hasty = self.hasty.saturating_sub(1);
+            self.closes(stream);
+        }
+    }
+
+    fn closes(&mut self, stream: u32) {
+        if let Some(state) = self.streams.get_mut(&stream)
+            && take(&mut state.counts)
+        {
+            self.open -= 1;
+            self.give_up_room();
+        }
+    }
+
+    /// Gives back as credit what was passed on, or read over, where it is worth a frame.
+    fn give_back(&mut self, stream: u32, n: u32) {
+        self.taken += n;
+        if self.taken >= CONNECTION_WINDOW / 2 {
+            let more = take(&mut self.taken);
+            self.allowed += more;
+            self.frame(frame::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
+        }
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        state.taken += n;
+        if state.taken >= STREAM_WINDOW / 2 && !state.ended && state.broken.is_none() {
+            let more = take(&mut state.taken);
+            state.allowed += more;
+            self.frame(frame::WINDOW_UPDATE, 0, stream, &more.to_be_bytes());
+        }
+    }
+
+    fn forget(&mut self, stream: u32) {
+        self.closes(stream);
+        let Some(state) = self.streams.remove(&stream) else { return };
+        self.give_back(stream, state.came.octets() as u32 + state.passing);
+        if state.broken.is_none() {
+            match (state.ended, state.finished) {
+                (true, true) => {}
+                // The answer is whole, and the rest of the request is not wanted (RFC 9113, section 8.1).
+                (false, true) if self.end == End::Serves => self.reset(stream, Code::NO_ERROR),
+                _ => self.reset(stream, Code::CANCEL),
+            }
+        }
+        self.granted -= usize::from(state.has_turn);
+        if state.has_turn || state.waits {
+            self.give_turns();
+        }
+        if self.streams.is_empty() {
+            self.rouse();
+        }
+    }
+
+    fn give_turns(&mut self) {
+        let room = FULL.saturating_sub(self.out.waiting());
+        let turns = if room == FULL { usize::MAX } else { room / QUANTUM };
+        for _ in 0..turns {
+            if self.credit <= 0 {
+                return;
+            }
+            let Some(next) = self.turns.pop_front() else { return };
+            let Some(state) = self.streams.get_mut(&next) else { continue };
+            state.waits = false;
+            state.has_turn = true;
+            self.granted += 1;
+            wake(&mut state.writer);
+        }
+    }
+}
+
+impl Framing for Session {
+    fn register(&mut self, cx: &Context<'_>) {
+        note(&mut self.driver, cx);
+    }
+
+    fn outgoing(&self) -> &[u8] {
+        self.out.rest()
+    }
+
+    fn sent(&mut self, n: usize) {
+        if self.out.sent(n, FULL) {
+            self.last = None;
+        }
+        if self.out.waiting() < LOW {
+            self.give_turns();
+        }
+    }
+
+    fn is_choked(&self) -> bool {
+        self.out.waiting() > CHOKED
+    }
+
+    fn rest(&mut self) {
+        if self.streams.is_empty() {
+            self.decoder.rest();
+            self.streams.shrink_to(8);
+            self.part.shrink_to(0);
+            if self.out.waiting() == 0 {
+                self.out = Outgoing::default();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.leaving == Leaving::Said && self.streams.is_empty()
+    }
+
+    fn hush(&mut self) {
+        self.gone = true;
+    }
+}
+
+#[cfg(test)]
+mod tests;

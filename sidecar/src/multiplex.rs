@@ -1,0 +1,297 @@
+//! What a link and an HTTP/2 connection have in common: many streams on one connection, each with its number; what came for one of them; what is to go out for all; and
+//! who moves bytes between the two and the connection.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+
+use crate::pool::Buffers;
+use crate::stream::Stream;
+
+/// How long the other end may take to end its half of the connection after ours.
+const LINGER: Duration = Duration::from_secs(5);
+/// Reads in one turn, so that no connection keeps others from theirs.
+const READS: usize = 4;
+/// Pieces that are smaller, in bytes, are put together.
+const SMALL: usize = 4 * 1024;
+
+/// Streams by their numbers.
+pub type Streams<T> = HashMap<u32, T, BuildHasherDefault<Own>>;
+
+/// Stream numbers are their own hashes: whoever opens them counts.
+#[derive(Default)]
+pub struct Own(u64);
+
+impl Hasher for Own {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys are u32")
+    }
+    fn write_u32(&mut self, n: u32) {
+        // The table takes the upper bits for its tags.
+        let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// Has `cx` woken from here.
+pub fn note(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
+
+/// Wakes whoever is to be woken from here.
+pub fn wake(place: &mut Option<Waker>) {
+    if let Some(waker) = place.take() {
+        waker.wake();
+    }
+}
+
+/// What came for a stream and was not read yet.
+#[derive(Default)]
+pub struct Pieces {
+    queue: VecDeque<BytesMut>,
+    octets: usize,
+}
+
+impl Pieces {
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes that are there.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.octets += bytes.len();
+        match self.queue.back_mut() {
+            Some(last) if last.len() + bytes.len() <= SMALL => last.extend_from_slice(bytes),
+            _ => self.queue.push_back(BytesMut::from(bytes)),
+        }
+    }
+
+    /// The next piece, as it lies.
+    pub fn pop(&mut self) -> Option<BytesMut> {
+        let piece = self.queue.pop_front()?;
+        self.took(piece.len());
+        Some(piece)
+    }
+
+    /// Puts the next bytes into `space`; how many.
+    pub fn read(&mut self, space: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < space.len()
+            && let Some(front) = self.queue.front_mut()
+        {
+            let n = front.len().min(space.len() - filled);
+            space[filled..filled + n].copy_from_slice(&front[..n]);
+            filled += n;
+            if n == front.len() {
+                self.queue.pop_front();
+            } else {
+                front.advance(n);
+            }
+        }
+        self.took(filled);
+        filled
+    }
+
+    fn took(&mut self, n: usize) {
+        self.octets -= n;
+        if self.queue.is_empty() {
+            self.queue.shrink_to(4);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// What is to go out, of which the beginning may be gone.
+#[derive(Default)]
+pub struct Outgoing {
+    pub octets: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    /// What has not gone yet.
+    pub fn rest(&self) -> &[u8] {
+        &self.octets[self.sent..]
+    }
+
+    /// Bytes that have not gone yet.
+    pub fn waiting(&self) -> usize {
+        self.octets.len() - self.sent
+    }
+
+    /// Whether what stands at `place` has not gone yet.
+    pub fn is_here(&self, place: usize) -> bool {
+        place >= self.sent && place < self.octets.len()
+    }
+
+    /// So much has gone; true if that moved what is left. `usual` is how much room is kept.
+    pub fn sent(&mut self, n: usize, usual: usize) -> bool {
+        self.sent += n;
+        if self.waiting() == 0 {
+            self.sent = 0;
+            self.octets.clear();
+            self.octets.shrink_to(usual);
+            return true;
+        }
+        // As much is moved as has gone, at the most: whoever takes little at a time does not have us keep it all.
+        if self.sent > usual.max(self.waiting()) {
+            self.octets.drain(..self.sent);
+            self.sent = 0;
+            return true;
+        }
+        false
+    }
+}
+
+/// One end of a protocol of many streams, without its connection.
+pub trait Framing {
+    /// Has the driver woken when there is something to send.
+    fn register(&mut self, cx: &Context<'_>);
+    /// What is to go out.
+    fn outgoing(&self) -> &[u8];
+    /// So much went out.
+    fn sent(&mut self, n: usize);
+    /// Whether nothing more is to be read for now: whoever asks and never listens is not answered without end.
+    fn is_choked(&self) -> bool;
+    /// Gives back the room that is not needed where no stream is open.
+    fn rest(&mut self);
+    /// Whether our half of the connection is to end now.
+    fn is_over(&self) -> bool;
+    /// Nothing is said any more.
+    fn hush(&mut self);
+}
+
+/// A protocol's end on its connection.
+pub struct Mover<F> {
+    framing: RefCell<F>,
+    /// We have ended our half of the connection.
+    ending: Notify,
+    /// Why nothing can be sent any more.
+    deaf: RefCell<Option<io::Error>>,
+}
+
+impl<F: Framing> Mover<F> {
+    pub fn new(framing: F) -> Self {
+        Self { framing: RefCell::new(framing), ending: Notify::new(), deaf: RefCell::new(None) }
+    }
+
+    pub fn framing(&self) -> RefMut<'_, F> {
+        self.framing.borrow_mut()
+    }
+
+    /// Moves bytes until the connection ends, properly or by an error. `take` is given what came, nothing at the end, and says whether others are to have their turn first.
+    pub async fn drive(
+        &self,
+        stream: &Stream,
+        buffers: &Buffers,
+        mut take: impl FnMut(&[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| self.poll(stream, buffers, cx, &mut take)) => ended,
+            () = self.lingers() => Ok(()),
+        }
+    }
+
+    /// Resolves when the other end has had the time to end its half after ours: what we sent last is lost if it says something to a socket that is closed.
+    async fn lingers(&self) {
+        self.ending.notified().await;
+        tokio::time::sleep(LINGER).await;
+    }
+
+    fn poll(
+        &self,
+        stream: &Stream,
+        buffers: &Buffers,
+        cx: &mut Context<'_>,
+        take: &mut impl FnMut(&[u8]) -> io::Result<bool>,
+    ) -> Poll<io::Result<()>> {
+        self.framing().register(cx);
+        // What came before nothing could be sent any more is read all the same.
+        let sent = match self.poll_send(stream, cx) {
+            Ok(sent) => sent,
+            Err(e) => {
+                self.deaf.borrow_mut().get_or_insert(e);
+                Poll::Pending
+            }
+        };
+        for _ in 0..READS {
+            if self.framing().is_choked() && self.deaf.borrow().is_none() {
+                // Woken when the socket takes more.
+                return Poll::Pending;
+            }
+            let mut buffer = buffers.take();
+            let mut read = ReadBuf::new(&mut buffer);
+            if stream.poll_read(cx, &mut read)?.is_pending() {
+                return match self.deaf.borrow_mut().take() {
+                    Some(e) => Poll::Ready(Err(e)),
+                    None => self.poll_leave(stream, cx, sent),
+                };
+            }
+            let many = take(read.filled());
+            if let Err(e) = many {
+                // What is said about it.
+                let _ = self.poll_send(stream, cx);
+                return Poll::Ready(Err(e));
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if many? {
+                break;
+            }
+        }
+        // There may be more; others first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends what is to go out, as far as the socket takes it.
+    fn poll_send(&self, stream: &Stream, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            let mut framing = self.framing();
+            if framing.outgoing().is_empty() {
+                break;
+            }
+            match stream.poll_write_vectored(cx, &[IoSlice::new(framing.outgoing())])? {
+                Poll::Ready(n) => framing.sent(n),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        Ok(stream.poll_flush(cx)?.map(|()| ()))
+    }
+
+    /// Ends our half of the connection where no streams are to come and none are left.
+    fn poll_leave(&self, stream: &Stream, cx: &mut Context<'_>, sent: Poll<()>) -> Poll<io::Result<()>> {
+        let mut framing = self.framing();
+        framing.rest();
+        if framing.is_over() {
+            ready!(sent);
+            ready!(stream.poll_shutdown(cx))?;
+            framing.hush();
+            self.ending.notify_one();
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,153 @@
+//! HTTP/2 connections that are served, and the tasks that serve their requests.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use weft_core::failure::{Failure, Reason, Side};
+use weft_core::protocol::MeshProtocol;
+
+use super::{Http, end_of_waiting, idles, told};
+use crate::http::body::Body;
+use crate::http::forward::forward;
+use crate::http::sink::ResponseSink;
+use crate::http::{RequestHead, h2};
+use crate::multiplex::{note, wake};
+use crate::stream::Stream;
+use crate::telemetry;
+use crate::worker::Worker;
+
+/// How long a client that was told to leave may take to do so.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// Serves HTTP/2 until the client or a drain ends it.
+pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
+    let connection = h2::Connection::serving();
+    let opened = |request| match request {
+        Ok((head, handle)) => serve(Request { worker: Rc::clone(worker), http: Rc::clone(&http), head, handle }),
+        Err(h2::Fault::Malformed(why)) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(why)),
+        Err(h2::Fault::TooLarge) => refused(worker, &http, &Failure::downstream(Reason::HeadersTooLarge)),
+    };
+    let mut driven = pin!(connection.drive(&stream, &worker.buffers, opened));
+    let timeouts = &worker.shared.config.timeouts;
+    let mut silent = pin!(async {
+        tokio::time::sleep(timeouts.handshake).await;
+        if connection.is_greeted() {
+            std::future::pending::<()>().await;
+        }
+    });
+    // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
+    let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
+    let mut leaving = pin!(async {
+        tokio::select! {
+            () = end_of_waiting(drain, fresh) => {}
+            () = idles(|| connection.idle(), timeouts.idle) => {}
+        }
+        connection.leave();
+        // Whoever does not answer our word, and asks nothing, has had the time to.
+        tokio::time::sleep(LEAVING).await;
+        idles(|| connection.idle(), LEAVING).await;
+    });
+    tokio::select! {
+        biased;
+        ended = driven.as_mut() => match ended {
+            Err(e) if e.kind() == ErrorKind::InvalidData => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(e)),
+            Err(e) => tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended"),
+            Ok(()) => {}
+        },
+        () = silent.as_mut() => stream.reset(),
+        () = leaving.as_mut() => {}
+    }
+}
+
+/// Tells of what was refused already: HTTP/2 says so by itself.
+fn refused(worker: &Worker, http: &Http, failure: &Failure) {
+    told(worker, http, failure);
+    if let Some(mut note) = telemetry::malformed(worker, &http.caller, http.route.name(), MeshProtocol::Http2) {
+        note.fails(failure);
+    }
+}
+
+/// A request that is to be served.
+struct Request {
+    worker: Rc<Worker>,
+    http: Rc<Http>,
+    head: RequestHead,
+    handle: h2::Handle,
+}
+
+impl Request {
+    async fn serve(self) {
+        let Self { worker, http, mut head, handle } = self;
+        let connection = handle.clone();
+        let served = async {
+            let mut body = Body::H2(h2::IncomingBody::new(handle.clone(), Side::Downstream));
+            let route = http.route(&worker, &mut head).await;
+            // A broken answer drops its stream, which resets it.
+            let sink = ResponseSink::H2 { handle, head_only: head.is_head(), has_body: false, note: None };
+            forward(&worker, &route, &http.caller, head, &mut body, sink).await;
+        };
+        tokio::select! {
+            biased;
+            () = served => {}
+            () = connection.lost() => {}
+        }
+    }
+}
+
+/// Tasks of one worker, each of which serves one request after the other: what a request needs is large, and is made once for many.
+#[derive(Default)]
+pub struct Tasks {
+    idle: RefCell<Vec<Rc<Desk>>>,
+}
+
+/// Tasks that are kept while they have nothing to do: as many as are busy at once where there is much to do on few connections.
+const KEPT: usize = 32;
+
+/// Where an idle task is given its next request.
+#[derive(Default)]
+struct Desk {
+    request: RefCell<Option<Request>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Has a task serve a request.
+fn serve(request: Request) {
+    let idle = request.worker.tasks.idle.borrow_mut().pop();
+    match idle {
+        Some(desk) => {
+            *desk.request.borrow_mut() = Some(request);
+            wake(&mut desk.waker.borrow_mut());
+        }
+        None => drop(tokio::task::spawn_local(attend(request))),
+    }
+}
+
+async fn attend(mut request: Request) {
+    let desk = Rc::<Desk>::default();
+    loop {
+        let worker = Rc::clone(&request.worker);
+        request.serve().await;
+        {
+            let mut idle = worker.tasks.idle.borrow_mut();
+            if idle.len() >= KEPT {
+                return;
+            }
+            idle.push(Rc::clone(&desk));
+        }
+        // An idle task holds on to nothing.
+        drop(worker);
+        request = poll_fn(|cx| match desk.request.borrow_mut().take() {
+            Some(request) => Poll::Ready(request),
+            None => {
+                note(&mut desk.waker.borrow_mut(), cx);
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
