@@ -236,7 +236,7 @@ impl Pools {
         let mut pools = self.http2.borrow_mut();
         let list = pools.get_mut(key)?;
         list.retain(|s| !s.is_closed());
-        list.iter().find(|s| s.in_flight() < s.most().clamp(1, MAX_STREAMS)).cloned()
+        list.iter().find(|s| s.has_room(MAX_STREAMS)).cloned()
     }
 
     fn link_with_room(&self, key: &Key) -> Option<Rc<Link>> {

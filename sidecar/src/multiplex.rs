@@ -286,7 +286,8 @@ impl<F: Framing> Mover<F> {
     fn poll_leave(&self, stream: &Stream, cx: &mut Context<'_>, sent: Poll<()>) -> Poll<io::Result<()>> {
         let mut framing = self.framing();
         framing.rest();
-        if framing.is_over() {
+        // What was just read may have been answered.
+        if framing.is_over() && framing.outgoing().is_empty() {
             ready!(sent);
             ready!(stream.poll_shutdown(cx))?;
             framing.hush();

@@ -11,6 +11,7 @@ use weft_core::failure::{Failure, Reason};
 
 use super::fields::{Fields, Known};
 use super::h1::{Framing, Limits};
+use super::h2;
 use super::head::RequestHead;
 
 /// The scheme of a request, where it is not `http`.
@@ -35,11 +36,9 @@ pub fn fits(head: &RequestHead) -> bool {
 /// Whether it says nothing that HTTP/1.1's form cannot.
 fn is_plain(head: &RequestHead) -> bool {
     let Some(authority) = &head.authority else { return false };
-    let is_host = |host: &[u8]| host.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'/' | b'@'));
     head.protocol.is_none()
         && !head.is_connect()
-        && !authority.is_empty()
-        && is_host(authority)
+        && h2::is_authority(authority)
         && head.fields.first(Known::Host).is_none()
         && (head.target.starts_with(b"/") || &*head.target == b"*")
         && head.target.iter().all(|b| b.is_ascii_graphic() && *b != b'#')

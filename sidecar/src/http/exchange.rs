@@ -191,7 +191,11 @@ async fn run_http2(
     sink: &mut ResponseSink<'_>,
 ) -> Result<Finished, Failure> {
     let done = body.is_done();
-    let handle = sender.begin(a.head, done).await?;
+    let handle = tokio::select! {
+        biased;
+        begun = sender.begin(a.head, done) => begun?,
+        () = sink.gone() => return Err(Failure::downstream(Reason::DownstreamGone)),
+    };
     let answering = Cell::new(false);
     let mut upload = pin!(async {
         upload_h2(body, &handle, done, &a).await?;

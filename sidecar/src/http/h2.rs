@@ -25,7 +25,7 @@ mod state;
 
 pub use connection::{Connection, Handle};
 use frame::Code;
-pub use section::Fault;
+pub use section::{Fault, is_authority};
 pub use state::Broken;
 
 /// How long a receiver may keep a stream's window shut while there is something to send.
@@ -49,13 +49,9 @@ impl Drop for Held {
 }
 
 impl Sender {
-    pub fn in_flight(&self) -> usize {
-        self.held.0.open()
-    }
-
-    /// Streams that the peer allows at once.
-    pub fn most(&self) -> usize {
-        self.held.0.most()
+    /// Whether another exchange may begin on it, of at most so many.
+    pub fn has_room(&self, most: usize) -> bool {
+        self.held.0.open() < most && self.held.0.has_room()
     }
 
     pub fn is_closed(&self) -> bool {
@@ -158,6 +154,11 @@ pub fn upstream(broken: Broken) -> Failure {
         Broken::Ours(_) => (Reason::UpstreamProtocol, Retryable::IfIdempotent),
     };
     Failure::upstream(reason, retryable).detail(broken)
+}
+
+/// Whether a connection ended because the other end did what it may not.
+pub fn is_violation(e: &std::io::Error) -> bool {
+    e.get_ref().and_then(|e| e.downcast_ref::<frame::Violation>()).is_some()
 }
 
 /// What it means that a caller's stream broke.

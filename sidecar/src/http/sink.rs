@@ -1,6 +1,7 @@
 //! Where an answer goes: the caller's connection or stream, whatever version it speaks.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
@@ -14,6 +15,9 @@ use super::head::ResponseHead;
 use super::hop;
 use crate::denials::Reference;
 use crate::telemetry::Note;
+
+/// How long a caller may take for the text of a refusal.
+const TEXT_STALL: Duration = Duration::from_secs(10);
 
 /// Where an answer goes.
 pub enum ResponseSink<'a> {
@@ -280,7 +284,12 @@ impl ResponseSink<'_> {
                 if bare {
                     return Ok(());
                 }
-                http2::send(handle, Chunk::Data(Bytes::from(text)), Side::Downstream).await?;
+                // Nobody is kept for a text that its caller does not take.
+                let sent = http2::send(handle, Chunk::Data(Bytes::from(text)), Side::Downstream);
+                match tokio::time::timeout(TEXT_STALL, sent).await {
+                    Ok(sent) => sent?,
+                    Err(_) => return Err(Failure::downstream(Reason::DownstreamGone).detail("it takes no bytes")),
+                }
                 handle.finish().map_err(http2::downstream)
             }
             Self::Nowhere { .. } => Ok(()),

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::ErrorKind;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -42,9 +41,13 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     });
     // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
     let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
+    let drained = async {
+        drain.cancelled().await;
+        end_of_waiting(drain, fresh && !connection.has_begun()).await;
+    };
     let mut leaving = pin!(async {
         tokio::select! {
-            () = end_of_waiting(drain, fresh) => {}
+            () = drained => {}
             () = idles(|| connection.idle(), timeouts.idle) => {}
         }
         connection.leave();
@@ -55,7 +58,7 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     tokio::select! {
         biased;
         ended = driven.as_mut() => match ended {
-            Err(e) if e.kind() == ErrorKind::InvalidData => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(e)),
+            Err(e) if h2::is_violation(&e) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(e)),
             Err(e) => tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended"),
             Ok(()) => {}
         },
@@ -83,6 +86,9 @@ struct Request {
 impl Request {
     async fn serve(self) {
         let Self { worker, http, mut head, handle } = self;
+        if handle.is_broken() {
+            return;
+        }
         let connection = handle.clone();
         let served = async {
             let mut body = Body::H2(h2::IncomingBody::new(handle.clone(), Side::Downstream));
@@ -94,7 +100,7 @@ impl Request {
         tokio::select! {
             biased;
             () = served => {}
-            () = connection.lost() => {}
+            () = connection.gone() => {}
         }
     }
 }

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use crate::peers::{Conversation, Seen, http1_application, serve};
+use crate::peers::{Conversation, Seen, http1_application, http2_application, http2_call, serve};
 use crate::seeds::simulate;
 use crate::world::{A, B, BYTES, Plan, WEB_TARGET, World};
 
@@ -70,6 +71,43 @@ fn what_is_under_way_ends_and_the_rest_is_cut_in_time() {
         );
         assert!(took <= timeouts.drain_grace + timeouts.drain_timeout + Duration::from_secs(1), "{took:?}");
         drop((idle, slow, bytes));
+        world.end().await;
+    });
+}
+
+#[test]
+fn http2_is_told_to_leave_and_what_is_under_way_ends() {
+    simulate(1, &async |seed| {
+        let mut world = World::new(&Plan::smooth(seed));
+        let seen = Rc::new(Seen::default());
+        serve(&world.network.host(B), WEB_TARGET, move |peer| http2_application(peer, Rc::clone(&seen)));
+        let mut clients = Vec::new();
+        for id in 1..3 {
+            let (send, connection) = h2::client::handshake(world.dial_web().await).await.expect("the sidecar speaks HTTP/2");
+            let ended = spawn_local(async move { (connection.await, Instant::now()) });
+            http2_call(send.clone(), id, 10).await.expect("an answer");
+            clients.push((send, ended));
+        }
+        let timeouts = world.caller.shared.config.timeouts;
+        // As long as what is silent may be so.
+        sleep(timeouts.idle / 2).await;
+        let (busy, idle) = (clients.pop().expect("two"), clients.pop().expect("two"));
+        let slow = 700 * 3_000;
+        let (began, answer, left) = tokio::join!(
+            async {
+                // What is under way is so by then.
+                sleep(Duration::from_millis(200)).await;
+                let began = Instant::now();
+                world.caller.drain().await;
+                began
+            },
+            http2_call(busy.0.clone(), 3, slow),
+            idle.1,
+        );
+        assert_eq!(answer.expect("it is under way, and may end").2.len(), slow as usize);
+        let (ended, at) = left.expect("no panic");
+        assert!(ended.is_ok() && at - began <= timeouts.drain_grace + Duration::from_secs(1), "{ended:?} after {:?}", at - began);
+        drop((busy, idle.0));
         world.end().await;
     });
 }

@@ -58,9 +58,14 @@ impl Connection {
         self.session().open()
     }
 
-    /// Streams that may be open at once.
-    pub fn most(&self) -> usize {
-        self.session().most()
+    /// Whether a stream has ever begun on it.
+    pub fn has_begun(&self) -> bool {
+        self.session().has_begun()
+    }
+
+    /// Whether another stream may begin.
+    pub fn has_room(&self) -> bool {
+        self.session().has_room()
     }
 
     /// Whether no stream begins on it any more.
@@ -80,7 +85,7 @@ impl Connection {
 
     /// Begins a stream with a request's head, as soon as there is room for one. An error means that nothing of it was sent: `Ok` holds why the connection has none, `Err` what the request lacks.
     pub async fn begin(self: &Rc<Self>, head: &RequestHead, ends: bool) -> Result<Result<Handle, Broken>, Failure> {
-        if let Err(broken) = poll_fn(|cx| self.session().poll_room(cx)).await {
+        if let Err(broken) = poll_fn(|cx| self.session().poll_room(head, cx)).await {
             return Ok(Err(broken));
         }
         let number = self.session().begin(head, ends)?;
@@ -181,11 +186,14 @@ impl Handle {
         poll_fn(|cx| self.session().poll_broken(self.number, cx)).await
     }
 
-    /// Resolves when the stream is broken off because its connection has ended.
-    pub async fn lost(&self) {
-        if self.broken().await != Broken::Lost {
-            std::future::pending::<()>().await;
-        }
+    /// Whether it is broken off.
+    pub fn is_broken(&self) -> bool {
+        self.session().is_broken(self.number)
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn gone(&self) {
+        poll_fn(|cx| self.session().poll_gone(self.number, cx)).await;
     }
 
     /// Ends the stream, of which nothing more is wanted.

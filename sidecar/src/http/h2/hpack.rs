@@ -193,12 +193,17 @@ fn string(from: &mut &[u8], to: &mut Vec<u8>) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn put_integer(out: &mut Vec<u8>, first: u8, prefix: u32, mut number: usize) {
+#[inline]
+fn put_integer(out: &mut Vec<u8>, first: u8, prefix: u32, number: usize) {
     let mask = (1 << prefix) - 1;
     if number < mask {
         out.push(first | number as u8);
-        return;
+    } else {
+        put_large(out, first, mask, number);
     }
+}
+
+fn put_large(out: &mut Vec<u8>, first: u8, mask: usize, mut number: usize) {
     out.push(first | mask as u8);
     number -= mask;
     while number >= 0x80 {
@@ -220,11 +225,19 @@ pub(super) fn put_no_table(out: &mut Vec<u8>) {
 
 /// Writes a field. Its name is written in lower case. What a proxy should not keep is marked so (RFC 7541, section 7.1.3).
 pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    if name.iter().fold(false, |found, b| found | b.is_ascii_uppercase()) {
+        return put_lower(out, &name.to_ascii_lowercase(), value);
+    }
+    put_lower(out, name, value);
+}
+
+fn put_lower(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let mut known = 0;
     for index in BY_LENGTH.get(name.len()).into_iter().flatten().copied().take_while(|index| *index != 0) {
         let (static_name, static_value) = STATIC[usize::from(index) - 1];
-        if static_name.as_bytes().eq_ignore_ascii_case(name) {
-            if static_value.as_bytes() == value {
+        // Of one length few end alike.
+        if static_name.as_bytes().last() == name.last() && static_name.as_bytes() == name {
+            if !static_value.is_empty() && static_value.as_bytes() == value {
                 return put_integer(out, 0x80, 7, index.into());
             }
             known = index;
@@ -233,8 +246,7 @@ pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let is_secret = matches!(known, 23 | 32 | 49 | 55);
     put_integer(out, if is_secret { 0x10 } else { 0 }, 4, known.into());
     if known == 0 {
-        put_integer(out, 0, 7, name.len());
-        out.extend(name.iter().map(u8::to_ascii_lowercase));
+        put_string(out, name);
     }
     put_string(out, value);
 }

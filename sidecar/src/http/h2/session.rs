@@ -39,8 +39,11 @@ const QUANTUM: usize = MAX_PAYLOAD;
 const CHOKED: usize = FULL + 256 * 1024;
 /// Frames that a field section may come in.
 const MAX_FRAGMENTS: usize = 64;
-/// Streams that a client may end before anybody has looked at them, more than it has served: it makes work that nobody waits for (CVE-2023-44487).
-const MAX_HASTY: u32 = 100;
+/// How often a peer may do what leads to nothing (end streams as soon as they begin, CVE-2023-44487; have us end them, CVE-2025-8671; set what is set) more than it has streams that come
+/// to their end.
+const MAX_FAULTS: u32 = 1_000;
+/// Who waits until a stream may begin, at the most, before all of them are asked whether they still do.
+const MAX_WAITING: usize = 1_024;
 /// The last number of a stream.
 const LAST: u32 = u32::MAX >> 1;
 /// What a ping says whose answer shows that the peer has seen our word that we go.
@@ -84,6 +87,7 @@ struct Unfinished {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "what each end has said comes by itself")]
 pub struct Session {
     end: End,
     streams: Streams<State>,
@@ -119,12 +123,15 @@ pub struct Session {
     /// Streams whose writers wait for room, or for credit of the connection.
     turns: VecDeque<u32>,
     /// Streams that have a turn and have not used it.
-    granted: usize,
+    granted: Vec<u32>,
     /// Who waits until another stream may begin.
     rooms: Vec<Waker>,
     /// Streams that the peer has opened and nobody serves yet, and those that were refused.
     fresh: Vec<(u32, Result<RequestHead, Fault>)>,
-    hasty: u32,
+    /// What was done in vain, less what was not.
+    faults: u32,
+    /// The peer takes CONNECT for other protocols (RFC 8441).
+    is_extended: bool,
     leaving: Leaving,
     gone: bool,
     /// Whoever reads and writes the connection.
@@ -154,10 +161,11 @@ impl Session {
             initial: FIRST_WINDOW.into(),
             most: USUAL_CONCURRENT,
             turns: VecDeque::new(),
-            granted: 0,
+            granted: Vec::new(),
             rooms: Vec::new(),
             fresh: Vec::new(),
-            hasty: 0,
+            faults: 0,
+            is_extended: false,
             leaving: Leaving::No,
             gone: false,
             driver: None,
@@ -200,9 +208,14 @@ impl Session {
         self.streams.is_empty()
     }
 
-    /// Streams that may be open at once.
-    pub fn most(&self) -> usize {
-        self.most as usize
+    /// Whether a stream has ever begun on it.
+    pub fn has_begun(&self) -> bool {
+        self.newest > 0
+    }
+
+    /// Whether another stream may begin. Who takes nothing any more is given nothing new.
+    pub fn has_room(&self) -> bool {
+        !self.is_closed() && self.open < self.most as usize && self.out.waiting() < CHOKED / 2
     }
 
     /// Whether no stream begins on it any more.
@@ -268,6 +281,7 @@ impl Session {
         wake(&mut self.driver);
     }
 
+    /// Has those look who wait until a stream may begin.
     fn give_up_room(&mut self) {
         for waker in self.rooms.drain(..) {
             waker.wake();
@@ -301,7 +315,7 @@ impl Session {
     /// A stream whose two halves have ended is open no more.
     fn settle(&mut self, stream: u32) {
         if self.streams.get(&stream).is_some_and(|state| state.ended && state.finished) {
-            self.hasty = self.hasty.saturating_sub(1);
+            self.faults = self.faults.saturating_sub(1);
             self.closes(stream);
         }
     }
@@ -323,9 +337,9 @@ impl Session {
             self.allowed += more;
             self.frame(frame::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
         }
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.ended && state.broken.is_none()) else { return };
         state.taken += n;
-        if state.taken >= STREAM_WINDOW / 2 && !state.ended && state.broken.is_none() {
+        if state.taken >= STREAM_WINDOW / 2 {
             let more = take(&mut state.taken);
             state.allowed += more;
             self.frame(frame::WINDOW_UPDATE, 0, stream, &more.to_be_bytes());
@@ -334,6 +348,7 @@ impl Session {
 
     fn forget(&mut self, stream: u32) {
         self.closes(stream);
+        self.give_up_turn(stream);
         let Some(state) = self.streams.remove(&stream) else { return };
         self.give_back(stream, state.came.octets() as u32 + state.passing);
         if state.broken.is_none() {
@@ -344,28 +359,42 @@ impl Session {
                 _ => self.reset(stream, Code::CANCEL),
             }
         }
-        self.granted -= usize::from(state.has_turn);
-        if state.has_turn || state.waits {
-            self.give_turns();
-        }
         if self.streams.is_empty() {
             self.rouse();
         }
     }
 
+    /// Has those write who wait longest, as many as there is room and credit for.
     fn give_turns(&mut self) {
-        let room = FULL.saturating_sub(self.out.waiting());
-        let turns = if room == FULL { usize::MAX } else { room / QUANTUM };
-        for _ in 0..turns {
-            if self.credit <= 0 {
-                return;
+        if self.out.waiting() == 0 {
+            // Nothing holds up who has a turn and has not used it: that one waits for something else, and nobody waits for it.
+            for stream in take(&mut self.granted) {
+                if let Some(state) = self.streams.get_mut(&stream) {
+                    state.has_turn = false;
+                }
             }
-            let Some(next) = self.turns.pop_front() else { return };
-            let Some(state) = self.streams.get_mut(&next) else { continue };
+        }
+        let room = FULL.saturating_sub(self.out.waiting()).min(self.credit.max(0) as usize);
+        while self.granted.len() < room.div_ceil(QUANTUM)
+            && let Some(next) = self.turns.pop_front()
+            && let Some(state) = self.streams.get_mut(&next)
+        {
             state.waits = false;
             state.has_turn = true;
-            self.granted += 1;
+            self.granted.push(next);
             wake(&mut state.writer);
+        }
+    }
+
+    /// A stream does not want to write any more.
+    fn give_up_turn(&mut self, stream: u32) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        if take(&mut state.waits) {
+            self.turns.retain(|waiting| *waiting != stream);
+        }
+        if take(&mut state.has_turn) {
+            self.granted.retain(|granted| *granted != stream);
+            self.give_turns();
         }
     }
 }
@@ -385,6 +414,7 @@ impl Framing for Session {
         }
         if self.out.waiting() < LOW {
             self.give_turns();
+            self.give_up_room();
         }
     }
 

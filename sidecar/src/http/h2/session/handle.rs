@@ -4,9 +4,9 @@ use std::mem::take;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use weft_core::failure::Failure;
+use weft_core::failure::{Failure, Reason, Retryable};
 
-use super::{FULL, QUANTUM, Session};
+use super::{FULL, MAX_WAITING, QUANTUM, Session};
 use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::h2::frame::{self, Code, HEADER, Header, MAX_PAYLOAD};
@@ -35,13 +35,17 @@ impl Session {
         }
     }
 
-    /// Ready as soon as a stream may begin.
-    pub fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Ready as soon as a stream may begin, and it is known what the peer takes where that matters to `head`.
+    pub fn poll_room(&mut self, head: &RequestHead, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
         if self.is_closed() {
             return Poll::Ready(Err(Broken::Unseen));
         }
-        if self.open < self.most() {
+        if self.has_room() && (self.greeted || head.protocol.is_none()) {
             return Poll::Ready(Ok(()));
+        }
+        if self.rooms.len() >= MAX_WAITING {
+            // Some of them may have given up.
+            self.give_up_room();
         }
         self.rooms.push(cx.waker().clone());
         Poll::Pending
@@ -49,6 +53,10 @@ impl Session {
 
     /// Begins a stream with a request. Ask [`Self::poll_room`] first.
     pub fn begin(&mut self, head: &RequestHead, ends: bool) -> Result<u32, Failure> {
+        if head.protocol.is_some() && !self.is_extended {
+            return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No)
+                .detail("it takes no CONNECT for other protocols (RFC 8441)"));
+        }
         let stream = if self.newest == 0 { 1 } else { self.newest + 2 };
         self.put_section(stream, ends, |out| section::put_request(out, head))?;
         self.newest = stream;
@@ -74,6 +82,7 @@ impl Session {
         });
         if ends {
             self.state(stream).finished = true;
+            self.give_up_turn(stream);
             self.settle(stream);
         }
         Ok(())
@@ -168,39 +177,50 @@ impl Session {
     /// Takes some of the data off the front, as far as credit and room allow.
     pub fn poll_send(&mut self, stream: u32, cx: &Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
         self.may_say(stream)?;
-        let (waiting, credit, granted, is_queue) = (self.out.waiting(), self.credit, self.granted, !self.turns.is_empty());
+        let (waiting, credit) = (self.out.waiting(), self.credit);
+        let others = self.turns.len() + self.granted.len();
         let state = self.state(stream);
         if state.credit <= 0 {
             note(&mut state.writer, cx);
-            if take(&mut state.has_turn) {
-                self.granted -= 1;
-                self.give_turns();
-            }
+            self.give_up_turn(stream);
             return Poll::Pending;
         }
-        let others_wait = is_queue || granted > usize::from(state.has_turn);
+        let others_wait = others > usize::from(state.waits || state.has_turn);
         // Where nothing waits to go out, nobody is held up, and nothing would have the turns go on.
         if credit <= 0 || waiting >= FULL || others_wait && !state.has_turn && waiting > 0 {
             note(&mut state.writer, cx);
-            if !std::mem::replace(&mut state.waits, true) {
+            let (had_turn, waits) = (take(&mut state.has_turn), std::mem::replace(&mut state.waits, true));
+            if had_turn {
+                // It was first, and is so still.
+                self.granted.retain(|granted| *granted != stream);
+                self.turns.push_front(stream);
+            } else if !waits {
                 self.turns.push_back(stream);
             }
             return Poll::Pending;
         }
-        let had_turn = take(&mut state.has_turn);
-        let in_turn = had_turn || others_wait;
-        let room = if in_turn { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
+        let room = if state.has_turn || others_wait { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
         let n = data.len().min(room).min(state.credit.min(credit) as usize);
         state.credit -= n as i64;
         self.credit -= n as i64;
-        self.granted -= usize::from(had_turn);
         for piece in data[..n].chunks(MAX_PAYLOAD) {
             let at = self.out.octets.len();
             self.frame(frame::DATA, 0, stream, piece);
             self.last = Some((stream, at));
         }
         data.advance(n);
+        self.used_turn(stream);
         Poll::Ready(Ok(()))
+    }
+
+    /// It has written, in its turn or because nothing was in its way.
+    fn used_turn(&mut self, stream: u32) {
+        let state = self.state(stream);
+        if take(&mut state.waits) {
+            self.turns.retain(|waiting| *waiting != stream);
+        } else if take(&mut state.has_turn) {
+            self.granted.retain(|granted| *granted != stream);
+        }
     }
 
     /// Says that all was said: with the last data, where that has not gone yet.
@@ -211,8 +231,23 @@ impl Session {
             None => self.frame(frame::DATA, frame::END_STREAM, stream, &[]),
         }
         self.state(stream).finished = true;
+        self.give_up_turn(stream);
         self.settle(stream);
         Ok(())
+    }
+
+    /// Whether the stream is broken off.
+    pub fn is_broken(&mut self, stream: u32) -> bool {
+        self.state(stream).broken.is_some()
+    }
+
+    /// Ready as soon as the connection has ended.
+    pub fn poll_gone(&mut self, stream: u32, cx: &Context<'_>) -> Poll<()> {
+        if self.gone {
+            return Poll::Ready(());
+        }
+        note(&mut self.state(stream).watcher, cx);
+        Poll::Pending
     }
 
     /// Ready as soon as the stream is broken off.
@@ -233,6 +268,7 @@ impl Session {
         if state.broken.is_none() {
             state.break_off(Broken::Reset(code));
             self.closes(stream);
+            self.give_up_turn(stream);
             self.reset(stream, code);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::mem::take;
 
-use super::{Coming, End, FAREWELL, LAST, Leaving, MAX_CONCURRENT, MAX_FRAGMENTS, MAX_HASTY, Session, Unfinished};
+use super::{Coming, End, FAREWELL, LAST, Leaving, MAX_CONCURRENT, MAX_FAULTS, MAX_FRAGMENTS, Session, Unfinished};
 use crate::http::h2::frame::{self, Code, HEADER, Header, MAX_PAYLOAD, MAX_WINDOW, PREFACE, Violation};
 use crate::http::h2::hpack::Invalid;
 use crate::http::h2::section::{self, Fault, MAX_SIZE, Section};
@@ -28,6 +28,9 @@ impl Session {
                 bytes = self.begin_frame(Header::read(header), rest, bytes)?;
             } else {
                 bytes = self.collect(bytes)?;
+            }
+            if self.faults > MAX_FAULTS {
+                return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "there is much to do for it, and all of it in vain"));
             }
         }
         Ok(())
@@ -217,7 +220,7 @@ impl Session {
             frame::PRIORITY if payload.len() != 5 => return Err(size("PRIORITY is not five octets long")),
             frame::RST_STREAM => {
                 let code = Code(frame::number(payload, "RST_STREAM is not four octets long")?);
-                self.was_reset(stream, code)?;
+                self.was_reset(stream, code);
             }
             frame::SETTINGS if header.has(frame::ACK) && !payload.is_empty() => {
                 return Err(size("SETTINGS is acknowledged with more"));
@@ -233,8 +236,10 @@ impl Session {
                 {
                     self.set_initial(value)?;
                 }
-                self.greeted = true;
+                let is_first = !std::mem::replace(&mut self.greeted, true);
                 self.frame(frame::SETTINGS, frame::ACK, 0, &[]);
+                self.give_up_room();
+                self.faults += u32::from(!is_first);
             }
             frame::PUSH_PROMISE => return Err(Violation::protocol("it promises what it may not")),
             frame::PING => {
@@ -260,25 +265,20 @@ impl Session {
         Ok(())
     }
 
-    fn was_reset(&mut self, stream: u32, code: Code) -> Result<(), Violation> {
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state.break_off(Broken::Reset(code));
-            self.closes(stream);
-        }
-        self.hasty += u32::from(self.fresh.iter().any(|(number, _)| *number == stream));
-        if self.hasty > MAX_HASTY {
-            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "streams are ended as soon as they begin"));
-        }
-        Ok(())
+    fn was_reset(&mut self, stream: u32, code: Code) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let is_seen = state.handles > 0;
+        state.break_off(Broken::Reset(code));
+        self.closes(stream);
+        self.give_up_turn(stream);
+        self.faults += u32::from(!is_seen);
     }
 
     fn set(&mut self, name: u16, value: u32) -> Result<(), Violation> {
         match name {
             frame::ENABLE_PUSH if value > 1 => return Err(Violation::protocol("ENABLE_PUSH is neither 0 nor 1")),
-            frame::MAX_CONCURRENT_STREAMS => {
-                self.most = value;
-                self.give_up_room();
-            }
+            frame::MAX_CONCURRENT_STREAMS => self.most = value,
+            frame::ENABLE_CONNECT_PROTOCOL => self.is_extended = value == 1,
             frame::INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW => {
                 return Err(Violation::new(Code::FLOW_CONTROL_ERROR, "a window is too large"));
             }
@@ -347,15 +347,23 @@ impl Session {
 
     /// A whole field section.
     fn section(&mut self, stream: u32, ends: bool, octets: &[u8]) -> Result<(), Violation> {
-        let section = section::read(&mut self.decoder, octets, &mut self.seen).map_err(|e| match e {
+        let is_new = self.end == End::Serves && stream > self.newest;
+        let is_full = self.open >= MAX_CONCURRENT || self.streams.len() >= 2 * MAX_CONCURRENT || self.leaving == Leaving::Said;
+        let is_wanted = if is_new { !is_full } else { self.streams.contains_key(&stream) };
+        let section = section::read(&mut self.decoder, octets, &mut self.seen, is_wanted).map_err(|e| match e {
             Invalid::Large => Violation::new(Code::ENHANCE_YOUR_CALM, "a field section is far too large"),
             _ => Violation::new(Code::COMPRESSION_ERROR, "a field section cannot be read"),
         })?;
-        if self.end == End::Serves && stream > self.newest {
+        if is_new {
             if stream.is_multiple_of(2) {
                 return Err(Violation::protocol("a client opens a stream with a server's number"));
             }
             self.newest = stream;
+            if is_full {
+                self.faults += 1;
+                self.reset(stream, Code::REFUSED_STREAM);
+                return Ok(());
+            }
             self.request(stream, ends, section);
             return Ok(());
         }
@@ -377,10 +385,6 @@ impl Session {
 
     /// A request, which is served, or refused and nobody sees it.
     fn request(&mut self, stream: u32, ends: bool, section: Result<Section, Fault>) {
-        let is_full = self.open >= MAX_CONCURRENT || self.streams.len() >= 2 * MAX_CONCURRENT;
-        if is_full || self.leaving == Leaving::Said {
-            return self.reset(stream, Code::REFUSED_STREAM);
-        }
         let length = section.as_ref().ok().and_then(Section::length);
         let head = match section {
             Ok(_) if ends && length.is_some_and(|n| n > 0) => Err(Fault::Malformed("there is less content than was announced")),
@@ -401,6 +405,7 @@ impl Session {
                 }
             }
         }
+        self.faults += u32::from(head.is_err());
         self.fresh.push((stream, head));
     }
 
@@ -410,7 +415,9 @@ impl Session {
             tracing::debug!(stream, "stream ended: {fault}");
             state.break_off(Broken::Ours(fault));
             self.closes(stream);
+            self.give_up_turn(stream);
         }
+        self.faults += 1;
         self.reset(stream, fault.code);
     }
 }
@@ -444,9 +451,12 @@ fn answer(state: &mut State, section: Section, ends: bool) -> Result<(), &'stati
     if head.is_informational() {
         return if ends { Err("an informational answer ends the stream") } else { Ok(()) };
     }
-    state.has_head = true;
     // Where there is no content, what is said of its length is not about this message.
-    state.expected = length.filter(|_| !(ends || state.asks_head || matches!(head.status, 204 | 304)));
+    state.expected = length.filter(|_| !(state.asks_head || matches!(head.status, 204 | 304)));
+    if ends && state.expected.is_some_and(|left| left > 0) {
+        return Err("there is less content than was announced");
+    }
+    state.has_head = true;
     state.head = Some(Box::new(head));
     wake(&mut state.reader);
     Ok(())

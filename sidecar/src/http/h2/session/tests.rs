@@ -245,6 +245,32 @@ fn writers_take_turns() {
 }
 
 #[test]
+fn credit_of_the_connection_goes_round() {
+    let mut two = Two::new();
+    let streams = [two.ask("/a", false), two.ask("/b", false), two.ask("/c", false)];
+    // What a server grants that says nothing of its windows.
+    let rest = two.client.credit - 40_000;
+    two.client.credit = 40_000;
+    let mut sent = [0; 3];
+    let much = vec![1; 60_000];
+    for round in 0..60 {
+        for at in 0..3 {
+            let at = (at + round) % 3;
+            sent[at] += send(&mut two.client, streams[at], &much[..60_000 - sent[at]]);
+        }
+        two.talk();
+        // A little at a time, less than those who wait would take.
+        two.client.receive(&frame(frame::WINDOW_UPDATE, 0, 0, &5_000u32.to_be_bytes())).expect("a good server");
+        if round == 10 {
+            // The first had all of it to itself.
+            assert_eq!(sent, [55_000, 20_000, 15_000]);
+        }
+    }
+    assert_eq!((sent, two.client.granted.len()), ([60_000; 3], 0));
+    assert!(rest > 0 && two.client.turns.is_empty());
+}
+
+#[test]
 fn what_a_peer_may_not_do_ends_the_connection() {
     let settings =
         |name: u16, value: u32| frame(frame::SETTINGS, 0, 0, &[&name.to_be_bytes()[..], &value.to_be_bytes()].concat());
@@ -370,7 +396,8 @@ fn streams_that_nobody_waits_for_are_not_served() {
     let mut calm = server();
     let hasty = |n: u32| [get(n), frame(frame::RST_STREAM, 0, n, &8u32.to_be_bytes())].concat();
     let mut ended = Ok(());
-    for n in 0..=MAX_HASTY {
+    for n in 0..=MAX_FAULTS {
+        assert_eq!(ended, Ok(()));
         ended = calm.receive(&hasty(2 * n + 1));
         assert!(calm.fresh().is_empty() && calm.is_idle());
     }
@@ -381,6 +408,26 @@ fn streams_that_nobody_waits_for_are_not_served() {
     assert_eq!(full.fresh().len(), MAX_CONCURRENT);
     let refused = said(&mut full).iter().filter(|(h, p)| h.kind == frame::RST_STREAM && p[3] == 7).count();
     assert_eq!(refused, 5);
+}
+
+/// What a peer says at a time.
+type Says = fn(u32) -> Vec<u8>;
+
+#[test]
+fn work_in_vain_has_an_end() {
+    let malformed: Says = |n| frame(frame::HEADERS, frame::END_HEADERS, n, &[]);
+    let crooked: Says = |n| [post(n), frame(frame::WINDOW_UPDATE, 0, n, &[0; 4])].concat();
+    let settings: Says = |_| frame(frame::SETTINGS, 0, 0, &[]);
+    for (what, octets) in [("malformed", malformed), ("crooked", crooked), ("settings", settings)] {
+        let mut server = server();
+        let calm = |server: &mut Session, n: u32| {
+            let ended = server.receive(&octets(2 * n + 1));
+            server.fresh();
+            ended.is_ok()
+        };
+        let times = (0..5 * MAX_FAULTS).take_while(|n| calm(&mut server, *n)).count();
+        assert!((MAX_FAULTS as usize..MAX_FAULTS as usize + 2).contains(&times), "{what}: {times}");
+    }
 }
 
 #[test]
@@ -400,7 +447,7 @@ fn a_server_that_goes_serves_what_crosses_its_word() {
     assert!(two.server.is_over());
     two.talk();
     assert!(two.client.poll_head(crossing, &cx()).is_ready());
-    assert!(matches!(two.client.poll_room(&cx()), Poll::Ready(Err(Broken::Unseen))));
+    assert!(matches!(two.client.poll_room(&head("/", 0), &cx()), Poll::Ready(Err(Broken::Unseen))));
 }
 
 #[test]
@@ -456,6 +503,12 @@ fn the_answer_to_head_announces_what_does_not_come() {
         client.receive(&frame(frame::DATA, frame::END_STREAM, stream, &[])).expect("a good server");
         let ended = client.poll_head(stream, &cx()).is_ready() && client.may_say(stream).is_ok();
         assert_eq!(ended, is_good, "{method} {status}");
+        // With the head itself.
+        let stream = client.begin(&asked, true).expect("a whole head");
+        client.holds(stream);
+        client.receive(&frame(frame::HEADERS, frame::END_STREAM | frame::END_HEADERS, stream, &section)).expect("a good server");
+        let ended = matches!(client.poll_head(stream, &cx()), Poll::Ready(Ok(_)));
+        assert_eq!(ended, is_good, "{method} {status}, without data");
     }
 }
 
@@ -527,6 +580,7 @@ proptest! {
         prop_assert!(two.client.is_idle() && two.server.is_idle());
         for session in [&two.client, &two.server] {
             prop_assert_eq!(session.allowed + session.taken, CONNECTION_WINDOW);
+            prop_assert_eq!((session.granted.len(), session.turns.len()), (0, 0));
         }
     }
 
