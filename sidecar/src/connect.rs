@@ -407,8 +407,9 @@ impl Drop for Handshaking<'_> {
 impl Worker {
     /// A socket that is connected. Where descriptors are short, what idles gives some.
     pub async fn connect(&self, to: SocketAddr, options: Option<&Tcp>) -> std::io::Result<Socket> {
+        let is_own = to.ip().is_loopback() || self.shared.config.net.pod_ips.contains(&to.ip());
         for _ in 0..AGAIN {
-            match self.dialer.connect(to, options).await {
+            match self.dialer.connect(to, is_own, options).await {
                 Err(e) if limits::is_short(&e) => {
                     self.pools.spare();
                     tokio::time::sleep(SPARED / 2).await;
@@ -416,7 +417,7 @@ impl Worker {
                 other => return other,
             }
         }
-        self.dialer.connect(to, options).await
+        self.dialer.connect(to, is_own, options).await
     }
 
     /// Opens a connection of its own to a destination.

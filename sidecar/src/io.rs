@@ -28,11 +28,11 @@ pub enum Dial {
 }
 
 impl Dial {
-    /// Connects, with the options of a service's policy where it has any; a network in memory has none.
-    pub async fn connect(&self, to: SocketAddr, options: Option<&Tcp>) -> io::Result<Socket> {
+    /// Connects, with the options of a service's policy where it has any; a network in memory has none. `is_own` is an address of the pod's own.
+    pub async fn connect(&self, to: SocketAddr, is_own: bool, options: Option<&Tcp>) -> io::Result<Socket> {
         Ok(match self {
             Self::Tcp(dialer) => {
-                let socket = TcpSocket::new(dialer.connect(to).await?, to);
+                let socket = TcpSocket::dialled(dialer.connect(to).await?, to, is_own);
                 if let Some(options) = options {
                     socket.apply(options);
                 }
@@ -56,7 +56,7 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Socket::Tcp(TcpSocket::new(stream, peer))
+                Socket::Tcp(TcpSocket::accepted(stream, peer))
             }
             Self::Memory(listener) => Socket::Memory(listener.accept().await),
         })

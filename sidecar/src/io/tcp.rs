@@ -22,13 +22,15 @@ pub struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// Takes a connection over: no delay, and a bound on unacknowledged data.
-    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        let _ = stream.set_nodelay(true);
-        let socket = SockRef::from(&stream);
-        let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+    /// One that [`listen`] has accepted: it has its listener's options.
+    pub(super) fn accepted(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { stream: RefCell::new(stream), peer, cut: Cell::new(false) }
+    }
+
+    /// One that was dialled. A program of the pod's own cannot vanish without the kernel's knowing.
+    pub(super) fn dialled(stream: TcpStream, peer: SocketAddr, is_own: bool) -> Self {
+        prepare(&SockRef::from(&stream), !is_own);
+        Self::accepted(stream, peer)
     }
 
     /// Sets what a policy asks for. What this kernel does not have is told and left out: the connection matters more.
@@ -125,6 +127,15 @@ impl TcpSocket {
     }
 }
 
+/// No delay, and a bound on unacknowledged data.
+fn prepare(socket: &SockRef<'_>, watches: bool) {
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    if watches {
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+    }
+}
+
 /// Data that stays unacknowledged this long, or unread by a peer whose window is shut, ends the connection. Above the default
 /// of `--write-timeout`, which has a say first.
 const USER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -154,8 +165,7 @@ impl Dialer {
     }
 
     fn socket(self, to: SocketAddr) -> io::Result<tokio::net::TcpSocket> {
-        let raw = RawSocket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        raw.set_nonblocking(true)?;
+        let raw = RawSocket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         if self.mark != 0 {
             raw.set_mark(self.mark).map_err(|e| {
                 io::Error::new(
@@ -168,7 +178,7 @@ impl Dialer {
     }
 }
 
-/// A listener that shares its port with the other workers'.
+/// A listener that shares its port with the other workers'. What it accepts inherits its options: that is a system call less for each of them and each connection.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let raw = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     raw.set_reuse_address(true)?;
@@ -177,7 +187,36 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
         raw.set_only_v6(true)?;
     }
     raw.set_nonblocking(true)?;
+    prepare(&SockRef::from(&raw), true);
     raw.bind(&addr.into())?;
     raw.listen(BACKLOG)?;
     TcpListener::from_std(raw.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_its_listeners_options() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let to = listener.local_addr().expect("it is bound");
+        for is_own in [false, true] {
+            let dialled = Dialer { mark: 0 }.connect(to).await.expect("it listens");
+            let dialled = TcpSocket::dialled(dialled, to, is_own);
+            let (stream, peer) = listener.accept().await.expect("it was dialled");
+            let accepted = TcpSocket::accepted(stream, peer);
+            for (socket, watches) in [(dialled, !is_own), (accepted, true)] {
+                let stream = socket.stream.borrow();
+                let raw = SockRef::from(&*stream);
+                assert!(raw.tcp_nodelay().expect("an option") && raw.nonblocking().expect("a flag"));
+                assert_eq!(raw.tcp_user_timeout().expect("an option"), Some(USER_TIMEOUT));
+                assert_eq!(raw.keepalive().expect("an option"), watches);
+                if watches {
+                    assert_eq!(raw.tcp_keepalive_time().expect("an option"), Duration::from_secs(60));
+                    assert_eq!(raw.tcp_keepalive_retries().expect("an option"), 3);
+                }
+            }
+        }
+    }
 }
