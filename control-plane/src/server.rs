@@ -20,7 +20,7 @@ use tonic::transport::server::Connected;
 use weft_core::backoff::renewal_delay;
 use weft_core::wellknown;
 use weft_proto::v1;
-use weft_tls::{ClientVerifier, LeafInfo};
+use weft_tls::{ClientVerifier, Denied, LeafInfo};
 
 use crate::accept::{Gate, Guest, Incoming};
 use crate::issue::ca::Ca;
@@ -120,8 +120,8 @@ pub async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Yields connections whose handshake succeeded.
 pub fn accepted(listener: TcpListener, gate: Gate, ca: Arc<Ca>) -> anyhow::Result<ReceiverStream<std::io::Result<Conn>>> {
-    let config = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
-    tokio::spawn(renew_own(config.clone(), ca));
+    let posture = Arc::new(ArcSwap::from_pointee(Posture::new(&ca)?));
+    tokio::spawn(renew_own(posture.clone(), ca.clone()));
     let (tx, rx) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {
@@ -130,7 +130,7 @@ pub fn accepted(listener: TcpListener, gate: Gate, ca: Arc<Ca>) -> anyhow::Resul
                 // The server ended: the port is given back.
                 () = tx.closed() => return,
             };
-            let (acceptor, tx) = (tokio_rustls::TlsAcceptor::from(config.load_full()), tx.clone());
+            let (acceptor, tx) = (tokio_rustls::TlsAcceptor::from(in_force(&posture, &ca)), tx.clone());
             tokio::spawn(async move {
                 if let Some(conn) = handshake(incoming, acceptor).await {
                     let _ = tx.send(Ok(conn)).await;
@@ -176,15 +176,38 @@ fn peer_of(tls: &TlsStream<TcpStream>) -> Peer {
     leaf.and_then(|der| LeafInfo::read(der).ok()).map_or(Peer::Anonymous, |info| Peer::Workload(Arc::new(info)))
 }
 
-fn tls_config(ca: &Ca) -> anyhow::Result<rustls::ServerConfig> {
-    let provider = weft_tls::provider();
-    let verifier = Arc::new(ClientVerifier::optional(provider.clone(), ca.checked_by()));
-    Ok(weft_tls::server_config(&provider, verifier, &ca.own_svid()?, &[b"h2"]))
+/// How connections are taken in, and who is not.
+struct Posture {
+    config: Arc<rustls::ServerConfig>,
+    denied: Arc<Denied>,
+}
+
+impl Posture {
+    fn new(ca: &Ca) -> anyhow::Result<Self> {
+        let provider = weft_tls::provider();
+        // Before who is checked by it: what comes between is seen by whoever looks next.
+        let denied = ca.denials().now().denied.clone();
+        let verifier = Arc::new(ClientVerifier::optional(provider.clone(), ca.checked_by()));
+        let config = Arc::new(weft_tls::server_config(&provider, verifier, &ca.own_svid()?, &[b"h2"]));
+        Ok(Self { config, denied })
+    }
+}
+
+/// What holds for a connection that comes now: who has been told that somebody is denied, or is so no more, can rely on it.
+fn in_force(posture: &ArcSwap<Posture>, ca: &Ca) -> Arc<rustls::ServerConfig> {
+    let known = posture.load();
+    if !Arc::ptr_eq(&known.denied, &ca.denials().now().denied) {
+        match Posture::new(ca) {
+            Ok(fresh) => posture.store(Arc::new(fresh)),
+            Err(e) => tracing::error!(error = %e, "who is denied now may connect, and gets nothing"),
+        }
+    }
+    posture.load().config.clone()
 }
 
 /// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone, and when the issuer
 /// was renewed or the root is rotated: by other anchors others are checked, too.
-async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
+async fn renew_own(posture: Arc<ArcSwap<Posture>>, ca: Arc<Ca>) {
     let (mut standing, mut denials) = (ca.standing(), ca.denials().follow());
     loop {
         // A certificate ends with its issuer at the latest.
@@ -195,8 +218,8 @@ async fn renew_own(config: Arc<ArcSwap<rustls::ServerConfig>>, ca: Arc<Ca>) {
             changed = standing.changed() => if changed.is_err() { return },
             changed = denials.changed() => if changed.is_err() { return },
         }
-        match tls_config(&ca) {
-            Ok(fresh) => config.store(Arc::new(fresh)),
+        match Posture::new(&ca) {
+            Ok(fresh) => posture.store(Arc::new(fresh)),
             Err(e) => tracing::error!(error = %e, "the control plane's own certificate was not renewed"),
         }
     }

@@ -224,6 +224,8 @@ struct World {
     sidecars: [Option<Sidecar>; 4],
     now: i64,
     serial: i64,
+    /// How many rotations there were.
+    roots: u32,
     living: Living,
     start: Instant,
     /// Of whom the manifest cannot be read.
@@ -241,6 +243,7 @@ impl World {
             sidecars: Default::default(),
             now: 1_000,
             serial: 0,
+            roots: 0,
             living: Living::default(),
             start: Instant::now(),
             hidden: [false; 4],
@@ -269,7 +272,11 @@ impl World {
         let lives = |p: &ObjectRef| living.lives(p, p.name.to_string().parse().is_ok_and(|i: usize| in_model[i]));
         let evidence = Evidence { ledger: &self.ledger, lives: &lives, now: self.now };
         let next = match event {
-            Event::Begin => self.state.begin(format!("root{}", self.serial), self.now).ok(),
+            Event::Begin => {
+                // Each rotation has a root of its own.
+                self.roots += 1;
+                self.state.begin(format!("root{}", self.roots), self.now).ok()
+            }
             Event::Step => self.state.step(evidence),
             Event::Finish => self.state.finish(evidence).ok(),
             Event::Abort => self.state.abort(evidence).ok(),
