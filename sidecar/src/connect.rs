@@ -503,7 +503,7 @@ impl Worker {
             Some(stream) => stream,
             None => self.open_alone(to, MeshProtocol::Http2, false).await?,
         };
-        let (sender, driver) = h2::connect(stream, self.buffers.clone());
+        let (sender, driver) = h2::connect(stream, self.buffers.clone(), self.shared.config.timeouts.handshake);
         // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
         tokio::task::spawn_local(driver);
         Ok(sender)

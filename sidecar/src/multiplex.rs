@@ -1,7 +1,7 @@
 //! What a link and an HTTP/2 connection have in common: many streams on one connection, each with its number; what came for one of them; what is to go out for all; and
 //! who moves bytes between the two and the connection.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -189,11 +189,13 @@ pub struct Mover<F> {
     ending: Notify,
     /// Why nothing can be sent any more.
     deaf: RefCell<Option<io::Error>>,
+    /// Nothing more comes; what is to go out goes.
+    heard_all: Cell<bool>,
 }
 
 impl<F: Framing> Mover<F> {
     pub fn new(framing: F) -> Self {
-        Self { framing: RefCell::new(framing), ending: Notify::new(), deaf: RefCell::new(None) }
+        Self { framing: RefCell::new(framing), ending: Notify::new(), deaf: RefCell::new(None), heard_all: Cell::new(false) }
     }
 
     pub fn framing(&self) -> RefMut<'_, F> {
@@ -236,6 +238,12 @@ impl<F: Framing> Mover<F> {
                 Poll::Pending
             }
         };
+        if self.heard_all.get() {
+            return match self.deaf.borrow_mut().take() {
+                Some(e) => Poll::Ready(Err(e)),
+                None => sent.map(Ok),
+            };
+        }
         for _ in 0..READS {
             if self.framing().is_choked() && self.deaf.borrow().is_none() {
                 // Woken when the socket takes more.
@@ -256,7 +264,11 @@ impl<F: Framing> Mover<F> {
                 return Poll::Ready(Err(e));
             }
             if read.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+                if self.framing().outgoing().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.heard_all.set(true);
+                break;
             }
             if many? {
                 break;

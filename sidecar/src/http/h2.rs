@@ -51,7 +51,7 @@ impl Drop for Held {
 impl Sender {
     /// Whether another exchange may begin on it, of at most so many.
     pub fn has_room(&self, most: usize) -> bool {
-        self.held.0.open() < most && self.held.0.has_room()
+        self.held.0.has_room(most)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -75,14 +75,27 @@ impl Sender {
     }
 }
 
-/// Begins to speak; gives the sender and the task that drives the connection.
-pub fn connect(stream: Stream, buffers: Buffers) -> (Sender, impl Future<Output = ()> + 'static) {
+/// Begins to speak; gives the sender and the task that drives the connection. A server that says nothing at all is given up after `patience`.
+pub fn connect(stream: Stream, buffers: Buffers, patience: Duration) -> (Sender, impl Future<Output = ()> + 'static) {
     let connection = Connection::asking();
     let sender = Sender { held: Rc::new(Held(Rc::clone(&connection))), tls: stream.tls_names() };
     let driver = async move {
+        let silent = async {
+            tokio::time::sleep(patience).await;
+            if connection.is_greeted() {
+                std::future::pending::<()>().await;
+            }
+        };
         // Each exchange sees for itself how it ends.
-        if let Err(e) = connection.drive(&stream, &buffers, |_| {}).await {
-            tracing::debug!(peer = %stream.peer(), error = %e, "HTTP/2 connection ended");
+        tokio::select! {
+            biased;
+            ended = connection.drive(&stream, &buffers, |_| {}) => if let Err(e) = ended {
+                tracing::debug!(peer = %stream.peer(), error = %e, "HTTP/2 connection ended");
+            },
+            () = silent => {
+                tracing::debug!(peer = %stream.peer(), "HTTP/2 connection ended: it says nothing");
+                stream.reset();
+            }
         }
     };
     (sender, driver)

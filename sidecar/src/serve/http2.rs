@@ -55,15 +55,20 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
         tokio::time::sleep(LEAVING).await;
         idles(|| connection.idle(), LEAVING).await;
     });
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        ended = driven.as_mut() => match ended {
-            Err(e) if h2::is_violation(&e) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(e)),
-            Err(e) => tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended"),
-            Ok(()) => {}
-        },
-        () = silent.as_mut() => stream.reset(),
-        () = leaving.as_mut() => {}
+        ended = driven.as_mut() => ended,
+        () = silent.as_mut() => return stream.reset(),
+        () = leaving.as_mut() => {
+            // What was said last goes out before it ends.
+            connection.close();
+            driven.await
+        }
+    };
+    match ended {
+        Err(e) if h2::is_violation(&e) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(e)),
+        Err(e) => tracing::debug!(client = %http.caller.address, error = %e, "HTTP/2 connection ended"),
+        Ok(()) => {}
     }
 }
 

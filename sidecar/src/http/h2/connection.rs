@@ -18,7 +18,7 @@ use super::state::Broken;
 use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::multiplex::Mover;
+use crate::multiplex::{Framing, Mover};
 use crate::pool::Buffers;
 use crate::stream::Stream;
 
@@ -63,9 +63,10 @@ impl Connection {
         self.session().has_begun()
     }
 
-    /// Whether another stream may begin.
-    pub fn has_room(&self) -> bool {
-        self.session().has_room()
+    /// Whether another stream may begin, of at most so many, those who wait to begin one among them.
+    pub fn has_room(&self, most: usize) -> bool {
+        let session = self.session();
+        session.has_room() && session.open() + session.waiters() < most
     }
 
     /// Whether no stream begins on it any more.
@@ -73,9 +74,15 @@ impl Connection {
         self.session().is_closed()
     }
 
-    /// How long it has had no stream; none while it has one.
+    /// How long it has had no stream; none while it has one, or something to say.
     pub fn idle(&self) -> Option<Duration> {
-        self.session().is_idle().then(|| self.since.get().elapsed())
+        let session = self.session();
+        (session.is_idle() && session.outgoing().is_empty()).then(|| self.since.get().elapsed())
+    }
+
+    /// Ends a connection that serves, on which nothing is under way and which was told to leave.
+    pub fn close(&self) {
+        self.session().close();
     }
 
     /// No more streams are to begin on it, and it ends with the last one.

@@ -33,6 +33,8 @@ const USUAL_CONCURRENT: u32 = 100;
 const FULL: usize = 128 * 1024;
 /// Below so many, waiting writers get a turn.
 const LOW: usize = 64 * 1024;
+/// A turn that was not used when the driver has looked so often is void: whoever has it was woken before.
+const PASSES: u32 = 2;
 /// Bytes that go in at one turn, where others wait.
 const QUANTUM: usize = MAX_PAYLOAD;
 /// Bytes that wait to go out, beyond which nothing more is read.
@@ -41,9 +43,7 @@ const CHOKED: usize = FULL + 256 * 1024;
 const MAX_FRAGMENTS: usize = 64;
 /// How often a peer may do what leads to nothing (end streams as soon as they begin, CVE-2023-44487; have us end them, CVE-2025-8671; set what is set) more than it has streams that come
 /// to their end.
-const MAX_FAULTS: u32 = 1_000;
-/// Who waits until a stream may begin, at the most, before all of them are asked whether they still do.
-const MAX_WAITING: usize = 1_024;
+const MAX_FAULTS: i32 = 1_000;
 /// The last number of a stream.
 const LAST: u32 = u32::MAX >> 1;
 /// What a ping says whose answer shows that the peer has seen our word that we go.
@@ -122,14 +122,18 @@ pub struct Session {
     most: u32,
     /// Streams whose writers wait for room, or for credit of the connection.
     turns: VecDeque<u32>,
-    /// Streams that have a turn and have not used it.
-    granted: Vec<u32>,
+    /// Streams that have a turn and have not used it, and since when.
+    granted: Vec<(u32, u32)>,
+    /// How often the driver has looked.
+    pass: u32,
     /// Who waits until another stream may begin.
     rooms: Vec<Waker>,
+    /// So many of them are asked whether they still wait.
+    many: usize,
     /// Streams that the peer has opened and nobody serves yet, and those that were refused.
     fresh: Vec<(u32, Result<RequestHead, Fault>)>,
     /// What was done in vain, less what was not.
-    faults: u32,
+    faults: i32,
     /// The peer takes CONNECT for other protocols (RFC 8441).
     is_extended: bool,
     leaving: Leaving,
@@ -162,7 +166,9 @@ impl Session {
             most: USUAL_CONCURRENT,
             turns: VecDeque::new(),
             granted: Vec::new(),
+            pass: 0,
             rooms: Vec::new(),
+            many: 1_024,
             fresh: Vec::new(),
             faults: 0,
             is_extended: false,
@@ -193,6 +199,14 @@ impl Session {
         self.frame(frame::WINDOW_UPDATE, 0, 0, &(CONNECTION_WINDOW - FIRST_WINDOW).to_be_bytes());
     }
 
+    /// Takes no more streams, though the peer has not answered our word that we go.
+    pub fn close(&mut self) {
+        if std::mem::replace(&mut self.leaving, Leaving::Said) != Leaving::Said {
+            self.goaway(self.newest, Code::NO_ERROR);
+        }
+        self.rouse();
+    }
+
     /// Whether the peer has said what it is.
     pub fn is_greeted(&self) -> bool {
         self.greeted
@@ -211,6 +225,11 @@ impl Session {
     /// Whether a stream has ever begun on it.
     pub fn has_begun(&self) -> bool {
         self.newest > 0
+    }
+
+    /// Who waits until a stream may begin.
+    pub fn waiters(&self) -> usize {
+        self.rooms.len()
     }
 
     /// Whether another stream may begin. Who takes nothing any more is given nothing new.
@@ -315,7 +334,8 @@ impl Session {
     /// A stream whose two halves have ended is open no more.
     fn settle(&mut self, stream: u32) {
         if self.streams.get(&stream).is_some_and(|state| state.ended && state.finished) {
-            self.faults = self.faults.saturating_sub(1);
+            // As much is forgiven later.
+            self.faults = (self.faults - 1).max(-MAX_FAULTS);
             self.closes(stream);
         }
     }
@@ -367,12 +387,15 @@ impl Session {
     /// Has those write who wait longest, as many as there is room and credit for.
     fn give_turns(&mut self) {
         if self.out.waiting() == 0 {
-            // Nothing holds up who has a turn and has not used it: that one waits for something else, and nobody waits for it.
-            for stream in take(&mut self.granted) {
-                if let Some(state) = self.streams.get_mut(&stream) {
+            // Nothing holds up who has had a turn for long and has not used it: that one waits for something else, and nobody waits for it.
+            let (pass, streams) = (self.pass, &mut self.streams);
+            self.granted.retain(|(stream, since)| {
+                let is_fresh = pass.wrapping_sub(*since) < PASSES;
+                if let (false, Some(state)) = (is_fresh, streams.get_mut(stream)) {
                     state.has_turn = false;
                 }
-            }
+                is_fresh
+            });
         }
         let room = FULL.saturating_sub(self.out.waiting()).min(self.credit.max(0) as usize);
         while self.granted.len() < room.div_ceil(QUANTUM)
@@ -381,8 +404,12 @@ impl Session {
         {
             state.waits = false;
             state.has_turn = true;
-            self.granted.push(next);
+            self.granted.push((next, self.pass));
             wake(&mut state.writer);
+        }
+        if self.out.waiting() == 0 && !self.granted.is_empty() {
+            // To look again whether they were used.
+            self.rouse();
         }
     }
 
@@ -393,7 +420,7 @@ impl Session {
             self.turns.retain(|waiting| *waiting != stream);
         }
         if take(&mut state.has_turn) {
-            self.granted.retain(|granted| *granted != stream);
+            self.granted.retain(|(granted, _)| *granted != stream);
             self.give_turns();
         }
     }
@@ -402,6 +429,10 @@ impl Session {
 impl Framing for Session {
     fn register(&mut self, cx: &Context<'_>) {
         note(&mut self.driver, cx);
+        self.pass = self.pass.wrapping_add(1);
+        if self.out.waiting() == 0 && !self.granted.is_empty() {
+            self.give_turns();
+        }
     }
 
     fn outgoing(&self) -> &[u8] {

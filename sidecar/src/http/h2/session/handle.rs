@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use weft_core::failure::{Failure, Reason, Retryable};
 
-use super::{FULL, MAX_WAITING, QUANTUM, Session};
+use super::{FULL, QUANTUM, Session};
 use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::h2::frame::{self, Code, HEADER, Header, MAX_PAYLOAD};
@@ -43,11 +43,14 @@ impl Session {
         if self.has_room() && (self.greeted || head.protocol.is_none()) {
             return Poll::Ready(Ok(()));
         }
-        if self.rooms.len() >= MAX_WAITING {
+        if self.rooms.len() >= self.many {
             // Some of them may have given up.
+            self.many *= 2;
             self.give_up_room();
         }
-        self.rooms.push(cx.waker().clone());
+        if !self.rooms.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.rooms.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 
@@ -192,7 +195,7 @@ impl Session {
             let (had_turn, waits) = (take(&mut state.has_turn), std::mem::replace(&mut state.waits, true));
             if had_turn {
                 // It was first, and is so still.
-                self.granted.retain(|granted| *granted != stream);
+                self.granted.retain(|(granted, _)| *granted != stream);
                 self.turns.push_front(stream);
             } else if !waits {
                 self.turns.push_back(stream);
@@ -219,7 +222,7 @@ impl Session {
         if take(&mut state.waits) {
             self.turns.retain(|waiting| *waiting != stream);
         } else if take(&mut state.has_turn) {
-            self.granted.retain(|granted| *granted != stream);
+            self.granted.retain(|(granted, _)| *granted != stream);
         }
     }
 

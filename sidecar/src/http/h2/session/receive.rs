@@ -239,7 +239,7 @@ impl Session {
                 let is_first = !std::mem::replace(&mut self.greeted, true);
                 self.frame(frame::SETTINGS, frame::ACK, 0, &[]);
                 self.give_up_room();
-                self.faults += u32::from(!is_first);
+                self.faults += i32::from(!is_first);
             }
             frame::PUSH_PROMISE => return Err(Violation::protocol("it promises what it may not")),
             frame::PING => {
@@ -271,7 +271,7 @@ impl Session {
         state.break_off(Broken::Reset(code));
         self.closes(stream);
         self.give_up_turn(stream);
-        self.faults += u32::from(!is_seen);
+        self.faults += i32::from(!is_seen);
     }
 
     fn set(&mut self, name: u16, value: u32) -> Result<(), Violation> {
@@ -360,7 +360,8 @@ impl Session {
             }
             self.newest = stream;
             if is_full {
-                self.faults += 1;
+                // What we have not finished with is not its fault.
+                self.faults += i32::from(self.open >= MAX_CONCURRENT);
                 self.reset(stream, Code::REFUSED_STREAM);
                 return Ok(());
             }
@@ -405,7 +406,7 @@ impl Session {
                 }
             }
         }
-        self.faults += u32::from(head.is_err());
+        self.faults += i32::from(head.is_err());
         self.fresh.push((stream, head));
     }
 

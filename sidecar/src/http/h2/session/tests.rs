@@ -245,6 +245,37 @@ fn writers_take_turns() {
 }
 
 #[test]
+fn a_turn_lasts_until_its_writer_has_run() {
+    let mut two = Two::new();
+    let streams = [two.ask("/a", false), two.ask("/b", false), two.ask("/c", false)];
+    let much = vec![1; 200_000];
+    for stream in streams {
+        send(&mut two.client, stream, &much);
+    }
+    two.client.credit = 1 << 20;
+    let before = two.client.streams[&streams[0]].credit;
+    // All goes, at two times, and credit comes, before anybody who was woken runs.
+    let waiting = two.client.outgoing().len();
+    two.client.sent(waiting - 36);
+    two.client.sent(36);
+    for _ in 0..3 {
+        two.client.receive(&frame(frame::WINDOW_UPDATE, 0, 0, &1_000u32.to_be_bytes())).expect("a good server");
+    }
+    let sent = streams.map(|stream| send(&mut two.client, stream, &much));
+    assert!(sent.iter().all(|sent| *sent >= QUANTUM), "{sent:?}");
+    assert!(before - two.client.streams[&streams[0]].credit < FULL as i64 / 2, "one took everything");
+    // Whoever has a turn and does not use it holds up nobody for ever.
+    let waiting = two.client.outgoing().len();
+    two.client.sent(waiting);
+    assert!(!two.client.granted.is_empty());
+    for _ in 0..3 * PASSES {
+        two.client.register(&cx());
+    }
+    assert!(two.client.granted.is_empty() && two.client.turns.is_empty());
+    assert!(send(&mut two.client, streams[2], &much) >= QUANTUM);
+}
+
+#[test]
 fn credit_of_the_connection_goes_round() {
     let mut two = Two::new();
     let streams = [two.ask("/a", false), two.ask("/b", false), two.ask("/c", false)];
@@ -396,7 +427,7 @@ fn streams_that_nobody_waits_for_are_not_served() {
     let mut calm = server();
     let hasty = |n: u32| [get(n), frame(frame::RST_STREAM, 0, n, &8u32.to_be_bytes())].concat();
     let mut ended = Ok(());
-    for n in 0..=MAX_FAULTS {
+    for n in 0..=MAX_FAULTS as u32 {
         assert_eq!(ended, Ok(()));
         ended = calm.receive(&hasty(2 * n + 1));
         assert!(calm.fresh().is_empty() && calm.is_idle());
@@ -425,7 +456,7 @@ fn work_in_vain_has_an_end() {
             server.fresh();
             ended.is_ok()
         };
-        let times = (0..5 * MAX_FAULTS).take_while(|n| calm(&mut server, *n)).count();
+        let times = (0..5 * MAX_FAULTS as u32).take_while(|n| calm(&mut server, *n)).count();
         assert!((MAX_FAULTS as usize..MAX_FAULTS as usize + 2).contains(&times), "{what}: {times}");
     }
 }
