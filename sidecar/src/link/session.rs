@@ -61,6 +61,8 @@ pub struct Session {
     coming: Option<(u32, usize)>,
     /// Streams whose writers wait for room.
     turns: VecDeque<u32>,
+    /// How many have a turn and have not used it.
+    granted: usize,
     /// What was granted beyond the windows' beginning.
     extra: u32,
     /// Streams that the peer has opened, and nobody serves yet.
@@ -88,6 +90,7 @@ impl Session {
             filled: 0,
             coming: None,
             turns: VecDeque::new(),
+            granted: 0,
             extra: 0,
             fresh: Vec::new(),
             leaving: false,
@@ -188,9 +191,11 @@ impl Session {
     }
 
     fn give_turn(&mut self, stream: u32) {
-        let Some(half) = self.streams.get_mut(&stream) else { return };
+        // It has written since, or is gone.
+        let Some(half) = self.streams.get_mut(&stream).filter(|half| half.waits) else { return };
         half.waits = false;
         half.has_turn = true;
+        self.granted += 1;
         wake(&mut half.writer);
     }
 
@@ -409,7 +414,7 @@ impl Session {
     /// Takes some of the bytes, as far as credit and room allow.
     pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let waiting = self.out.waiting();
-        let others_wait = !self.turns.is_empty();
+        let (is_queue, granted) = (!self.turns.is_empty(), self.granted);
         let half = self.half(stream);
         if let Some(cause) = half.broken {
             return Poll::Ready(Err(Half::error(cause)));
@@ -421,11 +426,17 @@ impl Session {
         if all == 0 {
             return Poll::Ready(Ok(0));
         }
+        // Those who have a turn and have not run yet wait, too.
+        let had_turn = std::mem::take(&mut half.has_turn);
+        self.granted -= usize::from(had_turn);
+        let half = self.half(stream);
         if half.credit == 0 {
             note(&mut half.writer, cx);
             return Poll::Pending;
         }
-        let may = half.has_turn || !others_wait;
+        let others_wait = is_queue || granted > usize::from(had_turn);
+        // Where nothing waits to go out, nobody is held up, and nothing would have the turns go on.
+        let may = had_turn || !others_wait || waiting == 0;
         if waiting >= FULL || !may {
             note(&mut half.writer, cx);
             if !std::mem::replace(&mut half.waits, true) {
@@ -433,7 +444,8 @@ impl Session {
             }
             return Poll::Pending;
         }
-        let in_turn = std::mem::take(&mut half.has_turn) || others_wait;
+        half.waits = false;
+        let in_turn = had_turn || others_wait;
         let room = if in_turn { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
         let n = all.min(half.credit as usize).min(room);
         half.credit -= n as u32;
@@ -492,6 +504,7 @@ impl Session {
     /// (Invariant 7).
     pub fn forget(&mut self, stream: u32, cause: Option<Cause>) {
         let Some(half) = self.streams.remove(&stream) else { return };
+        self.granted -= usize::from(half.has_turn);
         self.extra -= half.window - WINDOW;
         self.over += u64::from(half.allowed);
         if half.broken.is_none() {

@@ -182,6 +182,22 @@ fn those_who_wait_for_room_take_turns() {
 }
 
 #[test]
+fn the_first_to_run_leaves_the_others_their_turn() {
+    let mut pair = Pair::new();
+    let streams: [u32; 5] = std::array::from_fn(|_| pair.open());
+    let much = vec![7; WINDOW as usize];
+    for stream in streams {
+        write(&mut pair.caller, stream, &much);
+    }
+    // All goes, at two times, before anybody who was woken runs.
+    let waiting = pair.caller.outgoing().len();
+    pair.caller.sent(waiting - 36);
+    pair.caller.sent(36);
+    let wrote = [2, 3, 4].map(|at| write(&mut pair.caller, streams[at], &much));
+    assert_eq!((wrote, pair.caller.granted), ([QUANTUM; 3], 0));
+}
+
+#[test]
 fn a_writer_that_has_gone_elsewhere_holds_nobody_up() {
     let mut pair = Pair::new();
     let (a, b, c, d) = (pair.open(), pair.open(), pair.open(), pair.open());
