@@ -138,7 +138,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Part::Http2 => {
             let (mut asks, mut serves) = (http2::Session::new(http2::End::Asks), http2::Session::new(http2::End::Serves));
-            ensure!(moved(&mut asks, &mut serves) && moved(&mut serves, &mut asks), "they do not understand each other");
+            let greeted =
+                moved(&mut asks, |said| serves.receive(said).is_ok()) && moved(&mut serves, |said| asks.receive(said).is_ok());
+            ensure!(greeted, "they do not understand each other");
             let mut head = read_request(&[HEAD]).ok().flatten().context("a request")?;
             head.authority = head.fields.first(Known::Host).map(|host| host.to_vec().into());
             head.fields.remove(Known::Host);
@@ -202,24 +204,18 @@ impl Candidates for Well {
 fn pass(opens: &mut Session, serves: &mut Session, stream: u32, space: &mut [u8]) -> usize {
     let cx = Context::from_waker(Waker::noop());
     let written = opens.poll_write(stream, &cx, &[IoSlice::new(black_box(&[7; 1_000]))]);
-    let moved = |from: &mut Session, to: &mut Session| {
-        let out = from.outgoing().len();
-        let heard = to.receive(from.outgoing()).is_ok();
-        from.sent(out);
-        heard
-    };
-    if !matches!(written, Poll::Ready(Ok(1_000))) || !moved(opens, serves) {
+    if !matches!(written, Poll::Ready(Ok(1_000))) || !moved(opens, |said| serves.receive(said).is_ok()) {
         return 0;
     }
     serves.opened();
     let Poll::Ready(Ok(read)) = serves.poll_read(stream, &cx, space) else { return 0 };
-    if moved(serves, opens) { read } else { 0 }
+    if moved(serves, |said| opens.receive(said).is_ok()) { read } else { 0 }
 }
 
-/// One end says what it has to say to the other.
-fn moved(from: &mut http2::Session, to: &mut http2::Session) -> bool {
+/// One end says what it has to say, which is heard at the other; whether it could be.
+fn moved(from: &mut impl Framing, hear: impl FnOnce(&[u8]) -> bool) -> bool {
     let out = from.outgoing().len();
-    let heard = to.receive(from.outgoing()).is_ok();
+    let heard = hear(from.outgoing());
     from.sent(out);
     heard
 }
@@ -234,12 +230,14 @@ fn exchange(
     let cx = Context::from_waker(Waker::noop());
     let stream = asks.begin(head, true).ok()?;
     asks.holds(stream);
-    let heard = moved(asks, serves).then(|| serves.fresh().pop()).flatten()?;
+    let heard = moved(asks, |said| serves.receive(said).is_ok()).then(|| serves.fresh().pop()).flatten()?;
     serves.holds(stream);
     black_box(heard.1.ok()?);
     serves.respond(stream, answer, true).ok()?;
     serves.lets_go(stream);
-    let Poll::Ready(Ok(answer)) = moved(serves, asks).then(|| asks.poll_head(stream, &cx))? else { return None };
+    let Poll::Ready(Ok(answer)) = moved(serves, |said| asks.receive(said).is_ok()).then(|| asks.poll_head(stream, &cx))? else {
+        return None;
+    };
     asks.lets_go(stream);
     Some(answer)
 }

@@ -206,9 +206,9 @@ fn in_force(posture: &ArcSwap<Posture>, ca: &Ca) -> Arc<rustls::ServerConfig> {
 }
 
 /// The control plane is its own issuer: a new key and certificate at two thirds of its life, as for everyone, and when the issuer
-/// was renewed or the root is rotated: by other anchors others are checked, too.
+/// was renewed or the root is rotated: by other anchors others are checked, too. Who is denied is looked at for each connection ([`in_force`]).
 async fn renew_own(posture: Arc<ArcSwap<Posture>>, ca: Arc<Ca>) {
-    let (mut standing, mut denials) = (ca.standing(), ca.denials().follow());
+    let mut standing = ca.standing();
     loop {
         // A certificate ends with its issuer at the latest.
         let left = standing.borrow_and_update().authority.remaining();
@@ -216,7 +216,6 @@ async fn renew_own(posture: Arc<ArcSwap<Posture>>, ca: Arc<Ca>) {
         tokio::select! {
             () = tokio::time::sleep(renewal_delay(life, random())) => {}
             changed = standing.changed() => if changed.is_err() { return },
-            changed = denials.changed() => if changed.is_err() { return },
         }
         match Posture::new(&ca) {
             Ok(fresh) => posture.store(Arc::new(fresh)),

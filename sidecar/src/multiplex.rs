@@ -16,6 +16,10 @@ use tokio::sync::Notify;
 use crate::pool::Buffers;
 use crate::stream::Stream;
 
+mod turns;
+
+pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns};
+
 /// How long the other end may take to end its half of the connection after ours.
 const LINGER: Duration = Duration::from_secs(5);
 /// Reads in one turn, so that no connection keeps others from theirs.

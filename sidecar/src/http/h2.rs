@@ -63,11 +63,6 @@ impl Sender {
         self.held.0.idle()
     }
 
-    /// Has no new exchange begin on it.
-    pub fn retire(&self) {
-        self.held.0.leave();
-    }
-
     /// Sends a request head. What cannot be begun was certainly not processed.
     pub async fn begin(&self, head: &RequestHead, ends: bool) -> Result<Handle, Failure> {
         let begun = self.held.0.begin(head, ends).await?;
@@ -80,19 +75,13 @@ pub fn connect(stream: Stream, buffers: Buffers, patience: Duration) -> (Sender,
     let connection = Connection::asking();
     let sender = Sender { held: Rc::new(Held(Rc::clone(&connection))), tls: stream.tls_names() };
     let driver = async move {
-        let silent = async {
-            tokio::time::sleep(patience).await;
-            if connection.is_greeted() {
-                std::future::pending::<()>().await;
-            }
-        };
         // Each exchange sees for itself how it ends.
         tokio::select! {
             biased;
             ended = connection.drive(&stream, &buffers, |_| {}) => if let Err(e) = ended {
                 tracing::debug!(peer = %stream.peer(), error = %e, "HTTP/2 connection ended");
             },
-            () = silent => {
+            () = connection.silent(patience) => {
                 tracing::debug!(peer = %stream.peer(), "HTTP/2 connection ended: it says nothing");
                 stream.reset();
             }

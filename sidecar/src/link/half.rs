@@ -20,7 +20,6 @@ pub enum Refused {
 
 /// One stream.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each half of a stream ends by itself")]
 pub(super) struct Half {
     /// What came and was not read yet.
     pub(super) came: Pieces,
@@ -40,10 +39,6 @@ pub(super) struct Half {
     /// The peer has said that it reads no more.
     pub(super) stopped: bool,
     pub(super) broken: Option<Cause>,
-    /// It waits among those that want to write.
-    pub(super) waits: bool,
-    /// It may write a quantum though others wait.
-    pub(super) has_turn: bool,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
 }

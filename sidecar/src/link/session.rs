@@ -2,10 +2,9 @@
 //!
 //! - **Credit** is per stream: who reads slowly stops its own stream, and no other. It begins at [`WINDOW`] and grows with what is read, to
 //!   [`MAX_WINDOW`]; what is granted beyond the beginning is bounded over the whole link.
-//! - **Turns**: bytes that are to go out wait in one buffer. When it is full, writers queue up, and each puts a [`QUANTUM`] in before the next.
+//! - **Turns**: bytes that are to go out wait in one buffer. When it is full, writers queue up ([`Turns`]).
 //! - **A stream is forgotten** when its [`super::Pipe`] is dropped; what still comes for it is read over. Its number never comes again.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
 
@@ -14,7 +13,7 @@ use weft_core::protocol::MeshProtocol;
 
 use super::frame::{Cause, HEADER, Header, Kind, MAX_CONTROL, MAX_PAYLOAD, Violation, protocol_octet, protocol_of};
 use super::half::{Half, WINDOW};
-use crate::multiplex::{Framing, Outgoing, Streams, note, wake};
+use crate::multiplex::{CHOKED, FULL, Framing, LOW, Outgoing, Streams, Turns, note, wake};
 
 /// The most that may be on its way on one stream, in bytes.
 pub const MAX_WINDOW: u32 = 1024 * 1024;
@@ -22,14 +21,6 @@ pub const MAX_WINDOW: u32 = 1024 * 1024;
 const EXTRA: u32 = 8 * 1024 * 1024;
 /// A window is doubled when so many of it were read.
 const READ_TO_GROW: u64 = 4;
-/// Bytes that wait to go out, beyond which writers wait for their turn.
-const FULL: usize = 128 * 1024;
-/// Below so many, waiting writers get a turn.
-const LOW: usize = 64 * 1024;
-/// Bytes that go in at one turn, where others wait.
-const QUANTUM: usize = 16 * 1024;
-/// Bytes that wait to go out, beyond which nothing more is read: whoever asks and never listens is not answered without end.
-const CHOKED: usize = FULL + 256 * 1024;
 /// Streams that whoever opens them has open at once; then it opens another link.
 pub const MAX_OPEN: usize = 256;
 /// Streams that are served at once: more, since the two ends do not forget a stream in the same moment.
@@ -60,9 +51,7 @@ pub struct Session {
     /// The stream whose data is coming, and how much of it.
     coming: Option<(u32, usize)>,
     /// Streams whose writers wait for room.
-    turns: VecDeque<u32>,
-    /// How many have a turn and have not used it.
-    granted: usize,
+    turns: Turns,
     /// What was granted beyond the windows' beginning.
     extra: u32,
     /// Streams that the peer has opened, and nobody serves yet.
@@ -89,8 +78,7 @@ impl Session {
             part: [0; HEADER + MAX_CONTROL],
             filled: 0,
             coming: None,
-            turns: VecDeque::new(),
-            granted: 0,
+            turns: Turns::default(),
             extra: 0,
             fresh: Vec::new(),
             leaving: false,
@@ -190,13 +178,23 @@ impl Session {
         self.wake();
     }
 
-    fn give_turn(&mut self, stream: u32) {
-        // It has written since, or is gone.
-        let Some(half) = self.streams.get_mut(&stream).filter(|half| half.waits) else { return };
-        half.waits = false;
-        half.has_turn = true;
-        self.granted += 1;
-        wake(&mut half.writer);
+    /// Has those write who wait longest, as many as there is room for.
+    fn give_turns(&mut self) {
+        while let Some(next) = self.turns.give(self.out.waiting(), usize::MAX) {
+            if let Some(half) = self.streams.get_mut(&next) {
+                wake(&mut half.writer);
+            }
+        }
+        if self.turns.is_owed(self.out.waiting()) {
+            self.wake();
+        }
+    }
+
+    /// A stream does not want to write for now.
+    fn give_up_turn(&mut self, stream: u32) {
+        if self.turns.give_up(stream) {
+            self.give_turns();
+        }
     }
 
     /// Takes in what came. An error ends the link: the peer does what it may not.
@@ -414,7 +412,6 @@ impl Session {
     /// Takes some of the bytes, as far as credit and room allow.
     pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let waiting = self.out.waiting();
-        let (is_queue, granted) = (!self.turns.is_empty(), self.granted);
         let half = self.half(stream);
         if let Some(cause) = half.broken {
             return Poll::Ready(Err(Half::error(cause)));
@@ -426,27 +423,17 @@ impl Session {
         if all == 0 {
             return Poll::Ready(Ok(0));
         }
-        // Those who have a turn and have not run yet wait, too.
-        let had_turn = std::mem::take(&mut half.has_turn);
-        self.granted -= usize::from(had_turn);
-        let half = self.half(stream);
         if half.credit == 0 {
             note(&mut half.writer, cx);
+            self.give_up_turn(stream);
             return Poll::Pending;
         }
-        let others_wait = is_queue || granted > usize::from(had_turn);
-        // Where nothing waits to go out, nobody is held up, and nothing would have the turns go on.
-        let may = had_turn || !others_wait || waiting == 0;
-        if waiting >= FULL || !may {
+        let room = self.turns.ask(stream, waiting, usize::MAX);
+        let half = self.half(stream);
+        let Some(room) = room else {
             note(&mut half.writer, cx);
-            if !std::mem::replace(&mut half.waits, true) {
-                self.turns.push_back(stream);
-            }
             return Poll::Pending;
-        }
-        half.waits = false;
-        let in_turn = had_turn || others_wait;
-        let room = if in_turn { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
+        };
         let n = all.min(half.credit as usize).min(room);
         half.credit -= n as u32;
         if half.taken >= half.window / 4 {
@@ -504,7 +491,7 @@ impl Session {
     /// (Invariant 7).
     pub fn forget(&mut self, stream: u32, cause: Option<Cause>) {
         let Some(half) = self.streams.remove(&stream) else { return };
-        self.granted -= usize::from(half.has_turn);
+        self.give_up_turn(stream);
         self.extra -= half.window - WINDOW;
         self.over += u64::from(half.allowed);
         if half.broken.is_none() {
@@ -523,6 +510,10 @@ impl Session {
 impl Framing for Session {
     fn register(&mut self, cx: &Context<'_>) {
         note(&mut self.driver, cx);
+        self.turns.pass();
+        if self.turns.is_owed(self.out.waiting()) {
+            self.give_turns();
+        }
     }
 
     fn outgoing(&self) -> &[u8] {
@@ -531,15 +522,8 @@ impl Framing for Session {
 
     fn sent(&mut self, n: usize) {
         self.out.sent(n, FULL);
-        // Where all has gone nobody may be left whose turn never comes: a writer that has gone elsewhere does not hold up the others.
-        let turns = match self.out.waiting() {
-            0 => usize::MAX,
-            waiting if waiting < LOW => (FULL - waiting) / QUANTUM,
-            _ => 0,
-        };
-        for _ in 0..turns {
-            let Some(next) = self.turns.pop_front() else { return };
-            self.give_turn(next);
+        if self.out.waiting() < LOW {
+            self.give_turns();
         }
     }
 

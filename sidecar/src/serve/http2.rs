@@ -33,12 +33,6 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     };
     let mut driven = pin!(connection.drive(&stream, &worker.buffers, opened));
     let timeouts = &worker.shared.config.timeouts;
-    let mut silent = pin!(async {
-        tokio::time::sleep(timeouts.handshake).await;
-        if connection.is_greeted() {
-            std::future::pending::<()>().await;
-        }
-    });
     // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
     let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
     let drained = async {
@@ -58,7 +52,7 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     let ended = tokio::select! {
         biased;
         ended = driven.as_mut() => ended,
-        () = silent.as_mut() => return stream.reset(),
+        () = connection.silent(timeouts.handshake) => return stream.reset(),
         () = leaving.as_mut() => {
             // What was said last goes out before it ends.
             connection.close();

@@ -48,14 +48,12 @@ impl Connection {
         self.mover.framing()
     }
 
-    /// Whether the other end has said what it is.
-    pub fn is_greeted(&self) -> bool {
-        self.session().is_greeted()
-    }
-
-    /// Streams that are open, as the peer counts.
-    pub fn open(&self) -> usize {
-        self.session().open()
+    /// Resolves when the other end has not said what it is for so long.
+    pub async fn silent(&self, patience: Duration) {
+        tokio::time::sleep(patience).await;
+        if self.session().is_greeted() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether a stream has ever begun on it.

@@ -277,30 +277,41 @@ fn is_scheme(value: &[u8]) -> bool {
     first.is_ascii_alphabetic() && rest.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
-/// Writes a request's head. An error if that would be malformed, whoever made it so.
-pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead) -> Result<(), Failure> {
+/// The host of a request that can be written. An error if it would be malformed, whoever made it so.
+pub(super) fn host_of(head: &RequestHead) -> Result<&[u8], Failure> {
     let bad = |why: &'static str| Failure::downstream(Reason::BadRequest).detail(why);
     let host = head.authority.as_deref().or_else(|| head.fields.first(Known::Host));
     let host = host.filter(|host| is_authority(host)).ok_or_else(|| bad("the request names no authority"))?;
     if head.method.is_empty() || !head.method.iter().all(|b| is_token(*b)) {
         return Err(bad("the method is not one"));
     }
+    if has_target(head) && !(is_scheme(scheme_of(head)) && is_target(&head.target)) {
+        return Err(bad("the scheme or the path is not one"));
+    }
+    Ok(host)
+}
+
+/// Whether it names more than a host (RFC 9113, section 8.5; RFC 8441, section 4).
+fn has_target(head: &RequestHead) -> bool {
+    !head.is_connect() || head.protocol.is_some()
+}
+
+fn scheme_of(head: &RequestHead) -> &[u8] {
+    head.scheme.as_deref().unwrap_or(b"http")
+}
+
+/// Writes the head of a request to a host.
+pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
     hpack::put(out, b":method", &head.method);
-    if !head.is_connect() || head.protocol.is_some() {
-        let scheme = head.scheme.as_deref().unwrap_or(b"http");
-        let target: &[u8] = if head.target.is_empty() { b"/" } else { &head.target };
-        if !is_scheme(scheme) || !is_target(target) {
-            return Err(bad("the scheme or the path is not one"));
-        }
-        hpack::put(out, b":scheme", scheme);
-        hpack::put(out, b":path", target);
+    if has_target(head) {
+        hpack::put(out, b":scheme", scheme_of(head));
+        hpack::put(out, b":path", if head.target.is_empty() { b"/" } else { &head.target });
     }
     hpack::put(out, b":authority", host);
     if let Some(protocol) = &head.protocol {
         hpack::put(out, b":protocol", protocol);
     }
     put_fields(out, &head.fields);
-    Ok(())
 }
 
 /// Writes a response's head.
@@ -350,7 +361,7 @@ mod tests {
         assert_eq!((&*head.method, &*head.target, head.host()), (&b"GET"[..], &b"/a?b"[..], Some(&b"api:80"[..])));
         assert!(head.fields.first(Known::Host).is_none(), "the authority says it");
         let mut out = Vec::new();
-        put_request(&mut out, &head).expect("it has an authority");
+        put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
         let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
         assert_eq!(again.length(), Some(3));
         let again = again.request().expect("a request");
@@ -415,7 +426,7 @@ mod tests {
         let head = section(&extended).expect("fields").request().expect("RFC 8441");
         assert_eq!((head.protocol.as_deref(), &*head.target), (Some(&b"websocket"[..]), &b"/chat"[..]));
         let mut out = Vec::new();
-        put_request(&mut out, &head).expect("it has an authority");
+        put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
         let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
         assert_eq!(again.request().expect("RFC 8441").protocol, head.protocol);
     }

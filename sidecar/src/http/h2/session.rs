@@ -1,20 +1,19 @@
 //! One end of an HTTP/2 connection, without its socket (RFC 9113): frames in, frames out, and what each stream may do. It never waits and reads no clock.
 //!
 //! - **Credit** goes back when what came is passed on: who reads slowly stops its own stream, and the connection only with what all of its streams may hold.
-//! - **Turns**: what is to go out waits in one buffer. Where it is full, or the peer gives no credit, writers queue up, and each puts a [`QUANTUM`] in before the next.
+//! - **Turns**: what is to go out waits in one buffer. Where it is full, or the peer gives no credit, writers queue up ([`Turns`]).
 //! - **A stream is forgotten** when its last handle is dropped; what still comes for it is read over.
 //! - **Sections are read as they come**, whatever becomes of their streams: those after them rest on the same table.
 
-use std::collections::VecDeque;
 use std::mem::take;
 use std::task::{Context, Waker};
 
-use super::frame::{self, Code, Header, MAX_PAYLOAD, PREFACE, Violation};
+use super::frame::{self, Code, Header, PREFACE, Violation};
 use super::hpack::Decoder;
 use super::section::{Fault, MAX_SIZE, Seen};
 use super::state::{Broken, State};
 use crate::http::head::RequestHead;
-use crate::multiplex::{Framing, Outgoing, Streams, note, wake};
+use crate::multiplex::{CHOKED, FULL, Framing, LOW, Outgoing, Streams, Turns, note, wake};
 
 mod handle;
 mod receive;
@@ -29,16 +28,6 @@ const FIRST_WINDOW: u32 = 65_535;
 pub const MAX_CONCURRENT: usize = 256;
 /// Streams that a server is taken to serve at once until it says.
 const USUAL_CONCURRENT: u32 = 100;
-/// Bytes that wait to go out, beyond which writers wait for their turn.
-const FULL: usize = 128 * 1024;
-/// Below so many, waiting writers get a turn.
-const LOW: usize = 64 * 1024;
-/// A turn that was not used when the driver has looked so often is void: whoever has it was woken before.
-const PASSES: u32 = 2;
-/// Bytes that go in at one turn, where others wait.
-const QUANTUM: usize = MAX_PAYLOAD;
-/// Bytes that wait to go out, beyond which nothing more is read.
-const CHOKED: usize = FULL + 256 * 1024;
 /// Frames that a field section may come in.
 const MAX_FRAGMENTS: usize = 64;
 /// How often a peer may do what leads to nothing (end streams as soon as they begin, CVE-2023-44487; have us end them, CVE-2025-8671; set what is set) more than it has streams that come
@@ -121,11 +110,7 @@ pub struct Session {
     /// Streams that the peer serves at once.
     most: u32,
     /// Streams whose writers wait for room, or for credit of the connection.
-    turns: VecDeque<u32>,
-    /// Streams that have a turn and have not used it, and since when.
-    granted: Vec<(u32, u32)>,
-    /// How often the driver has looked.
-    pass: u32,
+    turns: Turns,
     /// Who waits until another stream may begin.
     rooms: Vec<Waker>,
     /// So many of them are asked whether they still wait.
@@ -164,9 +149,7 @@ impl Session {
             credit: FIRST_WINDOW.into(),
             initial: FIRST_WINDOW.into(),
             most: USUAL_CONCURRENT,
-            turns: VecDeque::new(),
-            granted: Vec::new(),
-            pass: 0,
+            turns: Turns::default(),
             rooms: Vec::new(),
             many: 1_024,
             fresh: Vec::new(),
@@ -201,10 +184,20 @@ impl Session {
 
     /// Takes no more streams, though the peer has not answered our word that we go.
     pub fn close(&mut self) {
-        if std::mem::replace(&mut self.leaving, Leaving::Said) != Leaving::Said {
-            self.goaway(self.newest, Code::NO_ERROR);
-        }
+        self.says_farewell();
         self.rouse();
+    }
+
+    /// Says which streams were looked at, and that no more are, once.
+    fn says_farewell(&mut self) {
+        if std::mem::replace(&mut self.leaving, Leaving::Said) != Leaving::Said {
+            self.goaway(self.looked_at(), Code::NO_ERROR);
+        }
+    }
+
+    /// The newest of the streams that the peer has opened.
+    fn looked_at(&self) -> u32 {
+        if self.end == End::Serves { self.newest } else { 0 }
     }
 
     /// Whether the peer has said what it is.
@@ -259,9 +252,7 @@ impl Session {
     pub fn leave(&mut self) {
         match self.end {
             End::Asks => {
-                if std::mem::replace(&mut self.leaving, Leaving::Said) != Leaving::Said {
-                    self.goaway(0, Code::NO_ERROR);
-                }
+                self.says_farewell();
                 self.give_up_room();
             }
             End::Serves if self.leaving == Leaving::No => {
@@ -288,8 +279,7 @@ impl Session {
 
     /// The peer does what it may not: it is told, and the connection ends.
     pub fn accuse(&mut self, violation: Violation) {
-        let newest = if self.end == End::Serves { self.newest } else { 0 };
-        self.goaway(newest, violation.code);
+        self.goaway(self.looked_at(), violation.code);
         for state in self.streams.values_mut() {
             state.break_off(Broken::Ours(violation));
         }
@@ -329,6 +319,25 @@ impl Session {
         self.open += 1;
         let state = State { counts: true, allowed: STREAM_WINDOW, credit: self.initial, ..state };
         self.streams.insert(stream, state);
+    }
+
+    /// A stream ends before its time; false where it has ended, or is forgotten.
+    fn breaks(&mut self, stream: u32, why: Broken) -> bool {
+        let Some(state) = self.streams.get_mut(&stream) else { return false };
+        let is_new = state.broken.is_none();
+        state.break_off(why);
+        self.closes(stream);
+        self.give_up_turn(stream);
+        is_new
+    }
+
+    /// We have said everything on a stream.
+    fn finished(&mut self, stream: u32) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.finished = true;
+        }
+        self.give_up_turn(stream);
+        self.settle(stream);
     }
 
     /// A stream whose two halves have ended is open no more.
@@ -386,41 +395,19 @@ impl Session {
 
     /// Has those write who wait longest, as many as there is room and credit for.
     fn give_turns(&mut self) {
-        if self.out.waiting() == 0 {
-            // Nothing holds up who has had a turn for long and has not used it: that one waits for something else, and nobody waits for it.
-            let (pass, streams) = (self.pass, &mut self.streams);
-            self.granted.retain(|(stream, since)| {
-                let is_fresh = pass.wrapping_sub(*since) < PASSES;
-                if let (false, Some(state)) = (is_fresh, streams.get_mut(stream)) {
-                    state.has_turn = false;
-                }
-                is_fresh
-            });
+        while let Some(next) = self.turns.give(self.out.waiting(), self.credit.max(0) as usize) {
+            if let Some(state) = self.streams.get_mut(&next) {
+                wake(&mut state.writer);
+            }
         }
-        let room = FULL.saturating_sub(self.out.waiting()).min(self.credit.max(0) as usize);
-        while self.granted.len() < room.div_ceil(QUANTUM)
-            && let Some(next) = self.turns.pop_front()
-            && let Some(state) = self.streams.get_mut(&next)
-        {
-            state.waits = false;
-            state.has_turn = true;
-            self.granted.push((next, self.pass));
-            wake(&mut state.writer);
-        }
-        if self.out.waiting() == 0 && !self.granted.is_empty() {
-            // To look again whether they were used.
+        if self.turns.is_owed(self.out.waiting()) {
             self.rouse();
         }
     }
 
-    /// A stream does not want to write any more.
+    /// A stream does not want to write for now.
     fn give_up_turn(&mut self, stream: u32) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        if take(&mut state.waits) {
-            self.turns.retain(|waiting| *waiting != stream);
-        }
-        if take(&mut state.has_turn) {
-            self.granted.retain(|(granted, _)| *granted != stream);
+        if self.turns.give_up(stream) {
             self.give_turns();
         }
     }
@@ -429,8 +416,8 @@ impl Session {
 impl Framing for Session {
     fn register(&mut self, cx: &Context<'_>) {
         note(&mut self.driver, cx);
-        self.pass = self.pass.wrapping_add(1);
-        if self.out.waiting() == 0 && !self.granted.is_empty() {
+        self.turns.pass();
+        if self.turns.is_owed(self.out.waiting()) {
             self.give_turns();
         }
     }

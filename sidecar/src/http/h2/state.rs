@@ -46,10 +46,6 @@ pub(super) struct State {
     pub(super) credit: i64,
     /// We have said everything.
     pub(super) finished: bool,
-    /// It waits among those that want to write.
-    pub(super) waits: bool,
-    /// It may write though others wait.
-    pub(super) has_turn: bool,
     pub(super) broken: Option<Broken>,
     /// It is one of those that are open, as the peer counts.
     pub(super) counts: bool,

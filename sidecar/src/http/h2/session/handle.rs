@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use weft_core::failure::{Failure, Reason, Retryable};
 
-use super::{FULL, QUANTUM, Session};
+use super::Session;
 use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::h2::frame::{self, Code, HEADER, Header, MAX_PAYLOAD};
@@ -60,8 +60,9 @@ impl Session {
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No)
                 .detail("it takes no CONNECT for other protocols (RFC 8441)"));
         }
+        let host = section::host_of(head)?;
         let stream = if self.newest == 0 { 1 } else { self.newest + 2 };
-        self.put_section(stream, ends, |out| section::put_request(out, head))?;
+        self.put_section(stream, ends, |out| section::put_request(out, head, host));
         self.newest = stream;
         self.insert(stream, State { finished: ends, asks_head: head.is_head(), ..State::default() });
         Ok(stream)
@@ -79,14 +80,9 @@ impl Session {
 
     fn say(&mut self, stream: u32, ends: bool, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Broken> {
         self.may_say(stream)?;
-        let _ = self.put_section(stream, ends, |out| {
-            write(out);
-            Ok(())
-        });
+        self.put_section(stream, ends, write);
         if ends {
-            self.state(stream).finished = true;
-            self.give_up_turn(stream);
-            self.settle(stream);
+            self.finished(stream);
         }
         Ok(())
     }
@@ -96,23 +92,14 @@ impl Session {
     }
 
     /// Writes a field section, in as many frames as it takes.
-    pub(super) fn put_section(
-        &mut self,
-        stream: u32,
-        ends: bool,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    pub(super) fn put_section(&mut self, stream: u32, ends: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let out = &mut self.out.octets;
         let at = out.len();
         out.extend_from_slice(&[0; HEADER]);
-        if !self.is_tableless {
+        if !std::mem::replace(&mut self.is_tableless, true) {
             hpack::put_no_table(out);
         }
-        if let Err(failure) = write(out) {
-            out.truncate(at);
-            return Err(failure);
-        }
-        self.is_tableless = true;
+        write(out);
         self.last = None;
         let length = out.len() - at - HEADER;
         let flags = if ends { frame::END_STREAM } else { 0 };
@@ -134,7 +121,6 @@ impl Session {
             }
         }
         self.rouse();
-        Ok(())
     }
 
     /// The answer's head, as soon as it is there.
@@ -180,30 +166,20 @@ impl Session {
     /// Takes some of the data off the front, as far as credit and room allow.
     pub fn poll_send(&mut self, stream: u32, cx: &Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
         self.may_say(stream)?;
-        let (waiting, credit) = (self.out.waiting(), self.credit);
-        let others = self.turns.len() + self.granted.len();
+        let (waiting, credit) = (self.out.waiting(), self.credit.max(0) as usize);
         let state = self.state(stream);
         if state.credit <= 0 {
             note(&mut state.writer, cx);
             self.give_up_turn(stream);
             return Poll::Pending;
         }
-        let others_wait = others > usize::from(state.waits || state.has_turn);
-        // Where nothing waits to go out, nobody is held up, and nothing would have the turns go on.
-        if credit <= 0 || waiting >= FULL || others_wait && !state.has_turn && waiting > 0 {
+        let room = self.turns.ask(stream, waiting, credit);
+        let state = self.state(stream);
+        let Some(room) = room else {
             note(&mut state.writer, cx);
-            let (had_turn, waits) = (take(&mut state.has_turn), std::mem::replace(&mut state.waits, true));
-            if had_turn {
-                // It was first, and is so still.
-                self.granted.retain(|(granted, _)| *granted != stream);
-                self.turns.push_front(stream);
-            } else if !waits {
-                self.turns.push_back(stream);
-            }
             return Poll::Pending;
-        }
-        let room = if state.has_turn || others_wait { QUANTUM } else { (FULL - waiting).max(QUANTUM) };
-        let n = data.len().min(room).min(state.credit.min(credit) as usize);
+        };
+        let n = data.len().min(room).min(state.credit as usize);
         state.credit -= n as i64;
         self.credit -= n as i64;
         for piece in data[..n].chunks(MAX_PAYLOAD) {
@@ -212,18 +188,7 @@ impl Session {
             self.last = Some((stream, at));
         }
         data.advance(n);
-        self.used_turn(stream);
         Poll::Ready(Ok(()))
-    }
-
-    /// It has written, in its turn or because nothing was in its way.
-    fn used_turn(&mut self, stream: u32) {
-        let state = self.state(stream);
-        if take(&mut state.waits) {
-            self.turns.retain(|waiting| *waiting != stream);
-        } else if take(&mut state.has_turn) {
-            self.granted.retain(|(granted, _)| *granted != stream);
-        }
     }
 
     /// Says that all was said: with the last data, where that has not gone yet.
@@ -233,9 +198,7 @@ impl Session {
             Some((_, at)) => self.out.octets[at + 4] |= frame::END_STREAM,
             None => self.frame(frame::DATA, frame::END_STREAM, stream, &[]),
         }
-        self.state(stream).finished = true;
-        self.give_up_turn(stream);
-        self.settle(stream);
+        self.finished(stream);
         Ok(())
     }
 
@@ -267,11 +230,7 @@ impl Session {
 
     /// Ends a stream of which nothing more is wanted.
     pub fn cut(&mut self, stream: u32, code: Code) {
-        let state = self.state(stream);
-        if state.broken.is_none() {
-            state.break_off(Broken::Reset(code));
-            self.closes(stream);
-            self.give_up_turn(stream);
+        if self.breaks(stream, Broken::Reset(code)) {
             self.reset(stream, code);
         }
     }

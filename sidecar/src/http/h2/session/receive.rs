@@ -247,8 +247,7 @@ impl Session {
                 if !header.has(frame::ACK) {
                     self.frame(frame::PING, frame::ACK, 0, &said);
                 } else if said == FAREWELL && self.leaving == Leaving::Announced {
-                    self.leaving = Leaving::Said;
-                    self.goaway(self.newest, Code::NO_ERROR);
+                    self.says_farewell();
                 }
             }
             frame::GOAWAY => {
@@ -266,12 +265,9 @@ impl Session {
     }
 
     fn was_reset(&mut self, stream: u32, code: Code) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let is_seen = state.handles > 0;
-        state.break_off(Broken::Reset(code));
-        self.closes(stream);
-        self.give_up_turn(stream);
-        self.faults += i32::from(!is_seen);
+        let Some(state) = self.streams.get(&stream) else { return };
+        self.faults += i32::from(state.handles == 0);
+        self.breaks(stream, Broken::Reset(code));
     }
 
     fn set(&mut self, name: u16, value: u32) -> Result<(), Violation> {
@@ -312,10 +308,7 @@ impl Session {
         self.leaving = Leaving::Said;
         let unseen: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > last).collect();
         for stream in unseen {
-            if let Some(state) = self.streams.get_mut(&stream) {
-                state.break_off(Broken::Unseen);
-            }
-            self.closes(stream);
+            self.breaks(stream, Broken::Unseen);
         }
         self.give_up_room();
         self.rouse();
@@ -397,10 +390,7 @@ impl Session {
             Err(Fault::Malformed(_)) => self.reset(stream, Code::PROTOCOL_ERROR),
             Err(Fault::TooLarge) => {
                 // The caller is told, as over HTTP/1.1 (RFC 6585, section 5).
-                let _ = self.put_section(stream, true, |out| {
-                    section::put_response(out, &ResponseHead::new(431));
-                    Ok(())
-                });
+                self.put_section(stream, true, |out| section::put_response(out, &ResponseHead::new(431)));
                 if !ends {
                     self.reset(stream, Code::NO_ERROR);
                 }
@@ -412,11 +402,8 @@ impl Session {
 
     /// A stream breaks the protocol, and ends.
     fn refuse(&mut self, stream: u32, fault: Violation) {
-        if let Some(state) = self.streams.get_mut(&stream) {
+        if self.breaks(stream, Broken::Ours(fault)) {
             tracing::debug!(stream, "stream ended: {fault}");
-            state.break_off(Broken::Ours(fault));
-            self.closes(stream);
-            self.give_up_turn(stream);
         }
         self.faults += 1;
         self.reset(stream, fault.code);
