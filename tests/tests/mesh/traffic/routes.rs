@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_tests::{World, eventually};
 
-use crate::{CLIENT, ask, change, field, put};
+use super::{CLIENT, ask, change, field, put};
 
 const MESH: &str = r#"
 manifests: ["@WORK@/traffic.yaml"]

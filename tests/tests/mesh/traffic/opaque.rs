@@ -3,7 +3,7 @@
 use serde_json::json;
 use weft_tests::{World, eventually, require};
 
-use crate::{CLIENT, known, put};
+use super::{CLIENT, known, put};
 
 const MESH: &str = r#"
 manifests: ["@WORK@/traffic.yaml"]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_tests::{PATIENCE, World, eventually, require_modules};
 
-use crate::{CLIENT, put};
+use super::{CLIENT, put};
 
 const MESH: &str = r#"
 manifests: ["@WORK@/traffic.yaml"]

@@ -3,7 +3,7 @@
 use serde_json::json;
 use weft_tests::{World, eventually};
 
-use crate::{CLIENT, ask, change, known, put};
+use super::{CLIENT, ask, change, known, put};
 
 const MESH: &str = r#"
 manifests: ["@WORK@/traffic.yaml"]

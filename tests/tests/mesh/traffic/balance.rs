@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use weft_tests::{World, eventually};
 
-use crate::{CLIENT, ask, change, known, put};
+use super::{CLIENT, ask, change, known, put};
 
 const MESH: &str = r#"
 manifests: ["@WORK@/traffic.yaml"]

@@ -1,0 +1,39 @@
+//! What the mesh does for those who use it, a room each: by real programs in worlds of their own. One program, since each takes longer to link than most of its tests to run.
+//! `cargo test -p weft-tests --test mesh wire::` runs one room.
+
+mod authorization;
+mod collector;
+mod control_plane;
+mod dashboard;
+mod demo;
+mod discovery;
+mod disk;
+mod drain;
+mod egress;
+mod fail_closed;
+mod faults;
+mod grpc;
+mod hostile;
+mod http;
+mod identity;
+mod jwt;
+mod logging;
+mod metrics;
+mod modes;
+mod network_policy;
+mod policy;
+mod posture;
+mod recipes;
+mod renewal;
+mod resilience;
+mod rpc;
+mod scale;
+mod services;
+mod slow;
+mod tcp;
+mod traces;
+mod traffic;
+mod trust;
+mod versions;
+mod wire;
+mod workload_api;
