@@ -245,7 +245,7 @@ fn flags(list: &Value) -> anyhow::Result<Vec<String>> {
 }
 
 /// Whether a pod has a sidecar that can be asked: its container, or its init container that stays.
-fn has_sidecar(pod: &Value) -> bool {
+fn runs_sidecar(pod: &Value) -> bool {
     sidecars::has_sidecar(pod) && pod["status"]["phase"] == "Running"
 }
 
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn a_sidecar_is_asked_where_its_pod_runs() {
         let pod = |list: &str, phase: &str| json!({"spec": {list: [{"name": SIDECAR_CONTAINER}]}, "status": {"phase": phase}});
-        assert!(has_sidecar(&pod("containers", "Running")) && has_sidecar(&pod("initContainers", "Running")));
-        assert!(!has_sidecar(&pod("containers", "Pending")) && !has_sidecar(&json!({"status": {"phase": "Running"}})));
+        assert!(runs_sidecar(&pod("containers", "Running")) && runs_sidecar(&pod("initContainers", "Running")));
+        assert!(!runs_sidecar(&pod("containers", "Pending")) && !runs_sidecar(&json!({"status": {"phase": "Running"}})));
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use weft_core::Namespace;
 
-use super::{Fleet, exec_words, has_sidecar, listed};
+use super::{Fleet, exec_words, listed, runs_sidecar};
 use crate::lab::door;
 use crate::sidecar;
 
@@ -61,7 +61,7 @@ impl Fleet {
             Self::Cluster(context) => {
                 let pods = listed(context.as_deref(), "pods", namespace)?;
                 let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
-                let meshed = pods.iter().filter(|pod| has_sidecar(pod));
+                let meshed = pods.iter().filter(|pod| runs_sidecar(pod));
                 Ok(meshed
                     .map(|pod| Reached {
                         namespace: text(pod, "namespace"),
