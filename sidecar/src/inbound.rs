@@ -204,7 +204,7 @@ async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protoco
 /// Serves the streams of a link, each as a connection of its own, until the peer or a drain ends it.
 async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let link = Link::serving(stream);
-    let mut driven = std::pin::pin!(link.drive(stream, &worker.buffers, |protocol, pipe| {
+    let mut driven = std::pin::pin!(link.drive(stream, |protocol, pipe| {
         // As many exchanges of HTTP/2 as a link has streams: as on one of its connections, that is bounded already.
         let admitted = if protocol == MeshProtocol::Http2 {
             None

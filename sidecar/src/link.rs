@@ -26,7 +26,6 @@ use session::{End, Session};
 
 use crate::io::Socket;
 use crate::multiplex::Mover;
-use crate::pool::Buffers;
 use crate::stream::Stream;
 
 /// How long a link may be silent before whoever uses it asks whether its other end is still there.
@@ -204,12 +203,7 @@ impl Link {
 
     /// Moves bytes between streams and connection until the link ends: properly after [`Self::leave`] or when the other end has
     /// left, or with an error. `opened` is given each stream that the other end opens. Whatever is under way at the end is broken off.
-    pub async fn drive(
-        self: &Rc<Self>,
-        stream: &Stream,
-        buffers: &Buffers,
-        mut opened: impl FnMut(MeshProtocol, Pipe),
-    ) -> io::Result<()> {
+    pub async fn drive(self: &Rc<Self>, stream: &Stream, mut opened: impl FnMut(MeshProtocol, Pipe)) -> io::Result<()> {
         let _ends = Ends(self);
         let take = |octets: &[u8]| {
             if octets.is_empty() {
@@ -225,7 +219,7 @@ impl Link {
             received.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
             Ok(many)
         };
-        let ended = self.mover.drive(stream, buffers, take).await;
+        let ended = self.mover.drive(stream, take).await;
         // Streams ask for it as soon as they are broken off.
         self.cut.set(stream.is_cut());
         ended

@@ -10,14 +10,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 
-use crate::pool::Buffers;
 use crate::stream::Stream;
 
+mod outgoing;
 mod turns;
 
+pub use outgoing::Outgoing;
 pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns};
 
 /// How long the other end may take to end its half of the connection after ours.
@@ -126,48 +126,6 @@ impl Pieces {
     }
 }
 
-/// What is to go out, of which the beginning may be gone.
-#[derive(Default)]
-pub struct Outgoing {
-    pub octets: Vec<u8>,
-    sent: usize,
-}
-
-impl Outgoing {
-    /// What has not gone yet.
-    pub fn rest(&self) -> &[u8] {
-        &self.octets[self.sent..]
-    }
-
-    /// Bytes that have not gone yet.
-    pub fn waiting(&self) -> usize {
-        self.octets.len() - self.sent
-    }
-
-    /// Whether what stands at `place` has not gone yet.
-    pub fn is_here(&self, place: usize) -> bool {
-        place >= self.sent && place < self.octets.len()
-    }
-
-    /// So much has gone; true if that moved what is left. `usual` is how much room is kept.
-    pub fn sent(&mut self, n: usize, usual: usize) -> bool {
-        self.sent += n;
-        if self.waiting() == 0 {
-            self.sent = 0;
-            self.octets.clear();
-            self.octets.shrink_to(usual);
-            return true;
-        }
-        // As much is moved as has gone, at the most: whoever takes little at a time does not have us keep it all.
-        if self.sent > usual.max(self.waiting()) {
-            self.octets.drain(..self.sent);
-            self.sent = 0;
-            return true;
-        }
-        false
-    }
-}
-
 /// One end of a protocol of many streams, without its connection.
 pub trait Framing {
     /// Has the driver woken when there is something to send.
@@ -207,15 +165,10 @@ impl<F: Framing> Mover<F> {
     }
 
     /// Moves bytes until the connection ends, properly or by an error. `take` is given what came, nothing at the end, and says whether others are to have their turn first.
-    pub async fn drive(
-        &self,
-        stream: &Stream,
-        buffers: &Buffers,
-        mut take: impl FnMut(&[u8]) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    pub async fn drive(&self, stream: &Stream, mut take: impl FnMut(&[u8]) -> io::Result<bool>) -> io::Result<()> {
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| self.poll(stream, buffers, cx, &mut take)) => ended,
+            ended = poll_fn(|cx| self.poll(stream, cx, &mut take)) => ended,
             () = self.lingers() => Ok(()),
         }
     }
@@ -229,7 +182,6 @@ impl<F: Framing> Mover<F> {
     fn poll(
         &self,
         stream: &Stream,
-        buffers: &Buffers,
         cx: &mut Context<'_>,
         take: &mut impl FnMut(&[u8]) -> io::Result<bool>,
     ) -> Poll<io::Result<()>> {
@@ -253,29 +205,32 @@ impl<F: Framing> Mover<F> {
                 // Woken when the socket takes more.
                 return Poll::Pending;
             }
-            let mut buffer = buffers.take();
-            let mut read = ReadBuf::new(&mut buffer);
-            if stream.poll_read(cx, &mut read)?.is_pending() {
-                return match self.deaf.borrow_mut().take() {
-                    Some(e) => Poll::Ready(Err(e)),
-                    None => self.poll_leave(stream, cx, sent),
-                };
-            }
-            let many = take(read.filled());
-            if let Err(e) = many {
-                // What is said about it.
-                let _ = self.poll_send(stream, cx);
-                return Poll::Ready(Err(e));
-            }
-            if read.filled().is_empty() {
-                if self.framing().outgoing().is_empty() {
-                    return Poll::Ready(Ok(()));
+            let mut many = false;
+            let read = stream.poll_each(cx, |bytes| {
+                many |= take(bytes)?;
+                Ok(())
+            });
+            match read {
+                Poll::Pending => {
+                    return match self.deaf.borrow_mut().take() {
+                        Some(e) => Poll::Ready(Err(e)),
+                        None => self.poll_leave(stream, cx, sent),
+                    };
                 }
-                self.heard_all.set(true);
-                break;
-            }
-            if many? {
-                break;
+                Poll::Ready(Err(e)) => {
+                    // What is said about it.
+                    let _ = self.poll_send(stream, cx);
+                    return Poll::Ready(Err(e));
+                }
+                Poll::Ready(Ok(false)) => {
+                    if self.framing().outgoing().is_empty() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.heard_all.set(true);
+                    break;
+                }
+                Poll::Ready(Ok(true)) if many => break,
+                Poll::Ready(Ok(true)) => {}
             }
         }
         // There may be more; others first.

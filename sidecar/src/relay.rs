@@ -96,6 +96,24 @@ async fn pass_on(
     }
 }
 
+/// Reads what is there into what a link is about to send; true at its end.
+async fn fill(
+    (from, reads): (&Stream, Side),
+    (to, writes): (&Stream, Side),
+    stall: Duration,
+    count: &impl Fn(u64),
+) -> Result<bool, Broken> {
+    let of = |side| move |error: io::Error| Broken { side, error };
+    loop {
+        let filled = tokio::time::timeout(stall, poll_fn(|cx| to.poll_fill(from, cx))).await;
+        match filled.map_err(io::Error::from).flatten().map_err(of(writes))?.transpose().map_err(of(reads))? {
+            None => return Ok(false),
+            Some(0) => return Ok(true),
+            Some(n) => count(n as u64),
+        }
+    }
+}
+
 /// Ends the writing half.
 async fn end(to: &Stream, stall: Duration) -> io::Result<()> {
     tokio::time::timeout(stall, to.shutdown()).await?
@@ -114,6 +132,12 @@ async fn copy(
         from.readable().await.map_err(of(reads))?;
         if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
             return end(to, stall).await.map_err(of(writes));
+        }
+        if to.is_linked() && !from.is_linked() {
+            if fill((from, reads), (to, writes), stall, count).await? {
+                return end(to, stall).await.map_err(of(writes));
+            }
+            continue;
         }
         let mut buffer = buffers.take();
         loop {

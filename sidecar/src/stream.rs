@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -16,11 +16,16 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout};
+use tokio_util::io::poll_read_buf;
 use weft_tls::verify_error;
 
 use crate::io::Socket;
 use crate::link::{Link, Pipe};
 use crate::pool::Buffers;
+
+mod tls;
+
+use tls::{Blocking, Tls, digest, hand_out, take_plaintext, tls_error};
 
 /// The two ends of a byte stream are read and written through `&self`: one future may read while another writes.
 pub struct Stream {
@@ -34,44 +39,8 @@ pub struct Stream {
     opened: Instant,
 }
 
-struct Tls {
-    connection: Connection,
-    /// Ciphertext that was read and not yet taken in.
-    backlog: Vec<u8>,
-}
-
 /// Pieces that are passed on together.
 pub type Chunks = SmallVec<[BytesMut; 8]>;
-
-impl Tls {
-    /// Takes ciphertext in, and plaintext out into `buf`, as far as there is room: what is left is kept.
-    fn take_in(&mut self, ciphertext: &[u8], buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        let mut rest = ciphertext;
-        loop {
-            digest(&mut self.connection, &mut rest)?;
-            if rest.is_empty() {
-                return Ok(());
-            }
-            if take_plaintext(&mut self.connection, buf)? || buf.remaining() == 0 {
-                self.backlog.extend_from_slice(rest);
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Takes plaintext out, as far as there is room; true where the peer has ended its half and all of it was taken.
-fn take_plaintext(connection: &mut Connection, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
-    while buf.remaining() > 0 {
-        match connection.reader().read(buf.initialize_unfilled()) {
-            Ok(0) => return Ok(true),
-            Ok(n) => buf.advance(n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(false)
-}
 
 /// What the handshake settled, for logs and metrics.
 #[derive(Debug, Clone)]
@@ -264,6 +233,52 @@ impl Stream {
         }
     }
 
+    /// Has `take` look at what one read of the socket brings, as it lies and piece by piece; at nothing where the peer has ended its half properly, which is false then. An error is the stream's or
+    /// `take`'s own, and ends it. `take` may not use the stream.
+    pub fn poll_each(&self, cx: &mut Context<'_>, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Poll<io::Result<bool>> {
+        let early = std::mem::take(&mut *self.early.borrow_mut());
+        if !early.is_empty() {
+            return Poll::Ready(take(&early).map(|()| true));
+        }
+        let Some(tls) = &self.tls else {
+            let mut scratch = self.buffers.take();
+            let mut read = ReadBuf::new(&mut scratch);
+            ready!(self.socket.poll_read(cx, &mut read))?;
+            self.ended.set(read.filled().is_empty());
+            return Poll::Ready(take(read.filled()).map(|()| !self.ended.get()));
+        };
+        let tls = &mut *tls.borrow_mut();
+        let some = Cell::new(false);
+        let mut take = |plaintext: &[u8]| {
+            some.set(true);
+            take(plaintext)
+        };
+        let mut is_end = hand_out(&mut tls.connection, &mut take)?;
+        while !some.get() {
+            if is_end {
+                self.ended.set(true);
+                return Poll::Ready(take(&[]).map(|()| false));
+            }
+            let backlog = std::mem::take(&mut tls.backlog);
+            if backlog.is_empty() {
+                let mut scratch = self.buffers.take();
+                let mut read = ReadBuf::new(&mut scratch);
+                ready!(self.socket.poll_read(cx, &mut read))?;
+                if read.filled().is_empty() {
+                    // TLS learns of the end, and says whether it was proper.
+                    tls.connection.read_tls(&mut io::empty())?;
+                }
+                tls.pass_on(read.filled(), &mut take)?;
+            } else {
+                tls.pass_on(&backlog, &mut take)?;
+            }
+            // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
+            let _ = self.send_ciphertext(&mut tls.connection, cx);
+            is_end = !some.get() && hand_out(&mut tls.connection, &mut take)?;
+        }
+        Poll::Ready(Ok(true))
+    }
+
     /// Reads some bytes. Cancel-safe.
     pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| {
@@ -354,6 +369,16 @@ impl Stream {
             // The buffer was full: it must drain before more is accepted.
             ready!(sent);
         }
+    }
+
+    /// Where it is a stream of a link: has what `from` brings put where it goes out from, and copied nowhere. How much came, 0 at its end; none if nothing is there. `from` is no stream of a link.
+    pub fn poll_fill(&self, from: &Self, cx: &mut Context<'_>) -> Poll<io::Result<Option<io::Result<usize>>>> {
+        let Socket::Link(pipe) = &*self.socket else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let came = ready!(pipe.poll_fill(cx, |cx, space| poll_read_buf(Pin::new(&mut Borrowed(from)), cx, space)))?;
+        Poll::Ready(Ok(match came {
+            Poll::Pending => None,
+            Poll::Ready(came) => Some(came),
+        }))
     }
 
     /// Sends what was accepted and not yet sent.
@@ -456,53 +481,19 @@ impl Stream {
 }
 
 /// Plaintext that is accepted before the socket has taken it, in bytes.
-const SEND_LIMIT: usize = 64 * 1024;
-
-/// Feeds ciphertext until all is taken or plaintext must be read first.
-fn digest(connection: &mut Connection, rest: &mut &[u8]) -> io::Result<()> {
-    while !rest.is_empty() {
-        let waiting = connection.process_new_packets().map_err(tls_error)?.plaintext_bytes_to_read();
-        if waiting > PLAINTEXT_WAITING {
-            return Ok(());
-        }
-        if connection.read_tls(rest)? == 0 {
-            return Ok(());
-        }
-        connection.process_new_packets().map_err(tls_error)?;
-    }
-    Ok(())
-}
-
-/// Plaintext that may wait in the TLS layer before more ciphertext is taken in; below rustls's own bound.
-const PLAINTEXT_WAITING: usize = 12 * 1024;
-
-fn tls_error(e: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, e)
-}
+const SEND_LIMIT: usize = 128 * 1024;
 
 /// The verifier's or TLS's own error within an IO error.
 pub fn as_tls_error(e: &io::Error) -> Option<&rustls::Error> {
     e.get_ref()?.downcast_ref()
 }
 
-/// Lets rustls write to a socket that may not be ready.
-struct Blocking<'a, 'b, 'c> {
-    socket: &'a Socket,
-    cx: &'b mut Context<'c>,
-}
+/// A stream as tokio's own trait, for what reads into buffers of its own.
+struct Borrowed<'a>(&'a Stream);
 
-impl Write for Blocking<'_, '_, '_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(buf)])
-    }
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.socket.poll_write_vectored(self.cx, bufs) {
-            Poll::Ready(r) => r,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl AsyncRead for Borrowed<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buf)
     }
 }
 

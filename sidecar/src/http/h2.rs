@@ -12,7 +12,6 @@ use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::head::RequestHead;
 use super::{Chunk, hop};
-use crate::pool::Buffers;
 use crate::stream::Stream;
 
 mod connection;
@@ -71,14 +70,14 @@ impl Sender {
 }
 
 /// Begins to speak; gives the sender and the task that drives the connection. A server that says nothing at all is given up after `patience`.
-pub fn connect(stream: Stream, buffers: Buffers, patience: Duration) -> (Sender, impl Future<Output = ()> + 'static) {
+pub fn connect(stream: Stream, patience: Duration) -> (Sender, impl Future<Output = ()> + 'static) {
     let connection = Connection::asking();
     let sender = Sender { held: Rc::new(Held(Rc::clone(&connection))), tls: stream.tls_names() };
     let driver = async move {
         // Each exchange sees for itself how it ends.
         tokio::select! {
             biased;
-            ended = connection.drive(&stream, &buffers, |_| {}) => if let Err(e) = ended {
+            ended = connection.drive(&stream, |_| {}) => if let Err(e) = ended {
                 tracing::debug!(peer = %stream.peer(), error = %e, "HTTP/2 connection ended");
             },
             () = connection.silent(patience) => {

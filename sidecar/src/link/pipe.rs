@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use bytes::buf::Limit;
 use tokio::io::ReadBuf;
 
 use super::Link;
@@ -51,6 +52,16 @@ impl Pipe {
     pub fn poll_write_vectored(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.link.asks();
         self.link.session().poll_write(self.number, cx, bufs)
+    }
+
+    /// Has `read` put bytes where they go out from; what it came to. Pending: it was not asked yet. It may not use the link.
+    pub fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut Context<'_>, &mut Limit<&mut Vec<u8>>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<Poll<io::Result<usize>>>> {
+        self.link.asks();
+        self.link.session().poll_fill(self.number, cx, read)
     }
 
     /// Ends the writing half.

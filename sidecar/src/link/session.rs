@@ -6,14 +6,15 @@
 //! - **A stream is forgotten** when its [`super::Pipe`] is dropped; what still comes for it is read over. Its number never comes again.
 
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::BytesMut;
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
 use weft_core::protocol::MeshProtocol;
 
 use super::frame::{Cause, HEADER, Header, Kind, MAX_CONTROL, MAX_PAYLOAD, Violation, protocol_octet, protocol_of};
 use super::half::{Half, WINDOW};
-use crate::multiplex::{CHOKED, FULL, Framing, LOW, Outgoing, Streams, Turns, note, wake};
+use crate::multiplex::{CHOKED, Framing, LOW, Outgoing, Streams, Turns, note, wake};
 
 /// The most that may be on its way on one stream, in bytes.
 pub const MAX_WINDOW: u32 = 1024 * 1024;
@@ -173,8 +174,9 @@ impl Session {
         if self.gone {
             return;
         }
-        self.out.octets.extend_from_slice(&Header { kind, stream, length: payload.len() }.octets());
-        self.out.octets.extend_from_slice(payload);
+        let out = self.out.octets();
+        out.extend_from_slice(&Header { kind, stream, length: payload.len() }.octets());
+        out.extend_from_slice(payload);
         self.wake();
     }
 
@@ -411,42 +413,76 @@ impl Session {
 
     /// Takes some of the bytes, as far as credit and room allow.
     pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let waiting = self.out.waiting();
-        let half = self.half(stream);
-        if let Some(cause) = half.broken {
-            return Poll::Ready(Err(Half::error(cause)));
-        }
-        if half.finished || half.stopped {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         if all == 0 {
-            return Poll::Ready(Ok(0));
+            return Poll::Ready(self.may_write(stream).map(|()| 0));
         }
-        if half.credit == 0 {
-            note(&mut half.writer, cx);
-            self.give_up_turn(stream);
-            return Poll::Pending;
-        }
-        let room = self.turns.ask(stream, waiting, usize::MAX);
-        let half = self.half(stream);
-        let Some(room) = room else {
-            note(&mut half.writer, cx);
-            return Poll::Pending;
-        };
-        let n = all.min(half.credit as usize).min(room);
-        half.credit -= n as u32;
-        if half.taken >= half.window / 4 {
-            // On the way anyway: who asks and answers never writes for the credit's sake.
-            self.give_back(stream);
-        }
+        let n = all.min(ready!(self.poll_room(stream, cx))?);
+        self.half(stream).credit -= n as u32;
         self.put(stream, bufs, n);
         self.wake();
         Poll::Ready(Ok(n))
     }
 
+    /// Has `read` put bytes where they go out from, as far as credit and room allow, so that they are copied nowhere; what it came to. Pending: it was not asked yet.
+    pub fn poll_fill(
+        &mut self,
+        stream: u32,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut Context<'_>, &mut Limit<&mut Vec<u8>>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<Poll<io::Result<usize>>>> {
+        let room = ready!(self.poll_room(stream, cx))?.min(MAX_PAYLOAD);
+        let out = self.out.octets();
+        let at = out.len();
+        out.reserve(HEADER + room);
+        out.extend_from_slice(&[0; HEADER]);
+        let came = read(cx, &mut out.limit(room));
+        let length = out.len() - at - HEADER;
+        if length == 0 {
+            out.truncate(at);
+            return Poll::Ready(Ok(came));
+        }
+        out[at..at + HEADER].copy_from_slice(&Header { kind: Kind::Data, stream, length }.octets());
+        self.half(stream).credit -= length as u32;
+        self.wake();
+        Poll::Ready(Ok(came))
+    }
+
+    fn may_write(&mut self, stream: u32) -> io::Result<()> {
+        let half = self.half(stream);
+        match half.broken {
+            Some(cause) => Err(Half::error(cause)),
+            None if half.finished || half.stopped => Err(io::ErrorKind::BrokenPipe.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// How much may be written now: something, as soon as credit and turn allow.
+    fn poll_room(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+        self.may_write(stream)?;
+        let half = self.half(stream);
+        if half.credit == 0 {
+            note(&mut half.writer, cx);
+            self.give_up_turn(stream);
+            return Poll::Pending;
+        }
+        let room = self.turns.ask(stream, self.out.waiting(), usize::MAX);
+        let half = self.half(stream);
+        let Some(room) = room else {
+            note(&mut half.writer, cx);
+            return Poll::Pending;
+        };
+        let room = room.min(half.credit as usize);
+        if half.taken >= half.window / 4 {
+            // On the way anyway: who asks and answers never writes for the credit's sake.
+            self.give_back(stream);
+        }
+        Poll::Ready(Ok(room))
+    }
+
     /// Puts the first `n` bytes into frames.
     fn put(&mut self, stream: u32, bufs: &[IoSlice<'_>], n: usize) {
+        let out = self.out.octets();
         let mut left = n;
         let mut in_frame = 0;
         for buf in bufs {
@@ -454,10 +490,10 @@ impl Session {
             while !buf.is_empty() {
                 if in_frame == 0 {
                     in_frame = left.min(MAX_PAYLOAD);
-                    self.out.octets.extend_from_slice(&Header { kind: Kind::Data, stream, length: in_frame }.octets());
+                    out.extend_from_slice(&Header { kind: Kind::Data, stream, length: in_frame }.octets());
                 }
                 let piece = buf.len().min(in_frame);
-                self.out.octets.extend_from_slice(&buf[..piece]);
+                out.extend_from_slice(&buf[..piece]);
                 buf = &buf[piece..];
                 in_frame -= piece;
                 left -= piece;
@@ -521,7 +557,7 @@ impl Framing for Session {
     }
 
     fn sent(&mut self, n: usize) {
-        self.out.sent(n, FULL);
+        self.out.sent(n);
         if self.out.waiting() < LOW {
             self.give_turns();
         }
@@ -534,9 +570,6 @@ impl Framing for Session {
     fn rest(&mut self) {
         if self.streams.is_empty() {
             self.streams.shrink_to(8);
-            if self.out.waiting() == 0 {
-                self.out = Outgoing::default();
-            }
         }
     }
 

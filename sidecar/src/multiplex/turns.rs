@@ -52,7 +52,7 @@ impl Turns {
         if let Some(at) = place {
             self.queue.remove(at);
         }
-        Some(if turn.is_some() || others_wait { QUANTUM } else { (FULL - waiting).max(QUANTUM) }.min(credit))
+        Some(if others_wait { QUANTUM } else { (FULL - waiting).max(QUANTUM) }.min(credit))
     }
 
     /// A stream does not want to write for now. True if it had a turn, which is another's then.
@@ -121,6 +121,8 @@ mod tests {
         assert_eq!(turns.ask(4, LOW - 1, MUCH), None);
         assert_eq!([3, 1, 2].map(|stream| turns.ask(stream, LOW - 1, MUCH)), [Some(QUANTUM); 3]);
         assert_eq!(turns.give(LOW - 1, MUCH), Some(4));
+        // Nobody waits for the room that the last one takes.
+        assert_eq!(turns.ask(4, LOW, MUCH), Some(FULL - LOW));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
         Err(h2::Fault::Malformed(why)) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(why)),
         Err(h2::Fault::TooLarge) => refused(worker, &http, &Failure::downstream(Reason::HeadersTooLarge)),
     };
-    let mut driven = pin!(connection.drive(&stream, &worker.buffers, opened));
+    let mut driven = pin!(connection.drive(&stream, opened));
     let timeouts = &worker.shared.config.timeouts;
     // One that comes while a drain has begun already is served until the second phase: whoever opened it could not know.
     let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };

@@ -19,7 +19,6 @@ use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::multiplex::{Framing, Mover};
-use crate::pool::Buffers;
 use crate::stream::Stream;
 
 /// One end of a connection.
@@ -102,7 +101,6 @@ impl Connection {
     pub async fn drive(
         self: &Rc<Self>,
         stream: &Stream,
-        buffers: &Buffers,
         mut opened: impl FnMut(Result<(RequestHead, Handle), Fault>),
     ) -> io::Result<()> {
         let _ends = Ends(self);
@@ -122,7 +120,7 @@ impl Connection {
             }
             Ok(false)
         };
-        self.mover.drive(stream, buffers, take).await
+        self.mover.drive(stream, take).await
     }
 }
 

@@ -13,7 +13,7 @@ use super::hpack::Decoder;
 use super::section::{Fault, MAX_SIZE, Seen};
 use super::state::{Broken, State};
 use crate::http::head::RequestHead;
-use crate::multiplex::{CHOKED, FULL, Framing, LOW, Outgoing, Streams, Turns, note, wake};
+use crate::multiplex::{CHOKED, Framing, LOW, Outgoing, Streams, Turns, note, wake};
 
 mod handle;
 mod receive;
@@ -169,7 +169,7 @@ impl Session {
             End::Serves => (frame::MAX_CONCURRENT_STREAMS, MAX_CONCURRENT as u32),
         };
         if self.end == End::Asks {
-            self.out.octets.extend_from_slice(PREFACE);
+            self.out.octets().extend_from_slice(PREFACE);
         }
         let all = [own, (frame::INITIAL_WINDOW_SIZE, STREAM_WINDOW), (frame::MAX_HEADER_LIST_SIZE, MAX_SIZE as u32)];
         let extended = (self.end == End::Serves).then_some((frame::ENABLE_CONNECT_PROTOCOL, 1));
@@ -302,8 +302,9 @@ impl Session {
             return;
         }
         self.last = None;
-        self.out.octets.extend_from_slice(&Header { length: payload.len(), kind, flags, stream }.octets());
-        self.out.octets.extend_from_slice(payload);
+        let out = self.out.octets();
+        out.extend_from_slice(&Header { length: payload.len(), kind, flags, stream }.octets());
+        out.extend_from_slice(payload);
         self.rouse();
     }
 
@@ -427,7 +428,7 @@ impl Framing for Session {
     }
 
     fn sent(&mut self, n: usize) {
-        if self.out.sent(n, FULL) {
+        if self.out.sent(n) {
             self.last = None;
         }
         if self.out.waiting() < LOW {
@@ -445,9 +446,6 @@ impl Framing for Session {
             self.decoder.rest();
             self.streams.shrink_to(8);
             self.part.shrink_to(0);
-            if self.out.waiting() == 0 {
-                self.out = Outgoing::default();
-            }
         }
     }
 

@@ -93,7 +93,7 @@ impl Session {
 
     /// Writes a field section, in as many frames as it takes.
     pub(super) fn put_section(&mut self, stream: u32, ends: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        let out = &mut self.out.octets;
+        let out = self.out.octets();
         let at = out.len();
         out.extend_from_slice(&[0; HEADER]);
         if !std::mem::replace(&mut self.is_tableless, true) {
@@ -183,7 +183,7 @@ impl Session {
         state.credit -= n as i64;
         self.credit -= n as i64;
         for piece in data[..n].chunks(MAX_PAYLOAD) {
-            let at = self.out.octets.len();
+            let at = self.out.octets().len();
             self.frame(frame::DATA, 0, stream, piece);
             self.last = Some((stream, at));
         }
@@ -195,7 +195,7 @@ impl Session {
     pub fn finish(&mut self, stream: u32) -> Result<(), Broken> {
         self.may_say(stream)?;
         match self.last.filter(|(of, at)| *of == stream && self.out.is_here(*at)) {
-            Some((_, at)) => self.out.octets[at + 4] |= frame::END_STREAM,
+            Some((_, at)) => self.out.octets()[at + 4] |= frame::END_STREAM,
             None => self.frame(frame::DATA, frame::END_STREAM, stream, &[]),
         }
         self.finished(stream);

@@ -10,7 +10,7 @@ use crate::http::fields::Fields;
 use crate::http::h2::frame::MAX_PAYLOAD;
 use crate::http::h2::section;
 use crate::http::head::ResponseHead;
-use crate::multiplex::QUANTUM;
+use crate::multiplex::{FULL, QUANTUM};
 
 fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
