@@ -223,15 +223,8 @@ pub(super) fn put_no_table(out: &mut Vec<u8>) {
     put_integer(out, 0x20, 5, 0);
 }
 
-/// Writes a field. Its name is written in lower case. What a proxy should not keep is marked so (RFC 7541, section 7.1.3).
+/// Writes a field, whose name is in lower case. What a proxy should not keep is marked so (RFC 7541, section 7.1.3).
 pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    if name.iter().fold(false, |found, b| found | b.is_ascii_uppercase()) {
-        return put_lower(out, &name.to_ascii_lowercase(), value);
-    }
-    put_lower(out, name, value);
-}
-
-fn put_lower(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let mut known = 0;
     for index in BY_LENGTH.get(name.len()).into_iter().flatten().copied().take_while(|index| *index != 0) {
         let (static_name, static_value) = STATIC[usize::from(index) - 1];
@@ -356,7 +349,7 @@ mod tests {
     #[test]
     fn what_is_static_is_written_as_a_number() {
         let mut out = Vec::new();
-        for (name, value) in [(":method", "GET"), (":status", "404"), ("Content-Type", "a"), ("x", "y"), ("cookie", "c")] {
+        for (name, value) in [(":method", "GET"), (":status", "404"), ("content-type", "a"), ("x", "y"), ("cookie", "c")] {
             put(&mut out, name.as_bytes(), value.as_bytes());
         }
         assert_eq!(out, octets("82 8d 0f10 0161 00 0178 0179 1f11 0163"));

@@ -69,7 +69,7 @@ impl Section {
         if let [b':', pseudo @ ..] = name {
             return self.take_pseudo(pseudo, value, seen);
         }
-        if name.is_empty() || !name.iter().all(|b| is_token(*b) && !b.is_ascii_uppercase()) {
+        if classes(name) != 0 {
             return Err("a field's name is not one");
         }
         if !is_value(value) {
@@ -204,24 +204,35 @@ impl Seen {
     }
 }
 
-/// The octets of names and methods (RFC 9110, section 5.6.2).
-static TOKEN: [bool; 256] = {
-    let mut is_token = [false; 256];
+/// What an octet is that cannot stand in a name or a method (RFC 9110, section 5.6.2).
+const NO_TOKEN: u8 = 1;
+/// What a letter is that HTTP/2 has small in names (RFC 9113, section 8.2).
+const CAPITAL: u8 = 2;
+
+static CLASS: [u8; 256] = {
+    let mut class = [NO_TOKEN; 256];
     let (mut octet, others) = (0, b"!#$%&'*+-.^_`|~");
     while octet < 256 {
-        is_token[octet] = (octet as u8).is_ascii_alphanumeric();
+        if (octet as u8).is_ascii_alphanumeric() {
+            class[octet] = if (octet as u8).is_ascii_uppercase() { CAPITAL } else { 0 };
+        }
         octet += 1;
     }
     let mut at = 0;
     while at < others.len() {
-        is_token[others[at] as usize] = true;
+        class[others[at] as usize] = 0;
         at += 1;
     }
-    is_token
+    class
 };
 
-fn is_token(octet: u8) -> bool {
-    TOKEN[usize::from(octet)]
+/// Of what classes the octets of a name are: all of them are looked at, whatever is found, which takes a third of the time.
+fn classes(name: &[u8]) -> u8 {
+    name.iter().fold(u8::from(name.is_empty()) * NO_TOKEN, |classes, octet| classes | CLASS[usize::from(*octet)])
+}
+
+fn is_token(name: &[u8]) -> bool {
+    classes(name) & NO_TOKEN == 0
 }
 
 /// All of them, whatever is found: many octets at once.
@@ -257,7 +268,7 @@ fn method(value: &[u8]) -> Result<Bytes, &'static str> {
     const USUAL: [&[u8]; 4] = [b"GET", b"POST", b"PUT", b"HEAD"];
     match USUAL.into_iter().find(|usual| *usual == value) {
         Some(usual) => Ok(Bytes::from_static(usual)),
-        None if value.iter().all(|b| is_token(*b)) => Ok(Bytes::copy_from_slice(value)),
+        None if is_token(value) => Ok(Bytes::copy_from_slice(value)),
         None => Err("the method is not one"),
     }
 }
@@ -282,7 +293,7 @@ pub(super) fn host_of(head: &RequestHead) -> Result<&[u8], Failure> {
     let bad = |why: &'static str| Failure::downstream(Reason::BadRequest).detail(why);
     let host = head.authority.as_deref().or_else(|| head.fields.first(Known::Host));
     let host = host.filter(|host| is_authority(host)).ok_or_else(|| bad("the request names no authority"))?;
-    if head.method.is_empty() || !head.method.iter().all(|b| is_token(*b)) {
+    if !is_token(&head.method) {
         return Err(bad("the method is not one"));
     }
     if has_target(head) && !(is_scheme(scheme_of(head)) && is_target(&head.target)) {
@@ -325,9 +336,14 @@ pub(super) fn put_response(out: &mut Vec<u8>, head: &ResponseHead) {
 pub(super) fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
     for (known, name, value) in fields.iter() {
         let is_of_http1 = matches!(known, Known::TransferEncoding | Known::Connection | Known::Host);
-        let is_field = !name.is_empty() && name.iter().all(|b| is_token(*b));
-        if !is_of_http1 && is_field && is_value(value) {
+        let classes = classes(name);
+        if is_of_http1 || classes & NO_TOKEN != 0 || !is_value(value) {
+            continue;
+        }
+        if classes & CAPITAL == 0 {
             hpack::put(out, name, trimmed(value));
+        } else {
+            hpack::put(out, &name.to_ascii_lowercase(), trimmed(value));
         }
     }
 }
@@ -352,6 +368,19 @@ mod tests {
             Err(Fault::Malformed(why)) => Err(why),
             Err(Fault::TooLarge) => Err("too large"),
         }
+    }
+
+    #[test]
+    fn what_no_field_may_hold_is_not_written_and_names_are_small() {
+        let mut fields = Fields::default();
+        for (name, value) in [("X-A", "1"), ("", "2"), ("x b", "3"), ("x-c", "4\n"), ("Connection", "close"), ("x-d", " 5 ")] {
+            fields.push(name.as_bytes(), value.as_bytes());
+        }
+        let mut out = Vec::new();
+        put_fields(&mut out, &fields);
+        let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
+        let list: Vec<_> = again.fields.iter().map(|(_, n, v)| (n, v)).collect();
+        assert_eq!(list, [(&b"x-a"[..], &b"1"[..]), (b"x-d", b"5")]);
     }
 
     #[test]
