@@ -34,8 +34,6 @@ const SILENT: Duration = Duration::from_secs(1);
 const UNSENT: u32 = 128 * 1024;
 /// The longest that an answer is waited for, whatever a policy says.
 const LONGEST: Duration = Duration::from_secs(3_600);
-/// Streams that begin in one turn, so that no link keeps others from theirs.
-const FRESH: usize = 64;
 
 /// What its streams are asked for and the link alone knows.
 pub struct Facts {
@@ -207,17 +205,17 @@ impl Link {
         let _ends = Ends(self);
         let take = |octets: &[u8]| {
             if octets.is_empty() {
-                return if self.streams() == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.streams() == 0 { Ok(0) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
             self.hear();
             let received = self.session().receive(octets);
             let fresh = self.session().opened();
-            let many = fresh.len() > FRESH;
+            let began = fresh.len();
             for (number, protocol) in fresh {
                 opened(protocol, Pipe::new(Rc::clone(self), number));
             }
             received.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
-            Ok(many)
+            Ok(began)
         };
         let ended = self.mover.drive(stream, take).await;
         // Streams ask for it as soon as they are broken off.

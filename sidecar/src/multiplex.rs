@@ -24,6 +24,8 @@ pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns};
 const LINGER: Duration = Duration::from_secs(5);
 /// Reads in one turn, so that no connection keeps others from theirs.
 const READS: usize = 4;
+/// Streams that begin with one read, so that no connection keeps others from theirs.
+const FRESH: usize = 64;
 /// Pieces that are smaller, in bytes, are put together.
 const SMALL: usize = 4 * 1024;
 
@@ -164,8 +166,8 @@ impl<F: Framing> Mover<F> {
         self.framing.borrow_mut()
     }
 
-    /// Moves bytes until the connection ends, properly or by an error. `take` is given what came, nothing at the end, and says whether others are to have their turn first.
-    pub async fn drive(&self, stream: &Stream, mut take: impl FnMut(&[u8]) -> io::Result<bool>) -> io::Result<()> {
+    /// Moves bytes until the connection ends, properly or by an error. `take` is given what came, nothing at the end, and says how many streams began with it.
+    pub async fn drive(&self, stream: &Stream, mut take: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
         tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(stream, cx, &mut take)) => ended,
@@ -183,7 +185,7 @@ impl<F: Framing> Mover<F> {
         &self,
         stream: &Stream,
         cx: &mut Context<'_>,
-        take: &mut impl FnMut(&[u8]) -> io::Result<bool>,
+        take: &mut impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Poll<io::Result<()>> {
         self.framing().register(cx);
         // What came before nothing could be sent any more is read all the same.
@@ -205,9 +207,9 @@ impl<F: Framing> Mover<F> {
                 // Woken when the socket takes more.
                 return Poll::Pending;
             }
-            let mut many = false;
+            let mut began = 0;
             let read = stream.poll_each(cx, |bytes| {
-                many |= take(bytes)?;
+                began += take(bytes)?;
                 Ok(())
             });
             match read {
@@ -223,13 +225,13 @@ impl<F: Framing> Mover<F> {
                     return Poll::Ready(Err(e));
                 }
                 Poll::Ready(Ok(false)) => {
-                    if self.framing().outgoing().is_empty() {
+                    if sent.is_ready() && self.framing().outgoing().is_empty() {
                         return Poll::Ready(Ok(()));
                     }
                     self.heard_all.set(true);
                     break;
                 }
-                Poll::Ready(Ok(true)) if many => break,
+                Poll::Ready(Ok(true)) if began > FRESH => break,
                 Poll::Ready(Ok(true)) => {}
             }
         }

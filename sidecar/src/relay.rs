@@ -105,6 +105,11 @@ async fn fill(
 ) -> Result<bool, Broken> {
     let of = |side| move |error: io::Error| Broken { side, error };
     loop {
+        // Who has nothing to say does not stand in anybody's way, and nobody's clock runs for it.
+        match poll_fn(|cx| Poll::Ready(from.poll_readable(cx))).await {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(readable) => readable.map_err(of(reads))?,
+        }
         let filled = tokio::time::timeout(stall, poll_fn(|cx| to.poll_fill(from, cx))).await;
         match filled.map_err(io::Error::from).flatten().map_err(of(writes))?.transpose().map_err(of(reads))? {
             None => return Ok(false),

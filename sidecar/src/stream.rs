@@ -373,7 +373,9 @@ impl Stream {
 
     /// Where it is a stream of a link: has what `from` brings put where it goes out from, and copied nowhere. How much came, 0 at its end; none if nothing is there. `from` is no stream of a link.
     pub fn poll_fill(&self, from: &Self, cx: &mut Context<'_>) -> Poll<io::Result<Option<io::Result<usize>>>> {
-        let Socket::Link(pipe) = &*self.socket else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let (Socket::Link(pipe), None, false) = (&*self.socket, &self.tls, from.is_linked()) else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
         let came = ready!(pipe.poll_fill(cx, |cx, space| poll_read_buf(Pin::new(&mut Borrowed(from)), cx, space)))?;
         Poll::Ready(Ok(match came {
             Poll::Pending => None,

@@ -418,9 +418,8 @@ impl Session {
             return Poll::Ready(self.may_write(stream).map(|()| 0));
         }
         let n = all.min(ready!(self.poll_room(stream, cx))?);
-        self.half(stream).credit -= n as u32;
         self.put(stream, bufs, n);
-        self.wake();
+        self.wrote(stream, n);
         Poll::Ready(Ok(n))
     }
 
@@ -439,13 +438,24 @@ impl Session {
         let came = read(cx, &mut out.limit(room));
         let length = out.len() - at - HEADER;
         if length == 0 {
-            out.truncate(at);
+            self.out.truncate(at);
+            // A turn that it had is another's: nothing goes out that would have the turns go on.
+            self.give_turns();
             return Poll::Ready(Ok(came));
         }
         out[at..at + HEADER].copy_from_slice(&Header { kind: Kind::Data, stream, length }.octets());
-        self.half(stream).credit -= length as u32;
-        self.wake();
+        self.wrote(stream, length);
         Poll::Ready(Ok(came))
+    }
+
+    fn wrote(&mut self, stream: u32, n: usize) {
+        let half = self.half(stream);
+        half.credit -= n as u32;
+        if half.taken >= half.window / 4 {
+            // On the way anyway: who asks and answers never writes for the credit's sake.
+            self.give_back(stream);
+        }
+        self.wake();
     }
 
     fn may_write(&mut self, stream: u32) -> io::Result<()> {
@@ -459,7 +469,10 @@ impl Session {
 
     /// How much may be written now: something, as soon as credit and turn allow.
     fn poll_room(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        self.may_write(stream)?;
+        if let Err(e) = self.may_write(stream) {
+            self.give_up_turn(stream);
+            return Poll::Ready(Err(e));
+        }
         let half = self.half(stream);
         if half.credit == 0 {
             note(&mut half.writer, cx);
@@ -472,12 +485,7 @@ impl Session {
             note(&mut half.writer, cx);
             return Poll::Pending;
         };
-        let room = room.min(half.credit as usize);
-        if half.taken >= half.window / 4 {
-            // On the way anyway: who asks and answers never writes for the credit's sake.
-            self.give_back(stream);
-        }
-        Poll::Ready(Ok(room))
+        Poll::Ready(Ok(room.min(half.credit as usize)))
     }
 
     /// Puts the first `n` bytes into frames.
@@ -509,6 +517,7 @@ impl Session {
         }
         if !std::mem::replace(&mut half.finished, true) {
             self.frame(Kind::Fin, stream, &[]);
+            self.give_up_turn(stream);
         }
         Ok(())
     }
@@ -520,6 +529,7 @@ impl Session {
             half.break_off(Cause::Reset);
             half.came.clear();
             self.frame(Kind::Reset, stream, &[Cause::Reset as u8]);
+            self.give_up_turn(stream);
         }
     }
 

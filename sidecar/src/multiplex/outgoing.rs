@@ -26,7 +26,7 @@ impl Room {
     }
 
     fn give(&mut self, mut vector: Vec<u8>) {
-        if self.octets + vector.capacity() <= KEPT {
+        if vector.capacity() > 0 && self.octets + vector.capacity() <= KEPT {
             vector.clear();
             self.octets += vector.capacity();
             self.vectors.push(vector);
@@ -65,12 +65,25 @@ impl Outgoing {
         place >= self.sent && place < self.octets.len()
     }
 
+    /// Takes back what was put behind `place`.
+    pub fn truncate(&mut self, place: usize) {
+        self.octets.truncate(place);
+        if self.waiting() == 0 {
+            self.leave_room();
+        }
+    }
+
+    /// Who has nothing to send keeps no room.
+    fn leave_room(&mut self) {
+        self.sent = 0;
+        ROOM.with_borrow_mut(|room| room.give(take(&mut self.octets)));
+    }
+
     /// So much has gone; true if that moved what is left.
     pub fn sent(&mut self, n: usize) -> bool {
         self.sent += n;
         if self.waiting() == 0 {
-            self.sent = 0;
-            ROOM.with_borrow_mut(|room| room.give(take(&mut self.octets)));
+            self.leave_room();
             return true;
         }
         // As much is moved as has gone, at the most: whoever takes little at a time does not have us keep it all.
@@ -98,6 +111,10 @@ mod tests {
         assert_eq!((one.octets.capacity(), one.waiting()), (0, 0), "who has nothing to send keeps nothing");
         other.octets().extend_from_slice(&[2; 10]);
         assert_eq!((other.octets.capacity(), other.rest()), (room, &[2; 10][..]));
+        other.truncate(4);
+        assert_eq!(other.rest(), [2; 4]);
+        other.truncate(0);
+        assert_eq!(other.octets.capacity(), 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const PASSES: u32 = 2;
 pub struct Turns {
     /// Those that wait for room, or for credit of the connection.
     queue: VecDeque<u32>,
-    /// Those that have a turn and have not used it, and since when: fewer than [`FULL`] has quanta.
+    /// Those that have a turn and have not used it, and since when: as many as [`FULL`] has quanta, at the most.
     granted: Vec<(u32, u32)>,
     /// How often the driver has looked.
     pass: u32,

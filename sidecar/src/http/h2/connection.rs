@@ -107,10 +107,11 @@ impl Connection {
         let take = |octets: &[u8]| {
             if octets.is_empty() {
                 let is_idle = self.session().is_idle();
-                return if is_idle { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if is_idle { Ok(0) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
             let received = self.session().receive(octets);
             let fresh = self.session().fresh();
+            let began = fresh.len();
             for (number, head) in fresh {
                 opened(head.map(|head| (head, Handle::new(self, number))));
             }
@@ -118,7 +119,7 @@ impl Connection {
                 self.session().accuse(violation);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
             }
-            Ok(false)
+            Ok(began)
         };
         self.mover.drive(stream, take).await
     }

@@ -226,6 +226,28 @@ fn those_who_wait_for_room_take_turns() {
 }
 
 #[test]
+fn a_turn_for_which_nothing_is_there_is_anothers() {
+    let mut pair = Pair::new();
+    let streams: Vec<u32> = (0..22).map(|_| pair.open()).collect();
+    let woken: Vec<Arc<Count>> = streams.iter().map(|_| Arc::default()).collect();
+    let much = vec![7; WINDOW as usize];
+    for (stream, count) in streams.iter().zip(&woken) {
+        let waker = Arc::clone(count).into();
+        let _ = pair.caller.poll_write(*stream, &Context::from_waker(&waker), &[IoSlice::new(&much)]);
+    }
+    // All goes. Whoever is woken from here on has nothing to say.
+    let waiting = pair.caller.outgoing().len();
+    pair.caller.sent(waiting);
+    let mut asked = vec![false; streams.len()];
+    while let Some(at) = (2..streams.len()).find(|at| !asked[*at] && woken[*at].0.load(Relaxed) > 0) {
+        asked[at] = true;
+        assert!(matches!(pair.caller.poll_fill(streams[at], &mut cx(), |_, _| Poll::Pending), Poll::Ready(Ok(Poll::Pending))));
+    }
+    assert!(asked[2..].iter().all(|asked| *asked), "{asked:?}");
+    assert!(pair.caller.turns.is_empty() && pair.caller.outgoing().is_empty());
+}
+
+#[test]
 fn the_first_to_run_leaves_the_others_their_turn() {
     let mut pair = Pair::new();
     let streams: [u32; 5] = std::array::from_fn(|_| pair.open());
