@@ -32,6 +32,9 @@ impl Turns {
 
     /// How many bytes a stream may put in now, where `waiting` are to go out and the peer takes `credit` more on the connection. None: it waits until [`Self::give`] names it.
     pub fn ask(&mut self, stream: u32, waiting: usize, credit: usize) -> Option<usize> {
+        if self.is_empty() && waiting < FULL && credit > 0 {
+            return Some((FULL - waiting).max(QUANTUM).min(credit));
+        }
         let turn = self.granted.iter().position(|(granted, _)| *granted == stream);
         let place = self.queue.iter().position(|queued| *queued == stream);
         let others_wait = self.queue.len() + self.granted.len() > usize::from(turn.is_some() || place.is_some());
@@ -69,6 +72,9 @@ impl Turns {
 
     /// Gives a turn to who waits longest, where there is room and credit for one more; its writer is to be woken.
     pub fn give(&mut self, waiting: usize, credit: usize) -> Option<u32> {
+        if self.is_empty() {
+            return None;
+        }
         if waiting == 0 {
             // Nothing holds up who has had a turn for long and has not used it: that one waits for something else, and nobody waits for it.
             self.granted.retain(|(_, since)| self.pass.wrapping_sub(*since) < PASSES);
