@@ -268,13 +268,12 @@ impl Stream {
                     // TLS learns of the end, and says whether it was proper.
                     tls.connection.read_tls(&mut io::empty())?;
                 }
-                tls.pass_on(read.filled(), &mut take)?;
+                is_end = tls.pass_on(read.filled(), &mut take)?;
             } else {
-                tls.pass_on(&backlog, &mut take)?;
+                is_end = tls.pass_on(&backlog, &mut take)?;
             }
             // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
             let _ = self.send_ciphertext(&mut tls.connection, cx);
-            is_end = !some.get() && hand_out(&mut tls.connection, &mut take)?;
         }
         Poll::Ready(Ok(true))
     }

@@ -34,14 +34,15 @@ impl Tls {
         }
     }
 
-    /// Takes ciphertext in, and has `take` look at all that was in it.
-    pub(super) fn pass_on(&mut self, ciphertext: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    /// Takes ciphertext in, and has `take` look at all that was in it; true where the peer has ended its half.
+    pub(super) fn pass_on(&mut self, ciphertext: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
         let mut rest = ciphertext;
         loop {
             digest(&mut self.connection, &mut rest)?;
             // Nothing counts that comes after the end.
-            if hand_out(&mut self.connection, &mut take)? || rest.is_empty() {
-                return Ok(());
+            let is_end = hand_out(&mut self.connection, &mut take)?;
+            if is_end || rest.is_empty() {
+                return Ok(is_end);
             }
         }
     }
