@@ -18,7 +18,7 @@ mod outgoing;
 mod turns;
 
 pub use outgoing::Outgoing;
-pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns};
+pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns, Written};
 
 /// How long the other end may take to end its half of the connection after ours.
 const LINGER: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use std::io;
 use std::task::Waker;
 
 use super::frame::Cause;
-use crate::multiplex::{Pieces, wake};
+use crate::multiplex::{Pieces, Written, wake};
 
 /// What may be sent on a stream that has just begun, in bytes.
 pub(super) const WINDOW: u32 = 64 * 1024;
@@ -43,6 +43,12 @@ pub(super) struct Half {
     pub(super) writer: Option<Waker>,
 }
 
+impl Written for Half {
+    fn writer(&mut self) -> &mut Option<Waker> {
+        &mut self.writer
+    }
+}
+
 impl Half {
     pub(super) fn new() -> Self {
         Self { allowed: WINDOW, window: WINDOW, credit: WINDOW, ..Self::default() }
@@ -65,6 +71,14 @@ impl Half {
             Cause::Reset => io::ErrorKind::ConnectionReset.into(),
             Cause::Refused => io::Error::new(io::ErrorKind::ConnectionReset, Refused::Unseen),
             Cause::Shed => io::Error::new(io::ErrorKind::ConnectionReset, Refused::Shed),
+        }
+    }
+
+    pub(super) fn may_write(&self) -> io::Result<()> {
+        match self.broken {
+            Some(cause) => Err(Self::error(cause)),
+            None if self.finished || self.stopped => Err(io::ErrorKind::BrokenPipe.into()),
+            None => Ok(()),
         }
     }
 

@@ -29,6 +29,8 @@ const MAX_SERVED: usize = 2 * MAX_OPEN;
 /// The last number of a stream. Then the link is full.
 const LAST: u32 = u32::MAX - 1;
 
+const HAS_PIPE: &str = "a stream is there for as long as its pipe";
+
 /// Which of the two ends it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -182,12 +184,7 @@ impl Session {
 
     /// Has those write who wait longest, as many as there is room for.
     fn give_turns(&mut self) {
-        while let Some(next) = self.turns.give(self.out.waiting(), usize::MAX) {
-            if let Some(half) = self.streams.get_mut(&next) {
-                wake(&mut half.writer);
-            }
-        }
-        if self.turns.is_owed(self.out.waiting()) {
+        if self.turns.hand_out(&mut self.streams, self.out.waiting(), usize::MAX) {
             self.wake();
         }
     }
@@ -329,7 +326,7 @@ impl Session {
     // What a pipe asks.
 
     fn half(&mut self, stream: u32) -> &mut Half {
-        self.streams.get_mut(&stream).expect("a stream is there for as long as its pipe")
+        self.streams.get_mut(&stream).expect(HAS_PIPE)
     }
 
     /// Ready as soon as a read would give bytes, the end, or an error.
@@ -415,7 +412,7 @@ impl Session {
     pub fn poll_write(&mut self, stream: u32, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         if all == 0 {
-            return Poll::Ready(self.may_write(stream).map(|()| 0));
+            return Poll::Ready(self.half(stream).may_write().map(|()| 0));
         }
         let n = all.min(ready!(self.poll_room(stream, cx))?);
         self.put(stream, bufs, n);
@@ -458,34 +455,25 @@ impl Session {
         self.wake();
     }
 
-    fn may_write(&mut self, stream: u32) -> io::Result<()> {
-        let half = self.half(stream);
-        match half.broken {
-            Some(cause) => Err(Half::error(cause)),
-            None if half.finished || half.stopped => Err(io::ErrorKind::BrokenPipe.into()),
-            None => Ok(()),
-        }
-    }
-
     /// How much may be written now: something, as soon as credit and turn allow.
     fn poll_room(&mut self, stream: u32, cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        if let Err(e) = self.may_write(stream) {
+        let half = self.streams.get_mut(&stream).expect(HAS_PIPE);
+        if let Err(e) = half.may_write() {
             self.give_up_turn(stream);
             return Poll::Ready(Err(e));
         }
-        let half = self.half(stream);
         if half.credit == 0 {
             note(&mut half.writer, cx);
             self.give_up_turn(stream);
             return Poll::Pending;
         }
-        let room = self.turns.ask(stream, self.out.waiting(), usize::MAX);
-        let half = self.half(stream);
-        let Some(room) = room else {
-            note(&mut half.writer, cx);
-            return Poll::Pending;
-        };
-        Poll::Ready(Ok(room.min(half.credit as usize)))
+        match self.turns.ask(stream, self.out.waiting(), usize::MAX) {
+            Some(room) => Poll::Ready(Ok(room.min(half.credit as usize))),
+            None => {
+                note(&mut half.writer, cx);
+                Poll::Pending
+            }
+        }
     }
 
     /// Puts the first `n` bytes into frames.
@@ -556,8 +544,7 @@ impl Session {
 impl Framing for Session {
     fn register(&mut self, cx: &Context<'_>) {
         note(&mut self.driver, cx);
-        self.turns.pass();
-        if self.turns.is_owed(self.out.waiting()) {
+        if self.turns.pass(self.out.waiting()) {
             self.give_turns();
         }
     }

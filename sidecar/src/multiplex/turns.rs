@@ -1,6 +1,9 @@
 //! Whose turn it is to write, where more is to go out than the connection takes: each that waits puts a [`QUANTUM`] in before the next.
 
 use std::collections::VecDeque;
+use std::task::Waker;
+
+use super::{Streams, wake};
 
 /// Bytes that wait to go out, beyond which writers wait for their turn.
 pub const FULL: usize = 128 * 1024;
@@ -12,6 +15,12 @@ pub const QUANTUM: usize = 16 * 1024;
 pub const CHOKED: usize = FULL + 256 * 1024;
 /// A turn that was not used when the driver has looked so often is void: whoever has it was woken before.
 const PASSES: u32 = 2;
+
+/// What streams are kept as.
+pub trait Written {
+    /// Whoever writes it, while that one waits.
+    fn writer(&mut self) -> &mut Option<Waker>;
+}
 
 /// The streams of a connection that want to write and may not yet.
 #[derive(Default)]
@@ -70,8 +79,20 @@ impl Turns {
         false
     }
 
+    /// Has those write who wait longest, as many as there is room and credit for. True where the driver is to look again though nothing is to go out:
+    /// somebody may not use a turn.
+    #[must_use]
+    pub fn hand_out(&mut self, streams: &mut Streams<impl Written>, waiting: usize, credit: usize) -> bool {
+        while let Some(next) = self.give(waiting, credit) {
+            if let Some(stream) = streams.get_mut(&next) {
+                wake(stream.writer());
+            }
+        }
+        self.is_owed(waiting)
+    }
+
     /// Gives a turn to who waits longest, where there is room and credit for one more; its writer is to be woken.
-    pub fn give(&mut self, waiting: usize, credit: usize) -> Option<u32> {
+    fn give(&mut self, waiting: usize, credit: usize) -> Option<u32> {
         if self.is_empty() {
             return None;
         }
@@ -88,13 +109,14 @@ impl Turns {
         Some(next)
     }
 
-    /// The driver looks.
-    pub fn pass(&mut self) {
+    /// The driver looks. True where turns are to be handed out for that reason alone.
+    #[must_use]
+    pub fn pass(&mut self, waiting: usize) -> bool {
         self.pass = self.pass.wrapping_add(1);
+        self.is_owed(waiting)
     }
 
-    /// Whether the driver is to look again though nothing is to go out: somebody may not use a turn.
-    pub fn is_owed(&self, waiting: usize) -> bool {
+    fn is_owed(&self, waiting: usize) -> bool {
         waiting == 0 && !self.granted.is_empty()
     }
 }
@@ -148,7 +170,7 @@ mod tests {
         assert!(all.iter().all(|stream| turns.ask(*stream, FULL, MUCH).is_none()));
         let mut given = Vec::new();
         for _ in 0..20 {
-            turns.pass();
+            let _ = turns.pass(0);
             given.extend(std::iter::from_fn(|| turns.give(0, MUCH)));
         }
         assert_eq!(given, all);

@@ -396,12 +396,8 @@ impl Session {
 
     /// Has those write who wait longest, as many as there is room and credit for.
     fn give_turns(&mut self) {
-        while let Some(next) = self.turns.give(self.out.waiting(), self.credit.max(0) as usize) {
-            if let Some(state) = self.streams.get_mut(&next) {
-                wake(&mut state.writer);
-            }
-        }
-        if self.turns.is_owed(self.out.waiting()) {
+        let credit = self.credit.max(0) as usize;
+        if self.turns.hand_out(&mut self.streams, self.out.waiting(), credit) {
             self.rouse();
         }
     }
@@ -417,8 +413,7 @@ impl Session {
 impl Framing for Session {
     fn register(&mut self, cx: &Context<'_>) {
         note(&mut self.driver, cx);
-        self.turns.pass();
-        if self.turns.is_owed(self.out.waiting()) {
+        if self.turns.pass(self.out.waiting()) {
             self.give_turns();
         }
     }

@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::frame::{Code, Violation};
 use crate::http::fields::Fields;
 use crate::http::head::ResponseHead;
-use crate::multiplex::{Pieces, wake};
+use crate::multiplex::{Pieces, Written, wake};
 
 /// Why nothing more comes on a stream, and nothing more goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -54,6 +54,12 @@ pub(super) struct State {
     pub(super) writer: Option<Waker>,
     /// Whoever wants to know when it breaks.
     pub(super) watcher: Option<Waker>,
+}
+
+impl Written for State {
+    fn writer(&mut self) -> &mut Option<Waker> {
+        &mut self.writer
+    }
 }
 
 impl State {
