@@ -1,7 +1,8 @@
 //! Header fields: order, case and duplicates kept, as ranges into one buffer.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
-use smallvec::SmallVec;
 use weft_core::traffic::apply::HeaderEdit;
 
 /// The fields that the forwarder itself looks at.
@@ -81,18 +82,76 @@ struct Field {
 /// Room for what weft usually adds, in bytes: allocated once.
 const OWN: usize = 160;
 
-/// A field section.
+/// A field section. It is small: heads pass through many hands.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     wire: Bytes,
-    own: Vec<u8>,
-    list: SmallVec<[Field; 16]>,
+    room: Room,
+}
+
+/// What a field section has of its own.
+#[derive(Clone, Debug, Default)]
+struct Own {
+    octets: Vec<u8>,
+    list: Vec<Field>,
+}
+
+/// Where that lies, which the next section uses again; nowhere while there is no field.
+#[derive(Clone, Debug, Default)]
+struct Room(Option<Box<Own>>);
+
+/// Rooms that a worker keeps for the next sections.
+const KEPT: usize = 64;
+/// As long as they have no room for more octets and fields than these.
+const MOST_KEPT: (usize, usize) = (4 * 1024, 64);
+/// Fields that there is room for at first.
+const FEW: usize = 16;
+
+thread_local! {
+    /// The rooms that nobody uses just now, empty.
+    #[expect(clippy::vec_box, reason = "each moves between here and its section as a pointer")]
+    static ROOMS: RefCell<Vec<Box<Own>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Room {
+    fn own(&mut self) -> &mut Own {
+        self.0.get_or_insert_with(|| {
+            let kept = ROOMS.with_borrow_mut(Vec::pop);
+            kept.unwrap_or_else(|| Box::new(Own { octets: Vec::with_capacity(OWN), list: Vec::with_capacity(FEW) }))
+        })
+    }
+
+    fn octets(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |own| &own.octets)
+    }
+
+    fn list(&self) -> &[Field] {
+        self.0.as_ref().map_or(&[], |own| &own.list)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let Some(mut own) = self.0.take() else { return };
+        if own.octets.capacity() > MOST_KEPT.0 || own.list.capacity() > MOST_KEPT.1 {
+            return;
+        }
+        own.octets.clear();
+        own.list.clear();
+        // A thread that ends keeps none.
+        let _ = ROOMS.try_with(|rooms| {
+            let mut rooms = rooms.borrow_mut();
+            if rooms.len() < KEPT {
+                rooms.push(own);
+            }
+        });
+    }
 }
 
 impl Fields {
     /// An empty section over a buffer that [`Self::push_wire`] refers to.
     pub fn over(wire: Bytes) -> Self {
-        Self { wire, own: Vec::new(), list: SmallVec::new() }
+        Self { wire, room: Room::default() }
     }
 
     /// Adds a field that stands in the buffer.
@@ -106,12 +165,14 @@ impl Fields {
             Span { start: start as u32, len: part.len() as u32 }
         };
         let (n, v) = (span(name), span(value));
-        self.list.push(Field { name: n, value: v, known: Known::of(name), own: false });
+        self.room.own().list.push(Field { name: n, value: v, known: Known::of(name), own: false });
     }
 
     /// An empty section with room for fields of so many octets.
     pub fn with_room(octets: usize) -> Self {
-        Self { own: Vec::with_capacity(octets + OWN), ..Self::default() }
+        let mut fields = Self::default();
+        fields.room.own().octets.reserve(octets + OWN);
+        fields
     }
 
     /// Adds a field.
@@ -121,31 +182,29 @@ impl Fields {
 
     /// Adds a field that is known already.
     pub fn push_as(&mut self, known: Known, name: &[u8], value: &[u8]) {
-        if self.own.capacity() == 0 {
-            self.own.reserve(OWN);
-        }
+        let Own { octets, list } = self.room.own();
         let mut span = |part: &[u8]| {
-            let start = self.own.len() as u32;
-            self.own.extend_from_slice(part);
+            let start = octets.len() as u32;
+            octets.extend_from_slice(part);
             Span { start, len: part.len() as u32 }
         };
         let (n, v) = (span(name), span(value));
-        self.list.push(Field { name: n, value: v, known, own: true });
+        list.push(Field { name: n, value: v, known, own: true });
     }
 
     fn text(&self, own: bool, span: Span) -> &[u8] {
-        let from: &[u8] = if own { &self.own } else { &self.wire };
+        let from: &[u8] = if own { self.room.octets() } else { &self.wire };
         &from[span.start as usize..(span.start + span.len) as usize]
     }
 
     /// Every field, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
-        self.list.iter().map(|f| (f.known, self.text(f.own, f.name), self.text(f.own, f.value)))
+        self.room.list().iter().map(|f| (f.known, self.text(f.own, f.name), self.text(f.own, f.value)))
     }
 
     /// The values of a known field, in order.
     pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.list.iter().filter(move |f| f.known == known).map(|f| self.text(f.own, f.value))
+        self.room.list().iter().filter(move |f| f.known == known).map(|f| self.text(f.own, f.value))
     }
 
     /// The first value of a known field.
@@ -155,9 +214,9 @@ impl Fields {
 
     /// Keeps the fields for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(Known, &[u8], &[u8]) -> bool) {
-        let (wire, own) = (&self.wire, &self.own);
-        self.list.retain(|f| {
-            let from: &[u8] = if f.own { own } else { wire };
+        let Some(Own { octets, list }) = self.room.0.as_deref_mut() else { return };
+        list.retain(|f| {
+            let from: &[u8] = if f.own { octets } else { &self.wire };
             let text = |s: Span| &from[s.start as usize..(s.start + s.len) as usize];
             keep(f.known, text(f.name), text(f.value))
         });
@@ -167,7 +226,7 @@ impl Fields {
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let is_named =
             move |f: &&Field| f.name.len as usize == name.len() && self.text(f.own, f.name).eq_ignore_ascii_case(name.as_bytes());
-        self.list.iter().filter(is_named).map(|f| self.text(f.own, f.value))
+        self.room.list().iter().filter(is_named).map(|f| self.text(f.own, f.value))
     }
 
     /// Takes every field of a name out.
@@ -177,15 +236,17 @@ impl Fields {
 
     /// Takes every field of a kind out.
     pub fn remove(&mut self, known: Known) {
-        self.list.retain(|f| f.known != known);
+        if let Some(own) = &mut self.room.0 {
+            own.list.retain(|f| f.known != known);
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.room.list().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.room.list().is_empty()
     }
 }
 
@@ -251,6 +312,31 @@ mod tests {
             all,
             [(b"X-A".to_vec(), b"1".to_vec()), (b"Own".to_vec(), b"value".to_vec()), (b"x-a".to_vec(), b"2".to_vec())]
         );
+    }
+
+    #[test]
+    fn what_a_section_lay_in_is_used_again_and_empty() {
+        // A thread of its own: whatever else ran on this one has left rooms behind.
+        let kept = || ROOMS.with_borrow(Vec::len);
+        let thread = std::thread::spawn(move || {
+            let mut fields = Fields::default();
+            assert!(fields.is_empty() && fields.first(Known::Host).is_none());
+            fields.push(b"host", b"a");
+            let copy = fields.clone();
+            drop(fields);
+            assert_eq!((kept(), copy.first(Known::Host)), (1, Some(&b"a"[..])));
+            let mut fields = Fields::with_room(100);
+            assert_eq!((kept(), fields.len()), (0, 0));
+            fields.push(b"via", b"b");
+            assert_eq!(fields.iter().collect::<Vec<_>>(), [(Known::Other, &b"via"[..], &b"b"[..])]);
+            fields.push(b"x-long", &[b'x'; 2 * MOST_KEPT.0]);
+            drop((fields, copy));
+            assert_eq!(kept(), 1, "what is large is given back");
+            let mut many: Vec<Fields> = (0..2 * KEPT).map(|_| Fields::with_room(0)).collect();
+            many.clear();
+            assert_eq!(kept(), KEPT);
+        });
+        thread.join().expect("it holds");
     }
 
     #[test]

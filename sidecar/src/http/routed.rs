@@ -67,7 +67,6 @@ impl RequestFacts for RequestHead {
 }
 
 /// What a rule makes of a request, or how it ends here.
-#[expect(clippy::large_enum_variant, reason = "made and taken apart in one place")]
 enum Ruled {
     Goes {
         to: Route,
