@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -424,7 +425,7 @@ pub async fn while_allowed<T>(
     worker: &Worker,
     guarded: (&Guard, u64),
     ends: [&Stream; 2],
-    waiting: impl Future<Output = T>,
+    waiting: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
     tokio::select! {
         biased;

@@ -1,6 +1,7 @@
 //! What other pods dial: accept → identify → authorize → detect → the pod's own application.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,11 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
     let races =
         !policy.protocol_of(port).is_http() && Guard::new(port, Caller::Plaintext, stream.peer().ip()).lets_bytes(&worker);
     let quiet = if races { QUIET } else { hearing.patience };
-    match Box::pin(serve::unless_closing(&worker, first_bytes(&stream, Some(quiet), hearing))).await {
+    let first = {
+        let mut first = Box::pin(first_bytes(&stream, Some(quiet), hearing));
+        serve::unless_closing(&worker, first.as_mut()).await
+    };
+    match first {
         Some(Ok(first)) => Box::pin(classified(&worker, stream, first, destination)).await,
         Some(Err(NoBytes::Silent)) => Box::pin(silent(&worker, stream, destination)).await,
         Some(Err(NoBytes::Gone)) | None => {}
@@ -105,8 +110,11 @@ async fn mesh_peer(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr)
     let began = Instant::now();
     let told =
         |error: &'static str, tls| worker.metrics.handshake(HandshakeKey { is_client: false, tls, error }, began.elapsed());
-    let handshake = tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone())));
-    let stream = match serve::unless_closing(worker, handshake).await {
+    let handshake = {
+        let handshake = pin!(tokio::time::timeout(patience, Box::pin(stream.accept_tls(identity.server.clone()))));
+        serve::unless_closing(worker, handshake).await
+    };
+    let stream = match handshake {
         None => return,
         Some(Ok(Ok(stream))) => stream,
         Some(Ok(Err(e))) => {
@@ -312,9 +320,13 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, gu
     };
     // On an undeclared port, what an application could read as HTTP must come as HTTP: only then is its `weft-client-id` ours.
     if policy.protocol_of(port) == AppProtocol::Detect {
-        let race = serve::unless_closing(worker, detect::race(stream, &upstream, hearing(worker, AppProtocol::Detect)));
-        // It may be silent for long, and the policy change meanwhile.
-        match while_allowed(worker, (guard, generation), [stream, &upstream], race).await.flatten() {
+        let spoke = {
+            let mut race = Box::pin(detect::race(stream, &upstream, hearing(worker, AppProtocol::Detect)));
+            let race = pin!(serve::unless_closing(worker, race.as_mut()));
+            // It may be silent for long, and the policy change meanwhile.
+            while_allowed(worker, (guard, generation), [stream, &upstream], race).await.flatten()
+        };
+        match spoke {
             Some(Spoke::Server { .. } | Spoke::UpstreamFailed) => {}
             Some(Spoke::Client(Err(_))) | None => return,
             Some(Spoke::Client(Ok(first))) if matches!(first.what, Detection::Http1 | Detection::Http2 | Detection::More) => {
@@ -350,8 +362,12 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
-    let race = serve::unless_closing(worker, detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port))));
-    match while_allowed(worker, (&guard, generation), [&stream, &upstream], race).await.flatten() {
+    let spoke = {
+        let mut race = Box::pin(detect::race(&stream, &upstream, hearing(worker, policy.protocol_of(port))));
+        let race = pin!(serve::unless_closing(worker, race.as_mut()));
+        while_allowed(worker, (&guard, generation), [&stream, &upstream], race).await.flatten()
+    };
+    match spoke {
         Some(Spoke::Server { greeted }) => {
             worker.metrics.detected(Direction::Inbound, if greeted { Heard::ServerFirst } else { Heard::Silent });
         }

@@ -1,6 +1,7 @@
 //! What the pod's own programs dial: accept → look up → detect → route.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,14 +43,14 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
                 tracing::info!(to = %destination, "refused: {failure}");
             }
             let route = Route::Refuse { failure, name: destination.to_string().into() };
-            return answer_refusal(&worker, stream, destination, route).await;
+            return Box::pin(answer_refusal(&worker, stream, destination, route)).await;
         }
     };
     let protocol = target.protocol(port);
     let hearing = Hearing { patience: worker.shared.config.timeouts.handshake, opaque: false };
     let Some(route) = Route::to(target, port, &worker.shared.config.net) else {
         return match worker.mesh().egress() {
-            None => pass_through(&worker, &stream, destination).await,
+            None => Box::pin(pass_through(&worker, &stream, destination)).await,
             Some(table) => Box::pin(egress::serve(&worker, stream, destination, &table)).await,
         };
     };
@@ -70,10 +71,12 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
             }
             Err(_) => {}
         },
-        AppProtocol::Detect if worker.server_first.borrow().knows(destination) => race(&worker, stream, route, destination).await,
+        AppProtocol::Detect if worker.server_first.borrow().knows(destination) => {
+            Box::pin(race(&worker, stream, route, destination)).await;
+        }
         AppProtocol::Detect => match first_bytes(&stream, Some(QUIET), hearing).await {
-            Ok(first) => Box::pin(detected(&worker, stream, first, route, destination)).await,
-            Err(NoBytes::Silent) => race(&worker, stream, route, destination).await,
+            Ok(first) => detected(&worker, stream, first, route, destination).await,
+            Err(NoBytes::Silent) => Box::pin(race(&worker, stream, route, destination)).await,
             Err(NoBytes::Gone) => {}
         },
     }
@@ -83,32 +86,37 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket) {
 async fn first_request(worker: &Worker, stream: &Stream) -> Result<FirstBytes, NoBytes> {
     let timeouts = &worker.shared.config.timeouts;
     let hearing = Hearing { patience: timeouts.handshake, opaque: false };
-    let first = first_bytes(stream, Some(timeouts.idle), hearing);
+    let first = pin!(first_bytes(stream, Some(timeouts.idle), hearing));
     serve::unless_closing(worker, first).await.unwrap_or(Err(NoBytes::Gone))
 }
 
-async fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
+/// What serves a connection from here on, and keeps nothing of what it took to know what that is.
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) -> Serving {
     worker.metrics.detected(Direction::Outbound, (&first.what).into());
-    match first.what {
-        Detection::Http1 | Detection::Http2 => http(worker, stream, first, route, destination).await,
-        Detection::Tls(hello) => {
-            stream.unread(first.bytes.freeze());
-            bytes(worker, &stream, &route, destination, Opening::Tls(hello.server_name.as_deref())).await;
-        }
-        Detection::Opaque | Detection::More => {
-            stream.unread(first.bytes.freeze());
-            bytes(worker, &stream, &route, destination, Opening::Bytes).await;
-        }
+    if matches!(first.what, Detection::Http1 | Detection::Http2) {
+        return http(worker, stream, first, route, destination);
     }
+    stream.unread(first.bytes.freeze());
+    let (worker, what) = (Rc::clone(worker), first.what);
+    Box::pin(async move {
+        let opening = match &what {
+            Detection::Tls(hello) => Opening::Tls(hello.server_name.as_deref()),
+            _ => Opening::Bytes,
+        };
+        bytes(&worker, &stream, &route, destination, opening).await;
+    })
 }
 
-pub async fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) {
+pub fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route, destination: SocketAddr) -> Serving {
     let caller = HttpCaller::outbound(stream.peer().ip());
     let http = Rc::new(Http { route, caller, dialled: Some(destination) });
     stream.unread(first.bytes.freeze());
+    let (worker, stream) = (Rc::clone(worker), Rc::new(stream));
     match first.what {
-        Detection::Http2 => Box::pin(serve::http2(worker, Rc::new(stream), http)).await,
-        _ => Box::pin(serve::http1(worker, Rc::new(stream), &http, MeshProtocol::Http1)).await,
+        Detection::Http2 => Box::pin(async move { serve::http2(&worker, stream, http).await }),
+        _ => Box::pin(async move { serve::http1(&worker, stream, &http, MeshProtocol::Http1).await }),
     }
 }
 
@@ -165,7 +173,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
         if again {
             // The one that is open may be the wrong one.
             drop((upstream, lease));
-            return Box::pin(detected(worker, stream, first, route, destination)).await;
+            return detected(worker, stream, first, route, destination).await;
         }
         stream.unread(first.bytes.freeze());
     }

@@ -1,11 +1,10 @@
 //! Bytes both ways: half-close kept, truncation kept a truncation, bounded memory whatever the peers do.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use tokio::io::ReadBuf;
 use weft_core::failure::{Failure, Reason, Side};
 
@@ -90,9 +89,9 @@ async fn pass_on(
         if chunks.is_empty() {
             return Ok(from.is_finished());
         }
-        let mut slices: SmallVec<[IoSlice<'_>; 8]> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-        to.write_all_vectored(&mut slices, stall).await.map_err(of(writes))?;
-        count(chunks.iter().map(|chunk| chunk.len() as u64).sum());
+        let octets = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        to.write_chunks(&mut chunks, stall).await.map_err(of(writes))?;
+        count(octets);
     }
 }
 
@@ -124,41 +123,47 @@ async fn end(to: &Stream, stall: Duration) -> io::Result<()> {
     tokio::time::timeout(stall, to.shutdown()).await?
 }
 
-async fn copy(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "what an async fn is given lies in its future twice, and each connection has two of these"
+)]
+fn copy(
     (from, reads): (&Stream, Side),
     (to, writes): (&Stream, Side),
     buffers: &Buffers,
     stall: Duration,
     count: &impl Fn(u64),
-) -> Result<(), Broken> {
-    let of = |side| move |error: io::Error| Broken { side, error };
-    loop {
-        // No buffer is held while there is nothing to read.
-        from.readable().await.map_err(of(reads))?;
-        if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
-            return end(to, stall).await.map_err(of(writes));
-        }
-        if to.is_linked() && !from.is_linked() {
-            if fill((from, reads), (to, writes), stall, count).await? {
+) -> impl Future<Output = Result<(), Broken>> {
+    async move {
+        let of = |side| move |error: io::Error| Broken { side, error };
+        loop {
+            // No buffer is held while there is nothing to read.
+            from.readable().await.map_err(of(reads))?;
+            if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
                 return end(to, stall).await.map_err(of(writes));
             }
-            continue;
-        }
-        let mut buffer = buffers.take();
-        loop {
-            let read = poll_fn(|cx| {
-                let mut read = ReadBuf::new(&mut buffer);
-                Poll::Ready(match from.poll_read(cx, &mut read) {
-                    Poll::Pending => None,
-                    Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
-                })
-            });
-            match read.await.transpose().map_err(of(reads))? {
-                None => break,
-                Some(0) => return end(to, stall).await.map_err(of(writes)),
-                Some(n) => {
-                    to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
-                    count(n as u64);
+            if to.is_linked() && !from.is_linked() {
+                if fill((from, reads), (to, writes), stall, count).await? {
+                    return end(to, stall).await.map_err(of(writes));
+                }
+                continue;
+            }
+            let mut buffer = buffers.take();
+            loop {
+                let read = poll_fn(|cx| {
+                    let mut read = ReadBuf::new(&mut buffer);
+                    Poll::Ready(match from.poll_read(cx, &mut read) {
+                        Poll::Pending => None,
+                        Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
+                    })
+                });
+                match read.await.transpose().map_err(of(reads))? {
+                    None => break,
+                    Some(0) => return end(to, stall).await.map_err(of(writes)),
+                    Some(n) => {
+                        to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
+                        count(n as u64);
+                    }
                 }
             }
         }

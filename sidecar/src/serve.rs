@@ -1,6 +1,8 @@
 //! Connections whose bytes are known: HTTP/1, HTTP/2, or opaque.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::egress;
 use crate::http::body::Body;
 use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
-use crate::http::h1::{self, Writer, request_framing};
+use crate::http::h1::{self, Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, carried, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
@@ -63,45 +65,30 @@ impl Http {
 
 /// Serves HTTP/1 until the client or a drain ends it; or HTTP/2 as it is carried in that form.
 pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version: MeshProtocol) {
-    let timeouts = worker.shared.config.timeouts;
-    let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, version, timeouts.write);
+    let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, version, worker.shared.config.timeouts.write);
     let mut fresh = true;
-    // Whether it ends for want of a request: the caller may be saying one just now.
-    let unasked = loop {
-        let next = {
-            let request = reader.request(timeouts.idle, timeouts.header);
-            tokio::select! {
-                biased;
-                request = request => Some(request),
-                () = end_of_waiting(&worker.shared.closing, fresh) => None,
+    let ended = loop {
+        // What stands in a pattern, or is lent out, lies in the connection's future as long as it lasts: nothing that is large does across a wait.
+        let (head, framing) = match next_request(worker, &mut reader, fresh).await.and_then(|next| match next {
+            Next::Request(mut head) => {
+                let framing = if version == MeshProtocol::Http2 { carried::unpack(&mut head) } else { request_framing(&head) };
+                framing.map(|framing| Ok((head, framing)))
             }
+            Next::None => Ok(Err(End::Asked(stream.is_finished()))),
+            Next::Closing => Ok(Err(End::Asked(false))),
+        }) {
+            Ok(Ok(next)) => next,
+            Ok(Err(end)) => break end,
+            Err(failure) => break End::Malformed(failure),
         };
         fresh = false;
-        // A request that has begun to arrive is served, drain or not.
-        let next = match next {
-            None if reader.has_rest() => reader.request(timeouts.idle, timeouts.header).await,
-            None => break true,
-            Some(next) => next,
-        };
-        let mut head = match next {
-            Ok(Some(head)) => head,
-            Ok(None) => break !stream.is_finished(),
-            Err(failure) => {
-                refuse_malformed(worker, &mut writer, http, &failure).await;
-                break false;
-            }
-        };
-        let framing = if version == MeshProtocol::Http2 { carried::unpack(&mut head) } else { request_framing(&head) };
-        let framing = match framing {
-            Ok(framing) => framing,
-            Err(failure) => {
-                refuse_malformed(worker, &mut writer, http, &failure).await;
-                break false;
-            }
-        };
         let close = !keeps_alive(&head) || worker.is_draining();
         let http10 = head.http10;
-        let route = http.route(worker, &mut head).await;
+        let (head, route) = {
+            let mut head = head;
+            let route = http.route(worker, &mut head).await;
+            (head, route)
+        };
         let (outcome, complete) = {
             let mut body = Body::H1(reader.body(framing));
             let head_only = &*head.method == b"HEAD";
@@ -118,7 +105,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
         };
         match outcome {
             Outcome::Done { keep: true } if complete && !close => {}
-            Outcome::Done { .. } => break false,
+            Outcome::Done { .. } => break End::Asked(true),
             Outcome::Broken => {
                 stream.reset();
                 return;
@@ -136,9 +123,47 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
             }
         }
     };
-    if !(unasked && stream.refuse()) {
-        Box::pin(linger(&stream)).await;
+    match ended {
+        End::Asked(false) if stream.refuse() => return,
+        End::Asked(_) => {}
+        End::Malformed(failure) => Box::pin(refuse_malformed(worker, &mut writer, http, &failure)).await,
     }
+    Box::pin(linger(&stream)).await;
+}
+
+/// How a connection ends that may go on.
+enum End {
+    /// False where it ends for want of a request: the caller may be saying one just now.
+    Asked(bool),
+    Malformed(Failure),
+}
+
+/// What comes next on a connection.
+#[expect(clippy::large_enum_variant, reason = "it is looked at where it comes, and requests are what comes most often")]
+enum Next {
+    Request(RequestHead),
+    /// Nothing, for the client has ended it, or has been silent for long.
+    None,
+    /// Nothing that a drain would wait for.
+    Closing,
+}
+
+/// Waits for the next request. One that has begun to arrive is waited for, drain or not.
+async fn next_request(worker: &Worker, reader: &mut Reader, fresh: bool) -> Result<Next, Failure> {
+    let timeouts = &worker.shared.config.timeouts;
+    let found = |request: Result<Option<RequestHead>, Failure>| Ok(request?.map_or(Next::None, Next::Request));
+    let next = tokio::select! {
+        biased;
+        request = reader.request(timeouts.idle, timeouts.header) => ControlFlow::Break(found(request)),
+        () = end_of_waiting(&worker.shared.closing, fresh) => ControlFlow::Continue(()),
+    };
+    if let ControlFlow::Break(next) = next {
+        return next;
+    }
+    if !reader.has_rest() {
+        return Ok(Next::Closing);
+    }
+    found(reader.request(timeouts.idle, timeouts.header).await)
 }
 
 /// A connection that was just opened has a request on its way: it may take this long after the sidecar takes no more.
@@ -154,7 +179,7 @@ pub async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
 }
 
 /// What a connection says before it is known what it is; none if a drain does not wait for it any longer.
-pub async fn unless_closing<T>(worker: &Worker, saying: impl Future<Output = T>) -> Option<T> {
+pub async fn unless_closing<T>(worker: &Worker, saying: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::select! {
         biased;
         said = saying => Some(said),

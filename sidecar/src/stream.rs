@@ -408,6 +408,28 @@ impl Stream {
         timeout(stall, poll_fn(|cx| self.poll_flush(cx))).await?
     }
 
+    /// Writes all pieces, of which none is empty, and flushes; they are taken off the front. See [`Self::write_all`].
+    pub async fn write_chunks(&self, chunks: &mut Chunks, stall: Duration) -> io::Result<()> {
+        let mut gone = 0;
+        while gone < chunks.len() {
+            let write = poll_fn(|cx| {
+                let slices: SmallVec<[IoSlice<'_>; 8]> = chunks[gone..].iter().map(|chunk| IoSlice::new(chunk)).collect();
+                self.poll_write_vectored(cx, &slices)
+            });
+            let mut n = timeout(stall, write).await??;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while n > 0 {
+                let of_this = n.min(chunks[gone].len());
+                chunks[gone].advance(of_this);
+                n -= of_this;
+                gone += usize::from(chunks[gone].is_empty());
+            }
+        }
+        timeout(stall, poll_fn(|cx| self.poll_flush(cx))).await?
+    }
+
     /// Ends the writing half properly: `close_notify` first, then FIN.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(tls) = &self.tls {

@@ -319,7 +319,11 @@ struct Door {
 /// What is shed is told in the log this often at the most.
 const TELL: Duration = Duration::from_secs(10);
 
-async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: Listener, serve: impl Fn(Socket) -> F) {
+async fn accept<S, F>(door: Door, mut listener: Listener, serve: S)
+where
+    S: Fn(Socket) -> F + Clone + 'static,
+    F: Future<Output = ()> + 'static,
+{
     let worker = door.worker;
     loop {
         let accepted = tokio::select! {
@@ -333,9 +337,10 @@ async fn accept<F: Future<Output = ()> + 'static>(door: Door, mut listener: List
                     socket.reset_on_drop();
                     continue;
                 };
-                let served = serve(socket);
+                let serve = serve.clone();
                 spawn(&worker, async move {
-                    served.await;
+                    // Begun here, it lies in its task once: what is handed over and then awaited lies there twice.
+                    serve(socket).await;
                     drop(admitted);
                 });
             }
