@@ -20,7 +20,7 @@ use super::deny::Denials;
 use super::given;
 use super::tokens::TokenKeys;
 use super::trust::keep::Keep;
-use super::trust::records::Records;
+use super::trust::records::{Recorded, Records};
 use super::trust::roots::Roots;
 
 /// Why the CA cannot start or sign.
@@ -36,6 +36,8 @@ pub enum CaError {
     InUse { dir: PathBuf },
     #[error("{place} is not taken over: {why}; what was read before stays in use")]
     Renewal { place: String, why: String },
+    #[error("nobody has recorded that it was issued: ask again, and see the control plane's log")]
+    Unrecorded,
     #[error("could not sign: {0}")]
     Sign(#[from] rcgen::Error),
     #[error(transparent)]
@@ -71,7 +73,7 @@ pub struct Ca {
     domain: TrustDomain,
     standing: watch::Sender<Arc<Standing>>,
     records: Arc<Records>,
-    /// Held to read from the choice of an authority until what it signed is recorded, so that whoever changes the authority knows all of it then.
+    /// Held to read from the choice of an authority until what it signed is in the ledger, so that whoever changes the authority knows all of it then.
     signing: RwLock<()>,
     keep: Option<Mutex<Keep>>,
     /// Why what was given last is not in use; empty where it is.
@@ -91,6 +93,31 @@ pub struct Standing {
     pub issuing: Option<v1::Issuing>,
     /// What JWT-SVIDs are signed with, and checked by.
     pub tokens: TokenKeys,
+}
+
+/// A leaf that was signed, and may not be on disk as issued yet.
+#[must_use]
+pub struct Signed {
+    chain: Vec<CertificateDer<'static>>,
+    recorded: Recorded,
+}
+
+impl Signed {
+    /// The leaf first, then the intermediates, without the root; once that it was issued is recorded as well as it can be.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody has recorded it.
+    pub async fn recorded(self) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        self.recorded.waited().await.map_err(|_| CaError::Unrecorded)?;
+        Ok(self.chain)
+    }
+
+    #[cfg(test)]
+    pub fn waited(self) -> Vec<CertificateDer<'static>> {
+        self.recorded.blocked();
+        self.chain
+    }
 }
 
 impl Ca {
@@ -224,13 +251,13 @@ impl Ca {
         self.keep.as_ref().map(|keep| keep.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts what is kept in force. When it returns, everything that was signed before is recorded.
+    /// Puts what is kept in force. When it returns, everything that was signed before is in the ledger.
     pub(super) fn put_in_force(&self, keep: &Keep) -> Result<(), CaError> {
         self.take(keep.roots().standing(&self.domain)?);
         Ok(())
     }
 
-    /// Puts something else in force. When it returns, everything that was signed before is recorded.
+    /// Puts something else in force. When it returns, everything that was signed before is in the ledger.
     pub(super) fn take(&self, standing: Standing) {
         self.standing.send_replace(Arc::new(standing));
         drop(self.signing.write().unwrap_or_else(PoisonError::into_inner));
@@ -250,27 +277,20 @@ impl Ca {
         self.now().anchors_pem.clone()
     }
 
-    /// Signs a leaf for `id` over a public key that was proved to be the requester's; leaf first, then the
-    /// intermediates, without the root. It is recorded for the pod before it is handed out.
+    /// Signs a leaf for `id` over a public key that was proved to be the requester's, for the pod.
     ///
     /// # Errors
     ///
     /// Where it cannot be signed.
-    pub fn issue(
-        &self,
-        id: &SpiffeId,
-        pod: &ObjectRef,
-        key: &impl PublicKeyData,
-        whose: Whose,
-    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    pub fn issue(&self, id: &SpiffeId, pod: &ObjectRef, key: &impl PublicKeyData, whose: Whose) -> Result<Signed, CaError> {
         let _signing = self.signing.read().unwrap_or_else(PoisonError::into_inner);
         let authority = self.now().authority.clone();
         let named = matches!(whose, Whose::Sidecar).then_some(pod);
         let chain = sign(&authority, id, named, key)?;
         let leaf = LeafInfo::read(&chain[0])
             .map_err(|e| CaError::Pem { place: "what was signed just now".into(), why: e.to_string() })?;
-        self.records.issued(pod, authority.anchor(), &leaf, OffsetDateTime::now_utc().unix_timestamp());
-        Ok(chain)
+        let recorded = self.records.issued(pod, authority.anchor(), &leaf);
+        Ok(Signed { chain, recorded })
     }
 
     /// The control plane's own SVID. Its chain ends with the root, so that a joiner can compare the root's hash; while the root is

@@ -72,9 +72,14 @@ impl Certificates for CertificatesService {
         }
         self.not_denied(&id, &pod, &peer)?;
         let whose = if message.application { Whose::Application } else { Whose::Sidecar };
-        let chain = self.ca.issue(&id, &pod, &csr.public_key, whose).map_err(|e| {
+        let failed = |e| {
             tracing::error!(error = %e, "signing failed");
             Status::internal("the certificate could not be signed; the control plane's log says why")
+        };
+        let signed = self.ca.issue(&id, &pod, &csr.public_key, whose).map_err(failed)?;
+        let chain = signed.recorded().await.map_err(|e| {
+            tracing::error!(error = %e, %id, %pod, "a certificate was signed and is not given out");
+            Status::unavailable(e.to_string())
         })?;
         tracing::info!(%id, %pod, ?whose, "certificate issued");
         Ok(Response::new(v1::IssueResponse {

@@ -125,13 +125,13 @@ fn a_root_is_rotated_by_way_of_the_roots_and_not_before_its_leaves_are_gone() {
     let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("valid");
     let key = weft_tls::PendingKey::generate().expect("a key");
     let request = csr::check(&key.request(&id).expect("made")).expect("good");
-    ca.issue(&id, &pod, &request.public_key, Whose::Sidecar).expect("signed");
+    ca.issue(&id, &pod, &request.public_key, Whose::Sidecar).expect("signed").waited();
 
     assert!(ca.renew(&pem(&[&new_issuer], &[&old, &new])).expect("all trust it"));
     assert!(!ca.renew(&pem(&[&new_issuer], &[&old, &new])).expect("it is the same"));
     refused(&pem(&[&new_issuer], &[&new]), "1 sidecars");
     // The pod gets a certificate of the new root, and says that it serves it.
-    let chain = ca.issue(&id, &pod, &request.public_key, Whose::Sidecar).expect("signed");
+    let chain = ca.issue(&id, &pod, &request.public_key, Whose::Sidecar).expect("signed").waited();
     let leaf = weft_tls::LeafInfo::read(&chain[0]).expect("a leaf");
     let mut seat = ca.records().joined(&leaf).expect("it names a pod");
     seat.says(&v1::ServedCertificate {

@@ -1,5 +1,5 @@
 //! What was issued, on disk: one line for each certificate, written durably before the certificate is handed out, so that a control plane that
-//! starts again does not believe that nobody holds one.
+//! starts again does not believe that nobody holds one. Those that come while the disk is busy are written together.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use weft_core::wellknown::LEAF_LIFETIME_SECS;
 
 use super::super::write_private;
-use super::ledger::{Certificate, Ledger, Unrecorded};
+use super::ledger::{Anchor, Certificate, Ledger, Unrecorded};
 
 /// Lines beyond those that are needed, after which the file is written anew.
 const SLACK: usize = 4096;
@@ -28,6 +28,26 @@ enum Line {
         issued: i64,
         until: i64,
     },
+}
+
+/// A certificate that is about to be handed out to a pod.
+pub struct Entry {
+    /// Its namespace and name, with a slash between them.
+    pub pod: String,
+    pub anchor: Anchor,
+    pub certificate: Certificate,
+}
+
+impl From<Entry> for Line {
+    fn from(Entry { pod, anchor, certificate: Certificate { serial, until } }: Entry) -> Self {
+        Self::Issued { pod, anchor, serial, until }
+    }
+}
+
+impl From<Unrecorded> for Line {
+    fn from(Unrecorded { issued, until }: Unrecorded) -> Self {
+        Self::Unrecorded { issued, until }
+    }
 }
 
 /// The file.
@@ -95,14 +115,13 @@ impl Journal {
         if self.file.is_none() { self.rewrite(ledger) } else { Ok(()) }
     }
 
-    /// Records a certificate that is about to be handed out; it is on disk when this returns.
+    /// Records certificates that are about to be handed out; they are on disk when this returns.
     ///
     /// # Errors
     ///
-    /// Where it could not be written.
-    pub fn issued(&mut self, pod: &str, anchor: &str, certificate: &Certificate) -> io::Result<()> {
-        let (serial, until) = (certificate.serial.clone(), certificate.until);
-        self.append(&Line::Issued { pod: pod.to_owned(), anchor: anchor.to_owned(), serial, until })
+    /// Where they could not be written: none of them is recorded then.
+    pub fn issued(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
+        self.append(entries.into_iter().map(Line::from))
     }
 
     /// Records that there is a gap.
@@ -111,7 +130,7 @@ impl Journal {
     ///
     /// Where it could not be written.
     pub fn lost(&mut self, gap: Unrecorded) -> io::Result<()> {
-        self.append(&Line::Unrecorded { issued: gap.issued, until: gap.until })
+        self.append([Line::from(gap)])
     }
 
     /// Writes the file anew where most of it is of the past.
@@ -126,6 +145,11 @@ impl Journal {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn loses_file(&mut self) {
+        self.file = None;
+    }
+
     fn rewrite(&mut self, ledger: &Ledger) -> io::Result<()> {
         let was_fit = self.file.take().is_some();
         let written = rewrite(&self.path, ledger);
@@ -137,17 +161,16 @@ impl Journal {
         Ok(())
     }
 
-    fn append(&mut self, line: &Line) -> io::Result<()> {
+    fn append(&mut self, all: impl IntoIterator<Item = Line>) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Err(io::Error::other("the file cannot be appended to")) };
         let before = file.metadata()?.len();
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+        let (text, lines) = text(all)?;
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         // Half a line would spoil the next one.
         if written.is_err() && file.set_len(before).is_err() {
             self.file = None;
         }
-        self.lines += 1;
+        self.lines += lines;
         written
     }
 }
@@ -158,21 +181,25 @@ fn appending(path: &Path) -> io::Result<File> {
 
 /// Gives the number of lines.
 fn rewrite(path: &Path, ledger: &Ledger) -> io::Result<usize> {
-    let (mut text, mut lines) = (Vec::new(), 0);
-    let gap = ledger.unrecorded().map(|g| Line::Unrecorded { issued: g.issued, until: g.until });
-    let issued = ledger.in_order().into_iter().map(|(pod, anchor, c)| Line::Issued {
+    let issued = ledger.in_order().into_iter().map(|(pod, anchor, certificate)| Entry {
         pod: pod.to_string(),
         anchor: anchor.clone(),
-        serial: c.serial.clone(),
-        until: c.until,
+        certificate: certificate.clone(),
     });
-    for line in gap.into_iter().chain(issued) {
+    let (text, lines) = text(ledger.unrecorded().map(Line::from).into_iter().chain(issued.map(Line::from)))?;
+    write_private(path, &text)?;
+    Ok(lines)
+}
+
+/// Lines as they stand in the file, and how many they are.
+fn text(all: impl IntoIterator<Item = Line>) -> io::Result<(Vec<u8>, usize)> {
+    let (mut text, mut lines) = (Vec::new(), 0);
+    for line in all {
         serde_json::to_writer(&mut text, &line)?;
         text.push(b'\n');
         lines += 1;
     }
-    write_private(path, &text)?;
-    Ok(lines)
+    Ok((text, lines))
 }
 
 /// What was found in a file.
@@ -214,6 +241,10 @@ mod tests {
         Certificate { serial: serial.into(), until }
     }
 
+    fn entry(pod: &str, anchor: &str, serial: &str, until: i64) -> Entry {
+        Entry { pod: pod.into(), anchor: anchor.into(), certificate: certificate(serial, until) }
+    }
+
     fn open(path: &Path, now: i64) -> Opened {
         Journal::open(path, false, now).expect("it can be read")
     }
@@ -230,8 +261,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("issued");
         let mut journal = Journal::open(&path, true, 0).expect("made").journal;
-        journal.issued("shop/a", "old", &certificate("1", 100)).expect("written");
-        journal.issued("shop/b", "old", &certificate("2", DAY)).expect("written");
+        journal.issued([entry("shop/a", "old", "1", 100)]).expect("written");
+        journal.issued([entry("shop/b", "old", "2", DAY)]).expect("written");
         journal.lost(Unrecorded { issued: 5, until: DAY }).expect("written");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         let opened = open(&path, 150);
@@ -259,7 +290,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("issued");
         let mut journal = Journal::open(&path, true, 0).expect("made").journal;
-        journal.issued("shop/a", "old", &certificate("1", 100)).expect("written");
+        journal.issued([entry("shop/a", "old", "1", 100)]).expect("written");
         assert_eq!(open(&path, 100).ledger.unrecorded(), None);
         assert_eq!(open(&path, 10 * DAY).ledger.unrecorded().map(|gap| gap.issued), Some(10 * DAY));
         assert_eq!(lines(&path), 1, "the gap");
@@ -301,17 +332,17 @@ mod tests {
         std::fs::write(&path, format!("{good}\n")).expect("written");
         let obstacle = obstruct(&path);
         let mut opened = open(&path, 50);
-        opened.journal.issued("shop/b", "x", &certificate("2", 200)).expect("nothing had to be written anew");
+        opened.journal.issued([entry("shop/b", "x", "2", 200)]).expect("nothing had to be written anew");
         assert_eq!(opened.untold, None);
 
         std::fs::write(&path, format!("{good}\nnonsense\n{good}")).expect("written");
         let mut opened = open(&path, 50);
         assert_eq!((opened.untold, opened.ledger.holders().len()), (opened.ledger.unrecorded(), 1));
-        assert!(opened.untold.is_some() && opened.journal.issued("shop/b", "x", &certificate("2", 200)).is_err());
+        assert!(opened.untold.is_some() && opened.journal.issued([entry("shop/b", "x", "2", 200)]).is_err());
         assert!(opened.journal.mend(&opened.ledger).is_err());
         std::fs::remove_dir(obstacle).expect("removed");
         opened.journal.mend(&opened.ledger).expect("there is room again");
-        opened.journal.issued("shop/b", "x", &certificate("2", 200)).expect("written");
+        opened.journal.issued([entry("shop/b", "x", "2", 200)]).expect("written");
         let again = open(&path, 50).ledger;
         assert_eq!((again.unrecorded(), again.holders().len()), (opened.untold, 2));
     }
@@ -325,10 +356,10 @@ mod tests {
         ledger.issued("shop/a".parse().expect("a name"), "x".into(), certificate("1", 100));
         journal.compact(&ledger).expect("written");
         assert_eq!(journal.lines, SLACK + 2, "not yet");
-        journal.issued("shop/a", "x", &certificate("1", 100)).expect("written");
+        journal.issued([entry("shop/a", "x", "1", 100)]).expect("written");
         journal.compact(&ledger).expect("written");
         assert_eq!(journal.lines, 1);
-        journal.issued("shop/b", "x", &certificate("2", 100)).expect("written to the new file");
+        journal.issued([entry("shop/b", "x", "2", 100)]).expect("written to the new file");
         assert_eq!(open(&path, 0).ledger.holders().len(), 2);
     }
 }

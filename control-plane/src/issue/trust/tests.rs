@@ -46,7 +46,7 @@ impl World {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("valid");
         let key = PendingKey::generate().expect("a key");
         let request = csr::check(&key.request(&id).expect("a request")).expect("good");
-        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued");
+        let chain = self.trust.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued").waited();
         LeafInfo::read(&chain[0]).expect("a leaf")
     }
 

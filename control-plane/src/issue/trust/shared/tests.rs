@@ -156,7 +156,7 @@ fn issue(at: &Shared, name: &str) -> LeafInfo {
     let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().expect("valid");
     let key = PendingKey::generate().expect("a key");
     let request = csr::check(&key.request(&id).expect("a request")).expect("good");
-    let chain = at.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued");
+    let chain = at.ca.issue(&id, &pod(name), &request.public_key, Whose::Sidecar).expect("issued").waited();
     LeafInfo::read(&chain[0]).expect("a leaf")
 }
 
