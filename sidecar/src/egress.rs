@@ -23,6 +23,7 @@ use crate::http::RequestHead;
 use crate::mesh::{Mesh, Target};
 use crate::metrics::{Direction, EdgeKey};
 use crate::outbound::{http, pass_through};
+use crate::placed::placed;
 use crate::route::Route;
 use crate::serve;
 use crate::stream::Stream;
@@ -226,7 +227,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, dialled: SocketAddr, aim: A
                 peer: "external".into(),
                 tls: ("", ""),
             };
-            Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((&guard, generation)))).await;
+            placed(|| serve::opaque(worker, stream, &upstream, key, None, Some((&guard, generation)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(dialled), &failure),
     }

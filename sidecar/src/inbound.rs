@@ -25,6 +25,7 @@ use crate::isolation;
 use crate::link::Link;
 use crate::metrics::slots::HandshakeKey;
 use crate::metrics::{Direction, Heard};
+use crate::placed::placed;
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
 use crate::stream::{Stream, as_tls_error, handshake_fault};
@@ -201,12 +202,14 @@ async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protoco
     if guard.is_new(worker) {
         Box::pin(isolation::become_known(worker, &guard)).await;
     }
-    match protocol {
-        MeshProtocol::Http1 => Box::pin(serve::http1(worker, stream, &http(guard), protocol)).await,
-        MeshProtocol::Http2 if stream.is_linked() => Box::pin(serve::http1(worker, stream, &http(guard), protocol)).await,
-        MeshProtocol::Http2 => Box::pin(serve::http2(worker, stream, Rc::new(http(guard)))).await,
-        MeshProtocol::Tcp => Box::pin(bytes(worker, &stream, *destination, &guard, Some(&leaf.id))).await,
+    if protocol == MeshProtocol::Tcp {
+        return placed(|| bytes(worker, &stream, *destination, &guard, Some(&leaf.id))).await;
     }
+    let http = http(guard);
+    if protocol == MeshProtocol::Http2 && !stream.is_linked() {
+        return placed(|| serve::http2(worker, stream, Rc::new(http))).await;
+    }
+    placed(|| serve::http1(worker, stream, &http, protocol)).await;
 }
 
 /// Serves the streams of a link, each as a connection of its own, until the peer or a drain ends it.
@@ -276,9 +279,9 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
             let http = Http { route, caller, dialled: None };
             stream.unread(first.bytes.freeze());
             if first.what == Detection::Http2 {
-                Box::pin(serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
+                placed(|| serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
             } else {
-                Box::pin(serve::http1(worker, Rc::new(stream), &http, version)).await;
+                placed(|| serve::http1(worker, Rc::new(stream), &http, version)).await;
             }
         }
         Detection::Tls(_) | Detection::Opaque | Detection::More => {
@@ -314,7 +317,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, gu
         return serve::refuse(worker, stream, Some(destination), &failure);
     }
     let route = app(destination);
-    let (upstream, _lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
+    let (upstream, _lease) = match placed(|| serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, stream, Some(destination), &failure),
     };
@@ -339,7 +342,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, destination: SocketAddr, gu
     }
     let peer: Arc<str> = proved.map_or_else(|| "plaintext".into(), |id| id.to_string().into());
     let key = serve::opaque_key(Direction::Inbound, peer, &route, stream.tls_names());
-    Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((guard, generation)))).await;
+    placed(|| serve::opaque(worker, stream, &upstream, key, None, Some((guard, generation)))).await;
 }
 
 /// A caller that says nothing: the server may have to speak first. If the caller speaks after all, it is looked at then.
@@ -358,7 +361,7 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
         return serve::refuse(worker, &stream, Some(destination), &Failure::downstream(Reason::RequestTimeout));
     }
     let route = app(destination);
-    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
+    let (upstream, lease) = match placed(|| serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -386,5 +389,5 @@ async fn silent(worker: &Rc<Worker>, stream: Stream, destination: SocketAddr) {
     note(worker, &stream, port);
     guard.spoke_bytes(worker);
     let key = serve::opaque_key(Direction::Inbound, "plaintext".into(), &route, ("", ""));
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, None, Some((&guard, generation)))).await;
+    placed(|| serve::opaque(worker, &stream, &upstream, key, None, Some((&guard, generation)))).await;
 }

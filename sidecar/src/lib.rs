@@ -29,6 +29,7 @@ pub mod multiplex;
 pub use weft_otlp as otlp;
 pub mod outbound;
 pub use weft_log::outlet;
+pub mod placed;
 pub mod plaintext;
 pub mod pool;
 pub mod probe;

@@ -18,6 +18,7 @@ use crate::http::caller::HttpCaller;
 use crate::io::Socket;
 use crate::isolation::{self, Called};
 use crate::metrics::{Direction, EdgeKey, Heard};
+use crate::placed::placed;
 use crate::route::Route;
 use crate::serve::{self, Http, Opening};
 use crate::stream::Stream;
@@ -100,7 +101,7 @@ fn detected(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route
     }
     stream.unread(first.bytes.freeze());
     let (worker, what) = (Rc::clone(worker), first.what);
-    Box::pin(async move {
+    placed(|| async move {
         let opening = match &what {
             Detection::Tls(hello) => Opening::Tls(hello.server_name.as_deref()),
             _ => Opening::Bytes,
@@ -115,18 +116,18 @@ pub fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route
     stream.unread(first.bytes.freeze());
     let (worker, stream) = (Rc::clone(worker), Rc::new(stream));
     match first.what {
-        Detection::Http2 => Box::pin(async move { serve::http2(&worker, stream, http).await }),
-        _ => Box::pin(async move { serve::http1(&worker, stream, &http, MeshProtocol::Http1).await }),
+        Detection::Http2 => placed(|| async move { serve::http2(&worker, stream, http).await }),
+        _ => placed(|| async move { serve::http1(&worker, stream, &http, MeshProtocol::Http1).await }),
     }
 }
 
 async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination: SocketAddr, opening: Opening<'_>) {
-    match Box::pin(serve::open_bytes(worker, route, opening, stream.peer().ip())).await {
+    match placed(|| serve::open_bytes(worker, route, opening, stream.peer().ip())).await {
         Ok((upstream, lease)) => {
             lease.took();
             let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), route, upstream.tls_names());
             let guard = Guard::of_call(worker, &lease, MeshProtocol::Tcp);
-            Box::pin(serve::opaque(worker, stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
+            placed(|| serve::opaque(worker, stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }
@@ -134,7 +135,7 @@ async fn bytes(worker: &Rc<Worker>, stream: &Stream, route: &Route, destination:
 
 /// The client is silent: the upstream is opened as opaque, and whoever speaks first decides.
 async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: SocketAddr) {
-    let (upstream, lease) = match Box::pin(serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
+    let (upstream, lease) = match placed(|| serve::open_bytes(worker, &route, Opening::Bytes, stream.peer().ip())).await {
         Ok(opened) => opened,
         Err(failure) => return serve::refuse(worker, &stream, Some(destination), &failure),
     };
@@ -181,7 +182,7 @@ async fn race(worker: &Rc<Worker>, stream: Stream, route: Route, destination: So
     lease.took();
     let key = serve::opaque_key(Direction::Outbound, lease.peer.clone(), &route, upstream.tls_names());
     let guard = Guard::of_call(worker, &lease, MeshProtocol::Tcp);
-    Box::pin(serve::opaque(worker, &stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
+    placed(|| serve::opaque(worker, &stream, &upstream, key, lease.idle(), Some((&guard, 0)))).await;
 }
 
 /// "Unknown" is an answer: the mesh has nothing to do with this address.
@@ -206,7 +207,7 @@ pub async fn pass_through(worker: &Rc<Worker>, stream: &Stream, destination: Soc
             // The pod's own name servers are asked whatever is closed.
             let is_server = destination.port() == 53 && worker.shared.resolver.is_server(destination.ip());
             let guard = Guard::outgoing(called).aimed((!is_server).then(|| Aim::Nameless(destination.ip())));
-            Box::pin(serve::opaque(worker, stream, &upstream, key, None, Some((&guard, 0)))).await;
+            placed(|| serve::opaque(worker, stream, &upstream, key, None, Some((&guard, 0)))).await;
         }
         Err(failure) => serve::refuse(worker, stream, Some(destination), &failure),
     }

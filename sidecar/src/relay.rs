@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use weft_core::failure::{Failure, Reason, Side};
 
+use crate::placed::placed;
 use crate::pool::Buffers;
 use crate::stream::{Chunks, Stream};
 
@@ -118,54 +119,58 @@ async fn fill(
     }
 }
 
-/// Ends the writing half.
-async fn end(to: &Stream, stall: Duration) -> io::Result<()> {
-    tokio::time::timeout(stall, to.shutdown()).await?
-}
-
-#[expect(
-    clippy::manual_async_fn,
-    reason = "what an async fn is given lies in its future twice, and each connection has two of these"
-)]
-fn copy(
+/// Passes bytes on in one direction until its end.
+async fn copy(
     (from, reads): (&Stream, Side),
     (to, writes): (&Stream, Side),
     buffers: &Buffers,
     stall: Duration,
     count: &impl Fn(u64),
-) -> impl Future<Output = Result<(), Broken>> {
-    async move {
-        let of = |side| move |error: io::Error| Broken { side, error };
+) -> Result<(), Broken> {
+    loop {
+        // No buffer is held while there is nothing to read, nor the room that it takes to move bytes: most connections are silent most of the time.
+        from.readable().await.map_err(|error| Broken { side: reads, error })?;
+        if placed(|| passes((from, reads), (to, writes), buffers, stall, count)).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Passes on what is there; true once it has ended, and the other end was told so.
+async fn passes(
+    (from, reads): (&Stream, Side),
+    (to, writes): (&Stream, Side),
+    buffers: &Buffers,
+    stall: Duration,
+    count: &impl Fn(u64),
+) -> Result<bool, Broken> {
+    let of = |side| move |error: io::Error| Broken { side, error };
+    let is_over = if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
+        true
+    } else if to.is_linked() && !from.is_linked() {
+        fill((from, reads), (to, writes), stall, count).await?
+    } else {
+        let mut buffer = buffers.take();
         loop {
-            // No buffer is held while there is nothing to read.
-            from.readable().await.map_err(of(reads))?;
-            if from.is_linked() && pass_on((from, reads), (to, writes), stall, count).await? {
-                return end(to, stall).await.map_err(of(writes));
-            }
-            if to.is_linked() && !from.is_linked() {
-                if fill((from, reads), (to, writes), stall, count).await? {
-                    return end(to, stall).await.map_err(of(writes));
-                }
-                continue;
-            }
-            let mut buffer = buffers.take();
-            loop {
-                let read = poll_fn(|cx| {
-                    let mut read = ReadBuf::new(&mut buffer);
-                    Poll::Ready(match from.poll_read(cx, &mut read) {
-                        Poll::Pending => None,
-                        Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
-                    })
-                });
-                match read.await.transpose().map_err(of(reads))? {
-                    None => break,
-                    Some(0) => return end(to, stall).await.map_err(of(writes)),
-                    Some(n) => {
-                        to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
-                        count(n as u64);
-                    }
+            let read = poll_fn(|cx| {
+                let mut read = ReadBuf::new(&mut buffer);
+                Poll::Ready(match from.poll_read(cx, &mut read) {
+                    Poll::Pending => None,
+                    Poll::Ready(r) => Some(r.map(|()| read.filled().len())),
+                })
+            });
+            match read.await.transpose().map_err(of(reads))? {
+                None => break false,
+                Some(0) => break true,
+                Some(n) => {
+                    to.write_all(&buffer[..n], stall).await.map_err(of(writes))?;
+                    count(n as u64);
                 }
             }
         }
+    };
+    if is_over {
+        tokio::time::timeout(stall, to.shutdown()).await.map_err(io::Error::from).flatten().map_err(of(writes))?;
     }
+    Ok(is_over)
 }

@@ -24,6 +24,7 @@ use crate::http::h1::{self, Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, carried, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
+use crate::placed::placed;
 use crate::relay::relay;
 use crate::route::{Lease, Route, Tried, Wish};
 use crate::standing::Place;
@@ -94,7 +95,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
             let head_only = &*head.method == b"HEAD";
             let sink = ResponseSink::H1 { writer: &mut writer, close, http10, head_only, body: None, note: None };
             // Boxed, so that a connection that idles between requests does not keep the room for one.
-            let exchange = Box::pin(forward(worker, &route, &http.caller, head, &mut body, sink));
+            let exchange = placed(|| forward(worker, &route, &http.caller, head, &mut body, sink));
             let outcome = tokio::select! {
                 biased;
                 outcome = exchange => outcome,
@@ -133,7 +134,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version
 
 /// How a connection ends that may go on.
 enum End {
-    /// False where it ends for want of a request: the caller may be saying one just now.
+    /// False where it ends for want of a request, and not by the caller: that one may be saying one just now.
     Asked(bool),
     Malformed(Failure),
 }

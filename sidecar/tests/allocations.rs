@@ -30,7 +30,7 @@ const MOST: [f64; 2] = [8.0, 8.0];
 /// The largest of them, in bytes: the future of the exchange. Whatever grows here is written and copied at every request.
 const LARGEST: [u64; 2] = [5 * 1024; 2];
 /// The most that an idle connection keeps, in bytes, in the caller's sidecar and in the callee's: of HTTP/1.1 after a request, and an opaque one.
-const MOST_KEPT: [[f64; 2]; 2] = [[4_500.0, 100.0], [5_000.0, 6_200.0]];
+const MOST_KEPT: [[f64; 2]; 2] = [[4_500.0, 100.0], [3_900.0, 5_000.0]];
 const WARM_UP: u32 = 200;
 const COUNTED: u32 = 1_000;
 const STALL: Duration = Duration::from_secs(10);
@@ -196,7 +196,8 @@ fn an_idle_connection_keeps_little() {
         let world = World::new(&Plan { latency: Duration::ZERO, around: attributed, ..Plan::smooth(seed) });
         for (port, most) in [(WEB_TARGET, MOST_KEPT[0]), (BYTES, MOST_KEPT[1])] {
             let kept = idle(&world, port).await;
-            assert!(kept[0] > 0.0, "nothing was counted: {kept:?}");
+            // Behind connections of HTTP that are silent is one that they share.
+            assert!(kept[0] > 0.0 && (port == WEB_TARGET || kept[1] > 0.0), "nothing was counted: {kept:?}");
             assert!(kept[0] <= most[0] && kept[1] <= most[1], "{kept:?} bytes an idle connection, and {most:?} are allowed");
         }
         world.end().await;

@@ -15,6 +15,7 @@ use super::sink::ResponseSink;
 use super::treatment::Treatment;
 use super::{hop, routed};
 use crate::metrics::{Call, Direction, Edge};
+use crate::placed::placed;
 use crate::route::{Lease, Route};
 use crate::stream::Stream;
 use crate::telemetry;
@@ -37,7 +38,7 @@ pub struct Asked {
 }
 
 /// Forwards one request and writes its answer.
-#[expect(clippy::manual_async_fn, reason = "what an async fn is given by value lies in its future twice; a head is large")]
+#[expect(clippy::manual_async_fn, reason = "what an async fn is given by value lies in its future twice")]
 pub fn forward(
     worker: &Rc<Worker>,
     route: &Route,
@@ -67,7 +68,7 @@ pub fn forward(
         }
         if let Some(traffic) = route.traffic() {
             let incoming = routed::Incoming { worker, route, caller, upgrade, began };
-            return Box::pin(routed::forward(incoming, traffic, head, body, &mut sink)).await;
+            return placed(|| routed::forward(incoming, traffic, head, body, &mut sink)).await;
         }
         let generation = worker.mesh().generation();
         let guard = caller.guard().or_else(|| route.guard());

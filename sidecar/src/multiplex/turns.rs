@@ -39,7 +39,7 @@ impl Turns {
         self.queue.is_empty() && self.granted.is_empty()
     }
 
-    /// How many bytes a stream may put in now, where `waiting` are to go out and the peer takes `credit` more on the connection. None: it waits until [`Self::give`] names it.
+    /// How many bytes a stream may put in now, where `waiting` are to go out and the peer takes `credit` more on the connection. None: it waits until [`Self::hand_out`] wakes it.
     pub fn ask(&mut self, stream: u32, waiting: usize, credit: usize) -> Option<usize> {
         if self.is_empty() && waiting < FULL && credit > 0 {
             return Some((FULL - waiting).max(QUANTUM).min(credit));
