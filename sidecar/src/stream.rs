@@ -108,7 +108,13 @@ impl Stream {
             if !self.tls().borrow().connection.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(self.poll_receive_ciphertext(cx))? == 0 {
+            let taken = self.poll_ciphertext(cx, &mut self.tls().borrow_mut(), |tls, ciphertext| {
+                let mut rest = ciphertext;
+                digest(&mut tls.connection, &mut rest)?;
+                tls.backlog.extend_from_slice(rest);
+                Ok(ciphertext.len())
+            });
+            if ready!(taken)? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -134,33 +140,25 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes ciphertext in, from the backlog or else from the socket; 0 means that the socket has ended.
-    fn poll_receive_ciphertext(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut tls = self.tls().borrow_mut();
-        let Tls { connection, backlog } = &mut *tls;
-        if backlog.is_empty() {
-            let mut scratch = self.buffers.take();
-            let mut buf = ReadBuf::new(&mut scratch);
-            ready!(self.socket.poll_read(cx, &mut buf))?;
-            let filled = buf.filled();
-            if filled.is_empty() {
-                // TLS learns of the end, and says whether it was proper.
-                connection.read_tls(&mut io::empty())?;
-                return Poll::Ready(Ok(0));
-            }
-            let mut rest = filled;
-            digest(connection, &mut rest)?;
-            backlog.extend_from_slice(rest);
-            return Poll::Ready(Ok(filled.len()));
+    /// Has `take` take in what ciphertext there is: what was kept, or else what one read of the socket brings; nothing at its end, of which TLS knows then, and
+    /// says whether it was proper.
+    fn poll_ciphertext<T>(
+        &self,
+        cx: &mut Context<'_>,
+        tls: &mut Tls,
+        take: impl FnOnce(&mut Tls, &[u8]) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let backlog = std::mem::take(&mut tls.backlog);
+        if !backlog.is_empty() {
+            return Poll::Ready(take(tls, &backlog));
         }
-        let mut rest = &backlog[..];
-        digest(connection, &mut rest)?;
-        let taken = backlog.len() - rest.len();
-        backlog.drain(..taken);
-        if backlog.is_empty() {
-            *backlog = Vec::new();
+        let mut scratch = self.buffers.take();
+        let mut read = ReadBuf::new(&mut scratch);
+        ready!(self.socket.poll_read(cx, &mut read))?;
+        if read.filled().is_empty() {
+            tls.connection.read_tls(&mut io::empty())?;
         }
-        Poll::Ready(Ok(taken.max(1)))
+        Poll::Ready(take(tls, read.filled()))
     }
 
     /// Whether a read would give something at once or wait. Ready may be in vain.
@@ -213,21 +211,10 @@ impl Stream {
                 self.ended.set(buf.filled().len() == before);
                 return Poll::Ready(Ok(()));
             }
-            if !tls.backlog.is_empty() && buf.remaining() > 0 {
-                let backlog = std::mem::take(&mut tls.backlog);
-                tls.take_in(&backlog, buf)?;
-            } else if buf.filled().len() > before {
+            if buf.filled().len() > before && (tls.backlog.is_empty() || buf.remaining() == 0) {
                 return Poll::Ready(Ok(()));
-            } else {
-                let mut scratch = self.buffers.take();
-                let mut read = ReadBuf::new(&mut scratch);
-                ready!(self.socket.poll_read(cx, &mut read))?;
-                if read.filled().is_empty() {
-                    // TLS learns of the end, and says whether it was proper.
-                    tls.connection.read_tls(&mut io::empty())?;
-                }
-                tls.take_in(read.filled(), buf)?;
             }
+            ready!(self.poll_ciphertext(cx, tls, |tls, ciphertext| tls.take_in(ciphertext, buf)))?;
             // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
             let _ = self.send_ciphertext(&mut tls.connection, cx);
         }
@@ -259,19 +246,7 @@ impl Stream {
                 self.ended.set(true);
                 return Poll::Ready(take(&[]).map(|()| false));
             }
-            let backlog = std::mem::take(&mut tls.backlog);
-            if backlog.is_empty() {
-                let mut scratch = self.buffers.take();
-                let mut read = ReadBuf::new(&mut scratch);
-                ready!(self.socket.poll_read(cx, &mut read))?;
-                if read.filled().is_empty() {
-                    // TLS learns of the end, and says whether it was proper.
-                    tls.connection.read_tls(&mut io::empty())?;
-                }
-                is_end = tls.pass_on(read.filled(), &mut take)?;
-            } else {
-                is_end = tls.pass_on(&backlog, &mut take)?;
-            }
+            is_end = ready!(self.poll_ciphertext(cx, tls, |tls, ciphertext| tls.pass_on(ciphertext, &mut take)))?;
             // An answer to the peer's key update, if one is due; what does not fit goes with the next write.
             let _ = self.send_ciphertext(&mut tls.connection, cx);
         }

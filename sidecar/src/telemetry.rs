@@ -179,12 +179,14 @@ impl WorkerTelemetry {
     /// When a moment was, in nanoseconds since 1970. One of the two clocks is looked at once a second, and not for each request.
     fn unix(&self, at: Instant) -> u64 {
         let (mut known, mut unix) = self.clocks.get();
-        if at.saturating_duration_since(known) >= CLOCKS_AGE {
+        let mut after = at.checked_duration_since(known);
+        if after.is_some_and(|after| after >= CLOCKS_AGE) {
             (known, unix) = (Instant::now(), unix_nanos());
             self.clocks.set((known, unix));
+            after = at.checked_duration_since(known);
         }
         let nanos = |duration: Duration| duration.as_nanos() as u64;
-        match at.checked_duration_since(known) {
+        match after {
             Some(after) => unix.saturating_add(nanos(after)),
             None => unix.saturating_sub(nanos(known - at)),
         }

@@ -37,14 +37,21 @@ impl RequestHead {
 
     /// The path, without the query and, in the absolute form, without scheme and authority.
     pub fn path(&self) -> &[u8] {
-        let target = self.target_from_path();
-        &target[..target.iter().position(|b| *b == b'?').unwrap_or(target.len())]
+        self.path_and_query().0
     }
 
     /// The query, without its `?`.
     pub fn query(&self) -> Option<&[u8]> {
+        self.path_and_query().1
+    }
+
+    /// Both.
+    pub fn path_and_query(&self) -> (&[u8], Option<&[u8]>) {
         let target = self.target_from_path();
-        target.iter().position(|b| *b == b'?').map(|at| &target[at + 1..])
+        match memchr::memchr(b'?', target) {
+            Some(at) => (&target[..at], Some(&target[at + 1..])),
+            None => (target, None),
+        }
     }
 
     /// The request target from its path on (RFC 9112, section 3.2).

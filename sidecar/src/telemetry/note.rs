@@ -108,10 +108,10 @@ fn of_request(
     let mut note = Note::new(worker, began, wanted);
     note.begin(worker, (caller.direction, caller.address), (caller.peer(), route.name()), spoken(version));
     let noted = note.noted();
-    let (query, agent) = (head.query(), head.fields.named("user-agent").next());
+    let ((path, query), agent) = (head.path_and_query(), head.fields.named("user-agent").next());
     let [method, path, host, query_piece, agent_piece] = noted.all([
         (&head.method, LONGEST_OTHER),
-        (head.path(), LONGEST),
+        (path, LONGEST),
         (head.host().unwrap_or_default(), LONGEST_OTHER),
         (query.unwrap_or_default(), LONGEST),
         (agent.unwrap_or_default(), LONGEST_OTHER),
