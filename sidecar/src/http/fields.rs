@@ -90,7 +90,7 @@ pub struct Fields {
 }
 
 /// What a field section has of its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Own {
     octets: Vec<u8>,
     list: Vec<Field>,
@@ -231,7 +231,9 @@ impl Fields {
 
     /// Takes every field of a name out.
     pub fn remove_named(&mut self, name: &str) {
-        self.retain(|_, n, _| !n.eq_ignore_ascii_case(name.as_bytes()));
+        // Names are compared of those alone that are of its kind.
+        let kind = Known::of(name.as_bytes());
+        self.retain(|known, n, _| known != kind || !n.eq_ignore_ascii_case(name.as_bytes()));
     }
 
     /// Takes every field of a kind out.

@@ -106,7 +106,7 @@ pub fn write(fields: &mut Fields, context: &Context, forms: Forms) {
     if forms.w3c || !(forms.b3 || forms.b3_multi) {
         // One of ours may stand there: a request goes out again with another span.
         if fields.first(Known::Trace).is_some() {
-            fields.retain(|known, name, _| known != Known::Trace || !name.eq_ignore_ascii_case(b"traceparent"));
+            fields.remove_named("traceparent");
         }
         if forms.broken {
             // It belonged to what could not be read (section 3.3).
