@@ -137,7 +137,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             each(n, || pass(&mut opens, &mut serves, stream, &mut space) == 1_000)
         }
         Part::Http2 => {
-            let (mut asks, mut serves) = (http2::Session::new(http2::End::Asks), http2::Session::new(http2::End::Serves));
+            let (mut asks, mut serves) = (
+                http2::Session::new(http2::End::Asks, http2::With::Sidecar),
+                http2::Session::new(http2::End::Serves, http2::With::Sidecar),
+            );
             let greeted =
                 moved(&mut asks, |said| serves.receive(said).is_ok()) && moved(&mut serves, |said| asks.receive(said).is_ok());
             ensure!(greeted, "they do not understand each other");

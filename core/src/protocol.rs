@@ -75,7 +75,7 @@ impl MeshProtocol {
 }
 
 /// Many streams of any framing but HTTP/2 on one connection.
-pub const LINK_ALPN: &[u8] = b"weft/link1";
+pub const LINK_ALPN: &[u8] = b"weft/link2";
 
 impl fmt::Display for MeshProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(MeshProtocol::from_alpn(b"weft/h2"), Some(MeshProtocol::Http2));
         assert_eq!(MeshProtocol::from_alpn(b"weft/tcp"), Some(MeshProtocol::Tcp));
         assert_eq!(MeshProtocol::from_alpn(b"h2"), None);
-        assert_eq!(LINK_ALPN, b"weft/link1");
+        assert_eq!(LINK_ALPN, b"weft/link2");
         assert!(is_weft_alpn(LINK_ALPN));
     }
 }

@@ -193,57 +193,46 @@ impl Worker {
 
     fn exchange_over(&self, stream: Stream, key: Key) -> Exchange {
         let stream = Rc::new(stream);
-        let (reader, writer) = h1::halves(&stream, Side::Upstream, key.protocol, self.shared.config.timeouts.write);
+        let (reader, writer) = h1::halves(&stream, Side::Upstream, self.shared.config.timeouts.write);
         Exchange::Http1(Box::new(Http1::new(stream, (reader, writer), key, self.metrics.pooled())))
     }
 
-    /// See [`Self::open_http1`]. `fits` says whether the exchange can be carried over a link.
+    /// See [`Self::open_http1`]. Many exchanges share a connection by themselves, and have no use for a link.
     pub async fn open_http2(
         self: &Rc<Self>,
         to: &Arc<Destination>,
-        fits: bool,
         waits: impl FnOnce() -> Result<Place, Failure>,
     ) -> Result<(Exchange, bool), Unopened> {
         self.opened.ask_again(self);
         let key = self.key(to, MeshProtocol::Http2);
-        let fits = fits && self.may_link(to);
-        if fits && let Some(connection) = self.pools.take_http1(&key) {
-            return Ok((Exchange::Http1(connection), true));
-        }
-        // One that is there for what does not fit is for that alone; where there are no links, it is for everything.
-        if let Some(sender) = self.pools.http2_with_room(&key).filter(|_| !(fits && self.pools.has_link(&key.of_links()))) {
-            return Ok((Exchange::Http2(sender), true));
-        }
-        let _waiting = (waits()?, self.metrics.waits());
-        let mut own = None;
-        if fits {
-            match self.open_stream(to, MeshProtocol::Http2).await? {
-                Opened::Linked(stream) => return Ok((self.exchange_over(stream, key), false)),
-                Opened::Alone(stream) => own = stream,
-            }
-        }
+        let (mut waits, mut waiting) = (Some(waits), None);
         let opens = loop {
-            if let Some(sender) = self.pools.http2_with_room(&key) {
-                return Ok((Exchange::Http2(sender), true));
-            }
-            if let Some(opens) = self.pools.begin_opening(&key).await? {
-                break opens;
+            match self.pools.http2_with_room(&key) {
+                Some(sender) if sender.is_here() => return Ok((Exchange::Http2(sender), true)),
+                Some(sender) => sender.is_heard().await,
+                None => {
+                    if let Some(waits) = waits.take() {
+                        waiting = Some((waits()?, self.metrics.waits()));
+                    }
+                    if let Some(opens) = self.pools.begin_opening(&key).await? {
+                        break opens;
+                    }
+                }
             }
         };
-        let opened = self.open_new_http2(to, own).await;
+        let opened = self.open_new_http2(to).await;
         match &opened {
             Ok(sender) => self.pools.add_http2(&key, sender.clone()),
             Err(failure) => opens.failed(failure),
         }
+        drop(waiting);
         Ok((Exchange::Http2(opened?), false))
     }
 
-    async fn open_new_http2(&self, to: &Destination, own: Option<Stream>) -> Result<h2::Sender, Failure> {
-        let stream = match own {
-            Some(stream) => stream,
-            None => self.open_alone(to, MeshProtocol::Http2, false).await?,
-        };
-        let (sender, driver) = h2::connect(stream, self.shared.config.timeouts.handshake);
+    async fn open_new_http2(&self, to: &Destination) -> Result<h2::Sender, Failure> {
+        let stream = self.open_alone(to, MeshProtocol::Http2, false).await?;
+        let answers = matches!(to, Destination::Mesh { .. }).then(|| self.connect_timeout(to));
+        let (sender, driver) = h2::connect(stream, self.shared.config.timeouts.handshake, answers);
         // Not tracked: it lives as long as its senders, and a drain does not wait for a pool.
         tokio::task::spawn_local(driver);
         Ok(sender)
@@ -314,12 +303,7 @@ impl Worker {
         let driven = Rc::clone(&link);
         // Not tracked: it lives as long as its streams, and a drain does not wait for a pool.
         tokio::task::spawn_local(async move {
-            let ended = tokio::select! {
-                biased;
-                ended = driven.drive(&stream, |_, _| {}) => ended,
-                () = driven.watch() => Ok(()),
-            };
-            if let Err(e) = ended {
+            if let Err(e) = driven.drive(&stream, |_, _| {}).await {
                 tracing::debug!(peer = %stream.peer(), error = %e, "link ended");
                 stream.reset();
             }

@@ -3,7 +3,6 @@
 pub mod attempts;
 pub mod body;
 pub mod caller;
-pub mod carried;
 mod deadline;
 pub mod exchange;
 pub mod fields;

@@ -206,23 +206,17 @@ async fn from_peer(worker: &Rc<Worker>, stream: Rc<Stream>, peer: &Peer, protoco
         return placed(|| bytes(worker, &stream, *destination, &guard, Some(&leaf.id))).await;
     }
     let http = http(guard);
-    if protocol == MeshProtocol::Http2 && !stream.is_linked() {
+    if protocol == MeshProtocol::Http2 {
         return placed(|| serve::http2(worker, stream, Rc::new(http))).await;
     }
-    placed(|| serve::http1(worker, stream, &http, protocol)).await;
+    placed(|| serve::http1(worker, stream, &http)).await;
 }
 
 /// Serves the streams of a link, each as a connection of its own, until the peer or a drain ends it.
 async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let link = Link::serving(stream);
     let mut driven = std::pin::pin!(link.drive(stream, |protocol, pipe| {
-        // As many exchanges of HTTP/2 as a link has streams: as on one of its connections, that is bounded already.
-        let admitted = if protocol == MeshProtocol::Http2 {
-            None
-        } else {
-            let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.shed() };
-            Some(admitted)
-        };
+        let Some(admitted) = worker.admit(stream.peer(), true) else { return pipe.shed() };
         let (serving, peer) = (Rc::clone(worker), Rc::clone(peer));
         let stream = Rc::new(Stream::plain(Socket::Link(pipe), worker.buffers.clone()));
         worker::spawn(worker, async move {
@@ -281,7 +275,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, desti
             if first.what == Detection::Http2 {
                 placed(|| serve::http2(worker, Rc::new(stream), Rc::new(http))).await;
             } else {
-                placed(|| serve::http1(worker, Rc::new(stream), &http, version)).await;
+                placed(|| serve::http1(worker, Rc::new(stream), &http)).await;
             }
         }
         Detection::Tls(_) | Detection::Opaque | Detection::More => {

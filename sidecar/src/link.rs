@@ -1,4 +1,4 @@
-//! The link: many streams on one mutual TLS connection between two sidecars (`weft/link1`), so that one handshake serves them all, and one write
+//! The link: many streams on one mutual TLS connection between two sidecars (`weft/link2`), so that one handshake serves them all, and one write
 //! carries what many of them have to say.
 //!
 //! A stream is what a connection of its own would be, byte for byte: half-closed, reset, held up by its reader alone, and authorized by itself. A link is
@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_core::protocol::MeshProtocol;
 
@@ -25,15 +24,8 @@ pub use pipe::Pipe;
 use session::{End, Session};
 
 use crate::io::Socket;
-use crate::multiplex::Mover;
+use crate::multiplex::{Mover, UNSENT};
 use crate::stream::Stream;
-
-/// How long a link may be silent before whoever uses it asks whether its other end is still there.
-const SILENT: Duration = Duration::from_secs(1);
-/// Bytes that may wait in the kernel before they are sent: what a stream has to say waits behind those of others.
-const UNSENT: u32 = 128 * 1024;
-/// The longest that an answer is waited for, whatever a policy says.
-const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// What its streams are asked for and the link alone knows.
 pub struct Facts {
@@ -52,17 +44,8 @@ pub fn refused(e: &io::Error) -> Option<Refused> {
 pub struct Link {
     mover: Mover<Session>,
     facts: Facts,
-    /// When something came last.
-    heard: Cell<Instant>,
-    /// When it was asked whether the other end is there, and has not been heard since.
-    asked: Cell<Option<Instant>>,
     /// When its last stream ended.
     since: Cell<Instant>,
-    answers: Duration,
-    /// It is asked just now, or a stream begins.
-    asking: Notify,
-    /// It answers.
-    answered: Notify,
     /// The connection was ended from here, for what it rests on is not believed any more.
     cut: Cell<bool>,
 }
@@ -70,29 +53,19 @@ pub struct Link {
 impl Link {
     /// One that opens streams over `stream`. An other end that is asked and says nothing for `answers` is not used any more until it does.
     pub fn opening(stream: &Stream, answers: Duration) -> Rc<Self> {
-        Self::new(stream, End::Opens, answers.min(LONGEST))
+        Self::new(stream, End::Opens, Some(answers))
     }
 
     /// One that serves the streams that come over `stream`.
     pub fn serving(stream: &Stream) -> Rc<Self> {
-        Self::new(stream, End::Serves, Duration::MAX)
+        Self::new(stream, End::Serves, None)
     }
 
-    fn new(stream: &Stream, end: End, answers: Duration) -> Rc<Self> {
+    fn new(stream: &Stream, end: End, patience: Option<Duration>) -> Rc<Self> {
         stream.bound_unsent(UNSENT);
         let facts = Facts { peer: stream.peer(), tls: stream.tls_names() };
-        let now = Instant::now();
-        Rc::new(Self {
-            mover: Mover::new(Session::new(end)),
-            facts,
-            heard: Cell::new(now),
-            asked: Cell::new(None),
-            since: Cell::new(now),
-            answers,
-            asking: Notify::new(),
-            answered: Notify::new(),
-            cut: Cell::new(false),
-        })
+        let mover = Mover::new(Session::new(end), patience);
+        Rc::new(Self { mover, facts, since: Cell::new(Instant::now()), cut: Cell::new(false) })
     }
 
     fn session(&self) -> RefMut<'_, Session> {
@@ -116,7 +89,7 @@ impl Link {
 
     /// Whether the other end has answered in time, if it was asked.
     pub fn answers(&self) -> bool {
-        self.asked.get().is_none_or(|asked| asked.elapsed() < self.answers)
+        self.mover.answers()
     }
 
     /// Streams that are open on it.
@@ -126,29 +99,22 @@ impl Link {
 
     /// How long it has had no stream; none while it has one, or somebody who waits to begin one.
     pub fn idle(&self) -> Option<Duration> {
-        let is_awaited = self.asked.get().is_some() && self.answers();
-        (self.streams() == 0 && !is_awaited).then(|| self.since.get().elapsed())
+        (self.streams() == 0 && !self.mover.is_awaited()).then(|| self.since.get().elapsed())
     }
 
     /// Begins a stream. Ask [`Self::has_room`] first.
     pub fn begin(self: &Rc<Self>, protocol: MeshProtocol) -> Socket {
         self.asks();
         let number = self.session().begin(protocol);
-        self.asking.notify_one();
+        self.mover.began();
         Socket::Link(Pipe::new(Rc::clone(self), number))
     }
 
-    /// Asks whether the other end is there, where it has been silent for long; false if it does not answer. Ask before a stream begins: what was never said on it
-    /// can be said elsewhere.
+    /// Asks whether the other end is there, where it has been silent for long; false if nothing can begin on it. Ask before a stream begins: what was never said on it can be said
+    /// elsewhere.
     pub async fn is_there(&self) -> bool {
-        self.asks();
-        while let Some(asked) = self.asked.get() {
-            let answered = self.answered.notified();
-            if tokio::time::timeout_at(asked + self.answers, answered).await.is_err() {
-                return self.asked.get().is_none();
-            }
-        }
-        !self.is_leaving()
+        self.mover.is_heard().await;
+        self.has_room()
     }
 
     /// No more streams are to begin on it. Whoever opens them ends it with the last one.
@@ -161,6 +127,11 @@ impl Link {
         self.session().close();
     }
 
+    /// Something is about to be said: whoever has been silent for long is asked whether it hears.
+    fn asks(&self) {
+        self.mover.asks();
+    }
+
     fn forget(&self, stream: u32, cause: Option<frame::Cause>) {
         self.session().forget(stream, cause);
         if self.streams() == 0 {
@@ -168,46 +139,13 @@ impl Link {
         }
     }
 
-    /// Something is about to be said: whoever has been silent for long is asked whether it hears.
-    fn asks(&self) {
-        if self.asked.get().is_none() && self.answers < Duration::MAX && self.heard.get().elapsed() >= SILENT {
-            self.asked.set(Some(Instant::now()));
-            self.session().ping();
-            self.asking.notify_one();
-        }
-    }
-
-    /// Looks after whether the other end hears of streams that begin. Where it says nothing and does not answer when it is asked, those that began since are
-    /// broken off. The others go on, for as long as the kernel believes in the connection. Never resolves.
-    pub async fn watch(&self) {
-        loop {
-            self.asking.notified().await;
-            loop {
-                if let Some(asked) = self.asked.get() {
-                    tokio::time::sleep_until(asked + self.answers).await;
-                    if self.asked.get().is_some_and(|since| since == asked) {
-                        self.session().give_up_unsure();
-                        break;
-                    }
-                } else if self.session().is_unsure() {
-                    tokio::time::sleep_until(self.heard.get() + SILENT).await;
-                    self.asks();
-                } else {
-                    break;
-                }
-            }
-        }
-    }
-
     /// Moves bytes between streams and connection until the link ends: properly after [`Self::leave`] or when the other end has
     /// left, or with an error. `opened` is given each stream that the other end opens. Whatever is under way at the end is broken off.
     pub async fn drive(self: &Rc<Self>, stream: &Stream, mut opened: impl FnMut(MeshProtocol, Pipe)) -> io::Result<()> {
-        let _ends = Ends(self);
         let take = |octets: &[u8]| {
             if octets.is_empty() {
                 return if self.streams() == 0 { Ok(0) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
-            self.hear();
             let received = self.session().receive(octets);
             let fresh = self.session().opened();
             let began = fresh.len();
@@ -221,25 +159,5 @@ impl Link {
         // Streams ask for it as soon as they are broken off.
         self.cut.set(stream.is_cut());
         ended
-    }
-
-    fn hear(&self) {
-        self.heard.set(Instant::now());
-        self.session().hear();
-        if self.asked.take().is_some() {
-            self.answered.notify_waiters();
-        }
-    }
-}
-
-/// Whatever becomes of the driver, streams do not outlive it.
-struct Ends<'a>(&'a Link);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.session().end();
-        // Whoever asked whether the other end is there knows now.
-        self.0.asked.set(None);
-        self.0.answered.notify_waiters();
     }
 }

@@ -15,10 +15,14 @@ use tokio::sync::Notify;
 use crate::stream::Stream;
 
 mod outgoing;
+mod presence;
 mod turns;
+mod window;
 
 pub use outgoing::Outgoing;
+use presence::Presence;
 pub use turns::{CHOKED, FULL, LOW, QUANTUM, Turns, Written};
+pub use window::{Extra, LARGEST, Window};
 
 /// How long the other end may take to end its half of the connection after ours.
 const LINGER: Duration = Duration::from_secs(5);
@@ -26,6 +30,8 @@ const LINGER: Duration = Duration::from_secs(5);
 const READS: usize = 4;
 /// Streams that begin with one read, so that no connection keeps others from theirs.
 const FRESH: usize = 64;
+/// Bytes that may wait in the kernel before they are sent, between two sidecars: what a stream has to say waits behind those of others.
+pub const UNSENT: u32 = 128 * 1024;
 /// Pieces that are smaller, in bytes, are put together.
 const SMALL: usize = 4 * 1024;
 
@@ -144,6 +150,16 @@ pub trait Framing {
     fn is_over(&self) -> bool;
     /// Nothing is said any more.
     fn hush(&mut self);
+    /// The connection has ended: whatever is under way breaks off.
+    fn end(&mut self);
+    /// Something came: every stream that began before may have been heard of.
+    fn hear(&mut self);
+    /// Whether a stream began of which the other end may not have heard.
+    fn is_unsure(&self) -> bool;
+    /// Breaks off the streams that began since something came last: the other end may never have heard of them.
+    fn give_up_unsure(&mut self);
+    /// Asks the other end to say something.
+    fn ping(&mut self);
 }
 
 /// A protocol's end on its connection.
@@ -155,23 +171,30 @@ pub struct Mover<F> {
     deaf: RefCell<Option<io::Error>>,
     /// Nothing more comes; what is to go out goes.
     heard_all: Cell<bool>,
+    /// Whether the other end is still there.
+    presence: Presence,
 }
 
 impl<F: Framing> Mover<F> {
-    pub fn new(framing: F) -> Self {
-        Self { framing: RefCell::new(framing), ending: Notify::new(), deaf: RefCell::new(None), heard_all: Cell::new(false) }
+    /// One of whose other end it is asked whether it is there where it has said nothing for long; it may take so long to answer. None where it is never asked.
+    pub fn new(framing: F, patience: Option<Duration>) -> Self {
+        let (framing, presence) = (RefCell::new(framing), Presence::new(patience));
+        Self { framing, ending: Notify::new(), deaf: RefCell::new(None), heard_all: Cell::new(false), presence }
     }
 
     pub fn framing(&self) -> RefMut<'_, F> {
         self.framing.borrow_mut()
     }
 
-    /// Moves bytes until the connection ends, properly or by an error. `take` is given what came, nothing at the end, and says how many streams began with it.
+    /// Moves bytes until the connection ends, properly or by an error; whatever is under way then is broken off. `take` is given what came, nothing at the end, and says how many streams
+    /// began with it.
     pub async fn drive(&self, stream: &Stream, mut take: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
+        let _ends = Ends(self);
         tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(stream, cx, &mut take)) => ended,
             () = self.lingers() => Ok(()),
+            () = self.watch() => Ok(()),
         }
     }
 
@@ -209,6 +232,9 @@ impl<F: Framing> Mover<F> {
             }
             let mut began = 0;
             let read = stream.poll_each(cx, |bytes| {
+                if !bytes.is_empty() {
+                    self.hear();
+                }
                 began += take(bytes)?;
                 Ok(())
             });
@@ -267,5 +293,15 @@ impl<F: Framing> Mover<F> {
             self.ending.notify_one();
         }
         Poll::Pending
+    }
+}
+
+/// Whatever becomes of the driver, streams do not outlive it.
+struct Ends<'a, F: Framing>(&'a Mover<F>);
+
+impl<F: Framing> Drop for Ends<'_, F> {
+    fn drop(&mut self) {
+        self.0.framing().end();
+        self.0.presence.knows();
     }
 }

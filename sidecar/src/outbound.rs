@@ -117,7 +117,7 @@ pub fn http(worker: &Rc<Worker>, stream: Stream, first: FirstBytes, route: Route
     let (worker, stream) = (Rc::clone(worker), Rc::new(stream));
     match first.what {
         Detection::Http2 => placed(|| async move { serve::http2(&worker, stream, http).await }),
-        _ => placed(|| async move { serve::http1(&worker, stream, &http, MeshProtocol::Http1).await }),
+        _ => placed(|| async move { serve::http1(&worker, stream, &http).await }),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::http::caller::HttpCaller;
 use crate::http::forward::{Asked, Outcome, forward};
 use crate::http::h1::{self, Reader, Writer, request_framing};
 use crate::http::sink::ResponseSink;
-use crate::http::{RequestHead, carried, hop};
+use crate::http::{RequestHead, hop};
 use crate::metrics::{Direction, EdgeKey, OpenConnection};
 use crate::placed::placed;
 use crate::relay::relay;
@@ -64,17 +64,14 @@ impl Http {
     }
 }
 
-/// Serves HTTP/1 until the client or a drain ends it; or HTTP/2 as it is carried in that form.
-pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http, version: MeshProtocol) {
-    let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, version, worker.shared.config.timeouts.write);
+/// Serves HTTP/1 until the client or a drain ends it.
+pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
+    let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, worker.shared.config.timeouts.write);
     let mut fresh = true;
     let ended = loop {
         // What stands in a pattern, or is lent out, lies in the connection's future as long as it lasts: nothing that is large does across a wait.
         let (head, framing) = match next_request(worker, &mut reader, fresh).await.and_then(|next| match next {
-            Next::Request(mut head) => {
-                let framing = if version == MeshProtocol::Http2 { carried::unpack(&mut head) } else { request_framing(&head) };
-                framing.map(|framing| Ok((head, framing)))
-            }
+            Next::Request(head) => request_framing(&head).map(|framing| Ok((head, framing))),
             Next::None => Ok(Err(End::Asked(stream.is_finished()))),
             Next::Closing => Ok(Err(End::Asked(false))),
         }) {
@@ -205,9 +202,8 @@ async fn refuse_malformed(worker: &Rc<Worker>, writer: &mut Writer, http: &Http,
         return;
     }
     told(worker, http, failure);
-    let version = writer.version();
     let mut sink = ResponseSink::H1 { writer, close: true, http10: false, head_only: false, body: None, note: None };
-    sink.note(telemetry::malformed(worker, &http.caller, http.route.name(), version));
+    sink.note(telemetry::malformed(worker, &http.caller, http.route.name(), MeshProtocol::Http1));
     let _ = sink.refuse(failure, false).await;
 }
 

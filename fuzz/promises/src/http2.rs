@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use weft_sidecar::http::h2::frame::{Header, PREFACE, SETTINGS};
-use weft_sidecar::http::h2::session::{CONNECTION_WINDOW, End, MAX_CONCURRENT, STREAM_WINDOW, Session};
+use weft_sidecar::http::h2::session::{CONNECTION_WINDOW, End, MAX_CONCURRENT, STREAM_WINDOW, Session, With};
 use weft_sidecar::http::{Chunk, Fields, RequestHead};
 use weft_sidecar::multiplex::Framing;
 
@@ -17,7 +17,7 @@ struct Made {
 }
 
 fn made(end: End, bytes: &[u8], piece: usize) -> Made {
-    let mut session = Session::new(end);
+    let mut session = Session::new(end, With::Program);
     let settings = Header { length: 0, kind: SETTINGS, flags: 0, stream: 0 }.octets();
     let preface: &[u8] = if end == End::Serves { PREFACE } else { &[] };
     session.receive(&[preface, &settings].concat()).expect("a greeting");

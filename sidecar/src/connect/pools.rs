@@ -24,8 +24,6 @@ use crate::stream::Stream;
 
 /// Idle connections that are kept for each endpoint.
 const MAX_IDLE: usize = 64;
-/// Streams on one HTTP/2 connection before another is opened.
-const MAX_STREAMS: usize = 100;
 /// What was told to end has had the time to, and more may be told.
 pub(super) const SPARED: Duration = Duration::from_millis(20);
 
@@ -68,11 +66,6 @@ pub struct Http1 {
 impl Http1 {
     pub(super) fn new(stream: Rc<Stream>, (reader, writer): (Reader, Writer), key: Key, counted: Held) -> Self {
         Self { stream, reader, writer, key, since: Instant::now(), _counted: counted }
-    }
-
-    /// Whether it is HTTP/2's exchanges that go over it in this form.
-    pub fn is_carried(&self) -> bool {
-        self.writer.version() == MeshProtocol::Http2
     }
 
     /// Whether an exchange may begin on it: a server that closed it or spoke out of turn meanwhile shows as readable.
@@ -152,15 +145,19 @@ impl Pools {
         let mut pools = self.http2.borrow_mut();
         let list = pools.get_mut(key)?;
         list.retain(|s| !s.is_closed());
-        list.iter().find(|s| s.has_room(MAX_STREAMS)).cloned()
+        // One of which it is known that it is there; all others are asked.
+        let mut asked = None;
+        for sender in list.iter().filter(|s| s.has_room(h2::USUAL_STREAMS)) {
+            if sender.is_here() {
+                return Some(sender.clone());
+            }
+            asked.get_or_insert(sender);
+        }
+        asked.cloned()
     }
 
     pub(super) fn link_with_room(&self, key: &Key) -> Option<Rc<Link>> {
         self.links.borrow().get(key)?.iter().find(|link| link.has_room()).cloned()
-    }
-
-    pub(super) fn has_link(&self, key: &Key) -> bool {
-        self.links.borrow().get(key).is_some_and(|links| !links.is_empty())
     }
 
     pub(super) fn is_linkless(&self, key: &Key) -> bool {
@@ -278,9 +275,9 @@ impl Pools {
     /// How long all links to one destination have had no stream, or none but those that are kept for the next exchange; none while they have others.
     fn unused(&self, key: &Key, links: &[Rc<Link>], now: Instant) -> Option<Duration> {
         let http1 = self.http1.borrow();
-        let kept = [MeshProtocol::Http1, MeshProtocol::Http2].map(|protocol| http1.get(&Key { protocol, ..key.clone() }));
+        let kept = http1.get(&Key { protocol: MeshProtocol::Http1, ..key.clone() });
         let is_here = |link: &Rc<Link>| links.iter().any(|known| Rc::ptr_eq(known, link));
-        let kept = || kept.iter().copied().flatten().flatten().filter(|c| c.stream.link().is_some_and(is_here));
+        let kept = || kept.into_iter().flatten().filter(|c| c.stream.link().is_some_and(is_here));
         let streams: usize = links.iter().map(|link| link.streams()).sum();
         let since = kept().map(|c| now.duration_since(c.since)).chain(links.iter().filter_map(|link| link.idle()));
         if kept().count() == streams { since.min() } else { None }
@@ -328,9 +325,7 @@ impl Pools {
         let links = self.links.borrow();
         told.links.store(links.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.streams.store(links.values().flatten().map(|link| link.streams()).sum::<usize>() as u64, Relaxed);
-        // What HTTP/2 goes over in that form are streams of links, and told as such.
-        let of_http1 = http1.iter().filter(|(key, _)| key.protocol == MeshProtocol::Http1);
-        told.http1_idle.store(of_http1.map(|(_, idle)| idle.len()).sum::<usize>() as u64, Relaxed);
+        told.http1_idle.store(http1.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.http2.store(http2.values().map(Vec::len).sum::<usize>() as u64, Relaxed);
         told.http2_idle.store(http2.values().flatten().filter(|s| s.idle().is_some()).count() as u64, Relaxed);
     }

@@ -13,7 +13,6 @@ use weft_core::trace::Context;
 
 use super::body::Body;
 use super::caller::HttpCaller;
-use super::carried;
 use super::deadline::in_grpc;
 use super::exchange::{self, Attempted, Finished};
 use super::fields::Known;
@@ -187,7 +186,7 @@ async fn try_once(
             }
             let waits = || treatment.take_waiting_place();
             match version {
-                MeshProtocol::Http2 => worker.open_http2(&lease.destination, carried::fits(request.head), waits).await,
+                MeshProtocol::Http2 => worker.open_http2(&lease.destination, waits).await,
                 MeshProtocol::Http1 | MeshProtocol::Tcp => worker.open_http1(&lease.destination, waits).await,
             }
         });

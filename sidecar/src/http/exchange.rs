@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::body::{Body, Chunk};
-use super::carried;
 use super::fields::{Fields, Known};
 use super::h1::{self, Framing, OutgoingBody};
 use super::head::{RequestHead, ResponseHead};
@@ -106,12 +105,9 @@ async fn run_http1(
     body: &mut Body<'_>,
     sink: &mut ResponseSink<'_>,
 ) -> Result<Finished, Failure> {
-    let is_carried = connection.is_carried();
-    let packed = if is_carried { carried::pack(a.head) } else { None };
-    let head = packed.as_deref().unwrap_or(a.head);
+    let head = a.head;
     let framing = match (body.is_done(), head.fields.first(Known::ContentLength).is_some(), body.length()) {
         (true, _, _) => Framing::None,
-        _ if is_carried => Framing::Chunked,
         (false, true, Some(n)) => Framing::Length(n),
         _ => Framing::Chunked,
     };
@@ -152,7 +148,7 @@ async fn run_http1(
             note.answered(response.status);
         }
         peer_refusal(&response.fields, a.from_mesh)?;
-        let framing = if is_carried { carried::framing(&mut response.fields) } else { h1::response_framing(&response, head)? };
+        let framing = h1::response_framing(&response, head)?;
         a.treatment.judge(a.worker, &response, a.lease)?;
         answering.set(true);
         let status = response.status;

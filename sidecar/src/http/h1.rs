@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::failure::Side;
-use weft_core::protocol::MeshProtocol;
 
 use crate::stream::Stream;
 
@@ -17,11 +16,8 @@ pub use framing::{Framing, request_framing, response_framing};
 pub use read::{IncomingBody, Reader};
 pub use write::{OutgoingBody, Writer};
 
-/// Both halves of a stream that HTTP/1 is spoken on, or HTTP/2 in that form (`carried.rs`). `stall` bounds how long an HTTP/1 peer may take nothing.
-pub fn halves(stream: &Rc<Stream>, side: Side, version: MeshProtocol, stall: Duration) -> (Reader, Writer) {
-    if version == MeshProtocol::Http2 {
-        return (Reader::carried(Rc::clone(stream), side), Writer::carried(Rc::clone(stream), side));
-    }
+/// Both halves of a stream that HTTP/1 is spoken on. `stall` bounds how long a peer may take nothing.
+pub fn halves(stream: &Rc<Stream>, side: Side, stall: Duration) -> (Reader, Writer) {
     (Reader::new(Rc::clone(stream), side), Writer::new(Rc::clone(stream), side, stall))
 }
 

@@ -12,6 +12,7 @@ use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::head::RequestHead;
 use super::{Chunk, hop};
+use crate::multiplex::UNSENT;
 use crate::stream::Stream;
 
 mod connection;
@@ -24,7 +25,8 @@ mod state;
 
 pub use connection::{Connection, Handle};
 use frame::Code;
-pub use section::{Fault, is_authority};
+pub use section::Fault;
+pub use session::{USUAL_STREAMS, With};
 pub use state::Broken;
 
 /// How long a receiver may keep a stream's window shut while there is something to send.
@@ -62,6 +64,16 @@ impl Sender {
         self.held.0.idle()
     }
 
+    /// Whether it is known that the other end is there, or nobody asks; else it is asked.
+    pub fn is_here(&self) -> bool {
+        self.held.0.is_here()
+    }
+
+    /// Waits until it is known whether the other end is there.
+    pub async fn is_heard(&self) {
+        self.held.0.is_heard().await;
+    }
+
     /// Sends a request head. What cannot be begun was certainly not processed.
     pub async fn begin(&self, head: &RequestHead, ends: bool) -> Result<Handle, Failure> {
         let begun = self.held.0.begin(head, ends).await?;
@@ -69,9 +81,12 @@ impl Sender {
     }
 }
 
-/// Begins to speak; gives the sender and the task that drives the connection. A server that says nothing at all is given up after `patience`.
-pub fn connect(stream: Stream, patience: Duration) -> (Sender, impl Future<Output = ()> + 'static) {
-    let connection = Connection::asking();
+/// Begins to speak; gives the sender and the task that drives the connection. A server that says nothing at all is given up after `patience`. `answers`: see [`Connection::asking`].
+pub fn connect(stream: Stream, patience: Duration, answers: Option<Duration>) -> (Sender, impl Future<Output = ()> + 'static) {
+    if answers.is_some() {
+        stream.bound_unsent(UNSENT);
+    }
+    let connection = Connection::asking(answers);
     let sender = Sender { held: Rc::new(Held(Rc::clone(&connection))), tls: stream.tls_names() };
     let driver = async move {
         // Each exchange sees for itself how it ends.

@@ -45,7 +45,7 @@ impl ResponseSink<'_> {
     /// What the caller speaks; the endpoint is spoken to alike.
     pub fn version(&self) -> MeshProtocol {
         match self {
-            Self::H1 { writer, .. } => writer.version(),
+            Self::H1 { .. } => MeshProtocol::Http1,
             Self::H2 { .. } => MeshProtocol::Http2,
             Self::Nowhere { version } => *version,
         }
@@ -124,11 +124,8 @@ impl ResponseSink<'_> {
         match self {
             Self::H1 { writer, close, http10, body: out, .. } => {
                 let announced = head.fields.first(Known::ContentLength).is_some();
-                let is_carried = writer.version() == MeshProtocol::Http2;
                 let framing = match (head_only, body.is_done(), body.length()) {
                     (true, _, _) => Framing::None,
-                    (false, true, _) if is_carried => Framing::None,
-                    (false, false, _) if is_carried => Framing::Chunked,
                     (false, true, _) if announced || matches!(head.status, 204 | 304) => Framing::None,
                     (false, true, _) => Framing::Length(0),
                     (false, false, Some(n)) => Framing::Length(n),
@@ -255,16 +252,11 @@ impl ResponseSink<'_> {
         }
         match self {
             Self::H1 { writer, close, http10, head_only, .. } => {
-                let is_carried = writer.version() == MeshProtocol::Http2;
-                let bare = lengthless || *head_only || is_carried && text.is_empty();
-                if !(lengthless || is_carried) {
+                let bare = lengthless || *head_only;
+                if !lengthless {
                     head.fields.push(b"content-length", text.len().to_string().as_bytes());
                 }
-                let framing = match bare {
-                    true => Framing::None,
-                    false if is_carried => Framing::Chunked,
-                    false => Framing::Length(text.len() as u64),
-                };
+                let framing = if bare { Framing::None } else { Framing::Length(text.len() as u64) };
                 let connection = match (*close, *http10) {
                     (true, _) => Some("close"),
                     (false, true) => Some("keep-alive"),

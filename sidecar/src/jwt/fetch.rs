@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use weft_core::backoff::Backoff;
 use weft_core::failure::Side;
 use weft_core::jwt::KeysUrl;
-use weft_core::protocol::MeshProtocol;
 use weft_tls::tokens::Jwks;
 
 use super::keys::told;
@@ -192,7 +191,7 @@ async fn from_outside(
     let name = ServerName::try_from(url.host.to_string()).map_err(|e| e.to_string())?;
     let stream = Rc::new(stream.connect_tls(config, name).await.map_err(|e| format!("TLS with {to}: {e}"))?);
     let stall = worker.shared.config.timeouts.write;
-    let (mut reader, mut writer) = h1::halves(&stream, Side::Upstream, MeshProtocol::Http1, stall);
+    let (mut reader, mut writer) = h1::halves(&stream, Side::Upstream, stall);
     exchange(&request(url), &mut reader, &mut writer).await
 }
 

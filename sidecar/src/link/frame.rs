@@ -1,4 +1,4 @@
-//! Frames of `weft/link1`: eight octets of header, then the payload. Integers are big-endian.
+//! Frames of `weft/link2`: eight octets of header, then the payload. Integers are big-endian.
 //!
 //! ```text
 //! | length: u24 | kind: u8 | stream: u32 | payload: length octets |
@@ -119,18 +119,17 @@ impl Cause {
     }
 }
 
-/// What is spoken on a stream, as [`Kind::Open`] has it.
+/// What is spoken on a stream, as [`Kind::Open`] has it. HTTP/2 has connections of its own.
+const SPOKEN: [(MeshProtocol, u8); 2] = [(MeshProtocol::Http1, 1), (MeshProtocol::Tcp, 3)];
+
+/// As it goes out.
 pub fn protocol_octet(protocol: MeshProtocol) -> u8 {
-    match protocol {
-        MeshProtocol::Http1 => 1,
-        MeshProtocol::Http2 => 2,
-        MeshProtocol::Tcp => 3,
-    }
+    SPOKEN.iter().find(|(known, _)| *known == protocol).expect("HTTP/2 goes over no link").1
 }
 
 /// The same, read.
 pub fn protocol_of(octet: u8) -> Result<MeshProtocol, Violation> {
-    MeshProtocol::ALL.into_iter().find(|p| protocol_octet(*p) == octet).ok_or(Violation::UnknownProtocol(octet))
+    SPOKEN.iter().find(|(_, known)| *known == octet).map(|(protocol, _)| *protocol).ok_or(Violation::UnknownProtocol(octet))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io;
 use std::task::Waker;
 
 use super::frame::Cause;
-use crate::multiplex::{Pieces, Written, wake};
+use crate::multiplex::{Pieces, Window, Written, wake};
 
 /// What may be sent on a stream that has just begun, in bytes.
 pub(super) const WINDOW: u32 = 64 * 1024;
@@ -24,12 +24,7 @@ pub(super) struct Half {
     /// What came and was not read yet.
     pub(super) came: Pieces,
     /// What the peer may still send.
-    pub(super) allowed: u32,
-    pub(super) window: u32,
-    /// Read, and not given back as credit.
-    pub(super) taken: u32,
-    /// Read since the window has its size.
-    pub(super) read: u64,
+    pub(super) window: Window,
     /// The peer has said that it sends no more.
     pub(super) ended: bool,
     /// What we may still send.
@@ -51,7 +46,7 @@ impl Written for Half {
 
 impl Half {
     pub(super) fn new() -> Self {
-        Self { allowed: WINDOW, window: WINDOW, credit: WINDOW, ..Self::default() }
+        Self { window: Window::new(WINDOW), credit: WINDOW, ..Self::default() }
     }
 
     pub(super) fn wake(&mut self) {

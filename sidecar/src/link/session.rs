@@ -1,7 +1,7 @@
 //! One end of a link, without its socket: frames in, frames out, and what each stream may do. It never waits and reads no clock.
 //!
-//! - **Credit** is per stream: who reads slowly stops its own stream, and no other. It begins at [`WINDOW`] and grows with what is read, to
-//!   [`MAX_WINDOW`]; what is granted beyond the beginning is bounded over the whole link.
+//! - **Credit** is per stream: who reads slowly stops its own stream, and no other. It begins at [`WINDOW`] and grows with what is read; what is
+//!   granted beyond the beginning is bounded over the whole link.
 //! - **Turns**: bytes that are to go out wait in one buffer. When it is full, writers queue up ([`Turns`]).
 //! - **A stream is forgotten** when its [`super::Pipe`] is dropped; what still comes for it is read over. Its number never comes again.
 
@@ -14,14 +14,10 @@ use weft_core::protocol::MeshProtocol;
 
 use super::frame::{Cause, HEADER, Header, Kind, MAX_CONTROL, MAX_PAYLOAD, Violation, protocol_octet, protocol_of};
 use super::half::{Half, WINDOW};
-use crate::multiplex::{CHOKED, Framing, LOW, Outgoing, Streams, Turns, note, wake};
+use crate::multiplex::{CHOKED, Extra, Framing, LOW, Outgoing, Streams, Turns, note, wake};
 
-/// The most that may be on its way on one stream, in bytes.
-pub const MAX_WINDOW: u32 = 1024 * 1024;
 /// The most that all streams of a link may be granted beyond [`WINDOW`], in bytes.
 const EXTRA: u32 = 8 * 1024 * 1024;
-/// A window is doubled when so many of it were read.
-const READ_TO_GROW: u64 = 4;
 /// Streams that whoever opens them has open at once; then it opens another link.
 pub const MAX_OPEN: usize = 256;
 /// Streams that are served at once: more, since the two ends do not forget a stream in the same moment.
@@ -55,8 +51,8 @@ pub struct Session {
     coming: Option<(u32, usize)>,
     /// Streams whose writers wait for room.
     turns: Turns,
-    /// What was granted beyond the windows' beginning.
-    extra: u32,
+    /// What may be granted beyond the windows' beginning.
+    extra: Extra,
     /// Streams that the peer has opened, and nobody serves yet.
     fresh: Vec<(u32, MeshProtocol)>,
     /// No more streams: the peer has said so, or we have.
@@ -82,7 +78,7 @@ impl Session {
             filled: 0,
             coming: None,
             turns: Turns::default(),
-            extra: 0,
+            extra: Extra(EXTRA),
             fresh: Vec::new(),
             leaving: false,
             closing: false,
@@ -133,39 +129,6 @@ impl Session {
     pub fn close(&mut self) {
         self.closing = true;
         self.wake();
-    }
-
-    /// Something came: every stream that began before may have been heard of.
-    pub fn hear(&mut self) {
-        self.sure = self.newest;
-    }
-
-    /// Whether a stream began of which the other end may not have heard.
-    pub fn is_unsure(&self) -> bool {
-        self.newest > self.sure && self.streams.contains_key(&self.newest)
-    }
-
-    /// Asks the other end to say something.
-    pub fn ping(&mut self) {
-        self.frame(Kind::Ping, 0, &[]);
-    }
-
-    /// The connection has ended: whatever is under way breaks off.
-    pub fn end(&mut self) {
-        self.gone = true;
-        // What was ended both ways by then is whole.
-        for half in self.streams.values_mut().filter(|half| !(half.ended && (half.finished || half.stopped))) {
-            half.break_off(Cause::Reset);
-        }
-        self.out = Outgoing::default();
-    }
-
-    /// Breaks off the streams that began since something came last: the other end may never have heard of them.
-    pub fn give_up_unsure(&mut self) {
-        let unsure: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > self.sure).collect();
-        for stream in unsure {
-            self.cut(stream);
-        }
     }
 
     fn wake(&mut self) {
@@ -250,8 +213,7 @@ impl Session {
         if half.ended {
             return Err(Violation::AfterEnd(header.stream));
         }
-        half.allowed = half.allowed.checked_sub(header.length as u32).ok_or(Violation::Credit(header.stream))?;
-        Ok(())
+        if half.window.takes(header.length as u32) { Ok(()) } else { Err(Violation::Credit(header.stream)) }
     }
 
     fn data(&mut self, stream: u32, bytes: &[u8]) {
@@ -374,10 +336,7 @@ impl Session {
 
     /// So much was read.
     fn took(&mut self, stream: u32, n: usize) {
-        let half = self.half(stream);
-        half.taken += n as u32;
-        half.read += n as u64;
-        if half.taken >= half.window / 2 {
+        if self.half(stream).window.passes(n as u32) {
             self.give_back(stream);
             self.wake();
         }
@@ -385,26 +344,11 @@ impl Session {
 
     /// Gives what was read back as credit, and more of it to who uses it up. It goes out with the next write.
     fn give_back(&mut self, stream: u32) {
-        let room = EXTRA - self.extra;
-        let half = self.half(stream);
+        let half = self.streams.get_mut(&stream).expect(HAS_PIPE);
         if half.ended {
             return;
         }
-        let mut credit = std::mem::take(&mut half.taken);
-        // Who keeps up has read most of what came.
-        let grows = half.came.octets() <= half.window as usize / 2
-            && half.window < MAX_WINDOW
-            && half.window <= room
-            && half.read >= READ_TO_GROW * u64::from(half.window);
-        if grows {
-            credit += half.window;
-            half.window *= 2;
-            half.read = 0;
-        }
-        half.allowed += credit;
-        if grows {
-            self.extra += self.half(stream).window / 2;
-        }
+        let credit = half.window.give_back(half.came.octets(), &mut self.extra);
         self.frame(Kind::Credit, stream, &credit.to_be_bytes());
     }
 
@@ -448,7 +392,7 @@ impl Session {
     fn wrote(&mut self, stream: u32, n: usize) {
         let half = self.half(stream);
         half.credit -= n as u32;
-        if half.taken >= half.window / 4 {
+        if half.window.is_worth_adding() {
             // On the way anyway: who asks and answers never writes for the credit's sake.
             self.give_back(stream);
         }
@@ -526,8 +470,8 @@ impl Session {
     pub fn forget(&mut self, stream: u32, cause: Option<Cause>) {
         let Some(half) = self.streams.remove(&stream) else { return };
         self.give_up_turn(stream);
-        self.extra -= half.window - WINDOW;
-        self.over += u64::from(half.allowed);
+        half.window.ends(WINDOW, &mut self.extra);
+        self.over += u64::from(half.window.allowed());
         if half.broken.is_none() {
             match cause {
                 None if half.finished && half.ended => {}
@@ -576,6 +520,34 @@ impl Framing for Session {
 
     fn hush(&mut self) {
         self.gone = true;
+    }
+
+    fn hear(&mut self) {
+        self.sure = self.newest;
+    }
+
+    fn is_unsure(&self) -> bool {
+        self.newest > self.sure && self.streams.keys().any(|stream| *stream > self.sure)
+    }
+
+    fn ping(&mut self) {
+        self.frame(Kind::Ping, 0, &[]);
+    }
+
+    fn end(&mut self) {
+        self.gone = true;
+        // What was ended both ways by then is whole.
+        for half in self.streams.values_mut().filter(|half| !(half.ended && (half.finished || half.stopped))) {
+            half.break_off(Cause::Reset);
+        }
+        self.out = Outgoing::default();
+    }
+
+    fn give_up_unsure(&mut self) {
+        let unsure: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > self.sure).collect();
+        for stream in unsure {
+            self.cut(stream);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::http::body::Body;
 use crate::http::forward::forward;
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2};
-use crate::multiplex::{note, wake};
+use crate::multiplex::{UNSENT, note, wake};
 use crate::stream::Stream;
 use crate::telemetry;
 use crate::worker::Worker;
@@ -25,7 +25,12 @@ const LEAVING: Duration = Duration::from_secs(5);
 
 /// Serves HTTP/2 until the client or a drain ends it.
 pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
-    let connection = h2::Connection::serving();
+    // Nobody else is let in by TLS.
+    let with = if stream.tls_facts().is_some() { h2::With::Sidecar } else { h2::With::Program };
+    if with == h2::With::Sidecar {
+        stream.bound_unsent(UNSENT);
+    }
+    let connection = h2::Connection::serving(with);
     let opened = |request| match request {
         Ok((head, handle)) => serve(Request { worker: Rc::clone(worker), http: Rc::clone(&http), head, handle }),
         Err(h2::Fault::Malformed(why)) => refused(worker, &http, &Failure::downstream(Reason::BadRequest).detail(why)),

@@ -74,7 +74,7 @@ fn with_a_sidecar_that_has_no_links_each_has_a_connection_of_its_own() {
         let mesh = &world.callees[0].shared.mesh;
         let now = mesh.identity.load_full().expect("it has one");
         let mut before_links = Identity::new(now.generation, now.svid.clone(), now.bundle.clone());
-        Arc::make_mut(&mut before_links.server).alpn_protocols.retain(|id| id != b"weft/link1");
+        Arc::make_mut(&mut before_links.server).alpn_protocols.retain(|id| id != b"weft/link2");
         mesh.identity.store(Some(Arc::new(before_links)));
         echo(&world);
         let seen = Rc::new(Seen::default());
@@ -143,6 +143,57 @@ fn a_peer_that_vanished_takes_no_new_streams_and_keeps_the_old_ones() {
 }
 
 #[test]
+fn over_http2_too_a_peer_that_vanished_takes_no_new_streams_and_keeps_the_old_ones() {
+    first_seeds(16, &async |seed| {
+        let lab = Lab::new(Setup::mesh(seed, &[1]));
+        lab.backends[0].does(|asked| {
+            let after = Duration::from_secs(if asked.target == "/slow" { 60 } else { 0 });
+            Reply::Answer { status: 200, fields: vec![], body: vec![], after }
+        });
+        let send = lab.http2(0).await;
+        let slow = tokio::task::spawn_local({
+            let send = send.clone();
+            async move { call(&send, "GET /slow", &[], b"").await }
+        });
+        sleep(Duration::from_secs(5)).await;
+        let callee = lab.backends[0].ip;
+        lab.network.partition(A, callee);
+        // The first that is asked finds out whether anybody is there; those after it know that nobody answers.
+        for _ in 0..3 {
+            let began = Instant::now();
+            let answer = call(&send, "GET /new", &[], b"").await.expect("weft answers");
+            assert_eq!(answer.field("weft-error"), Some("upstream-connect-timeout"), "{answer:?}");
+            assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        }
+        lab.network.heal(A, callee);
+        assert_eq!(slow.await.expect("it ends").expect("an answer").status, 200);
+        assert_eq!(call(&send, "GET /again", &[], b"").await.expect("an answer").status, 200);
+        drop(send);
+        lab.end().await;
+    });
+}
+
+/// More of them than one connection may be granted for together, if each took as much as a stream may.
+#[test]
+fn over_http2_answers_that_nobody_reads_hold_up_no_other_caller() {
+    first_seeds(4, &async |seed| {
+        let lab = Lab::new(Setup::mesh(seed, &[1]));
+        lab.backends[0].does(|_| Reply::Answer { status: 200, fields: vec![], body: vec![b'x'; 250_000], after: Duration::ZERO });
+        let (slow, quick) = (lab.http2(0).await, lab.http2(0).await);
+        let mut answers = Vec::new();
+        for _ in 0..190 {
+            let request = http::Request::get("http://api/").body(()).expect("a valid request");
+            let answer = slow.clone().ready().await.expect("open").send_request(request, true).expect("room").0;
+            answers.push(answer.await.expect("an answer"));
+        }
+        let called = timeout(Duration::from_secs(10), call(&quick, "GET /", &[], b"")).await.expect("it waits for nobody");
+        assert_eq!(called.expect("an answer").body.len(), 250_000);
+        drop((answers, slow, quick));
+        lab.end().await;
+    });
+}
+
+#[test]
 fn who_does_not_read_holds_up_nobody_else() {
     first_seeds(16, &async |seed| {
         let world = World::new(&Plan::smooth(seed));
@@ -182,9 +233,9 @@ fn who_does_not_read_holds_up_nobody_else() {
     });
 }
 
-/// HTTP/2's exchanges cross a link in another form: what that has no place for arrives all the same.
+/// Between the sidecars there is one HTTP/2 connection, whatever is said over it.
 #[test]
-fn what_is_carried_arrives_as_it_went() {
+fn over_http2_heads_and_bodies_arrive_as_they_went() {
     first_seeds(16, &async |seed| {
         let lab = Lab::new(Setup::mesh(seed, &[1]));
         let many: Vec<(&'static str, String)> = (0..300).map(|n| ("x-many", n.to_string())).collect();
@@ -231,7 +282,7 @@ fn what_is_carried_arrives_as_it_went() {
         assert_eq!(seen[4].body, b"firstlast");
         assert_eq!([0, 5].map(|n| seen[n].field(":scheme")), [Some("http"), Some("https")]);
         let own = |(name, _): &&(String, String)| name.starts_with("weft-") && name != "weft-client-id";
-        // The caller's, the link, and the application's.
+        // The caller's, the one between the sidecars, and the application's.
         assert_eq!(lab.network.connections(), 3);
         assert!(seen.iter().all(|asked| asked.field(":authority") == Some("api") && !asked.fields.iter().any(|f| own(&f))));
         drop(send);

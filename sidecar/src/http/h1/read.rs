@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::{Framing, Limits, parse};
+use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
-use crate::http::{Chunk, carried};
 use crate::link::{Refused, refused};
 use crate::stream::{Shared, Stream};
 
@@ -46,11 +46,6 @@ impl Reader {
         // An answer may stream with long pauses; a request body that stalls is given up.
         let stall = (side != Side::Upstream).then_some(BODY_STALL);
         Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side, stall }
-    }
-
-    /// One that reads HTTP/2's messages (`carried.rs`): either half may be silent for as long as it likes.
-    pub(super) fn carried(stream: Rc<Stream>, side: Side) -> Self {
-        Self { limits: carried::LIMITS, stall: None, ..Self::new(stream, side) }
     }
 
     /// Bytes that were read beyond what was asked for.

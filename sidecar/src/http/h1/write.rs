@@ -5,13 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::failure::{Failure, Reason, Retryable, Side};
-use weft_core::protocol::MeshProtocol;
 
 use super::Framing;
 use super::read::reset;
+use crate::http::Chunk;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::{Chunk, carried};
 use crate::stream::Stream;
 
 /// The sending half of an HTTP/1 connection.
@@ -21,23 +20,11 @@ pub struct Writer {
     side: Side,
     /// A peer that takes nothing for this long is given up.
     stall: Duration,
-    /// What it writes is HTTP/2's, and says nothing of how it is framed (`carried.rs`).
-    is_carried: bool,
 }
 
 impl Writer {
     pub(super) fn new(stream: Rc<Stream>, side: Side, stall: Duration) -> Self {
-        Self { stream, out: Vec::new(), side, stall, is_carried: false }
-    }
-
-    /// One that writes HTTP/2's messages.
-    pub(super) fn carried(stream: Rc<Stream>, side: Side) -> Self {
-        Self { is_carried: true, ..Self::new(stream, side, carried::STALL) }
-    }
-
-    /// Whose messages it writes.
-    pub fn version(&self) -> MeshProtocol {
-        if self.is_carried { MeshProtocol::Http2 } else { MeshProtocol::Http1 }
+        Self { stream, out: Vec::new(), side, stall }
     }
 
     /// Puts a request head into the buffer. `connection` is this hop's own `Connection` field.
@@ -68,10 +55,8 @@ impl Writer {
         for (_, name, value) in fields.iter() {
             field(&mut self.out, name, value);
         }
-        match framing {
-            Framing::Chunked if !self.is_carried => field(&mut self.out, b"transfer-encoding", b"chunked"),
-            Framing::None if self.is_carried => field(&mut self.out, carried::BARE.as_bytes(), b"yes"),
-            _ => {}
+        if framing == Framing::Chunked {
+            field(&mut self.out, b"transfer-encoding", b"chunked");
         }
         if let Some(connection) = connection {
             field(&mut self.out, b"connection", connection.as_bytes());

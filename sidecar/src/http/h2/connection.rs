@@ -13,7 +13,7 @@ use weft_core::failure::Failure;
 
 use super::frame::Code;
 use super::section::Fault;
-use super::session::{End, Session};
+use super::session::{End, Session, With};
 use super::state::Broken;
 use crate::http::Chunk;
 use crate::http::fields::Fields;
@@ -29,18 +29,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// One that opens streams.
-    pub fn asking() -> Rc<Self> {
-        Self::new(End::Asks)
+    /// One that opens streams. A peer's sidecar is asked whether it is there where it has said nothing for long, and has `answers` to say so: then no stream begins until it has.
+    pub fn asking(answers: Option<Duration>) -> Rc<Self> {
+        Self::new(End::Asks, if answers.is_some() { With::Sidecar } else { With::Program }, answers)
     }
 
     /// One that serves them.
-    pub fn serving() -> Rc<Self> {
-        Self::new(End::Serves)
+    pub fn serving(with: With) -> Rc<Self> {
+        Self::new(End::Serves, with, None)
     }
 
-    fn new(end: End) -> Rc<Self> {
-        Rc::new(Self { mover: Mover::new(Session::new(end)), since: Cell::new(Instant::now()) })
+    fn new(end: End, with: With, answers: Option<Duration>) -> Rc<Self> {
+        Rc::new(Self { mover: Mover::new(Session::new(end, with), answers), since: Cell::new(Instant::now()) })
     }
 
     fn session(&self) -> RefMut<'_, Session> {
@@ -63,7 +63,18 @@ impl Connection {
     /// Whether another stream may begin, of at most so many, those who wait to begin one among them.
     pub fn has_room(&self, most: usize) -> bool {
         let session = self.session();
-        session.has_room() && session.open() + session.waiters() < most
+        session.has_room() && session.held() + session.waiters() < most && self.mover.answers()
+    }
+
+    /// Asks whether the other end is there, where it has been silent for long, and waits until it is known.
+    pub async fn is_heard(&self) {
+        self.mover.is_heard().await;
+    }
+
+    /// Whether it is known that the other end is there, or nobody asks.
+    pub fn is_here(&self) -> bool {
+        self.mover.asks();
+        !self.mover.is_awaited()
     }
 
     /// Whether no stream begins on it any more.
@@ -74,7 +85,8 @@ impl Connection {
     /// How long it has had no stream; none while it has one, or something to say.
     pub fn idle(&self) -> Option<Duration> {
         let session = self.session();
-        (session.is_idle() && session.outgoing().is_empty()).then(|| self.since.get().elapsed())
+        let is_idle = session.is_idle() && session.outgoing().is_empty() && !self.mover.is_awaited();
+        is_idle.then(|| self.since.get().elapsed())
     }
 
     /// Ends a connection that serves, on which nothing is under way and which was told to leave.
@@ -93,6 +105,7 @@ impl Connection {
             return Ok(Err(broken));
         }
         let number = self.session().begin(head, ends)?;
+        self.mover.began();
         Ok(Ok(Handle::new(self, number)))
     }
 
@@ -103,7 +116,6 @@ impl Connection {
         stream: &Stream,
         mut opened: impl FnMut(Result<(RequestHead, Handle), Fault>),
     ) -> io::Result<()> {
-        let _ends = Ends(self);
         let take = |octets: &[u8]| {
             if octets.is_empty() {
                 let is_idle = self.session().is_idle();
@@ -122,15 +134,6 @@ impl Connection {
             Ok(began)
         };
         self.mover.drive(stream, take).await
-    }
-}
-
-/// Whatever becomes of the driver, streams do not outlive it.
-struct Ends<'a>(&'a Connection);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.session().end();
     }
 }
 

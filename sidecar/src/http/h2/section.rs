@@ -9,6 +9,8 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// The most of a section, in octets as HPACK counts them. One beyond is read to its end, for what is read after it, and then refused.
 pub(super) const MAX_SIZE: usize = 64 * 1024;
+/// What sidecars add to a section on the way between them, at the most.
+pub(super) const ADDED: usize = 4 * 1024;
 /// Beyond this the sender has lost its mind, or means harm: a table makes much of few octets.
 const FAR_TOO_LARGE: usize = 4 * MAX_SIZE;
 
@@ -39,22 +41,23 @@ pub(super) struct Seen {
     authority: Bytes,
 }
 
-/// Reads a whole section: to its end, for the sake of those after it, whether it `is_wanted` or not. An error of the outer kind is the connection's end.
+/// Reads a whole section of at most so many octets, as [`MAX_SIZE`] counts them: to its end, for the sake of those after it, also where none is wanted. An error of the outer kind is the
+/// connection's end.
 pub(super) fn read(
     decoder: &mut Decoder,
     octets: &[u8],
     seen: &mut Seen,
-    is_wanted: bool,
+    most: Option<usize>,
 ) -> Result<Result<Section, Fault>, Invalid> {
-    let room = if is_wanted { octets.len() * 3 / 2 } else { 0 };
+    let room = if most.is_some() { octets.len() * 3 / 2 } else { 0 };
     let mut section = Section { fields: Fields::with_room(room), ..Section::default() };
-    let (mut fault, mut size) = ((!is_wanted).then_some(Fault::Malformed("nobody takes it")), 0);
+    let (mut fault, mut size) = (most.is_none().then_some(Fault::Malformed("nobody takes it")), 0);
     decoder.decode(octets, |name, value| {
         size += name.len() + value.len() + ENTRY;
         if size > FAR_TOO_LARGE {
             return Err(Invalid::Large);
         }
-        if size > MAX_SIZE {
+        if most.is_some_and(|most| size > most) {
             fault = Some(Fault::TooLarge);
         } else if fault.is_none() {
             fault = section.take(name, value, seen).err().map(Fault::Malformed);
@@ -260,7 +263,7 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
 }
 
 /// Whether it names a host, and perhaps a port, and nothing else.
-pub fn is_authority(value: &[u8]) -> bool {
+pub(super) fn is_authority(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'@' | b',' | b'/' | b'\\' | b'?' | b'#'))
 }
 
@@ -357,7 +360,7 @@ mod tests {
         for (name, value) in fields {
             hpack::put_as_it_is(&mut out, name.as_bytes(), value.as_bytes());
         }
-        read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK")
+        read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK")
     }
 
     const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/a?b"), (":authority", "api:80")];
@@ -378,7 +381,8 @@ mod tests {
         }
         let mut out = Vec::new();
         put_fields(&mut out, &fields);
-        let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
+        let again =
+            read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
         let list: Vec<_> = again.fields.iter().map(|(_, n, v)| (n, v)).collect();
         assert_eq!(list, [(&b"x-a"[..], &b"1"[..]), (b"x-d", b"5")]);
     }
@@ -391,7 +395,8 @@ mod tests {
         assert!(head.fields.first(Known::Host).is_none(), "the authority says it");
         let mut out = Vec::new();
         put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
-        let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
+        let again =
+            read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
         assert_eq!(again.length(), Some(3));
         let again = again.request().expect("a request");
         let list = |head: &RequestHead| head.fields.iter().map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect::<Vec<_>>();
@@ -456,7 +461,8 @@ mod tests {
         assert_eq!((head.protocol.as_deref(), &*head.target), (Some(&b"websocket"[..]), &b"/chat"[..]));
         let mut out = Vec::new();
         put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
-        let again = read(&mut Decoder::default(), &out, &mut Seen::default(), true).expect("HPACK").expect("well-formed");
+        let again =
+            read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
         assert_eq!(again.request().expect("RFC 8441").protocol, head.protocol);
     }
 
@@ -469,7 +475,7 @@ mod tests {
         let mut out = vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e];
         out.extend([b'v'; 4_000]);
         out.extend([0xbe; 100]);
-        let got = read(&mut Decoder::default(), &out, &mut Seen::default(), true);
+        let got = read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE));
         assert!(matches!(got, Err(Invalid::Large)));
     }
 }

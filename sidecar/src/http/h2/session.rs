@@ -10,18 +10,22 @@ use std::task::{Context, Waker};
 
 use super::frame::{self, Code, Header, PREFACE, Violation};
 use super::hpack::Decoder;
-use super::section::{Fault, MAX_SIZE, Seen};
+use super::section::{ADDED, Fault, MAX_SIZE, Seen};
 use super::state::{Broken, State};
 use crate::http::head::RequestHead;
-use crate::multiplex::{CHOKED, Framing, LOW, Outgoing, Streams, Turns, note, wake};
+use crate::multiplex::{CHOKED, Extra, Framing, LOW, Outgoing, Streams, Turns, Window, note, wake};
 
 mod handle;
 mod receive;
 
-/// The flow-control window of a stream, in bytes.
+/// The flow-control window of a stream as it begins, in bytes.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
-/// The flow-control window of a connection, in bytes.
+/// The flow-control window of a connection with a program, in bytes.
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams that a sidecar has on one connection before it opens another.
+pub const USUAL_STREAMS: usize = 100;
+/// The most that all streams between two sidecars may be granted beyond [`STREAM_WINDOW`], in bytes.
+const EXTRA: u32 = 8 * 1024 * 1024;
 /// The windows before anything is said, in bytes (RFC 9113, section 6.9.2).
 const FIRST_WINDOW: u32 = 65_535;
 /// Streams that a client may have open at once.
@@ -45,6 +49,15 @@ pub enum End {
     Asks,
     /// It serves them.
     Serves,
+}
+
+/// Who the other end is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum With {
+    /// A program, or whoever is outside of the mesh.
+    Program,
+    /// A peer's sidecar, for many of its programs' callers: none that reads slowly holds up others, and the connection's window is never what stops a stream.
+    Sidecar,
 }
 
 /// How far an end has gone with its going.
@@ -82,10 +95,14 @@ pub struct Session {
     streams: Streams<State>,
     /// The highest number that was used.
     newest: u32,
+    /// The newest stream when something came last.
+    sure: u32,
     /// Streams that are open, as the peer counts.
     open: usize,
     decoder: Decoder,
     seen: Seen,
+    /// The most octets of a section.
+    longest: usize,
     /// The peer's decoder knows that no table is kept.
     is_tableless: bool,
     /// How much of the preface is still to come.
@@ -97,9 +114,9 @@ pub struct Session {
     coming: Option<Coming>,
     unfinished: Option<Unfinished>,
     /// What the peer may still send, over all streams.
-    allowed: u32,
-    /// Passed on, and not given back as credit.
-    taken: u32,
+    window: Window,
+    /// What may be granted beyond the streams' windows' beginning.
+    extra: Extra,
     out: Outgoing,
     /// Where the header of the last frame stands, and whose data it has.
     last: Option<(u32, usize)>,
@@ -128,22 +145,29 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(end: End) -> Self {
+    pub fn new(end: End, with: With) -> Self {
+        let (window, extra) = match with {
+            With::Program => (CONNECTION_WINDOW, 0),
+            // What all streams may be granted, and as much beside it as is given back at a time.
+            With::Sidecar => (USUAL_STREAMS as u32 * STREAM_WINDOW + EXTRA + CONNECTION_WINDOW, EXTRA),
+        };
         let mut session = Self {
             end,
             streams: Streams::default(),
             newest: 0,
+            sure: 0,
             open: 0,
             decoder: Decoder::default(),
             seen: Seen::default(),
+            longest: if with == With::Sidecar { MAX_SIZE + ADDED } else { MAX_SIZE },
             is_tableless: false,
             preface: if end == End::Serves { PREFACE.len() } else { 0 },
             greeted: false,
             part: Vec::new(),
             coming: None,
             unfinished: None,
-            allowed: CONNECTION_WINDOW,
-            taken: 0,
+            window: Window::new(window),
+            extra: Extra(extra),
             out: Outgoing::default(),
             last: None,
             credit: FIRST_WINDOW.into(),
@@ -159,11 +183,11 @@ impl Session {
             gone: false,
             driver: None,
         };
-        session.greet();
+        session.greet(window);
         session
     }
 
-    fn greet(&mut self) {
+    fn greet(&mut self, window: u32) {
         let own = match self.end {
             End::Asks => (frame::ENABLE_PUSH, 0),
             End::Serves => (frame::MAX_CONCURRENT_STREAMS, MAX_CONCURRENT as u32),
@@ -171,7 +195,7 @@ impl Session {
         if self.end == End::Asks {
             self.out.octets().extend_from_slice(PREFACE);
         }
-        let all = [own, (frame::INITIAL_WINDOW_SIZE, STREAM_WINDOW), (frame::MAX_HEADER_LIST_SIZE, MAX_SIZE as u32)];
+        let all = [own, (frame::INITIAL_WINDOW_SIZE, STREAM_WINDOW), (frame::MAX_HEADER_LIST_SIZE, self.longest as u32)];
         let extended = (self.end == End::Serves).then_some((frame::ENABLE_CONNECT_PROTOCOL, 1));
         let mut payload = Vec::new();
         for (name, value) in all.into_iter().chain(extended) {
@@ -179,7 +203,7 @@ impl Session {
             payload.extend_from_slice(&value.to_be_bytes());
         }
         self.frame(frame::SETTINGS, 0, 0, &payload);
-        self.frame(frame::WINDOW_UPDATE, 0, 0, &(CONNECTION_WINDOW - FIRST_WINDOW).to_be_bytes());
+        self.frame(frame::WINDOW_UPDATE, 0, 0, &(window - FIRST_WINDOW).to_be_bytes());
     }
 
     /// Takes no more streams, though the peer has not answered our word that we go.
@@ -208,6 +232,11 @@ impl Session {
     /// Streams that are open, as the peer counts.
     pub fn open(&self) -> usize {
         self.open
+    }
+
+    /// Streams that somebody reads or writes: what came for one that the peer has ended takes part of the connection's window until it is read.
+    pub fn held(&self) -> usize {
+        self.streams.len()
     }
 
     /// Whether nobody reads or writes a stream.
@@ -265,18 +294,6 @@ impl Session {
         self.rouse();
     }
 
-    /// The connection has ended: whatever is under way breaks off.
-    pub fn end(&mut self) {
-        self.gone = true;
-        // What was said both ways by then is whole.
-        for state in self.streams.values_mut().filter(|state| !(state.ended && state.finished)) {
-            state.break_off(Broken::Lost);
-        }
-        self.give_up_room();
-        self.out = Outgoing::default();
-        self.last = None;
-    }
-
     /// The peer does what it may not: it is told, and the connection ends.
     pub fn accuse(&mut self, violation: Violation) {
         self.goaway(self.looked_at(), violation.code);
@@ -318,7 +335,7 @@ impl Session {
 
     fn insert(&mut self, stream: u32, state: State) {
         self.open += 1;
-        let state = State { counts: true, allowed: STREAM_WINDOW, credit: self.initial, ..state };
+        let state = State { counts: true, window: Window::new(STREAM_WINDOW), credit: self.initial, ..state };
         self.streams.insert(stream, state);
     }
 
@@ -361,17 +378,13 @@ impl Session {
 
     /// Gives back as credit what was passed on, or read over, where it is worth a frame.
     fn give_back(&mut self, stream: u32, n: u32) {
-        self.taken += n;
-        if self.taken >= CONNECTION_WINDOW / 2 {
-            let more = take(&mut self.taken);
-            self.allowed += more;
+        if self.window.passes(n) {
+            let more = self.window.give_back(0, &mut Extra(0));
             self.frame(frame::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
         }
         let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.ended && state.broken.is_none()) else { return };
-        state.taken += n;
-        if state.taken >= STREAM_WINDOW / 2 {
-            let more = take(&mut state.taken);
-            state.allowed += more;
+        if state.window.passes(n) {
+            let more = state.window.give_back(state.came.octets(), &mut self.extra);
             self.frame(frame::WINDOW_UPDATE, 0, stream, &more.to_be_bytes());
         }
     }
@@ -380,6 +393,7 @@ impl Session {
         self.closes(stream);
         self.give_up_turn(stream);
         let Some(state) = self.streams.remove(&stream) else { return };
+        state.window.ends(STREAM_WINDOW, &mut self.extra);
         self.give_back(stream, state.came.octets() as u32 + state.passing);
         if state.broken.is_none() {
             match (state.ended, state.finished) {
@@ -450,6 +464,38 @@ impl Framing for Session {
 
     fn hush(&mut self) {
         self.gone = true;
+    }
+
+    fn hear(&mut self) {
+        self.sure = self.newest;
+    }
+
+    fn is_unsure(&self) -> bool {
+        self.newest > self.sure && self.streams.keys().any(|stream| *stream > self.sure)
+    }
+
+    fn ping(&mut self) {
+        self.frame(frame::PING, 0, 0, &[0; 8]);
+    }
+
+    fn end(&mut self) {
+        self.gone = true;
+        // What was said both ways by then is whole.
+        for state in self.streams.values_mut().filter(|state| !(state.ended && state.finished)) {
+            state.break_off(Broken::Lost);
+        }
+        self.give_up_room();
+        self.out = Outgoing::default();
+        self.last = None;
+    }
+
+    fn give_up_unsure(&mut self) {
+        let unsure: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > self.sure).collect();
+        for stream in unsure {
+            if self.breaks(stream, Broken::Lost) {
+                self.reset(stream, Code::CANCEL);
+            }
+        }
     }
 }
 

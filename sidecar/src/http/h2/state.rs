@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::frame::{Code, Violation};
 use crate::http::fields::Fields;
 use crate::http::head::ResponseHead;
-use crate::multiplex::{Pieces, Written, wake};
+use crate::multiplex::{Pieces, Window, Written, wake};
 
 /// Why nothing more comes on a stream, and nothing more goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,9 +37,7 @@ pub(super) struct State {
     /// How much of the content that was announced has not come yet.
     pub(super) expected: Option<u64>,
     /// What the peer may still send.
-    pub(super) allowed: u32,
-    /// Passed on, and not given back as credit.
-    pub(super) taken: u32,
+    pub(super) window: Window,
     /// Read last, and not passed on yet.
     pub(super) passing: u32,
     /// What we may still send; less than nothing where the peer has taken some back.

@@ -8,7 +8,7 @@ use std::task::Wake;
 use proptest::prelude::*;
 
 use super::*;
-use crate::multiplex::{FULL, QUANTUM};
+use crate::multiplex::{FULL, LARGEST, QUANTUM};
 
 /// Counts how often it was woken.
 #[derive(Default)]
@@ -164,14 +164,14 @@ fn windows_grow_with_what_is_read_and_within_the_links_bound() {
             all(&mut pair.server, *stream);
         }
     }
-    let windows: Vec<u32> = streams.iter().map(|s| pair.server.streams[s].window).collect();
-    assert_eq!(windows[0], MAX_WINDOW);
+    let windows: Vec<u32> = streams.iter().map(|s| pair.server.streams[s].window.size()).collect();
+    assert_eq!(windows[0], LARGEST);
     assert_eq!(windows[19], WINDOW);
     assert!(windows.iter().map(|w| w - WINDOW).sum::<u32>() <= EXTRA);
     for stream in streams {
         pair.server.forget(stream, None);
     }
-    assert_eq!(pair.server.extra, 0);
+    assert_eq!(pair.server.extra.0, EXTRA);
 }
 
 #[test]
@@ -511,7 +511,7 @@ proptest! {
         let mut server = Session::new(End::Serves);
         let _ = server.receive(&bytes);
         for half in server.streams.values() {
-            prop_assert!(half.came.octets() <= WINDOW as usize && half.came.octets() + half.allowed as usize <= WINDOW as usize);
+            prop_assert!(half.came.octets() <= WINDOW as usize && half.came.octets() + half.window.allowed() as usize <= WINDOW as usize);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::mem::take;
 use super::{Coming, End, FAREWELL, LAST, Leaving, MAX_CONCURRENT, MAX_FAULTS, MAX_FRAGMENTS, Session, Unfinished};
 use crate::http::h2::frame::{self, Code, HEADER, Header, MAX_PAYLOAD, MAX_WINDOW, PREFACE, Violation};
 use crate::http::h2::hpack::Invalid;
-use crate::http::h2::section::{self, Fault, MAX_SIZE, Section};
+use crate::http::h2::section::{self, Fault, Section};
 use crate::http::h2::state::{Broken, State};
 use crate::http::head::ResponseHead;
 use crate::multiplex::wake;
@@ -109,12 +109,13 @@ impl Session {
     fn begin_data(&mut self, header: Header) -> Result<(), Violation> {
         let length = header.length as u32;
         let flow = |why| Violation::new(Code::FLOW_CONTROL_ERROR, why);
-        self.allowed = self.allowed.checked_sub(length).ok_or(flow("it sends more than the connection's window"))?;
+        if !self.window.takes(length) {
+            return Err(flow("it sends more than the connection's window"));
+        }
         let mut fault = None;
         if let Some(state) = self.streams.get_mut(&header.stream).filter(|state| state.broken.is_none()) {
-            match state.allowed.checked_sub(length) {
-                Some(allowed) => state.allowed = allowed,
-                None => fault = Some(flow("it sends more than the stream's window")),
+            if !state.window.takes(length) {
+                fault = Some(flow("it sends more than the stream's window"));
             }
             if state.ended {
                 fault = Some(Violation::new(Code::STREAM_CLOSED, "data comes after the end"));
@@ -212,7 +213,7 @@ impl Session {
                 if header.has(frame::END_HEADERS) {
                     return self.section(stream, unfinished.ends, &unfinished.octets);
                 }
-                if unfinished.octets.len() > MAX_SIZE || unfinished.fragments > MAX_FRAGMENTS {
+                if unfinished.octets.len() > self.longest || unfinished.fragments > MAX_FRAGMENTS {
                     return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "a field section has no end"));
                 }
                 self.unfinished = Some(unfinished);
@@ -343,10 +344,11 @@ impl Session {
         let is_new = self.end == End::Serves && stream > self.newest;
         let is_full = self.open >= MAX_CONCURRENT || self.streams.len() >= 2 * MAX_CONCURRENT || self.leaving == Leaving::Said;
         let is_wanted = if is_new { !is_full } else { self.streams.contains_key(&stream) };
-        let section = section::read(&mut self.decoder, octets, &mut self.seen, is_wanted).map_err(|e| match e {
-            Invalid::Large => Violation::new(Code::ENHANCE_YOUR_CALM, "a field section is far too large"),
-            _ => Violation::new(Code::COMPRESSION_ERROR, "a field section cannot be read"),
-        })?;
+        let section =
+            section::read(&mut self.decoder, octets, &mut self.seen, is_wanted.then_some(self.longest)).map_err(|e| match e {
+                Invalid::Large => Violation::new(Code::ENHANCE_YOUR_CALM, "a field section is far too large"),
+                _ => Violation::new(Code::COMPRESSION_ERROR, "a field section cannot be read"),
+            })?;
         if is_new {
             if stream.is_multiple_of(2) {
                 return Err(Violation::protocol("a client opens a stream with a server's number"));

@@ -44,8 +44,12 @@ struct Two {
 
 impl Two {
     fn new() -> Self {
-        let mut two =
-            Self { client: Session::new(End::Asks), server: Session::new(End::Serves), asked: BTreeMap::new(), pieces: vec![] };
+        Self::of(With::Program)
+    }
+
+    fn of(with: With) -> Self {
+        let (client, server) = (Session::new(End::Asks, with), Session::new(End::Serves, with));
+        let mut two = Self { client, server, asked: BTreeMap::new(), pieces: vec![] };
         two.talk();
         assert!(two.client.is_greeted() && two.server.is_greeted());
         two
@@ -118,7 +122,7 @@ fn get(stream: u32) -> Vec<u8> {
 
 /// A server that has been greeted.
 fn server() -> Session {
-    let mut server = Session::new(End::Serves);
+    let mut server = Session::new(End::Serves, With::Program);
     server.receive(&[PREFACE, &frame(frame::SETTINGS, 0, 0, &[])].concat()).expect("a greeting");
     let n = server.outgoing().len();
     server.sent(n);
@@ -205,7 +209,67 @@ fn a_reader_that_does_not_read_holds_up_its_own_stream() {
     // What nobody reads of one that is dropped comes back to the connection.
     two.server.lets_go(slow);
     two.talk();
-    assert_eq!(two.server.allowed + two.server.taken, CONNECTION_WINDOW);
+    assert_eq!(two.server.window.whole(), CONNECTION_WINDOW);
+}
+
+/// Sends on a stream as long as anything goes; how much that was.
+fn fill(two: &mut Two, stream: u32) -> usize {
+    let (piece, mut all) = (vec![7; 64 * 1024], 0);
+    loop {
+        let n = send(&mut two.client, stream, &piece);
+        two.talk();
+        all += n;
+        if n == 0 {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn between_sidecars_streams_that_nobody_reads_hold_up_no_other() {
+    let mut two = Two::of(With::Sidecar);
+    let streams: Vec<u32> = (0..USUAL_STREAMS).map(|n| two.ask(&format!("/{n}"), false)).collect();
+    let (quick, slow) = streams.split_last().expect("there are some");
+    // The first of them were read for a while, and were granted more.
+    for stream in &slow[..40] {
+        for _ in 0..50 {
+            fill(&mut two, *stream);
+            read(&mut two.server, *stream, &mut Vec::new());
+            two.talk();
+        }
+    }
+    assert!(two.server.extra.0 < STREAM_WINDOW, "{}", two.server.extra.0);
+    assert!(slow.iter().all(|stream| fill(&mut two, *stream) >= STREAM_WINDOW as usize));
+    let mut got = Vec::new();
+    for _ in 0..100 {
+        fill(&mut two, *quick);
+        read(&mut two.server, *quick, &mut got);
+        two.talk();
+    }
+    assert_eq!(got.len(), 100 * STREAM_WINDOW as usize);
+    // What a stream had beyond its beginning is another's when it is over.
+    for stream in &streams {
+        two.server.lets_go(*stream);
+    }
+    two.talk();
+    assert_eq!(two.server.extra.0, EXTRA);
+    assert_eq!(two.server.window.whole(), USUAL_STREAMS as u32 * STREAM_WINDOW + EXTRA + CONNECTION_WINDOW);
+}
+
+#[test]
+fn what_the_other_end_may_not_have_heard_of_is_given_up_alone() {
+    let mut two = Two::of(With::Sidecar);
+    let heard = two.ask("/heard", true);
+    two.client.hear();
+    assert!(!two.client.is_unsure());
+    let unheard = two.client.begin(&head("/unheard", 0), true).expect("a whole head");
+    two.client.holds(unheard);
+    assert!(two.client.is_unsure());
+    two.client.give_up_unsure();
+    assert!(two.client.is_broken(unheard) && !two.client.is_broken(heard));
+    // Nobody serves it, should somebody hear of it after all.
+    two.talk();
+    assert!(!two.asked.contains_key(&unheard) && !two.server.is_broken(heard));
 }
 
 #[test]
@@ -357,7 +421,7 @@ fn what_a_peer_may_not_do_ends_the_connection() {
         assert_eq!(farewell[4..], code.0.to_be_bytes(), "{what}");
     }
     for first in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[PREFACE, &frame(frame::PING, 0, 0, &[0; 8])].concat()] {
-        assert!(Session::new(End::Serves).receive(first).is_err());
+        assert!(Session::new(End::Serves, With::Program).receive(first).is_err());
     }
 }
 
@@ -485,7 +549,7 @@ fn a_server_that_goes_serves_what_crosses_its_word() {
 
 #[test]
 fn what_a_server_has_not_looked_at_says_so() {
-    let mut client = Session::new(End::Asks);
+    let mut client = Session::new(End::Asks, With::Program);
     client.receive(&frame(frame::SETTINGS, 0, 0, &[])).expect("a greeting");
     let streams: Vec<u32> = (0..3)
         .map(|_| {
@@ -522,7 +586,7 @@ fn an_answer_that_is_whole_stays_so_when_its_stream_is_reset() {
 
 #[test]
 fn the_answer_to_head_announces_what_does_not_come() {
-    let mut client = Session::new(End::Asks);
+    let mut client = Session::new(End::Asks, With::Program);
     client.receive(&frame(frame::SETTINGS, 0, 0, &[])).expect("a greeting");
     for (method, status, is_good) in [("HEAD", 200, true), ("GET", 304, true), ("GET", 200, false)] {
         let asked = RequestHead { method: Bytes::from_static(method.as_bytes()), ..head("/", 0) };
@@ -612,7 +676,7 @@ proptest! {
         two.talk();
         prop_assert!(two.client.is_idle() && two.server.is_idle());
         for session in [&two.client, &two.server] {
-            prop_assert_eq!(session.allowed + session.taken, CONNECTION_WINDOW);
+            prop_assert_eq!(session.window.whole(), CONNECTION_WINDOW);
             prop_assert!(session.turns.is_empty());
         }
     }
