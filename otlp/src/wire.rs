@@ -151,6 +151,12 @@ impl<'a> Wire<'a> {
         self.out.splice(at..at + 2, told);
     }
 
+    /// Fields that were written before, as they are.
+    #[inline]
+    pub fn written(&mut self, fields: &[u8]) {
+        self.out.extend_from_slice(fields);
+    }
+
     /// Bytes of the buffer so far.
     pub fn len(&self) -> usize {
         self.out.len()

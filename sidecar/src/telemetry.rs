@@ -18,6 +18,7 @@ use weft_core::trace::Sampler;
 
 use crate::metrics::worker::unix_nanos;
 
+mod alike;
 pub mod config;
 mod digits;
 mod fields;
@@ -39,6 +40,7 @@ mod tests;
 pub mod thread;
 mod way;
 
+use alike::Alike;
 use config::AccessLog;
 pub use config::{TelemetryConfig, Telling, Tracing};
 use note::Making;
@@ -156,6 +158,8 @@ pub struct WorkerTelemetry {
     /// Room for records in the making.
     #[expect(clippy::vec_box, reason = "each moves between here and its note as a pointer")]
     unmade: RefCell<Vec<Box<Making>>>,
+    /// What requests have in common.
+    alike: RefCell<Alike>,
     /// What policies had to say of the call that was judged last.
     notice: RefCell<Option<Arc<str>>>,
     /// Both clocks at one moment, not long ago: the monotonic one, and nanoseconds since 1970.
@@ -173,7 +177,8 @@ const LONGEST_KEPT: usize = 4 * 1024;
 impl WorkerTelemetry {
     pub fn new(all: Arc<Telemetry>) -> Self {
         let clocks = Cell::new((Instant::now(), unix_nanos()));
-        Self { all, way: OnceCell::new(), unmade: RefCell::default(), notice: RefCell::default(), clocks }
+        let alike = RefCell::new(Alike::new(&all.telling.fields));
+        Self { all, way: OnceCell::new(), unmade: RefCell::default(), alike, notice: RefCell::default(), clocks }
     }
 
     /// When a moment was, in nanoseconds since 1970. One of the two clocks is looked at once a second, and not for each request.
@@ -227,10 +232,13 @@ impl WorkerTelemetry {
             let told = noted.told();
             let mut spans = 0;
             let mut attributes = 0..0;
+            let (mut alike, is_line) = (self.alike.borrow_mut(), is_logged && all.telling.form == AccessLog::Json);
+            let range = alike.range();
+            let common = if is_traced || is_line { alike.of(&told, &all.telling.fields) } else { None };
             if is_traced {
                 spans = span::count(told.record);
                 for i in 0..spans {
-                    let written = span::write(&mut bundle.spans.bytes, &told, i);
+                    let written = span::write(&mut bundle.spans.bytes, &told, i, common.map(|common| &*common.span));
                     if i == 0 {
                         attributes = written;
                     }
@@ -244,8 +252,11 @@ impl WorkerTelemetry {
             }
             if is_logged && all.telling.form != AccessLog::Off {
                 let (out, fields) = (&mut bundle.lines.bytes, &all.telling.fields);
-                let write = if all.telling.form == AccessLog::Json { line::json } else { line::text };
-                write(out, fields, &told);
+                if is_line {
+                    line::json(out, fields, &told, common.map(|common| (range, &*common.line)));
+                } else {
+                    line::text(out, fields, &told);
+                }
                 out.push(b'\n');
                 bundle.lines.count += 1;
             }

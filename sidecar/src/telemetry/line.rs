@@ -1,12 +1,19 @@
 //! Records as lines: JSON, or `name=value`. Whatever a caller sends, it stays within its line and within its field.
 
+use std::ops::Range;
+
 use super::fields::{Named, Value};
 use super::record::Told;
 
-/// An object on one line, without the line's end. Fields that hold nothing are left out.
-pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
+/// An object on one line, without the line's end. Fields that hold nothing are left out. `common` is how some of the fields are written, where that is known.
+pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>, common: Option<(Range<usize>, &[u8])>) {
     let (stand, begins) = (stand(told.texts.as_bytes()), out.len());
-    for field in fields {
+    let (range, written) = common.unwrap_or_default();
+    for field in &fields[..range.start] {
+        (field.json)(out, told, stand);
+    }
+    out.extend_from_slice(written);
+    for field in &fields[range.end..] {
         (field.json)(out, told, stand);
     }
     // Each field has put a comma before itself.
@@ -15,6 +22,13 @@ pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
         None => out.push(b'{'),
     }
     out.push(b'}');
+}
+
+/// Fields of an object, each with a comma before it.
+pub(super) fn common(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>) {
+    for field in fields {
+        (field.json)(out, told, false);
+    }
 }
 
 /// Adds a field to an object of JSON. `name` is what stands before its value: a comma, the name in its quotes, a colon.

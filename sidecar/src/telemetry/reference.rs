@@ -302,6 +302,7 @@ pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
     };
     let (severity, word) = if record.is_error() { (SeverityNumber::Warn, "WARN") } else { (SeverityNumber::Info, "INFO") };
     let id = |span: SpanId| span.to_bytes().to_vec();
+    sort(&mut attributes.0);
     LogRecord {
         time_unix_nano: record.began,
         observed_time_unix_nano: now,
@@ -315,6 +316,11 @@ pub(super) fn log_record(told: &Told<'_>, now: u64) -> LogRecord {
         event_name: "weft.access".to_owned(),
         ..LogRecord::default()
     }
+}
+
+/// In an order that says nothing.
+fn sort(attributes: &mut [KeyValue]) {
+    attributes.sort_by(|one, other| one.key.cmp(&other.key));
 }
 
 /// Span, when it began and how long it took, status; peer, address, reason.
@@ -408,21 +414,71 @@ proptest! {
     #[test]
     fn what_is_written_is_what_a_collector_reads(noted in records()) {
         let (told, record) = (noted.told(), &noted.record);
-        let spans = spans(&told);
+        let mut spans = spans(&told);
+        spans.iter_mut().for_each(|span| sort(&mut span.attributes));
         prop_assert_eq!(super::span::count(record), spans.len());
-        prop_assert_eq!(super::tests::read_back(&told), spans);
+        let mut read = super::tests::read_back(&told);
+        read.iter_mut().for_each(|span| sort(&mut span.attributes));
+        prop_assert_eq!(read, spans);
         // The attributes of one span are the log record's as well.
         let mut out = Vec::new();
         super::span::write_log(&mut out, &told, None);
         if super::span::count(record) == 1 {
             let mut span = b"before".to_vec();
-            let attributes = super::span::write(&mut span, &told, 0);
+            let attributes = super::span::write(&mut span, &told, 0, None);
             super::span::write_log(&mut out, &told, Some(&span[attributes]));
         }
         let read = opentelemetry_proto::tonic::logs::v1::ScopeLogs::decode(&*out).expect("it is a message").log_records;
         prop_assert_eq!(read.len(), 1 + usize::from(super::span::count(record) == 1));
-        for read in read {
+        for mut read in read {
+            sort(&mut read.attributes);
             prop_assert_eq!(read, log_record(&told, record.ended()));
+        }
+    }
+
+    /// What was written of one request is copied only into what is written of another that is alike in that.
+    #[test]
+    fn what_requests_have_in_common_is_written_as_it_would_be_of_each(noted in records(), changes in vec(0..11_u8, 1..4), words in ".{0,9}") {
+        let (mut noted, fields) = (noted, super::fields::standard());
+        let mut alike = super::alike::Alike::new(&fields);
+        for change in std::iter::once(11).chain(changes) {
+            // Of the same length, so that only a look at the text itself tells them apart.
+            let piece = noted.record.caller;
+            let text: String = noted.told().text(piece).chars().map(|c| if c == 'a' { 'b' } else { c }).collect();
+            let (other, new) = (noted.text(&text), noted.text(&words));
+            let Noted { record, .. } = &mut noted;
+            match (change, &mut record.request) {
+                (0, _) => record.direction = if record.direction == Direction::Inbound { Direction::Outbound } else { Direction::Inbound },
+                (1, _) => record.client = std::net::Ipv4Addr::new(10, 0, 0, 9).into(),
+                (2, _) => record.port ^= 1,
+                (3, _) => record.protocol = if record.protocol == "http/2" { "http/1.1" } else { "http/2" },
+                (4, Some(request)) => request.grpc = !request.grpc,
+                (5, _) => record.caller = other,
+                (6, _) => record.target = new,
+                (7, Some(request)) => request.method = new,
+                (8, Some(request)) => request.host = new,
+                (9, _) => record.attempts.iter_mut().for_each(|attempt| attempt.peer = new),
+                (10, _) => record.attempts.iter_mut().for_each(|attempt| attempt.address.set_port(81)),
+                _ => {}
+            }
+            let (told, range) = (noted.told(), alike.range());
+            let common = alike.of(&told, &fields);
+            prop_assert_eq!(common.is_some(), told.record.request.is_some() && told.record.attempts.len() < 2);
+            let Some(common) = common else { continue };
+            let spans = [Some(&*common.span), None].map(|common| {
+                let mut out = Vec::new();
+                if super::span::count(told.record) == 1 {
+                    super::span::write(&mut out, &told, 0, common);
+                }
+                out
+            });
+            prop_assert_eq!(&spans[0], &spans[1]);
+            let lines = [Some((range, &*common.line)), None].map(|common| {
+                let mut out = Vec::new();
+                super::line::json(&mut out, &fields, &told, common);
+                out
+            });
+            prop_assert_eq!(&lines[0], &lines[1]);
         }
     }
 
@@ -431,7 +487,7 @@ proptest! {
     fn a_line_is_json_of_any_record(noted in records()) {
         let (told, record) = (noted.told(), &noted.record);
         let mut out = Vec::new();
-        super::line::json(&mut out, super::fields::FIELDS, &told);
+        super::line::json(&mut out, super::fields::FIELDS, &told, None);
         prop_assert!(out.iter().all(|b| (b' '..=b'~').contains(b)));
         let line: serde_json::Value = serde_json::from_slice(&out).expect("it is JSON");
         let text = |piece| serde_json::Value::from(told.text(piece));

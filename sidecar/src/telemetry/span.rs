@@ -71,8 +71,8 @@ pub(super) fn count(record: &Record) -> usize {
 }
 
 /// Writes one of a request's spans: as many as [`count`] says, the one of the request as a whole first. Gives where the attributes of that are: the log record has the same
-/// where there is one span.
-pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize) -> Range<usize> {
+/// where there is one span. `common` is what [`common`] would write, where that is known.
+pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize, common: Option<&[u8]>) -> Range<usize> {
     let record = told.record;
     let (Some(trace), Some(request)) = (&record.trace, &record.request) else { return 0..0 };
     let (mut attributes, mut end) = (0..0, 0);
@@ -80,15 +80,15 @@ pub(super) fn write(out: &mut Vec<u8>, told: &Told<'_>, i: usize) -> Range<usize
         match (i.checked_sub(1), record.direction, &record.attempts[..]) {
             (Some(i), _, attempts) => one(span, told, trace, request, (i, &attempts[i]), i + 1 == attempts.len()),
             (None, Direction::Inbound, attempts) => {
-                attributes = whole(span, told, trace, request, SpanKind::Server);
+                attributes = whole(span, told, trace, request, SpanKind::Server, common);
                 if attempts.len() > 1 {
                     for (i, attempt) in attempts.iter().enumerate() {
                         span.message(11, |event| self::event(event, record, i, attempt));
                     }
                 }
             }
-            (None, Direction::Outbound, [] | [_]) => attributes = whole(span, told, trace, request, SpanKind::Client),
-            (None, Direction::Outbound, _) => attributes = whole(span, told, trace, request, SpanKind::Internal),
+            (None, Direction::Outbound, [] | [_]) => attributes = whole(span, told, trace, request, SpanKind::Client, common),
+            (None, Direction::Outbound, _) => attributes = whole(span, told, trace, request, SpanKind::Internal, None),
         }
         end = span.len();
     });
@@ -114,7 +114,14 @@ fn flags(trace: &Trace) -> u32 {
 }
 
 /// The span of a request as a whole. Gives where its attributes are.
-fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, kind: SpanKind) -> Range<usize> {
+fn whole(
+    span: &mut Wire<'_>,
+    told: &Told<'_>,
+    trace: &Trace,
+    request: &Request,
+    kind: SpanKind,
+    common: Option<&[u8]>,
+) -> Range<usize> {
     let record = told.record;
     head(span, told, trace, request, kind);
     span.bytes(2, &trace.span.to_bytes());
@@ -125,11 +132,15 @@ fn whole(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request,
     span.fixed64(7, record.began);
     span.fixed64(8, record.ended());
     let begin = span.len();
-    let mut attributes = Attributes { wire: span, field: OF_SPAN };
-    of_request(&mut attributes, told, request, kind);
-    if kind == SpanKind::Client {
-        to_endpoint(&mut attributes, told, record.attempts.first());
+    if let Some(common) = common {
+        span.written(common);
     }
+    let mut attributes = Attributes { wire: span, field: OF_SPAN };
+    if common.is_none() {
+        of_ends(&mut attributes, told, request, kind, record.attempts.first());
+        of_way(&mut attributes, told);
+    }
+    of_request(&mut attributes, told, request, kind);
     of_outcome(&mut attributes, record, kind);
     of_weft(&mut attributes, told);
     let end = span.len();
@@ -148,8 +159,8 @@ fn one(span: &mut Wire<'_>, told: &Told<'_>, trace: &Trace, request: &Request, (
     span.fixed64(7, began);
     span.fixed64(8, began + attempt.took.as_nanos() as u64);
     let mut attributes = Attributes { wire: span, field: OF_SPAN };
+    of_ends(&mut attributes, told, request, SpanKind::Client, Some(attempt));
     of_request(&mut attributes, told, request, SpanKind::Client);
-    to_endpoint(&mut attributes, told, Some(attempt));
     if i > 0 {
         attributes.number(key!("http.request.resend_count"), i as u64);
     }
@@ -207,43 +218,62 @@ fn host_and_port(host: &str) -> (&str, Option<u16>) {
     (name.trim_start_matches('[').trim_end_matches(']'), port)
 }
 
-fn of_request(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, request: &Request, kind: SpanKind) {
+/// What all requests between two ends have in common ([`super::alike`]), as attributes of a span: nothing that is said of one alone stands here.
+pub(super) fn common(out: &mut Vec<u8>, told: &Told<'_>, request: &Request) {
+    let kind = if told.record.direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
+    let mut attributes = Attributes { wire: &mut Wire::new(out), field: OF_SPAN };
+    of_ends(&mut attributes, told, request, kind, told.record.attempts.first());
+    of_way(&mut attributes, told);
+}
+
+/// Method, caller, server and endpoint.
+fn of_ends(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, request: &Request, kind: SpanKind, attempt: Option<&Attempt>) {
     let record = told.record;
-    let (path, host) = (told.text(request.path), told.text(request.host));
+    match known_method(told, request) {
+        _ if request.grpc => attributes.text(key!("rpc.system.name"), "grpc"),
+        Some(method) => attributes.text(key!("http.request.method"), method),
+        None => {
+            attributes.text(key!("http.request.method"), conventions::OTHER);
+            attributes.text(key!("http.request.method_original"), told.text(request.method));
+        }
+    }
+    if kind == SpanKind::Server {
+        if !request.grpc {
+            attributes.text(key!("url.scheme"), "http");
+        }
+        attributes.ip(key!("client.address"), record.client);
+        attributes.ip(key!("network.peer.address"), record.client);
+    }
+    let (name, port) = host_and_port(told.text(request.host));
+    attributes.text(key!("server.address"), if name.is_empty() { told.text(record.target) } else { name });
+    attributes.number(key!("server.port"), port.unwrap_or(record.port).into());
+    attributes.text(key!("network.protocol.name"), "http");
+    attributes.text(key!("network.protocol.version"), if record.protocol == "http/2" { "2" } else { "1.1" });
+    if kind == SpanKind::Client {
+        to_endpoint(attributes, told, attempt);
+    }
+}
+
+/// What is asked for.
+fn of_request(attributes: &mut Attributes<'_, '_>, told: &Told<'_>, request: &Request, kind: SpanKind) {
+    let path = told.text(request.path);
     if request.grpc {
-        attributes.text(key!("rpc.system.name"), "grpc");
         attributes.text(key!("rpc.method"), name(told, request));
         if conventions::rpc_method(path.as_bytes()).is_none() {
             attributes.text(key!("rpc.method_original"), path.strip_prefix('/').unwrap_or(path));
         }
-    } else {
-        match known_method(told, request) {
-            Some(method) => attributes.text(key!("http.request.method"), method),
-            None => {
-                attributes.text(key!("http.request.method"), conventions::OTHER);
-                attributes.text(key!("http.request.method_original"), told.text(request.method));
-            }
-        }
     }
-    let (name, port) = host_and_port(host);
     if kind == SpanKind::Server {
         if !request.grpc {
-            attributes.text(key!("url.scheme"), "http");
             attributes.text(key!("url.path"), path);
         }
-        attributes.ip(key!("client.address"), record.client);
-        attributes.ip(key!("network.peer.address"), record.client);
         if let Some(agent) = request.user_agent {
             attributes.text(key!("user_agent.original"), told.text(agent));
         }
     } else if !request.grpc {
         // Without the query, which may hold what is nobody's business.
-        attributes.wire.joined(attributes.field, key!("url.full"), &["http://", host, path]);
+        attributes.wire.joined(attributes.field, key!("url.full"), &["http://", told.text(request.host), path]);
     }
-    attributes.text(key!("server.address"), if name.is_empty() { told.text(record.target) } else { name });
-    attributes.number(key!("server.port"), port.unwrap_or(record.port).into());
-    attributes.text(key!("network.protocol.name"), "http");
-    attributes.text(key!("network.protocol.version"), if record.protocol == "http/2" { "2" } else { "1.1" });
 }
 
 /// Whom an attempt went to.
@@ -288,14 +318,19 @@ fn of_outcome(attributes: &mut Attributes<'_, '_>, record: &Record, kind: SpanKi
     }
 }
 
-/// What the conventions have no name for.
-fn of_weft(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
+/// Which way it went, to what, and who called, as weft names them.
+fn of_way(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
     let record = told.record;
     attributes.text(key!("weft.direction"), direction(record.direction));
     attributes.text(key!("weft.target"), told.text(record.target));
     if record.direction == Direction::Inbound {
         attributes.text(key!("weft.peer.identity"), told.text(record.caller));
     }
+}
+
+/// What else the conventions have no name for.
+fn of_weft(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
+    let record = told.record;
     if record.tried > 1 {
         attributes.number(key!("weft.attempts"), record.tried.into());
     }
@@ -352,10 +387,8 @@ fn of_log(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
     match &record.request {
         Some(request) => {
             let kind = if record.direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
+            of_ends(attributes, told, request, kind, record.attempts.last());
             of_request(attributes, told, request, kind);
-            if kind == SpanKind::Client {
-                to_endpoint(attributes, told, record.attempts.last());
-            }
             of_outcome(attributes, record, kind);
         }
         None => {
@@ -363,5 +396,6 @@ fn of_log(attributes: &mut Attributes<'_, '_>, told: &Told<'_>) {
             to_endpoint(attributes, told, record.attempts.last());
         }
     }
+    of_way(attributes, told);
     of_weft(attributes, told);
 }

@@ -219,7 +219,7 @@ impl Taps {
 fn event(told: &Told<'_>, show: Show) -> Bytes {
     let shown: Vec<Named> = FIELDS.iter().filter(|f| !matches!(f.name, "query" | "attempts" | "user_agent")).copied().collect();
     let mut out = Vec::with_capacity(768);
-    json(&mut out, &shown, told);
+    json(&mut out, &shown, told, None);
     out.pop();
     let record = told.record;
     out.extend_from_slice(b",\"attempts\":[");

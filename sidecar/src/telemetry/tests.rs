@@ -38,7 +38,7 @@ use crate::worker::{Shared, Worker};
 pub(super) fn read_back(told: &Told<'_>) -> Vec<Span> {
     let mut out = Vec::new();
     for i in 0..span::count(told.record) {
-        span::write(&mut out, told, i);
+        span::write(&mut out, told, i, None);
     }
     ScopeSpans::decode(&*out).expect("it is what was written just now").spans
 }
@@ -130,15 +130,19 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
     let method = noted.all([(b"\xff\n", 256)])[0];
     (request(&mut noted).path, request(&mut noted).method) = (path, method);
     let told = noted.told();
-    for form in [line::json, line::text] {
+    for is_json in [true, false] {
         let mut out = Vec::new();
-        form(&mut out, FIELDS, &told);
+        if is_json {
+            line::json(&mut out, FIELDS, &told, None)
+        } else {
+            line::text(&mut out, FIELDS, &told)
+        }
         let out = String::from_utf8(out).expect("text");
         assert!(out.bytes().all(|b| (b' '..=b'~').contains(&b)), "{out}");
         assert!(out.contains("\\u000d\\u000astatus=200 x\\\"y\\\\\\u001b[31m\\u202e\\u009b1"), "{out}");
     }
     let mut out = Vec::new();
-    line::json(&mut out, &standard(), &told);
+    line::json(&mut out, &standard(), &told, None);
     let out = String::from_utf8(out).expect("text");
     let read: Json = serde_json::from_str(&out).expect("it is JSON");
     assert_eq!(read["path"], "/a\r\nstatus=200 x\"y\\\u{1b}[31m\u{202e}\u{9b}1");
@@ -461,7 +465,7 @@ fn a_denial_names_its_policy_in_line_and_span_by_itself() {
     assert_eq!(text(&spans[0], "weft.policy").as_deref(), Some("shop/deny#2"));
     assert_eq!(text(&spans[0], "weft.notice").as_deref(), Some("audit shop/watch"));
     let mut out = Vec::new();
-    line::json(&mut out, &standard(), &told);
+    line::json(&mut out, &standard(), &told, None);
     let out = String::from_utf8(out).expect("text");
     assert!(out.contains("\"policy\":\"shop/deny#2\"") && out.contains("\"notice\":\"audit shop/watch\""), "{out}");
 }
