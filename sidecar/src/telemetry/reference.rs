@@ -415,10 +415,14 @@ proptest! {
     fn what_is_written_is_what_a_collector_reads(noted in records()) {
         let (told, record) = (noted.told(), &noted.record);
         let mut spans = spans(&told);
-        spans.iter_mut().for_each(|span| sort(&mut span.attributes));
+        for span in &mut spans {
+            sort(&mut span.attributes);
+        }
         prop_assert_eq!(super::span::count(record), spans.len());
         let mut read = super::tests::read_back(&told);
-        read.iter_mut().for_each(|span| sort(&mut span.attributes));
+        for span in &mut read {
+            sort(&mut span.attributes);
+        }
         prop_assert_eq!(read, spans);
         // The attributes of one span are the log record's as well.
         let mut out = Vec::new();

@@ -133,9 +133,9 @@ fn a_line_stays_a_line_and_a_field_a_field_whatever_a_caller_sends() {
     for is_json in [true, false] {
         let mut out = Vec::new();
         if is_json {
-            line::json(&mut out, FIELDS, &told, None)
+            line::json(&mut out, FIELDS, &told, None);
         } else {
-            line::text(&mut out, FIELDS, &told)
+            line::text(&mut out, FIELDS, &told);
         }
         let out = String::from_utf8(out).expect("text");
         assert!(out.bytes().all(|b| (b' '..=b'~').contains(&b)), "{out}");
