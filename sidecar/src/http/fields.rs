@@ -77,7 +77,11 @@ struct Field {
     known: Known,
     /// Whether the spans lie in `own` rather than in `wire`.
     own: bool,
+    /// See [`Fields::push_coded`]; [`UNCODED`] where nothing is known.
+    coded: u8,
 }
+
+const UNCODED: u8 = u8::MAX;
 
 /// Room for what weft usually adds, in bytes: allocated once.
 const OWN: usize = 160;
@@ -165,7 +169,7 @@ impl Fields {
             Span { start: start as u32, len: part.len() as u32 }
         };
         let (n, v) = (span(name), span(value));
-        self.room.own().list.push(Field { name: n, value: v, known: Known::of(name), own: false });
+        self.room.own().list.push(Field { name: n, value: v, known: Known::of(name), own: false, coded: UNCODED });
     }
 
     /// An empty section with room for fields of so many octets.
@@ -182,6 +186,17 @@ impl Fields {
 
     /// Adds a field that is known already.
     pub fn push_as(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        self.push_own(known, UNCODED, name, value);
+    }
+
+    /// Adds a field that HTTP/2 may have as it is: its name is a token in small letters, its value has what may stand in one, and no blanks around it. `number` is that of its name in HPACK's
+    /// static table, or 0.
+    pub fn push_coded(&mut self, known: Known, number: u8, name: &[u8], value: &[u8]) {
+        self.push_own(known, number, name, value);
+    }
+
+    #[inline]
+    fn push_own(&mut self, known: Known, coded: u8, name: &[u8], value: &[u8]) {
         let Own { octets, list } = self.room.own();
         let mut span = |part: &[u8]| {
             let start = octets.len() as u32;
@@ -189,7 +204,7 @@ impl Fields {
             Span { start, len: part.len() as u32 }
         };
         let (n, v) = (span(name), span(value));
-        list.push(Field { name: n, value: v, known, own: true });
+        list.push(Field { name: n, value: v, known, own: true, coded });
     }
 
     fn text(&self, own: bool, span: Span) -> &[u8] {
@@ -200,6 +215,12 @@ impl Fields {
     /// Every field, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
         self.room.list().iter().map(|f| (f.known, self.text(f.own, f.name), self.text(f.own, f.value)))
+    }
+
+    /// Every field, in order; with the number that [`Self::push_coded`] was given, of those that were added so.
+    pub fn iter_coded(&self) -> impl Iterator<Item = (Known, Option<u8>, &[u8], &[u8])> {
+        let coded = |f: &Field| (f.coded != UNCODED).then_some(f.coded);
+        self.room.list().iter().map(move |f| (f.known, coded(f), self.text(f.own, f.name), self.text(f.own, f.value)))
     }
 
     /// The values of a known field, in order.

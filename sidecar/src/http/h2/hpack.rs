@@ -4,8 +4,10 @@
 //! the work of whoever writes and reads them.
 
 use std::collections::VecDeque;
+use std::ops::{Range, RangeInclusive};
 
 use super::huffman;
+use crate::http::fields::Known;
 
 /// The most that a sender may have us keep, in octets as HPACK counts them: what it is before anything is said (RFC 9113, section 6.5.2).
 const TABLE: usize = 4096;
@@ -64,10 +66,57 @@ pub(super) enum Invalid {
     Large,
 }
 
+/// What is known of a field by its place in a table, and need not be looked for again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of {
+    pub(super) known: Known,
+    /// The number of its name in the static table, or 0.
+    pub(super) number: u8,
+    /// Its value is known to be one, too, with no blanks around it.
+    pub(super) is_whole: bool,
+}
+
+/// A field as it comes. Of one of which nothing is known, neither name nor value may be what they ought to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) of: Option<Of>,
+}
+
 struct Entry {
     /// The name, and then the value.
     text: Box<[u8]>,
     name: usize,
+    of: Option<Of>,
+}
+
+/// What a name of the static table is.
+fn known_of(number: usize) -> Known {
+    match number {
+        28 => Known::ContentLength,
+        31 => Known::ContentType,
+        32 => Known::Cookie,
+        35 => Known::Expect,
+        38 => Known::Host,
+        57 => Known::TransferEncoding,
+        _ => Known::Other,
+    }
+}
+
+/// A string that came: as it stands in the section, or where it was decoded to.
+enum Text<'a> {
+    Plain(&'a [u8]),
+    Decoded(Range<usize>),
+}
+
+impl<'a> Text<'a> {
+    fn within(self, decoded: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Plain(text) => text,
+            Self::Decoded(range) => &decoded[range],
+        }
+    }
 }
 
 /// Reads what one sender writes.
@@ -82,19 +131,18 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Gives each field of a whole section, name and value, to `field`, which may find that it is too much.
+    /// Gives each field of a whole section to `field`, which may find that it is too much, and says what is known of it when it comes again.
     pub(super) fn decode(
         &mut self,
         section: &[u8],
-        mut field: impl FnMut(&[u8], &[u8]) -> Result<(), Invalid>,
+        mut field: impl FnMut(Line<'_>) -> Result<Option<Of>, Invalid>,
     ) -> Result<(), Invalid> {
         let mut rest = section;
         let mut begins = true;
         while let Some(first) = rest.first().copied() {
             if first & 0x80 != 0 {
                 let index = integer(&mut rest, 7)?;
-                let (name, value) = self.at(index)?;
-                field(name, value)?;
+                field(self.at(index)?)?;
             } else if first & 0xe0 == 0x20 {
                 let size = integer(&mut rest, 5)?;
                 self.less = TABLE.checked_sub(size).filter(|_| begins).ok_or(Invalid::Size)?;
@@ -105,15 +153,19 @@ impl Decoder {
                 let index = integer(&mut rest, if keeps { 6 } else { 4 })?;
                 let mut text = std::mem::take(&mut self.text);
                 text.clear();
-                match index {
-                    0 => string(&mut rest, &mut text)?,
-                    index => text.extend_from_slice(self.at(index)?.0),
-                }
-                let name = text.len();
-                string(&mut rest, &mut text)?;
-                field(&text[..name], &text[name..])?;
+                let name = if index == 0 { Some(string(&mut rest, &mut text)?) } else { None };
+                let value = string(&mut rest, &mut text)?.within(&text);
+                let line = match name {
+                    Some(name) => Line { name: name.within(&text), value, of: None },
+                    None => {
+                        let Line { name, of, .. } = self.at(index)?;
+                        Line { name, value, of: of.map(|of| Of { is_whole: false, ..of }) }
+                    }
+                };
+                let of = field(line)?;
                 if keeps {
-                    self.keep(&text, name);
+                    let entry = Entry { text: [line.name, value].concat().into(), name: line.name.len(), of };
+                    self.keep(entry);
                 }
                 self.text = text;
             }
@@ -127,21 +179,23 @@ impl Decoder {
         self.text = Vec::new();
     }
 
-    fn at(&self, index: usize) -> Result<(&[u8], &[u8]), Invalid> {
+    fn at(&self, index: usize) -> Result<Line<'_>, Invalid> {
         if let Some((name, value)) = index.checked_sub(1).and_then(|at| STATIC.get(at)) {
-            return Ok((name.as_bytes(), value.as_bytes()));
+            let of = Of { known: known_of(index), number: index as u8, is_whole: true };
+            return Ok(Line { name: name.as_bytes(), value: value.as_bytes(), of: Some(of) });
         }
         let entry = index.checked_sub(STATIC.len() + 1).and_then(|at| self.entries.get(at)).ok_or(Invalid::Index(index))?;
-        Ok(entry.text.split_at(entry.name))
+        let (name, value) = entry.text.split_at(entry.name);
+        Ok(Line { name, value, of: entry.of })
     }
 
-    fn keep(&mut self, text: &[u8], name: usize) {
-        let size = text.len() + ENTRY;
+    fn keep(&mut self, entry: Entry) {
+        let size = entry.text.len() + ENTRY;
         self.evict(size);
         // One that is larger than the table leaves it empty (RFC 7541, section 4.4).
         if size <= TABLE - self.less {
             self.octets += size;
-            self.entries.push_front(Entry { text: text.into(), name });
+            self.entries.push_front(entry);
         }
     }
 
@@ -179,18 +233,18 @@ fn integer(from: &mut &[u8], prefix: u32) -> Result<usize, Invalid> {
     Ok(number)
 }
 
-/// Takes a string off the front (RFC 7541, section 5.2).
-fn string(from: &mut &[u8], to: &mut Vec<u8>) -> Result<(), Invalid> {
+/// Takes a string off the front (RFC 7541, section 5.2); one in Huffman's code is decoded to the end of `to`.
+fn string<'a>(from: &mut &'a [u8], to: &mut Vec<u8>) -> Result<Text<'a>, Invalid> {
     let is_huffman = from.first().is_some_and(|first| first & 0x80 != 0);
     let length = integer(from, 7)?;
     let (text, rest) = from.split_at_checked(length).ok_or(Invalid::Short)?;
     *from = rest;
-    if is_huffman {
-        huffman::decode(text, to)?;
-    } else {
-        to.extend_from_slice(text);
+    if !is_huffman {
+        return Ok(Text::Plain(text));
     }
-    Ok(())
+    let begins = to.len();
+    huffman::decode(text, to)?;
+    Ok(Text::Decoded(begins..to.len()))
 }
 
 #[inline]
@@ -236,9 +290,35 @@ pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
             known = index;
         }
     }
-    let is_secret = matches!(known, 23 | 32 | 49 | 55);
-    put_integer(out, if is_secret { 0x10 } else { 0 }, 4, known.into());
-    if known == 0 {
+    put_literal(out, known, name, value);
+}
+
+/// The same, where the number of its name in the static table is known; 0 if it has none.
+pub(super) fn put_numbered(out: &mut Vec<u8>, number: u8, name: &[u8], value: &[u8]) {
+    // Of fields that are no pseudo-fields, one has a value there.
+    if number == ACCEPT_ENCODING && value == STATIC[usize::from(ACCEPT_ENCODING) - 1].1.as_bytes() {
+        return put_integer(out, 0x80, 7, number.into());
+    }
+    put_literal(out, number, name, value);
+}
+
+/// The number of `accept-encoding` in the static table.
+const ACCEPT_ENCODING: u8 = 16;
+
+/// Writes a pseudo-field, of which these numbers are in the static table.
+pub(super) fn put_pseudo(out: &mut Vec<u8>, numbers: RangeInclusive<u8>, value: &[u8]) {
+    let named = *numbers.start();
+    match numbers.into_iter().find(|number| STATIC[usize::from(*number) - 1].1.as_bytes() == value) {
+        Some(number) => put_integer(out, 0x80, 7, number.into()),
+        None => put_literal(out, named, b"", value),
+    }
+}
+
+fn put_literal(out: &mut Vec<u8>, number: u8, name: &[u8], value: &[u8]) {
+    let is_secret = matches!(number, 23 | 32 | 49 | 55);
+    out.reserve(name.len() + value.len() + 16);
+    put_integer(out, if is_secret { 0x10 } else { 0 }, 4, number.into());
+    if number == 0 {
         put_string(out, name);
     }
     put_string(out, value);
@@ -263,9 +343,9 @@ mod tests {
     fn decode(decoder: &mut Decoder, section: &[u8]) -> Result<List, Invalid> {
         let mut all = Vec::new();
         let text = |t: &[u8]| String::from_utf8_lossy(t).into_owned();
-        decoder.decode(section, |name, value| {
-            all.push((text(name), text(value)));
-            Ok(())
+        decoder.decode(section, |line| {
+            all.push((text(line.name), text(line.value)));
+            Ok(line.of)
         })?;
         Ok(all)
     }
@@ -278,6 +358,15 @@ mod tests {
 
     fn list(fields: &[(&str, &str)]) -> List {
         fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn names_of_the_static_table_are_what_they_are_by_their_text() {
+        for (at, (name, value)) in STATIC.iter().enumerate() {
+            assert_eq!(known_of(at + 1), Known::of(name.as_bytes()), "{name}");
+            let with_value = !name.starts_with(':') && !value.is_empty();
+            assert_eq!(with_value, at + 1 == usize::from(ACCEPT_ENCODING), "{name}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use weft_core::failure::{Failure, Reason};
 
-use super::hpack::{self, Decoder, ENTRY, Invalid};
+use super::hpack::{self, Decoder, ENTRY, Invalid, Line, Of};
 use crate::http::fields::{Fields, Known};
 use crate::http::head::{RequestHead, ResponseHead};
 
@@ -52,35 +52,42 @@ pub(super) fn read(
     let room = if most.is_some() { octets.len() * 3 / 2 } else { 0 };
     let mut section = Section { fields: Fields::with_room(room), ..Section::default() };
     let (mut fault, mut size) = (most.is_none().then_some(Fault::Malformed("nobody takes it")), 0);
-    decoder.decode(octets, |name, value| {
-        size += name.len() + value.len() + ENTRY;
+    decoder.decode(octets, |line| {
+        size += line.name.len() + line.value.len() + ENTRY;
         if size > FAR_TOO_LARGE {
             return Err(Invalid::Large);
         }
         if most.is_some_and(|most| size > most) {
             fault = Some(Fault::TooLarge);
         } else if fault.is_none() {
-            fault = section.take(name, value, seen).err().map(Fault::Malformed);
+            match section.take(line, seen) {
+                Ok(of) => return Ok(of),
+                Err(why) => fault = Some(Fault::Malformed(why)),
+            }
         }
-        Ok(())
+        Ok(None)
     })?;
     Ok(fault.map_or(Ok(section), Err))
 }
 
 impl Section {
-    fn take(&mut self, name: &[u8], value: &[u8], seen: &mut Seen) -> Result<(), &'static str> {
+    /// Takes a field in; gives what need not be looked at where the same one comes again.
+    fn take(&mut self, line: Line<'_>, seen: &mut Seen) -> Result<Option<Of>, &'static str> {
+        let Line { name, value, of } = line;
         if let [b':', pseudo @ ..] = name {
-            return self.take_pseudo(pseudo, value, seen);
+            return self.take_pseudo(pseudo, value, seen).map(|()| None);
         }
-        if classes(name) != 0 {
+        if of.is_none() && classes(name) != 0 {
             return Err("a field's name is not one");
         }
-        if !is_value(value) {
+        let is_whole = of.is_some_and(|of| of.is_whole);
+        if !is_whole && !is_value(value) {
             return Err("a field's value has a character that is not allowed");
         }
         // Blanks around it are not of it; most that leave them there mean no harm.
-        let value = trimmed(value);
-        let known = Known::of(name);
+        let said = value.len();
+        let value = if is_whole { value } else { trimmed(value) };
+        let (known, number) = of.map_or_else(|| (Known::of(name), 0), |of| (of.known, of.number));
         match known {
             Known::Connection | Known::ProxyConnection | Known::KeepAlive | Known::TransferEncoding | Known::Upgrade => {
                 return Err("it has a field of HTTP/1.1's connections");
@@ -95,8 +102,8 @@ impl Section {
             }
             _ => {}
         }
-        self.fields.push_as(known, name, value);
-        Ok(())
+        self.fields.push_coded(known, number, name, value);
+        Ok((value.len() == said).then_some(Of { known, number, is_whole: true }))
     }
 
     fn take_pseudo(&mut self, name: &[u8], value: &[u8], seen: &mut Seen) -> Result<(), &'static str> {
@@ -197,13 +204,17 @@ impl Section {
 impl Seen {
     /// An authority, of which most of a connection's requests name the same one.
     fn authority(&mut self, value: &[u8]) -> Result<Bytes, &'static str> {
-        if *self.authority != *value {
-            if !is_authority(value) {
-                return Err("the authority is not HOST or HOST:PORT");
-            }
+        if self.is_authority(value) { Ok(self.authority.clone()) } else { Err("the authority is not HOST or HOST:PORT") }
+    }
+
+    /// Whether it is one, and the one that was seen last then.
+    fn is_authority(&mut self, value: &[u8]) -> bool {
+        let is_same = *self.authority == *value && !value.is_empty();
+        if !is_same && is_authority(value) {
             self.authority = Bytes::copy_from_slice(value);
+            return true;
         }
-        Ok(self.authority.clone())
+        is_same
     }
 }
 
@@ -238,15 +249,41 @@ fn is_token(name: &[u8]) -> bool {
     classes(name) & NO_TOKEN == 0
 }
 
-/// All of them, whatever is found: many octets at once.
-fn is_graphic(value: &[u8]) -> bool {
-    value.iter().fold(true, |fits, b| fits & b.is_ascii_graphic())
+/// An octet of each word, and the highest bit of each.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOPS: u64 = ONES << 7;
+
+/// What `odd` finds in any eight octets of these; what is missing of the last eight are letters.
+fn odds(value: &[u8], odd: impl Fn(u64) -> u64) -> u64 {
+    let (words, rest) = value.as_chunks::<8>();
+    let last = match value.last_chunk::<8>() {
+        Some(last) => *last,
+        None => {
+            let mut last = [b'a'; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            last
+        }
+    };
+    words.iter().fold(odd(u64::from_ne_bytes(last)), |all, word| all | odd(u64::from_ne_bytes(*word)))
 }
 
-/// What may stand in a field's value (RFC 9110, section 5.5).
+/// The tops of octets of a word that are below `least`, and perhaps of some beside them.
+const fn below(word: u64, least: u8) -> u64 {
+    word.wrapping_sub(ONES * least as u64) & !word & TOPS
+}
+
+/// The same of those that are 0x7f.
+const fn deletes(word: u64) -> u64 {
+    below(word ^ (ONES * 0x7f), 1)
+}
+
+fn is_graphic(value: &[u8]) -> bool {
+    odds(value, |word| below(word, b'!') | deletes(word) | word & TOPS) == 0
+}
+
+/// What may stand in a field's value (RFC 9110, section 5.5). Few have a tab.
 fn is_value(value: &[u8]) -> bool {
-    let is_wrong = |b: u8| u8::from(b < b' ') & u8::from(b != b'\t') | u8::from(b == 0x7f);
-    value.iter().fold(0, |wrong, b| wrong | is_wrong(*b)) == 0
+    odds(value, |word| below(word, b' ') | deletes(word)) == 0 || value.iter().all(|b| !(*b < b' ' && *b != b'\t' || *b == 0x7f))
 }
 
 /// A request's target. Some do not escape what is not ASCII.
@@ -292,10 +329,10 @@ fn is_scheme(value: &[u8]) -> bool {
 }
 
 /// The host of a request that can be written. An error if it would be malformed, whoever made it so.
-pub(super) fn host_of(head: &RequestHead) -> Result<&[u8], Failure> {
+pub(super) fn host_of<'a>(head: &'a RequestHead, seen: &mut Seen) -> Result<&'a [u8], Failure> {
     let bad = |why: &'static str| Failure::downstream(Reason::BadRequest).detail(why);
     let host = head.authority.as_deref().or_else(|| head.fields.first(Known::Host));
-    let host = host.filter(|host| is_authority(host)).ok_or_else(|| bad("the request names no authority"))?;
+    let host = host.filter(|host| seen.is_authority(host)).ok_or_else(|| bad("the request names no authority"))?;
     if !is_token(&head.method) {
         return Err(bad("the method is not one"));
     }
@@ -316,12 +353,12 @@ fn scheme_of(head: &RequestHead) -> &[u8] {
 
 /// Writes the head of a request to a host.
 pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
-    hpack::put(out, b":method", &head.method);
+    hpack::put_pseudo(out, 2..=3, &head.method);
     if has_target(head) {
-        hpack::put(out, b":scheme", scheme_of(head));
-        hpack::put(out, b":path", if head.target.is_empty() { b"/" } else { &head.target });
+        hpack::put_pseudo(out, 6..=7, scheme_of(head));
+        hpack::put_pseudo(out, 4..=5, if head.target.is_empty() { b"/" } else { &head.target });
     }
-    hpack::put(out, b":authority", host);
+    hpack::put_pseudo(out, 1..=1, host);
     if let Some(protocol) = &head.protocol {
         hpack::put(out, b":protocol", protocol);
     }
@@ -331,16 +368,22 @@ pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
 /// Writes a response's head.
 pub(super) fn put_response(out: &mut Vec<u8>, head: &ResponseHead) {
     let digits = [b'0' + (head.status / 100 % 10) as u8, b'0' + (head.status / 10 % 10) as u8, b'0' + (head.status % 10) as u8];
-    hpack::put(out, b":status", &digits);
+    hpack::put_pseudo(out, 8..=14, &digits);
     put_fields(out, &head.fields);
 }
 
 /// Writes fields: but for those of HTTP/1.1's framing, which have no meaning here, for the host, which is the authority, and for what would be malformed.
 pub(super) fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
-    for (known, name, value) in fields.iter() {
-        let is_of_http1 = matches!(known, Known::TransferEncoding | Known::Connection | Known::Host);
+    for (known, coded, name, value) in fields.iter_coded() {
+        if matches!(known, Known::TransferEncoding | Known::Connection | Known::Host) {
+            continue;
+        }
+        if let Some(number) = coded {
+            hpack::put_numbered(out, number, name, value);
+            continue;
+        }
         let classes = classes(name);
-        if is_of_http1 || classes & NO_TOKEN != 0 || !is_value(value) {
+        if classes & NO_TOKEN != 0 || !is_value(value) {
             continue;
         }
         if classes & CAPITAL == 0 {
@@ -394,13 +437,77 @@ mod tests {
         assert_eq!((&*head.method, &*head.target, head.host()), (&b"GET"[..], &b"/a?b"[..], Some(&b"api:80"[..])));
         assert!(head.fields.first(Known::Host).is_none(), "the authority says it");
         let mut out = Vec::new();
-        put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
+        put_request(&mut out, &head, host_of(&head, &mut Seen::default()).expect("it has an authority"));
         let again =
             read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
         assert_eq!(again.length(), Some(3));
         let again = again.request().expect("a request");
         let list = |head: &RequestHead| head.fields.iter().map(|(_, n, v)| (n.to_vec(), v.to_vec())).collect::<Vec<_>>();
         assert_eq!((list(&again), again.target, again.authority), (list(&head), head.target, head.authority));
+    }
+
+    #[test]
+    fn each_octet_may_stand_in_a_value_or_not_wherever_it_is() {
+        for octet in 0..=255_u8 {
+            let in_value = octet == b'\t' || octet >= b' ' && octet != 0x7f;
+            for (at, length) in (0..20).flat_map(|length| (0..length).map(move |at| (at, length))) {
+                let mut text = [b'~'; 20];
+                text[at] = octet;
+                let text = &text[..length];
+                assert_eq!(
+                    (is_value(text), is_graphic(text)),
+                    (in_value, octet.is_ascii_graphic()),
+                    "{octet} at {at} of {length}"
+                );
+            }
+        }
+        assert!(is_value(b"") && is_graphic(b"") && is_value(b"a\t b"));
+    }
+
+    /// One field that is kept in the table, and then that entry alone, as a whole and as a name.
+    #[test]
+    fn what_is_kept_is_looked_at_once_and_judged_as_before() {
+        let value = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        for (name, said, is_good) in [
+            ("x-good", "v", true),
+            ("cookie", "a=b", true),
+            ("x-blank", " v ", true),
+            ("x-bad", "\x01", false),
+            ("X-Bad", "v", false),
+            ("connection", "close", false),
+            ("te", "gzip", false),
+            ("te", "trailers", true),
+            ("content-length", "x", false),
+        ] {
+            let (mut decoder, mut seen) = (Decoder::default(), Seen::default());
+            let first = [&[0x40][..], &value(name), &value(said)].concat();
+            let named = [&[0x7e][..], &value(said)].concat();
+            let bad = [&[0x7e][..], &value("\x02")].concat();
+            let mut written: Vec<Vec<u8>> = Vec::new();
+            // The first is not wanted, and nothing is known of it then.
+            for (at, octets) in [&first, &vec![0xbe], &first, &vec![0xbe], &named, &vec![0xbe]].into_iter().enumerate() {
+                let most = (at > 0).then_some(MAX_SIZE);
+                let read = read(&mut decoder, octets, &mut seen, most).expect("HPACK");
+                assert_eq!(read.is_ok(), is_good && at > 0, "{name}: {said:?}, {at}");
+                if let Ok(section) = read {
+                    let fields: Vec<_> = section.fields.iter().collect();
+                    assert_eq!(fields, [(Known::of(name.as_bytes()), name.as_bytes(), said.trim().as_bytes())]);
+                    let mut out = Vec::new();
+                    put_fields(&mut out, &section.fields);
+                    let mut again = Vec::new();
+                    Decoder::default()
+                        .decode(&out, |line| {
+                            again = [line.name, b": ", line.value].concat();
+                            Ok(None)
+                        })
+                        .expect("HPACK");
+                    written.push(again);
+                }
+            }
+            let whole = format!("{name}: {}", said.trim());
+            assert!(written.iter().all(|out| *out == whole.as_bytes()), "{written:?}");
+            assert!(read(&mut decoder, &bad, &mut seen, Some(MAX_SIZE)).expect("HPACK").is_err(), "{name} with another value");
+        }
     }
 
     #[test]
@@ -460,7 +567,7 @@ mod tests {
         let head = section(&extended).expect("fields").request().expect("RFC 8441");
         assert_eq!((head.protocol.as_deref(), &*head.target), (Some(&b"websocket"[..]), &b"/chat"[..]));
         let mut out = Vec::new();
-        put_request(&mut out, &head, host_of(&head).expect("it has an authority"));
+        put_request(&mut out, &head, host_of(&head, &mut Seen::default()).expect("it has an authority"));
         let again =
             read(&mut Decoder::default(), &out, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
         assert_eq!(again.request().expect("RFC 8441").protocol, head.protocol);

@@ -60,7 +60,7 @@ impl Session {
             return Err(Failure::upstream(Reason::UpstreamProtocol, Retryable::No)
                 .detail("it takes no CONNECT for other protocols (RFC 8441)"));
         }
-        let host = section::host_of(head)?;
+        let host = section::host_of(head, &mut self.seen)?;
         let stream = if self.newest == 0 { 1 } else { self.newest + 2 };
         self.put_section(stream, ends, |out| section::put_request(out, head, host));
         self.newest = stream;
