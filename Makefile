@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt style lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak instructions clean help
+.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak instructions clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without. Programs are built together with the tests: without them, what others wrote would have fewer features, and be
@@ -27,12 +27,10 @@ check:           ## does it compile
 fmt:             ## format
 	@$(CARGO) fmt --all
 
-style:           ## format, and that core is pure
+lint:            ## format, lints, and that core is pure
 	@$(CARGO) fmt --all -- --check
-	@scripts/pure
-
-lint: style      ## the same, and lints
 	@$(CARGO) clippy --workspace --all-targets $(CLUSTER),weft-tests/cluster,weft-tests/phoenix -- -D warnings
+	@scripts/pure
 
 docs:            ## pages that are made of the code: docs/metrics.md
 	@WEFT_WRITE=1 $(CARGO) test -q -p weft-core --lib metrics::tests::the_page
@@ -84,8 +82,8 @@ cluster-up:      ## a real Kubernetes of one node, from Debian packages (root)
 
 cluster-test:    ## the tests on that cluster, or on the one that KUBECONFIG names
 	@scripts/need demo test
-	@$(CARGO) build --workspace --bins --tests $(CLUSTER),weft-tests/cluster$(ALSO)
-	@FEATURES="$(CLUSTER)$(ALSO)" tests/cluster/with tests/cluster/run $(ARGS)
+	@$(CARGO) build --workspace --bins --tests $(CLUSTER)
+	@FEATURES="$(CLUSTER)" tests/cluster/with tests/cluster/run $(ARGS)
 
 cluster-down:    ## and away
 	@tests/cluster/down
