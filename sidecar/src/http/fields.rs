@@ -189,10 +189,10 @@ impl Fields {
         self.push_own(known, UNCODED, name, value);
     }
 
-    /// Adds a field that HTTP/2 may have as it is: its name is a token in small letters, its value has what may stand in one, and no blanks around it. `number` is that of its name in HPACK's
-    /// static table, or 0.
-    pub fn push_coded(&mut self, known: Known, number: u8, name: &[u8], value: &[u8]) {
-        self.push_own(known, number, name, value);
+    /// Adds a field that HTTP/2 may have as it is: its name is a token in small letters, its value has what may stand in one, and no blanks around it. `coded` is how HPACK
+    /// writes it (`hpack::put_numbered`).
+    pub fn push_coded(&mut self, known: Known, coded: u8, name: &[u8], value: &[u8]) {
+        self.push_own(known, coded, name, value);
     }
 
     #[inline]
@@ -217,7 +217,7 @@ impl Fields {
         self.room.list().iter().map(|f| (f.known, self.text(f.own, f.name), self.text(f.own, f.value)))
     }
 
-    /// Every field, in order; with the number that [`Self::push_coded`] was given, of those that were added so.
+    /// Every field, in order; with what [`Self::push_coded`] was given, of those that were added so.
     pub fn iter_coded(&self) -> impl Iterator<Item = (Known, Option<u8>, &[u8], &[u8])> {
         let coded = |f: &Field| (f.coded != UNCODED).then_some(f.coded);
         self.room.list().iter().map(move |f| (f.known, coded(f), self.text(f.own, f.name), self.text(f.own, f.value)))

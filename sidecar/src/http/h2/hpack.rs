@@ -82,6 +82,8 @@ pub(super) struct Line<'a> {
     pub(super) name: &'a [u8],
     pub(super) value: &'a [u8],
     pub(super) of: Option<Of>,
+    /// Its sender wants nobody to keep it (RFC 7541, section 6.2.3).
+    pub(super) is_secret: bool,
 }
 
 struct Entry {
@@ -149,17 +151,17 @@ impl Decoder {
                 self.evict(0);
                 continue;
             } else {
-                let keeps = first & 0x40 != 0;
+                let (keeps, is_secret) = (first & 0x40 != 0, first & 0xf0 == 0x10);
                 let index = integer(&mut rest, if keeps { 6 } else { 4 })?;
                 let mut text = std::mem::take(&mut self.text);
                 text.clear();
                 let name = if index == 0 { Some(string(&mut rest, &mut text)?) } else { None };
                 let value = string(&mut rest, &mut text)?.within(&text);
                 let line = match name {
-                    Some(name) => Line { name: name.within(&text), value, of: None },
+                    Some(name) => Line { name: name.within(&text), value, of: None, is_secret },
                     None => {
                         let Line { name, of, .. } = self.at(index)?;
-                        Line { name, value, of: of.map(|of| Of { is_whole: false, ..of }) }
+                        Line { name, value, of: of.map(|of| Of { is_whole: false, ..of }), is_secret }
                     }
                 };
                 let of = field(line)?;
@@ -182,11 +184,11 @@ impl Decoder {
     fn at(&self, index: usize) -> Result<Line<'_>, Invalid> {
         if let Some((name, value)) = index.checked_sub(1).and_then(|at| STATIC.get(at)) {
             let of = Of { known: known_of(index), number: index as u8, is_whole: true };
-            return Ok(Line { name: name.as_bytes(), value: value.as_bytes(), of: Some(of) });
+            return Ok(Line { name: name.as_bytes(), value: value.as_bytes(), of: Some(of), is_secret: false });
         }
         let entry = index.checked_sub(STATIC.len() + 1).and_then(|at| self.entries.get(at)).ok_or(Invalid::Index(index))?;
         let (name, value) = entry.text.split_at(entry.name);
-        Ok(Line { name, value, of: entry.of })
+        Ok(Line { name, value, of: entry.of, is_secret: false })
     }
 
     fn keep(&mut self, entry: Entry) {
@@ -279,27 +281,31 @@ pub(super) fn put_no_table(out: &mut Vec<u8>) {
 
 /// Writes a field, whose name is in lower case. What a proxy should not keep is marked so (RFC 7541, section 7.1.3).
 pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    let mut known = 0;
-    for index in BY_LENGTH.get(name.len()).into_iter().flatten().copied().take_while(|index| *index != 0) {
-        let (static_name, static_value) = STATIC[usize::from(index) - 1];
-        // Of one length few end alike.
-        if static_name.as_bytes().last() == name.last() && static_name.as_bytes() == name {
-            if !static_value.is_empty() && static_value.as_bytes() == value {
-                return put_integer(out, 0x80, 7, index.into());
-            }
-            known = index;
-        }
-    }
-    put_literal(out, known, name, value);
+    put_numbered(out, number_of(name), name, value);
 }
 
-/// The same, where the number of its name in the static table is known; 0 if it has none.
-pub(super) fn put_numbered(out: &mut Vec<u8>, number: u8, name: &[u8], value: &[u8]) {
+/// The number of a name in the static table, or 0.
+pub(super) fn number_of(name: &[u8]) -> u8 {
+    let alike = BY_LENGTH.get(name.len()).into_iter().flatten().copied().take_while(|number| *number != 0);
+    let is_named = |number: &u8| {
+        let known = STATIC[usize::from(*number) - 1].0.as_bytes();
+        // Of one length few end alike.
+        known.last() == name.last() && known == name
+    };
+    alike.into_iter().find(is_named).unwrap_or(0)
+}
+
+/// Added to the number of a name where its sender wants nobody to keep the field.
+pub(super) const SECRET: u8 = 0x40;
+
+/// Writes a field of which the number of its name in the static table is known, or 0 if it has none; and [`SECRET`].
+pub(super) fn put_numbered(out: &mut Vec<u8>, coded: u8, name: &[u8], value: &[u8]) {
+    let (number, is_secret) = (coded & !SECRET, coded & SECRET != 0);
     // Of fields that are no pseudo-fields, one has a value there.
-    if number == ACCEPT_ENCODING && value == STATIC[usize::from(ACCEPT_ENCODING) - 1].1.as_bytes() {
+    if number == ACCEPT_ENCODING && !is_secret && value == STATIC[usize::from(ACCEPT_ENCODING) - 1].1.as_bytes() {
         return put_integer(out, 0x80, 7, number.into());
     }
-    put_literal(out, number, name, value);
+    put_literal(out, number, is_secret, name, value);
 }
 
 /// The number of `accept-encoding` in the static table.
@@ -310,12 +316,12 @@ pub(super) fn put_pseudo(out: &mut Vec<u8>, numbers: RangeInclusive<u8>, value: 
     let named = *numbers.start();
     match numbers.into_iter().find(|number| STATIC[usize::from(*number) - 1].1.as_bytes() == value) {
         Some(number) => put_integer(out, 0x80, 7, number.into()),
-        None => put_literal(out, named, b"", value),
+        None => put_literal(out, named, false, b"", value),
     }
 }
 
-fn put_literal(out: &mut Vec<u8>, number: u8, name: &[u8], value: &[u8]) {
-    let is_secret = matches!(number, 23 | 32 | 49 | 55);
+fn put_literal(out: &mut Vec<u8>, number: u8, is_secret: bool, name: &[u8], value: &[u8]) {
+    let is_secret = is_secret || matches!(number, 23 | 32 | 49 | 55);
     out.reserve(name.len() + value.len() + 16);
     put_integer(out, if is_secret { 0x10 } else { 0 }, 4, number.into());
     if number == 0 {
@@ -438,10 +444,13 @@ mod tests {
     #[test]
     fn what_is_static_is_written_as_a_number() {
         let mut out = Vec::new();
-        for (name, value) in [(":method", "GET"), (":status", "404"), ("content-type", "a"), ("x", "y"), ("cookie", "c")] {
+        put_pseudo(&mut out, 2..=3, b"GET");
+        put_pseudo(&mut out, 8..=14, b"404");
+        put_pseudo(&mut out, 8..=14, b"418");
+        for (name, value) in [("content-type", "a"), ("x", "y"), ("cookie", "c")] {
             put(&mut out, name.as_bytes(), value.as_bytes());
         }
-        assert_eq!(out, octets("82 8d 0f10 0161 00 0178 0179 1f11 0163"));
+        assert_eq!(out, octets("82 8d 08 0334 3138 0f10 0161 00 0178 0179 1f11 0163"));
     }
 
     proptest! {

@@ -73,7 +73,7 @@ pub(super) fn read(
 impl Section {
     /// Takes a field in; gives what need not be looked at where the same one comes again.
     fn take(&mut self, line: Line<'_>, seen: &mut Seen) -> Result<Option<Of>, &'static str> {
-        let Line { name, value, of } = line;
+        let Line { name, value, of, is_secret } = line;
         if let [b':', pseudo @ ..] = name {
             return self.take_pseudo(pseudo, value, seen).map(|()| None);
         }
@@ -87,7 +87,7 @@ impl Section {
         // Blanks around it are not of it; most that leave them there mean no harm.
         let said = value.len();
         let value = if is_whole { value } else { trimmed(value) };
-        let (known, number) = of.map_or_else(|| (Known::of(name), 0), |of| (of.known, of.number));
+        let (known, number) = of.map_or_else(|| (Known::of(name), hpack::number_of(name)), |of| (of.known, of.number));
         match known {
             Known::Connection | Known::ProxyConnection | Known::KeepAlive | Known::TransferEncoding | Known::Upgrade => {
                 return Err("it has a field of HTTP/1.1's connections");
@@ -102,7 +102,8 @@ impl Section {
             }
             _ => {}
         }
-        self.fields.push_coded(known, number, name, value);
+        let secret = if is_secret { hpack::SECRET } else { 0 };
+        self.fields.push_coded(known, number | secret, name, value);
         Ok((value.len() == said).then_some(Of { known, number, is_whole: true }))
     }
 
@@ -462,6 +463,29 @@ mod tests {
             }
         }
         assert!(is_value(b"") && is_graphic(b"") && is_value(b"a\t b"));
+    }
+
+    #[test]
+    fn what_nobody_is_to_keep_is_marked_so_on_its_way() {
+        let spelled = |first: u8, name: &str| [&[first, name.len() as u8], name.as_bytes(), b"\x01v"].concat();
+        let mut decoder = Decoder::default();
+        let mut passed = |octets: &[u8]| {
+            let section = read(&mut decoder, octets, &mut Seen::default(), Some(MAX_SIZE)).expect("HPACK").expect("well-formed");
+            let mut out = Vec::new();
+            put_fields(&mut out, &section.fields);
+            out
+        };
+        // However a secret's name comes, and whether its sender has it kept.
+        for first in [0x00, 0x10, 0x40] {
+            assert_eq!(passed(&spelled(first, "authorization")), b"\x1f\x08\x01v", "{first:x}");
+        }
+        assert_eq!(passed(&[0xbe]), b"\x1f\x08\x01v");
+        assert_eq!(passed(&[0x0f, 0x08, 1, b'v']), b"\x1f\x08\x01v");
+        // Of others the sender says it.
+        assert_eq!(passed(&spelled(0x10, "x-key")), spelled(0x10, "x-key"));
+        assert_eq!(passed(&spelled(0x00, "x-key")), spelled(0x00, "x-key"));
+        assert_eq!(passed(&[&[0x1f, 0x01][..], b"\x0dgzip, deflate"].concat())[0], 0x1f);
+        assert_eq!(passed(&[&[0x0f, 0x01][..], b"\x0dgzip, deflate"].concat()), [0x90]);
     }
 
     /// One field that is kept in the table, and then that entry alone, as a whole and as a name.
