@@ -26,6 +26,7 @@ pub mod link;
 pub mod mesh;
 pub mod metrics;
 pub mod multiplex;
+mod octets;
 pub use weft_otlp as otlp;
 pub mod outbound;
 pub use weft_log::outlet;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::fields::{Named, Value};
 use super::record::Told;
+use crate::octets;
 
 /// An object on one line, without the line's end. Fields that hold nothing are left out. `common` is how some of the fields are written, where that is known.
 pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>, common: Option<(Range<usize>, &[u8])>) {
@@ -81,22 +82,11 @@ pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Whether all of these stand in a string as they are: printable ASCII but for the quote and the backslash. Eight at a time.
+/// Whether all of these stand in a string as they are: printable ASCII but for the quote and the backslash.
 fn stand(text: &[u8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = ONES << 7;
-    let odd = |word: u64| {
-        let has = |byte: u8| {
-            let others = word ^ (ONES * u64::from(byte));
-            others.wrapping_sub(ONES) & !others
-        };
-        // Below a space, above ASCII, or one of these.
-        (word.wrapping_sub(ONES * 0x20) | word | has(b'"') | has(b'\\') | has(0x7f)) & TOPS
-    };
-    let (words, rest) = text.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    words.iter().fold(odd(u64::from_ne_bytes(last)), |odds, word| odds | odd(u64::from_ne_bytes(*word))) == 0
+    let odd =
+        |word| octets::below(word, b' ') | word | octets::are(word, b'"') | octets::are(word, b'\\') | octets::are(word, 0x7f);
+    !octets::any(text, odd)
 }
 
 #[cold]

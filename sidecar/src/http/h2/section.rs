@@ -6,6 +6,7 @@ use weft_core::failure::{Failure, Reason};
 use super::hpack::{self, Decoder, ENTRY, Invalid, Line, Of};
 use crate::http::fields::{Fields, Known};
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::octets;
 
 /// The most of a section, in octets as HPACK counts them. One beyond is read to its end, for what is read after it, and then refused.
 pub(super) const MAX_SIZE: usize = 64 * 1024;
@@ -250,41 +251,14 @@ fn is_token(name: &[u8]) -> bool {
     classes(name) & NO_TOKEN == 0
 }
 
-/// An octet of each word, and the highest bit of each.
-const ONES: u64 = 0x0101_0101_0101_0101;
-const TOPS: u64 = ONES << 7;
-
-/// What `odd` finds in any eight octets of these; what is missing of the last eight are letters.
-fn odds(value: &[u8], odd: impl Fn(u64) -> u64) -> u64 {
-    let (words, rest) = value.as_chunks::<8>();
-    let last = match value.last_chunk::<8>() {
-        Some(last) => *last,
-        None => {
-            let mut last = [b'a'; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            last
-        }
-    };
-    words.iter().fold(odd(u64::from_ne_bytes(last)), |all, word| all | odd(u64::from_ne_bytes(*word)))
-}
-
-/// The tops of octets of a word that are below `least`, and perhaps of some beside them.
-const fn below(word: u64, least: u8) -> u64 {
-    word.wrapping_sub(ONES * least as u64) & !word & TOPS
-}
-
-/// The same of those that are 0x7f.
-const fn deletes(word: u64) -> u64 {
-    below(word ^ (ONES * 0x7f), 1)
-}
-
 fn is_graphic(value: &[u8]) -> bool {
-    odds(value, |word| below(word, b'!') | deletes(word) | word & TOPS) == 0
+    !octets::any(value, |word| octets::below(word, b'!') | octets::are(word, 0x7f) | word)
 }
 
 /// What may stand in a field's value (RFC 9110, section 5.5). Few have a tab.
 fn is_value(value: &[u8]) -> bool {
-    odds(value, |word| below(word, b' ') | deletes(word)) == 0 || value.iter().all(|b| !(*b < b' ' && *b != b'\t' || *b == 0x7f))
+    !octets::any(value, |word| octets::below(word, b' ') | octets::are(word, 0x7f))
+        || value.iter().all(|b| !(*b < b' ' && *b != b'\t' || *b == 0x7f))
 }
 
 /// A request's target. Some do not escape what is not ASCII.
@@ -301,7 +275,7 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
 }
 
 /// Whether it names a host, and perhaps a port, and nothing else.
-pub(super) fn is_authority(value: &[u8]) -> bool {
+fn is_authority(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'@' | b',' | b'/' | b'\\' | b'?' | b'#'))
 }
 
