@@ -92,7 +92,8 @@ pub fn main(program: &str, words: &[String]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::{EnvFilter, Registry, reload};
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::{Registry, reload};
 
     use super::*;
 
@@ -100,7 +101,7 @@ mod tests {
     fn what_is_logged_is_asked_for_and_changed_from_outside() {
         let program = format!("weft-test-{}", std::process::id());
         assert!(ask(&program, "").expect_err("nobody runs").to_string().contains("no weft-test"));
-        let (_layer, handle) = reload::Layer::<_, Registry>::new(EnvFilter::new("info"));
+        let (_layer, handle) = reload::Layer::<_, Registry>::new("info".parse::<Targets>().expect("a filter"));
         let levels = Levels::new(handle, None);
         open(&program, levels.clone());
         assert_eq!(ask(&program, "").expect("an answer"), "info");

@@ -1,19 +1,20 @@
 //! What a program logs, changed while it runs.
 
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::{Registry, reload};
 
 use crate::outlet::Outlet;
 
 /// The filter in force. It is back to what `--log` says when the program starts anew. Clones are of one and the same.
 #[derive(Clone, Debug)]
-pub struct Levels(Option<reload::Handle<EnvFilter, Registry>>, Option<Outlet>);
+pub struct Levels(Option<reload::Handle<Targets, Registry>>, Option<Outlet>);
 
 /// The longest filter that is taken, in bytes.
 pub(crate) const LONGEST: usize = 1_024;
 
 impl Levels {
     /// Of a log that is written to `outlet`.
-    pub fn new(handle: reload::Handle<EnvFilter, Registry>, outlet: Option<Outlet>) -> Self {
+    pub fn new(handle: reload::Handle<Targets, Registry>, outlet: Option<Outlet>) -> Self {
         Self(Some(handle), outlet)
     }
 
@@ -38,7 +39,7 @@ impl Levels {
         if filter.is_empty() || filter.len() > LONGEST {
             return wrong("it is empty or too long");
         }
-        let parsed = match EnvFilter::try_new(filter) {
+        let parsed = match filter.parse::<Targets>() {
             Ok(parsed) => parsed,
             Err(e) => return wrong(&e.to_string()),
         };
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_filter_takes_the_place_of_another_or_says_why_not() {
-        let (_layer, handle) = reload::Layer::<_, Registry>::new(EnvFilter::new("info"));
+        let (_layer, handle) = reload::Layer::<_, Registry>::new("info".parse::<Targets>().expect("a filter"));
         let levels = Levels::new(handle, None);
         assert!(levels.set("debug,h2=warn").is_ok());
         assert_eq!(levels.now().as_deref(), Some("h2=warn,debug"));

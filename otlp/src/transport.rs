@@ -41,6 +41,11 @@ pub(super) enum Answer {
     Refused(String),
 }
 
+/// What HTTP goes over. One type, so that a program holds its code once.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+
 enum Sender {
     Http1(http1::SendRequest<Parts>),
     Http2(http2::SendRequest<Parts>),
@@ -94,18 +99,15 @@ impl Connection {
     }
 
     async fn speak(settings: &Settings, stream: TcpStream) -> Result<Self, String> {
-        let Some(tls) = &settings.tls else { return Self::begin(settings, stream).await };
+        let Some(tls) = &settings.tls else { return Self::begin(settings, Box::new(stream)).await };
         let name =
             ServerName::try_from(settings.host.clone()).map_err(|_| "its name cannot stand in a certificate".to_owned())?;
         let connector = tokio_rustls::TlsConnector::from(tls.clone());
         let stream = connector.connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
-        Self::begin(settings, stream).await
+        Self::begin(settings, Box::new(stream)).await
     }
 
-    async fn begin<S>(settings: &Settings, stream: S) -> Result<Self, String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn begin(settings: &Settings, stream: Box<dyn Wire>) -> Result<Self, String> {
         let (io, told) = (TokioIo::new(stream), |e: hyper::Error| chain(&e));
         match settings.protocol {
             Protocol::Http => {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use weft_core::failure::chain;
 use weft_tls::{PinnedAnchor, ServerVerifier, Svid, TrustBundle};
 
+use crate::channel::{self, Opening, Wire};
 use crate::config::{Config, HostPort};
 use crate::identity::random;
 use crate::io::Dialer;
@@ -51,23 +51,21 @@ pub async fn connect(config: &Config, trust: Trust<'_>) -> anyhow::Result<Channe
     let dialer = Dialer { mark: config.net.mark };
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
     let name = ServerName::try_from("weft-control-plane.weft-system.svc").context("a constant name")?;
-    let connect = move || {
+    let open = move || -> Opening {
         let (connector, name, addresses) = (connector.clone(), name.clone(), addresses.clone());
-        async move {
+        Box::pin(async move {
             let tcp = dial(dialer, &addresses).await?;
             tcp.set_nodelay(true)?;
-            connector.connect(name, tcp).await.map(TokioIo::new)
-        }
+            Ok(Box::new(connector.connect(name, tcp).await?) as Box<dyn Wire>)
+        })
     };
-    let connector = tower_service_fn(move |_: tonic::transport::Uri| connect());
-    Endpoint::from_static("http://weft-control-plane")
+    let endpoint = Endpoint::from_static("http://weft-control-plane")
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .connect_with_connector(connector)
-        .await
-        .map_err(|e| anyhow::anyhow!("cannot reach the control plane at {place}: {}", chain(&e)))
+        .keep_alive_while_idle(true);
+    let opened = channel::channel(endpoint, open).await;
+    opened.map_err(|e| anyhow::anyhow!("cannot reach the control plane at {place}: {}", chain(&e)))
 }
 
 /// What a name stands for now: replicas come and go.
@@ -90,28 +88,4 @@ async fn dial(dialer: Dialer, addresses: &[SocketAddr]) -> std::io::Result<TcpSt
         }
     }
     Err(error)
-}
-
-fn tower_service_fn<F>(f: F) -> ServiceFn<F> {
-    ServiceFn(f)
-}
-
-/// A function as a tower service, for tonic's edge.
-#[derive(Clone)]
-struct ServiceFn<F>(F);
-
-impl<F, R, T, E> tower_service::Service<tonic::transport::Uri> for ServiceFn<F>
-where
-    F: FnMut(tonic::transport::Uri) -> R,
-    R: Future<Output = Result<T, E>>,
-{
-    type Response = T;
-    type Error = E;
-    type Future = R;
-    fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), E>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-    fn call(&mut self, uri: tonic::transport::Uri) -> R {
-        (self.0)(uri)
-    }
 }

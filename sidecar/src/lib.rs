@@ -4,6 +4,7 @@ pub mod admin;
 pub mod admission;
 pub mod ask;
 pub mod authorize;
+pub mod channel;
 pub mod checkup;
 pub mod config;
 pub mod connect;

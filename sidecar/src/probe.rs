@@ -35,6 +35,7 @@ use tonic_health::pb::health_client::HealthClient;
 use weft_core::failure::chain;
 use weft_core::wellknown::SIDECAR_PORTS;
 
+use crate::channel::{self, Opening, Wire};
 use crate::io::Dialer;
 
 /// How long an answer holds, and how far apart the application is asked at most. Probes are a second apart or more.
@@ -155,7 +156,7 @@ impl Probes {
         match &check.kind {
             Kind::Tcp => self.dialer.connect(to).await.map(drop).map_err(said),
             Kind::Http { path, tls, headers } => self.http(to, path, *tls, &headers_of(to, headers, agent)?).await,
-            Kind::Grpc { service } => grpc(to, service, agent).await,
+            Kind::Grpc { service } => grpc(self.dialer, to, service, agent).await,
         }
     }
 
@@ -166,12 +167,12 @@ impl Probes {
             let mut request = Request::get(target.as_str()).body(Empty::<Bytes>::new()).map_err(said)?;
             request.headers_mut().clone_from(headers);
             let tcp = self.dialer.connect(to).await.map_err(said)?;
-            let (status, location) = if tls {
-                let stream = unverified().connect(ServerName::from(to.ip()), tcp).await.map_err(said)?;
-                exchange(TokioIo::new(stream), request).await?
+            let stream: Box<dyn Wire> = if tls {
+                Box::new(unverified().connect(ServerName::from(to.ip()), tcp).await.map_err(said)?)
             } else {
-                exchange(TokioIo::new(tcp), request).await?
+                Box::new(tcp)
             };
+            let (status, location) = exchange(stream, request).await?;
             if !(200..400).contains(&status.as_u16()) {
                 return Err(format!("it answered {}", status.as_u16()));
             }
@@ -188,11 +189,8 @@ impl Probes {
 }
 
 /// One exchange, of which the status and the location are of interest.
-async fn exchange<I>(io: I, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Option<String>), String>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
-{
-    let (mut sender, connection) = http1::handshake(io).await.map_err(said)?;
+async fn exchange(stream: Box<dyn Wire>, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Option<String>), String> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let response = sender.send_request(request).await.map_err(said)?;
     let status = response.status();
@@ -242,10 +240,11 @@ fn target_of(path: &str) -> String {
     target
 }
 
-async fn grpc(to: SocketAddr, service: &str, agent: &str) -> Verdict {
+async fn grpc(dialer: Dialer, to: SocketAddr, service: &str, agent: &str) -> Verdict {
     let endpoint = Endpoint::from_shared(format!("http://{to}")).map_err(|e| chain(&e))?;
     let endpoint = endpoint.user_agent(agent).map_err(|e| chain(&e))?;
-    let mut client = HealthClient::new(endpoint.connect().await.map_err(|e| chain(&e))?);
+    let open = move || -> Opening { Box::pin(async move { Ok(Box::new(dialer.connect(to).await?) as Box<dyn Wire>) }) };
+    let mut client = HealthClient::new(channel::channel(endpoint, open).await.map_err(|e| chain(&e))?);
     let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
     match answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?.into_inner().status() {
         ServingStatus::Serving => Ok(()),

@@ -145,8 +145,8 @@ impl RouteTable {
             }
         }
         // The sorts are stable: what ties stays in the order of the routes' age, of rules and of matches.
-        http.sort_by_key(|(m, _)| order::http(m));
-        grpc.sort_by_key(|(m, _)| order::grpc(m));
+        http.sort_by_cached_key(|(m, _)| order::http(m));
+        grpc.sort_by_cached_key(|(m, _)| order::grpc(m));
         Self {
             http: has(&routes, RouteKind::Http).then(|| paths::PathIndex::new(&http)),
             grpc: has(&routes, RouteKind::Grpc).then(|| grpc::GrpcIndex::new(&grpc)),
