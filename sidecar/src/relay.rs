@@ -11,6 +11,7 @@ use weft_core::failure::{Failure, Reason, Side};
 use crate::placed::placed;
 use crate::pool::Buffers;
 use crate::stream::{Chunks, Stream};
+use crate::within::within;
 
 /// Which end failed, and how.
 #[derive(Debug)]
@@ -110,8 +111,8 @@ async fn fill(
             Poll::Pending => return Ok(false),
             Poll::Ready(readable) => readable.map_err(of(reads))?,
         }
-        let filled = tokio::time::timeout(stall, poll_fn(|cx| to.poll_fill(from, cx))).await;
-        match filled.map_err(io::Error::from).flatten().map_err(of(writes))?.transpose().map_err(of(reads))? {
+        let filled = within(stall, |cx| to.poll_fill(from, cx)).await;
+        match filled.flatten().map_err(of(writes))?.transpose().map_err(of(reads))? {
             None => return Ok(false),
             Some(0) => return Ok(true),
             Some(n) => count(n as u64),

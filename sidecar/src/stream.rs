@@ -15,13 +15,14 @@ use rustls::{ClientConfig, Connection, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 use weft_tls::verify_error;
 
 use crate::io::Socket;
 use crate::link::{Link, Pipe};
 use crate::pool::Buffers;
+use crate::within::within;
 
 mod tls;
 
@@ -374,24 +375,24 @@ impl Stream {
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
             // The clock runs for each piece that is taken, so that a slow reader is not a stalled one.
-            let n = timeout(stall, poll_fn(|cx| self.poll_write_vectored(cx, rest))).await??;
+            let n = within(stall, |cx| self.poll_write_vectored(cx, rest)).await??;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             IoSlice::advance_slices(&mut rest, n);
         }
-        timeout(stall, poll_fn(|cx| self.poll_flush(cx))).await?
+        within(stall, |cx| self.poll_flush(cx)).await?
     }
 
     /// Writes all pieces, of which none is empty, and flushes; they are taken off the front. See [`Self::write_all`].
     pub async fn write_chunks(&self, chunks: &mut Chunks, stall: Duration) -> io::Result<()> {
         let mut gone = 0;
         while gone < chunks.len() {
-            let write = poll_fn(|cx| {
+            let write = |cx: &mut Context<'_>| {
                 let slices: SmallVec<[IoSlice<'_>; 8]> = chunks[gone..].iter().map(|chunk| IoSlice::new(chunk)).collect();
                 self.poll_write_vectored(cx, &slices)
-            });
-            let mut n = timeout(stall, write).await??;
+            };
+            let mut n = within(stall, write).await??;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -402,7 +403,7 @@ impl Stream {
                 gone += usize::from(chunks[gone].is_empty());
             }
         }
-        timeout(stall, poll_fn(|cx| self.poll_flush(cx))).await?
+        within(stall, |cx| self.poll_flush(cx)).await?
     }
 
     /// Ends the writing half properly: `close_notify` first, then FIN.

@@ -1,4 +1,4 @@
-//! HTTP/2 on the wire (RFC 9113). `section.rs` reads and writes heads (`hpack.rs`, `huffman.rs`), `session.rs` is the protocol, without a socket, `connection.rs` gives its streams to
+//! HTTP/2 on a stream (RFC 9113). `weft_http::h2` reads and writes frames and heads, `session.rs` is the protocol, without a socket, `connection.rs` gives its streams to
 //! whoever forwards.
 //!
 //! Written for a proxy between neighbours: heads are ours from the first octet on, what many streams say in one turn goes in one write, and what a hostile peer could grow is bounded:
@@ -14,20 +14,19 @@ use super::head::RequestHead;
 use super::{Chunk, hop};
 use crate::multiplex::UNSENT;
 use crate::stream::Stream;
+use crate::within::within;
 
 mod connection;
-pub mod frame;
-mod hpack;
-mod huffman;
-mod section;
 pub mod session;
 mod state;
 
 pub use connection::{Connection, Handle};
 use frame::Code;
-pub use section::Fault;
 pub use session::{USUAL_STREAMS, With};
 pub use state::Broken;
+pub use weft_http::h2::frame;
+pub use weft_http::h2::section::Fault;
+use weft_http::h2::{hpack, section};
 
 /// How long a receiver may keep a stream's window shut while there is something to send.
 const WINDOW_SHUT: Duration = Duration::from_secs(300);
@@ -150,8 +149,7 @@ pub async fn send(handle: &Handle, chunk: Chunk, side: Side) -> Result<(), Failu
         Chunk::Trailers(fields) => handle.trailers(&fields).map_err(failed),
         Chunk::Data(mut data) => {
             while !data.is_empty() {
-                let sent = tokio::time::timeout(WINDOW_SHUT, poll_fn(|cx| handle.poll_send(cx, &mut data)));
-                let Ok(sent) = sent.await else {
+                let Ok(sent) = within(WINDOW_SHUT, |cx| handle.poll_send(cx, &mut data)).await else {
                     handle.cut(Code::CANCEL);
                     return Err(failed(Broken::Reset(Code::FLOW_CONTROL_ERROR)));
                 };

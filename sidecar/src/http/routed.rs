@@ -10,7 +10,7 @@ use weft_core::retry::grpc_status_of;
 use weft_core::traffic::apply::{self, RedirectFacts, change_headers};
 use weft_core::traffic::policy::{Abort, Fault};
 use weft_core::traffic::route::{BackendTarget, Filter, PathMatch, Rule};
-use weft_core::traffic::table::{RequestFacts, Verdict, any_field_holds};
+use weft_core::traffic::table::{Verdict, any_field_holds};
 
 use super::attempts::{self, Request};
 use super::body::Body;
@@ -34,36 +34,6 @@ pub struct Incoming<'a> {
     pub caller: &'a HttpCaller,
     pub upgrade: Option<Vec<u8>>,
     pub began: Instant,
-}
-
-impl RequestFacts for RequestHead {
-    fn method(&self) -> &[u8] {
-        &self.method
-    }
-
-    fn path(&self) -> &[u8] {
-        RequestHead::path(self)
-    }
-
-    fn query(&self) -> Option<&[u8]> {
-        RequestHead::query(self)
-    }
-
-    fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        let mut none = true;
-        for value in self.fields.named(name) {
-            none = false;
-            each(value);
-        }
-        // Over HTTP/2 it is the authority that is sent on.
-        if let (true, "host", Some(authority)) = (none, name, &self.authority) {
-            each(authority);
-        }
-    }
-
-    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
-        self.fields.iter().for_each(|(_, name, value)| each(name, value));
-    }
 }
 
 /// What a rule makes of a request, or how it ends here.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::fields::{Named, Value};
 use super::record::Told;
-use crate::octets;
+use weft_http::octets;
 
 /// An object on one line, without the line's end. Fields that hold nothing are left out. `common` is how some of the fields are written, where that is known.
 pub(super) fn json(out: &mut Vec<u8>, fields: &[Named], told: &Told<'_>, common: Option<(Range<usize>, &[u8])>) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
-use super::{Framing, Limits, parse};
+use super::{Framing, Limits};
 use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
@@ -95,7 +95,7 @@ impl Reader {
         }
         let deadline = tokio::time::Instant::now() + whole;
         loop {
-            if let Some(head) = parse::request(&mut self.buf, &mut self.seen, &self.limits)? {
+            if let Some(head) = weft_http::h1::request(&mut self.buf, &mut self.seen, &self.limits)? {
                 return Ok(Some(head));
             }
             match tokio::time::timeout_at(deadline, self.fill(READ)).await {
@@ -111,7 +111,7 @@ impl Reader {
     /// The next response head. Cancel-safe.
     pub async fn response(&mut self) -> Result<ResponseHead, Failure> {
         loop {
-            if let Some(head) = parse::response(&mut self.buf, &mut self.seen, &self.limits)? {
+            if let Some(head) = weft_http::h1::response(&mut self.buf, &mut self.seen, &self.limits)? {
                 return Ok(head);
             }
             match self.fill(READ).await {
@@ -223,7 +223,7 @@ impl IncomingBody<'_> {
                 }
                 State::UntilClose if !r.buf.is_empty() => return Ok(Some(Chunk::Data(r.buf.split().freeze()))),
                 State::ChunkSize => {
-                    if let Some(size) = parse::chunk_size(&mut r.buf).map_err(|why| r.malformed(why))? {
+                    if let Some(size) = weft_http::h1::chunk_size(&mut r.buf).map_err(|why| r.malformed(why))? {
                         self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
                         continue;
                     }
@@ -237,7 +237,7 @@ impl IncomingBody<'_> {
                 }
                 State::Trailers => {
                     if let Some(mut fields) =
-                        parse::trailers(&mut r.buf, &mut r.seen, &r.limits).map_err(|why| r.malformed(why))?
+                        weft_http::h1::trailers(&mut r.buf, &mut r.seen, &r.limits).map_err(|why| r.malformed(why))?
                     {
                         self.state = State::Done;
                         hop::strip_trailers(&mut fields);

@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::failure::{Failure, Reason, Retryable, Side};
+use weft_http::h1::{put_lines, put_request, put_response};
 
 use super::Framing;
 use super::read::reset;
 use crate::http::Chunk;
-use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::stream::Stream;
 
@@ -29,39 +29,12 @@ impl Writer {
 
     /// Puts a request head into the buffer. `connection` is this hop's own `Connection` field.
     pub fn request(&mut self, head: &RequestHead, framing: Framing, connection: Option<&str>) {
-        let out = &mut self.out;
-        out.extend_from_slice(&head.method);
-        out.push(b' ');
-        out.extend_from_slice(&head.target);
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        if let (Some(authority), None) = (&head.authority, head.fields.first(crate::http::Known::Host)) {
-            field(out, b"host", authority);
-        }
-        self.fields(&head.fields, framing, connection);
+        put_request(&mut self.out, head, framing, connection);
     }
 
     /// Puts a response head into the buffer.
     pub fn response(&mut self, head: &ResponseHead, framing: Framing, connection: Option<&str>) {
-        let out = &mut self.out;
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(head.status.to_string().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(&head.reason);
-        out.extend_from_slice(b"\r\n");
-        self.fields(&head.fields, framing, connection);
-    }
-
-    fn fields(&mut self, fields: &Fields, framing: Framing, connection: Option<&str>) {
-        for (_, name, value) in fields.iter() {
-            field(&mut self.out, name, value);
-        }
-        if framing == Framing::Chunked {
-            field(&mut self.out, b"transfer-encoding", b"chunked");
-        }
-        if let Some(connection) = connection {
-            field(&mut self.out, b"connection", connection.as_bytes());
-        }
-        self.out.extend_from_slice(b"\r\n");
+        put_response(&mut self.out, head, framing, connection);
     }
 
     /// Sends what stands in the buffer.
@@ -97,13 +70,6 @@ impl Writer {
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// How a body goes out, and how much of it is left.
 pub struct OutgoingBody {
     framing: Framing,
@@ -135,9 +101,7 @@ impl OutgoingBody {
             (Chunk::Data(_), Framing::None) => Err(Failure::mesh(Reason::Internal).detail("a body where there is none")),
             (Chunk::Trailers(fields), Framing::Chunked) => {
                 writer.out.extend_from_slice(b"0\r\n");
-                for (_, name, value) in fields.iter() {
-                    field(&mut writer.out, name, value);
-                }
+                put_lines(&mut writer.out, &fields);
                 writer.out.extend_from_slice(b"\r\n");
                 self.framing = Framing::None;
                 writer.flush().await

@@ -3,7 +3,7 @@ use std::fmt::Write;
 use proptest::prelude::*;
 
 use super::*;
-use crate::http::h1::{Framing, request_framing};
+use crate::h1::{Framing, request_framing};
 
 fn read(text: &[u8]) -> Result<Option<RequestHead>, Failure> {
     let (mut buf, mut seen) = (BytesMut::from(text), 0);

@@ -2,8 +2,8 @@
 
 use weft_core::failure::{Failure, Reason, Retryable};
 
-use crate::http::fields::{Fields, Known};
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::fields::{Fields, Known};
+use crate::head::{RequestHead, ResponseHead};
 
 /// How the end of a body is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use weft_core::failure::{Failure, Reason};
 
 use super::hpack::{self, Decoder, ENTRY, Invalid, Line, Of};
-use crate::http::fields::{Fields, Known};
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::fields::{Fields, Known};
+use crate::head::{RequestHead, ResponseHead};
 use crate::octets;
 
 /// The most of a section, in octets as HPACK counts them. One beyond is read to its end, for what is read after it, and then refused.
-pub(super) const MAX_SIZE: usize = 64 * 1024;
+pub const MAX_SIZE: usize = 64 * 1024;
 /// What sidecars add to a section on the way between them, at the most.
-pub(super) const ADDED: usize = 4 * 1024;
+pub const ADDED: usize = 4 * 1024;
 /// Beyond this the sender has lost its mind, or means harm: a table makes much of few octets.
 const FAR_TOO_LARGE: usize = 4 * MAX_SIZE;
 
@@ -24,7 +24,7 @@ pub enum Fault {
 
 /// A section as it was read.
 #[derive(Default, Debug)]
-pub(super) struct Section {
+pub struct Section {
     method: Option<Bytes>,
     path: Option<Bytes>,
     authority: Option<Bytes>,
@@ -38,13 +38,13 @@ pub(super) struct Section {
 
 /// What is said again and again is kept once.
 #[derive(Default)]
-pub(super) struct Seen {
+pub struct Seen {
     authority: Bytes,
 }
 
 /// Reads a whole section of at most so many octets, as [`MAX_SIZE`] counts them: to its end, for the sake of those after it, also where none is wanted. An error of the outer kind is the
 /// connection's end.
-pub(super) fn read(
+pub fn read(
     decoder: &mut Decoder,
     octets: &[u8],
     seen: &mut Seen,
@@ -138,7 +138,7 @@ impl Section {
     }
 
     /// What the fields say of the content's length.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub fn length(&self) -> Option<u64> {
         self.length
     }
 
@@ -151,7 +151,7 @@ impl Section {
     }
 
     /// A request's head (RFC 9113, section 8.3.1; RFC 8441, section 4).
-    pub(super) fn request(mut self) -> Result<RequestHead, &'static str> {
+    pub fn request(mut self) -> Result<RequestHead, &'static str> {
         if self.status.is_some() {
             return Err("a request has a status");
         }
@@ -189,7 +189,7 @@ impl Section {
     }
 
     /// A response's head (RFC 9113, section 8.3.2).
-    pub(super) fn response(self) -> Result<ResponseHead, &'static str> {
+    pub fn response(self) -> Result<ResponseHead, &'static str> {
         match self.status {
             Some(101) => Err("HTTP/2 switches no protocols"),
             Some(status) if !self.has_request() => Ok(ResponseHead { fields: self.fields, ..ResponseHead::new(status) }),
@@ -198,7 +198,7 @@ impl Section {
     }
 
     /// Trailers, which are fields alone.
-    pub(super) fn trailers(self) -> Result<Fields, &'static str> {
+    pub fn trailers(self) -> Result<Fields, &'static str> {
         if self.status.is_some() || self.has_request() { Err("trailers have a pseudo-field") } else { Ok(self.fields) }
     }
 }
@@ -304,7 +304,7 @@ fn is_scheme(value: &[u8]) -> bool {
 }
 
 /// The host of a request that can be written. An error if it would be malformed, whoever made it so.
-pub(super) fn host_of<'a>(head: &'a RequestHead, seen: &mut Seen) -> Result<&'a [u8], Failure> {
+pub fn host_of<'a>(head: &'a RequestHead, seen: &mut Seen) -> Result<&'a [u8], Failure> {
     let bad = |why: &'static str| Failure::downstream(Reason::BadRequest).detail(why);
     let host = head.authority.as_deref().or_else(|| head.fields.first(Known::Host));
     let host = host.filter(|host| seen.is_authority(host)).ok_or_else(|| bad("the request names no authority"))?;
@@ -327,7 +327,7 @@ fn scheme_of(head: &RequestHead) -> &[u8] {
 }
 
 /// Writes the head of a request to a host.
-pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
+pub fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
     hpack::put_pseudo(out, 2..=3, &head.method);
     if has_target(head) {
         hpack::put_pseudo(out, 6..=7, scheme_of(head));
@@ -341,14 +341,14 @@ pub(super) fn put_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8]) {
 }
 
 /// Writes a response's head.
-pub(super) fn put_response(out: &mut Vec<u8>, head: &ResponseHead) {
+pub fn put_response(out: &mut Vec<u8>, head: &ResponseHead) {
     let digits = [b'0' + (head.status / 100 % 10) as u8, b'0' + (head.status / 10 % 10) as u8, b'0' + (head.status % 10) as u8];
     hpack::put_pseudo(out, 8..=14, &digits);
     put_fields(out, &head.fields);
 }
 
 /// Writes fields: but for those of HTTP/1.1's framing, which have no meaning here, for the host, which is the authority, and for what would be malformed.
-pub(super) fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
+pub fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
     for (known, coded, name, value) in fields.iter_coded() {
         if matches!(known, Known::TransferEncoding | Known::Connection | Known::Host) {
             continue;

@@ -6,7 +6,7 @@ const TOPS: u64 = ONES << 7;
 
 /// Whether `odd` finds something in any eight octets of these: it has the top of an octet set. What is missing of eight are letters.
 #[inline]
-pub(crate) fn any(text: &[u8], odd: impl Fn(u64) -> u64) -> bool {
+pub fn any(text: &[u8], odd: impl Fn(u64) -> u64) -> bool {
     let (words, rest) = text.as_chunks::<8>();
     let last = text.last_chunk::<8>().copied().unwrap_or_else(|| {
         let mut last = [b'a'; 8];
@@ -18,12 +18,12 @@ pub(crate) fn any(text: &[u8], odd: impl Fn(u64) -> u64) -> bool {
 
 /// The tops of those of a word's octets that are below `least`, of ASCII, and perhaps of some beside one of them.
 #[inline]
-pub(crate) const fn below(word: u64, least: u8) -> u64 {
+pub const fn below(word: u64, least: u8) -> u64 {
     word.wrapping_sub(ONES * least as u64) & !word
 }
 
 /// The same of those that are this one.
 #[inline]
-pub(crate) const fn are(word: u64, octet: u8) -> u64 {
+pub const fn are(word: u64, octet: u8) -> u64 {
     below(word ^ (ONES * octet as u64), 1)
 }

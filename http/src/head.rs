@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use weft_core::failure::{Failure, Reason};
+use weft_core::traffic::table::RequestFacts;
 
-use super::fields::{Fields, Known};
+use crate::fields::{Fields, Known};
 
 /// A request's head.
 #[derive(Clone, Debug)]
@@ -146,7 +147,38 @@ impl RequestHead {
 
     /// The one protocol that the caller wants to switch to, if it asks properly.
     pub fn wants_upgrade(&self) -> bool {
-        self.fields.first(Known::Upgrade).is_some() && super::hop::connection_has(&self.fields, b"upgrade")
+        self.fields.first(Known::Upgrade).is_some() && crate::hop::connection_has(&self.fields, b"upgrade")
+    }
+}
+
+/// What routes are chosen by.
+impl RequestFacts for RequestHead {
+    fn method(&self) -> &[u8] {
+        &self.method
+    }
+
+    fn path(&self) -> &[u8] {
+        RequestHead::path(self)
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        RequestHead::query(self)
+    }
+
+    fn header_values(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        let mut none = true;
+        for value in self.fields.named(name) {
+            none = false;
+            each(value);
+        }
+        // Over HTTP/2 it is the authority that is sent on.
+        if let (true, "host", Some(authority)) = (none, name, &self.authority) {
+            each(authority);
+        }
+    }
+
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.fields.iter().for_each(|(_, name, value)| each(name, value));
     }
 }
 

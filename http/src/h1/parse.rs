@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use weft_core::failure::{Failure, Reason, Retryable};
 
 use super::Limits;
-use crate::http::fields::{Fields, Known};
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::fields::{Fields, Known};
+use crate::head::{RequestHead, ResponseHead};
 
 const MAX_FIELDS: usize = 128;
 
@@ -44,7 +44,7 @@ fn head_end(buf: &[u8], seen: usize) -> Result<Option<usize>, &'static str> {
 }
 
 /// Takes a request head off the front of `buf`; none if more bytes are needed. `seen` is how much was looked at before.
-pub(super) fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<RequestHead>, Failure> {
+pub fn request(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<RequestHead>, Failure> {
     // Empty lines before a request are ignored (RFC 9112, section 2.2), in whatever pieces they come.
     if *seen == 0 {
         while buf.starts_with(b"\r\n") {
@@ -108,7 +108,7 @@ fn too_large(buf: &[u8], limits: &Limits) -> Failure {
 }
 
 /// Takes a response head off the front of `buf`; none if more bytes are needed.
-pub(super) fn response(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<ResponseHead>, Failure> {
+pub fn response(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<ResponseHead>, Failure> {
     let Some(end) = head_end(buf, *seen).map_err(bad_upstream)? else {
         *seen = buf.len();
         return if buf.len() > limits.head { Err(bad_upstream("the head is too large")) } else { Ok(None) };
@@ -148,7 +148,7 @@ fn section(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
 }
 
 /// Takes a trailer section off the front of `buf`; none if more bytes are needed.
-pub(super) fn trailers(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<Fields>, &'static str> {
+pub fn trailers(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<Fields>, &'static str> {
     if buf.starts_with(b"\r\n") {
         let _ = buf.split_to(2);
         *seen = 0;
@@ -176,7 +176,7 @@ pub(super) fn trailers(buf: &mut BytesMut, seen: &mut usize, limits: &Limits) ->
 const MAX_CHUNK_LINE: usize = 256;
 
 /// Takes a chunk's size line off the front of `buf`; none if more bytes are needed. Extensions are read over (RFC 9112, section 7.1.1).
-pub(super) fn chunk_size(buf: &mut BytesMut) -> Result<Option<u64>, &'static str> {
+pub fn chunk_size(buf: &mut BytesMut) -> Result<Option<u64>, &'static str> {
     let Some(lf) = buf.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') else {
         return if buf.len() >= MAX_CHUNK_LINE { Err("a chunk's size line is too long") } else { Ok(None) };
     };

@@ -81,6 +81,20 @@ struct Field {
     coded: u8,
 }
 
+impl Span {
+    fn end(self) -> usize {
+        (self.start + self.len) as usize
+    }
+}
+
+/// A part of a section, of [`Fields::pieces`].
+pub enum Piece<'a> {
+    /// Lines, without the end of the last one.
+    Lines(&'a [u8]),
+    /// A field's name and value.
+    Field(&'a [u8], &'a [u8]),
+}
+
 const UNCODED: u8 = u8::MAX;
 
 /// Room for what weft usually adds, in bytes: allocated once.
@@ -221,6 +235,33 @@ impl Fields {
     pub fn iter_coded(&self) -> impl Iterator<Item = (Known, Option<u8>, &[u8], &[u8])> {
         let coded = |f: &Field| (f.coded != UNCODED).then_some(f.coded);
         self.room.list().iter().map(move |f| (f.known, coded(f), self.text(f.own, f.name), self.text(f.own, f.value)))
+    }
+
+    /// Every field, in order, as HTTP/1 has them: fields that stand in the buffer one after the other just as they would be written are one piece.
+    pub fn pieces(&self, mut put: impl FnMut(Piece<'_>)) {
+        let mut rest = self.room.list();
+        while let [first, others @ ..] = rest {
+            rest = others;
+            if !self.is_as_written(first) {
+                put(Piece::Field(self.text(first.own, first.name), self.text(first.own, first.value)));
+                continue;
+            }
+            let mut end = first.value.end();
+            while let [next, others @ ..] = rest
+                && self.is_as_written(next)
+                && next.name.start as usize == end + 2
+                && self.wire[end..end + 2] == *b"\r\n"
+            {
+                (end, rest) = (next.value.end(), others);
+            }
+            put(Piece::Lines(&self.wire[first.name.start as usize..end]));
+        }
+    }
+
+    /// Whether it stands in the buffer as `NAME: VALUE`.
+    fn is_as_written(&self, f: &Field) -> bool {
+        let end = f.name.end();
+        !f.own && f.value.len > 0 && f.value.start as usize == end + 2 && self.wire[end..end + 2] == *b": "
     }
 
     /// The values of a known field, in order.

@@ -21,7 +21,7 @@ const SHORT: usize = 8;
 /// No string was written so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a string is not of the Huffman code")]
-pub(super) struct Invalid;
+pub struct Invalid;
 
 struct Code {
     /// By their codes: the shorter first, of one length the smaller first.

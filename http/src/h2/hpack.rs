@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::ops::{Range, RangeInclusive};
 
 use super::huffman;
-use crate::http::fields::Known;
+use crate::fields::Known;
 
 /// The most that a sender may have us keep, in octets as HPACK counts them: what it is before anything is said (RFC 9113, section 6.5.2).
 const TABLE: usize = 4096;
 /// What an entry counts beside its octets (RFC 7541, section 4.1).
-pub(super) const ENTRY: usize = 32;
+pub const ENTRY: usize = 32;
 
 /// The static table (RFC 7541, appendix A); the first has number 1.
 #[rustfmt::skip]
@@ -51,7 +51,7 @@ const fn by_length() -> [[u8; 16]; LONGEST + 1] {
 
 /// No field section is written so; the connection's two ends do not agree on anything any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Invalid {
+pub enum Invalid {
     #[error("a field section ends too early")]
     Short,
     #[error("a number is too large")]
@@ -68,22 +68,22 @@ pub(super) enum Invalid {
 
 /// What is known of a field by its place in a table, and need not be looked for again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Of {
-    pub(super) known: Known,
+pub struct Of {
+    pub known: Known,
     /// The number of its name in the static table, or 0.
-    pub(super) number: u8,
+    pub number: u8,
     /// Its value is known to be one, too, with no blanks around it.
-    pub(super) is_whole: bool,
+    pub is_whole: bool,
 }
 
 /// A field as it comes. Of one of which nothing is known, neither name nor value may be what they ought to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) value: &'a [u8],
-    pub(super) of: Option<Of>,
+pub struct Line<'a> {
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+    pub of: Option<Of>,
     /// Its sender wants nobody to keep it (RFC 7541, section 6.2.3).
-    pub(super) is_secret: bool,
+    pub is_secret: bool,
 }
 
 struct Entry {
@@ -123,7 +123,7 @@ impl<'a> Text<'a> {
 
 /// Reads what one sender writes.
 #[derive(Default)]
-pub(super) struct Decoder {
+pub struct Decoder {
     /// The newest first.
     entries: VecDeque<Entry>,
     octets: usize,
@@ -134,7 +134,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Gives each field of a whole section to `field`, which may find that it is too much, and says what is known of it when it comes again.
-    pub(super) fn decode(
+    pub fn decode(
         &mut self,
         section: &[u8],
         mut field: impl FnMut(Line<'_>) -> Result<Option<Of>, Invalid>,
@@ -177,7 +177,7 @@ impl Decoder {
     }
 
     /// Gives back the room that is not needed between sections.
-    pub(super) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.text = Vec::new();
     }
 
@@ -275,17 +275,17 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Says that no table is kept: once, at the beginning of the first section (RFC 7541, section 4.2). Whatever size a receiver allows later is enough.
-pub(super) fn put_no_table(out: &mut Vec<u8>) {
+pub fn put_no_table(out: &mut Vec<u8>) {
     put_integer(out, 0x20, 5, 0);
 }
 
 /// Writes a field, whose name is in lower case. What a proxy should not keep is marked so (RFC 7541, section 7.1.3).
-pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     put_numbered(out, number_of(name), name, value);
 }
 
 /// The number of a name in the static table, or 0.
-pub(super) fn number_of(name: &[u8]) -> u8 {
+pub fn number_of(name: &[u8]) -> u8 {
     let alike = BY_LENGTH.get(name.len()).into_iter().flatten().copied().take_while(|number| *number != 0);
     let is_named = |number: &u8| {
         let known = STATIC[usize::from(*number) - 1].0.as_bytes();
@@ -296,10 +296,10 @@ pub(super) fn number_of(name: &[u8]) -> u8 {
 }
 
 /// Added to the number of a name where its sender wants nobody to keep the field.
-pub(super) const SECRET: u8 = 0x40;
+pub const SECRET: u8 = 0x40;
 
 /// Writes a field of which the number of its name in the static table is known, or 0 if it has none; and [`SECRET`].
-pub(super) fn put_numbered(out: &mut Vec<u8>, coded: u8, name: &[u8], value: &[u8]) {
+pub fn put_numbered(out: &mut Vec<u8>, coded: u8, name: &[u8], value: &[u8]) {
     let (number, is_secret) = (coded & !SECRET, coded & SECRET != 0);
     // Of fields that are no pseudo-fields, one has a value there.
     if number == ACCEPT_ENCODING && !is_secret && value == STATIC[usize::from(ACCEPT_ENCODING) - 1].1.as_bytes() {
@@ -312,7 +312,7 @@ pub(super) fn put_numbered(out: &mut Vec<u8>, coded: u8, name: &[u8], value: &[u
 const ACCEPT_ENCODING: u8 = 16;
 
 /// Writes a pseudo-field, of which these numbers are in the static table.
-pub(super) fn put_pseudo(out: &mut Vec<u8>, numbers: RangeInclusive<u8>, value: &[u8]) {
+pub fn put_pseudo(out: &mut Vec<u8>, numbers: RangeInclusive<u8>, value: &[u8]) {
     let named = *numbers.start();
     match numbers.into_iter().find(|number| STATIC[usize::from(*number) - 1].1.as_bytes() == value) {
         Some(number) => put_integer(out, 0x80, 7, number.into()),
@@ -332,7 +332,7 @@ fn put_literal(out: &mut Vec<u8>, number: u8, is_secret: bool, name: &[u8], valu
 
 /// Writes a field whatever stands in it: for tests.
 #[cfg(test)]
-pub(super) fn put_as_it_is(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub fn put_as_it_is(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(0);
     put_string(out, name);
     put_string(out, value);
