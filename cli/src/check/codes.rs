@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 macro_rules! codes {
     ($($variant:ident $code:literal $title:literal,)*) => {
         /// What a finding is about.
+        #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "some are found on a cluster alone"))]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub(crate) enum Code { $(#[doc = $title] $variant,)* }
 
