@@ -9,7 +9,6 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -32,7 +31,9 @@ pub struct Log {
 impl Log {
     /// Begins to log what `filter` lets by. Once in a process: an error says that the filter (`--log`) is none, or that there is a log already.
     pub fn begin(filter: &str) -> anyhow::Result<Self> {
-        let (filter, handle) = reload::Layer::new(filter.parse::<Targets>().context("--log")?);
+        let (filter, handle) = reload::Layer::new(levels::read(filter).map_err(|why| {
+            anyhow::anyhow!("--log: {filter:?} is no filter: {why}: write info, or info,weft_sidecar::discovery=debug")
+        })?);
         let outlet = Outlet::new("weft-log", WAITING, true, std::io::stderr()).context("cannot start the log's thread")?;
         let lines = tracing_subscriber::fmt::layer().with_writer(outlet.clone()).with_ansi(std::io::stderr().is_terminal());
         tracing_subscriber::registry().with(filter).with(lines).try_init().context("a log is there already: a fault in weft")?;

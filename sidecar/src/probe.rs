@@ -243,7 +243,13 @@ fn target_of(path: &str) -> String {
 async fn grpc(dialer: Dialer, to: SocketAddr, service: &str, agent: &str) -> Verdict {
     let endpoint = Endpoint::from_shared(format!("http://{to}")).map_err(|e| chain(&e))?;
     let endpoint = endpoint.user_agent(agent).map_err(|e| chain(&e))?;
-    let open = move || -> Opening { Box::pin(async move { Ok(Box::new(dialer.connect(to).await?) as Box<dyn Wire>) }) };
+    let open = move || -> Opening {
+        Box::pin(async move {
+            let tcp = dialer.connect(to).await?;
+            tcp.set_nodelay(true)?;
+            Ok(Box::new(tcp) as Box<dyn Wire>)
+        })
+    };
     let mut client = HealthClient::new(channel::channel(endpoint, open).await.map_err(|e| chain(&e))?);
     let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
     match answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?.into_inner().status() {

@@ -16,6 +16,7 @@ use crate::http::forward::forward;
 use crate::http::sink::ResponseSink;
 use crate::http::{RequestHead, h2};
 use crate::multiplex::{UNSENT, note, wake};
+use crate::placed::placed;
 use crate::stream::Stream;
 use crate::telemetry;
 use crate::worker::Worker;
@@ -94,16 +95,16 @@ impl Request {
             return;
         }
         let connection = handle.clone();
-        let served = async {
+        let mut served = pin!(async {
             let mut body = Body::H2(h2::IncomingBody::new(handle.clone(), Side::Downstream));
             let route = http.route(&worker, &mut head).await;
             // A broken answer drops its stream, which resets it.
             let sink = ResponseSink::H2 { handle, head_only: head.is_head(), has_body: false, note: None };
-            forward(&worker, &route, &http.caller, head, &mut body, sink).await;
-        };
+            pin!(forward(&worker, &route, &http.caller, head, &mut body, sink)).await;
+        });
         tokio::select! {
             biased;
-            () = served => {}
+            () = served.as_mut() => {}
             () = connection.gone() => {}
         }
     }
@@ -116,7 +117,7 @@ pub struct Tasks {
 }
 
 /// Tasks that are kept while they have nothing to do: as many as are busy at once where there is much to do on few connections.
-const KEPT: usize = 32;
+const KEPT: usize = 64;
 
 /// Where an idle task is given its next request.
 #[derive(Default)]
@@ -133,7 +134,7 @@ fn serve(request: Request) {
             *desk.request.borrow_mut() = Some(request);
             wake(&mut desk.waker.borrow_mut());
         }
-        None => drop(tokio::task::spawn_local(attend(request))),
+        None => drop(tokio::task::spawn_local(placed(|| attend(request)))),
     }
 }
 
@@ -141,7 +142,8 @@ async fn attend(mut request: Request) {
     let desk = Rc::<Desk>::default();
     loop {
         let worker = Rc::clone(&request.worker);
-        request.serve().await;
+        // Pinned as it is made: what is awaited is copied into its place, all of it.
+        pin!(request.serve()).await;
         {
             let mut idle = worker.tasks.idle.borrow_mut();
             if idle.len() >= KEPT {
