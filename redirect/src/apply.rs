@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::{RedirectError, Refusal};
 use crate::plan::{Exempt, Family, Ipv6, Plan, RedirectConfig};
+use crate::timestamps;
 use crate::tools::{self, Backend, Present, Tool};
 use crate::verify::{Directions, PeerProgram, Verified, verify};
 
@@ -51,7 +52,8 @@ pub struct Script {
 }
 
 /// Puts the rules in place with the first back end that takes them all, and removes what an earlier run with
-/// another back end or configuration left. Applying twice leaves what applying once does.
+/// another back end or configuration left. Applying twice leaves what applying once does. TCP timestamps of the
+/// namespace are plain from then on ([`crate::plain_timestamps`]), with the rules and without.
 pub fn apply(config: &RedirectConfig, backend: Backend) -> Result<Applied, RedirectError> {
     config.check().map_err(RedirectError::Invalid)?;
     let (families, mut notes) = families(config.ipv6)?;
@@ -62,6 +64,7 @@ pub fn apply(config: &RedirectConfig, backend: Backend) -> Result<Applied, Redir
         match attempt(tool, config, &families)? {
             Attempt::Applied => {
                 notes.extend(attempts.iter().map(|refusal| format!("a back end refused: {refusal}")));
+                notes.extend(timestamps::plain_or_note());
                 return Ok(Applied { back_end: tool.name, families, notes });
             }
             Attempt::Refused(refusal) => attempts.push(refusal),

@@ -15,6 +15,7 @@ mod apply;
 mod error;
 mod netns;
 mod plan;
+mod timestamps;
 mod tools;
 mod verify;
 
@@ -22,6 +23,7 @@ pub use apply::{Applied, Removed, Script, Shown, apply, apply_verified, remove, 
 pub use error::{RedirectError, Refusal, VerifyError};
 pub use netns::within;
 pub use plan::{Exempt, Family, InvalidPortRange, Ipv6, PortRange, RedirectConfig};
+pub use timestamps::plain_timestamps;
 pub use tools::Backend;
 pub use verify::{Directions, PROBE_PEER, PeerProgram, Verified, probe_peer, verify};
 

@@ -26,6 +26,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Put the rules in place; again is the same as once.
+    ///
+    /// Sets `net.ipv4.tcp_timestamps` to 2, where it was 1, so that no connection waits for one to another service that is over; that stays.
     Apply {
         #[command(flatten)]
         rules: RuleFlags,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 import ssl
+import struct
 import sys
 
 TIMEOUT = 20
@@ -31,6 +32,23 @@ def outcome(connection):
         return {"outcome": "reset", "data": ""}
     except TimeoutError:
         return {"outcome": "silent", "data": ""}
+
+
+def same_port(rounds, *targets):
+    """Connections of one port to each target in turn, the next as soon as the one before has ended: how many packets were sent again."""
+    targets = [(socket.gethostbyname(host), int(port)) for host, port in zip(targets[::2], targets[1::2])]
+    source, repeated = 0, 0
+    for target in targets * int(rounds):
+        with socket.socket() as c:
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            c.settimeout(TIMEOUT)
+            c.bind(("0.0.0.0", source))
+            source = c.getsockname()[1]
+            c.connect(target)
+            assert read_all(c) == b"%d" % target[1]
+            # tcpi_total_retrans of tcp(7)'s struct tcp_info.
+            repeated += struct.unpack_from("=I", c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0]
+    return repeated
 
 
 def pipeline(host, port):

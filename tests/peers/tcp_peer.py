@@ -1,6 +1,6 @@
-"""A TCP server. tcp_peer.py echo|banner|sum|mute PORT [FILE]
+"""A TCP server. tcp_peer.py echo|banner|brief|sum|mute PORT [FILE]
 
-echo sends back what comes. banner speaks first, then echoes. sum reads to the end, and answers how much and what it was. mute puts what
+echo sends back what comes. banner speaks first, then echoes. brief says its port, and ends. sum reads to the end, and answers how much and what it was. mute puts what
 comes into a file, and never says anything.
 """
 
@@ -25,6 +25,9 @@ class Handler(socketserver.BaseRequestHandler):
     def banner(self):
         self.request.sendall(b"220 the server speaks first\r\n")
         self.echo()
+
+    def brief(self):
+        self.request.sendall(b"%d" % PORT)
 
     def sum(self):
         count, digest = 0, hashlib.sha256()

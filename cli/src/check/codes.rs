@@ -59,6 +59,7 @@ codes! {
     Dns "WEFT-C034" "DNS",
     Conntrack "WEFT-C035" "The kernel's room for connections",
     Room "WEFT-C036" "The sidecar's room for connections",
+    HeldUp "WEFT-C037" "Connections that take a second to open",
     NobodyListens "WEFT-C040" "A port on which nobody listens",
     LoopbackOnly "WEFT-C041" "A port that is open on loopback alone",
     Protocol "WEFT-C042" "A port that speaks something else than it is declared to",

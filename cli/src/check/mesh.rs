@@ -38,6 +38,7 @@ struct Told {
     certificate: Option<Certificate>,
     connections: Option<Room>,
     conntrack: Option<Conntrack>,
+    held_up: Option<u64>,
     listening: Vec<Listening>,
     name_servers: Vec<String>,
 }

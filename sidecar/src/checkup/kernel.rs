@@ -23,6 +23,21 @@ pub(super) fn conntrack() -> Value {
     }
 }
 
+/// Connections that were held up because their ports were those of one in TIME-WAIT with a newer timestamp (`PAWSTimewait`, Linux 6.14), while timestamps have
+/// an offset for each destination; null where they have none, or the kernel does not count.
+pub(super) fn held_up() -> Value {
+    let has_offsets = fs::read_to_string("/proc/sys/net/ipv4/tcp_timestamps").is_ok_and(|mode| mode.trim() == "1");
+    let counted = fs::read_to_string("/proc/self/net/netstat").ok().and_then(|text| counter(&text, "TcpExt:", "PAWSTimewait"));
+    counted.filter(|_| has_offsets).map_or(Value::Null, |count| json!(count))
+}
+
+/// A counter of `/proc/net/netstat`, where a line of names goes before each line of numbers.
+fn counter(text: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with(group));
+    let at = lines.next()?.split_whitespace().position(|word| word == name)?;
+    lines.next()?.split_whitespace().nth(at)?.parse().ok()
+}
+
 /// Where programs of the pod listen, sorted.
 pub(super) fn listening() -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -82,6 +97,15 @@ mod tests {
         let v6 = "  sl  local_address\n   0: 00000000000000000000000001000000:1F91 00000000000000000000000000000000:0000 0A\n";
         let found: Vec<_> = sockets(v4).into_iter().chain(sockets(v6)).map(|(port, ip)| format!("{ip} {port}")).collect();
         assert_eq!(found, ["127.0.0.1 53", "0.0.0.0 8080", "::1 8081"]);
+    }
+
+    #[test]
+    fn a_counter_is_found_by_its_name_in_its_group() {
+        let text = "TcpExt: SyncookiesSent PAWSTimewait\nTcpExt: 3 17\nIpExt: PAWSTimewait InNoRoutes\nIpExt: 5 6\n";
+        assert_eq!(counter(text, "TcpExt:", "PAWSTimewait"), Some(17));
+        for (text, name) in [(text, "InNoRoutes"), ("TcpExt: A B\nTcpExt: 1\n", "B"), ("TcpExt: A\n", "A"), ("", "A")] {
+            assert_eq!(counter(text, "TcpExt:", name), None);
+        }
     }
 
     #[test]

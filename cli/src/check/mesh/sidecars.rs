@@ -355,6 +355,16 @@ fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
         );
         findings.extend(judged(Code::Conntrack, percent(c.count, c.max), what, "raise it on the node (sysctl net.netfilter.nf_conntrack_max), or find who opens so many connections: weft edges -o wide"));
     }
+    if let Some(count @ 1..) = told.held_up {
+        findings.push(
+            Finding::warning(
+                Code::HeldUp,
+                format!("{count} connections that {pod} opened took a second longer: their ports at the sidecar were still those of connections to other services"),
+                "set net.ipv4.tcp_timestamps=2 in the pod's network namespace, as weft-redirect and the CNI plugin do where they may: docs/checks.md",
+            )
+            .of(pod),
+        );
+    }
     if let Some(r) = &told.connections {
         let what = format!("the sidecar of {pod} holds {} connections, of {} that it may: beyond that it sheds", r.held, r.limit);
         findings.extend(judged(

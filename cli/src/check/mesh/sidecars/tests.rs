@@ -118,10 +118,16 @@ fn silence_names_that_are_not_found_and_full_tables_are_told() {
         }),
         sidecar("shop/c", |t| t.conntrack = Some(super::super::Conntrack { count: 990, max: 1000 })),
         sidecar("shop/d", |t| t.connections = Some(super::super::Room { held: 800, limit: 1000 })),
+        sidecar("shop/h", |t| t.held_up = Some(3)),
+        sidecar("shop/i", |t| t.held_up = Some(0)),
         sidecar("shop/e", |t| (t.ready, t.waiting_for) = (false, vec!["first inbound policy".into()])),
         sidecar("shop/f", |t| t.version = "0.0.9".into()),
         Sidecar { told: Err("it does not answer".into()), ..well("shop/g") },
     ]);
     let codes: Vec<&str> = found.iter().filter_map(|text| text.split(' ').next()).collect();
-    assert_eq!(codes, ["WEFT-C015", "WEFT-C016", "WEFT-C024", "WEFT-C034", "WEFT-C035", "WEFT-C036", "WEFT-C007"], "{found:#?}");
+    assert_eq!(
+        codes,
+        ["WEFT-C015", "WEFT-C016", "WEFT-C024", "WEFT-C034", "WEFT-C035", "WEFT-C036", "WEFT-C037", "WEFT-C007"],
+        "{found:#?}"
+    );
 }
