@@ -220,7 +220,7 @@ impl Guard {
     pub async fn revoked(&self, worker: &Worker, head: Option<&RequestHead>, mut seen: u64) -> Failure {
         loop {
             // Made before the generation is looked at, so that no change falls between.
-            let changed = worker.policy_changed.notified();
+            let mut changed = worker.policy_changed.next();
             let generation = worker.mesh().generation();
             if generation != seen {
                 seen = generation;
@@ -228,7 +228,7 @@ impl Guard {
                     return failure;
                 }
             }
-            changed.await;
+            changed.rung().await;
         }
     }
 

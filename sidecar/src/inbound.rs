@@ -228,7 +228,7 @@ async fn linked(worker: &Rc<Worker>, stream: &Rc<Stream>, peer: &Rc<Peer>) {
     let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
     let mut leaving = std::pin::pin!(async {
         tokio::select! {
-            () = serve::end_of_waiting(drain, fresh) => {}
+            () = serve::end_of_waiting(drain.cancelled(), fresh) => {}
             () = serve::idles(|| link.idle(), worker.shared.config.timeouts.idle) => {}
         }
     });

@@ -181,13 +181,13 @@ pub async fn become_known(worker: &Worker, guard: &Guard) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Made before the question, so that no change falls between.
-        let changed = worker.policy_changed.notified();
+        let mut changed = worker.policy_changed.next();
         if !guard.is_new(worker) {
             return;
         }
         tokio::select! {
             biased;
-            () = changed => {}
+            () = changed.rung() => {}
             () = tokio::time::sleep_until(deadline) => return,
         }
     }

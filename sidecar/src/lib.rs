@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod admission;
+pub mod alarm;
 pub mod ask;
 pub mod authorize;
+pub mod bell;
 pub mod channel;
 pub mod checkup;
 pub mod config;

@@ -9,10 +9,9 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::sync::Notify;
-
+use crate::bell::Word;
 use crate::stream::Stream;
+use bytes::{Buf, BytesMut};
 
 mod outgoing;
 mod presence;
@@ -166,7 +165,7 @@ pub trait Framing {
 pub struct Mover<F> {
     framing: RefCell<F>,
     /// We have ended our half of the connection.
-    ending: Notify,
+    ending: Word,
     /// Why nothing can be sent any more.
     deaf: RefCell<Option<io::Error>>,
     /// Nothing more comes; what is to go out goes.
@@ -179,7 +178,7 @@ impl<F: Framing> Mover<F> {
     /// One of whose other end it is asked whether it is there where it has said nothing for long; it may take so long to answer. None where it is never asked.
     pub fn new(framing: F, patience: Option<Duration>) -> Self {
         let (framing, presence) = (RefCell::new(framing), Presence::new(patience));
-        Self { framing, ending: Notify::new(), deaf: RefCell::new(None), heard_all: Cell::new(false), presence }
+        Self { framing, ending: Word::default(), deaf: RefCell::new(None), heard_all: Cell::new(false), presence }
     }
 
     pub fn framing(&self) -> RefMut<'_, F> {
@@ -200,7 +199,7 @@ impl<F: Framing> Mover<F> {
 
     /// Resolves when the other end has had the time to end its half after ours: what we sent last is lost if it says something to a socket that is closed.
     async fn lingers(&self) {
-        self.ending.notified().await;
+        self.ending.heard().await;
         tokio::time::sleep(LINGER).await;
     }
 
@@ -290,7 +289,7 @@ impl<F: Framing> Mover<F> {
             ready!(sent);
             ready!(stream.poll_shutdown(cx))?;
             framing.hush();
-            self.ending.notify_one();
+            self.ending.say();
         }
         Poll::Pending
     }

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use weft_core::failure::{Failure, Reason, Side};
 use weft_core::protocol::MeshProtocol;
 use weft_core::traffic::apply::choose_backend;
@@ -15,6 +14,7 @@ use weft_core::traffic::route::BackendTarget;
 use weft_core::traffic::table::Verdict;
 
 use crate::authorize::{Guard, bytes_revoked};
+use crate::bell::Waiting;
 use crate::connect::Unopened;
 use crate::egress;
 use crate::http::body::Body;
@@ -68,9 +68,10 @@ impl Http {
 pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
     let (mut reader, mut writer) = h1::halves(&stream, Side::Downstream, worker.shared.config.timeouts.write);
     let mut fresh = true;
+    let (mut closing, mut cut) = (worker.closing.first(), worker.cut.first());
     let ended = loop {
         // What stands in a pattern, or is lent out, lies in the connection's future as long as it lasts: nothing that is large does across a wait.
-        let (head, framing) = match next_request(worker, &mut reader, fresh).await.and_then(|next| match next {
+        let (head, framing) = match next_request(worker, &mut reader, &mut closing, fresh).await.and_then(|next| match next {
             Next::Request(head) => request_framing(&head).map(|framing| Ok((head, framing))),
             Next::None => Ok(Err(End::Asked(stream.is_finished()))),
             Next::Closing => Ok(Err(End::Asked(false))),
@@ -97,7 +98,7 @@ pub async fn http1(worker: &Rc<Worker>, stream: Rc<Stream>, http: &Http) {
                 biased;
                 outcome = exchange => outcome,
                 // An answer that is cut must not look whole.
-                () = worker.shared.cut.cancelled() => Outcome::Broken,
+                () = cut.rung() => Outcome::Broken,
             };
             (outcome, body.is_done())
         };
@@ -147,13 +148,13 @@ enum Next {
 }
 
 /// Waits for the next request. One that has begun to arrive is waited for, drain or not.
-async fn next_request(worker: &Worker, reader: &mut Reader, fresh: bool) -> Result<Next, Failure> {
+async fn next_request(worker: &Worker, reader: &mut Reader, closing: &mut Waiting<'_>, fresh: bool) -> Result<Next, Failure> {
     let timeouts = &worker.shared.config.timeouts;
     let found = |request: Result<Option<RequestHead>, Failure>| Ok(request?.map_or(Next::None, Next::Request));
     let next = tokio::select! {
         biased;
         request = reader.request(timeouts.idle, timeouts.header) => ControlFlow::Break(found(request)),
-        () = end_of_waiting(&worker.shared.closing, fresh) => ControlFlow::Continue(()),
+        () = end_of_waiting(closing.rung(), fresh) => ControlFlow::Continue(()),
     };
     if let ControlFlow::Break(next) = next {
         return next;
@@ -169,8 +170,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Resolves when a drain waits no longer for the next request. Through its first phase requests come and are answered, with the word that
 /// it was the last on this connection: the other end sends it in good faith, and may not send it twice.
-pub async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
-    phase.cancelled().await;
+pub async fn end_of_waiting(phase: impl Future<Output = ()>, fresh: bool) {
+    phase.await;
     if fresh {
         tokio::time::sleep(FIRST_REQUEST).await;
     }
@@ -178,10 +179,11 @@ pub async fn end_of_waiting(phase: &CancellationToken, fresh: bool) {
 
 /// What a connection says before it is known what it is; none if a drain does not wait for it any longer.
 pub async fn unless_closing<T>(worker: &Worker, saying: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut closing = worker.closing.first();
     tokio::select! {
         biased;
         said = saying => Some(said),
-        () = end_of_waiting(&worker.shared.closing, true) => None,
+        () = end_of_waiting(closing.rung(), true) => None,
     }
 }
 
@@ -232,7 +234,7 @@ async fn linger(stream: &Stream) {
 async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Duration>, asked: Option<(&Asked, &Guard)>) {
     let count = std::cell::Cell::new(0);
     let counts = |n: u64| count.set(count.get() + n);
-    let cut = worker.shared.cut.cancelled();
+    let mut cut = worker.cut.first();
     let stall = worker.shared.config.timeouts.write;
     let revoked = async {
         let Some((asked, guard)) = asked else { return std::future::pending().await };
@@ -244,7 +246,7 @@ async fn tunnel(worker: &Rc<Worker>, a: &Stream, b: &Stream, idle: Option<Durati
         () = revoked => {}
         _ = relay(a, b, &worker.buffers, stall, counts, counts) => return,
         () = silence(idle, || count.get()) => {}
-        () = cut => {}
+        () = cut.rung() => {}
     }
     a.reset();
     b.reset();
@@ -376,6 +378,7 @@ pub async fn opaque(
     if let Some(note) = &mut note {
         note.goes_to(&key.peer, upstream.peer());
     }
+    let mut cut = worker.cut.first();
     tokio::select! {
         biased;
         // First: nothing goes on that came when it was over already.
@@ -396,7 +399,7 @@ pub async fn opaque(
             client.reset();
             upstream.reset();
         }
-        () = worker.shared.cut.cancelled() => {
+        () = cut.rung() => {
             ends(&mut note, &Failure::mesh(Reason::Draining).detail("the connection was cut: it outlasted the drain"));
             client.reset();
             upstream.reset();

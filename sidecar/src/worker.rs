@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use weft_core::traffic::policy::RetryBudget;
 
 use crate::admin::AdminDoor;
 use crate::admission::{Admission, Admitted, Capacity};
+use crate::bell::Bell;
 use crate::config::Config;
 use crate::connect::Pools;
 use crate::denials::Denials;
@@ -136,7 +136,11 @@ pub struct Worker {
     /// Held once by each copy of a request that is under way, and once here.
     pub copies: Rc<()>,
     /// Wakes what is under way when another policy is in force.
-    pub policy_changed: Notify,
+    pub policy_changed: Bell,
+    /// It takes no more connections, and waits for no more requests.
+    pub closing: Bell,
+    /// Whatever is left is cut.
+    pub cut: Bell,
     /// Tokens that were verified.
     pub tokens: RefCell<TokenCache>,
     /// Mesh peers that wait until a set of peers knows them.
@@ -171,7 +175,9 @@ impl Worker {
             connections: TaskTracker::new(),
             tasks: Tasks::default(),
             copies: Rc::default(),
-            policy_changed: Notify::new(),
+            policy_changed: Bell::default(),
+            closing: Bell::default(),
+            cut: Bell::default(),
             tokens: RefCell::default(),
             waiting_peers: Cell::new(0),
             admission: Admission::new(shared.capacity.clone(), limits::workers(shared.config.workers)),
@@ -288,12 +294,14 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             let watcher = tokio::task::spawn_local(watch_policy(Rc::clone(&worker)));
             let trusting = tokio::task::spawn_local(watch_trust(Rc::clone(&worker)));
             let keeper = tokio::task::spawn_local(jwt::keep(Rc::clone(&worker)));
-            worker.shared.closing.cancelled().await;
+            let phases = tokio::task::spawn_local(ring_phases(Rc::clone(&worker)));
+            worker.closing.first().rung().await;
             worker.connections.close();
+            let mut cut = worker.cut.first();
             tokio::select! {
                 biased;
                 () = worker.connections.wait() => {}
-                () = worker.shared.cut.cancelled() => {
+                () = cut.rung() => {
                     let _ = tokio::time::timeout(CUT, worker.connections.wait()).await;
                 }
             }
@@ -301,6 +309,7 @@ pub async fn run_on(worker: Rc<Worker>, inbound: Vec<Listener>, outbound: Vec<Li
             watcher.abort();
             trusting.abort();
             keeper.abort();
+            phases.abort();
         })
         .await;
 }
@@ -325,10 +334,11 @@ where
     F: Future<Output = ()> + 'static,
 {
     let worker = door.worker;
+    let mut closing = worker.closing.first();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = worker.shared.closing.cancelled() => return,
+            () = closing.rung() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -357,11 +367,20 @@ where
     }
 }
 
+/// Tells the worker's tasks of the phases of a drain.
+async fn ring_phases(worker: Rc<Worker>) {
+    let ring = async |phase: &CancellationToken, bell: &Bell| {
+        phase.cancelled().await;
+        bell.ring();
+    };
+    tokio::join!(ring(&worker.shared.closing, &worker.closing), ring(&worker.shared.cut, &worker.cut));
+}
+
 /// Wakes what is under way whenever a policy changes.
 async fn watch_policy(worker: Rc<Worker>) {
     let mut generations = worker.mesh().generations();
     while generations.changed().await.is_ok() {
-        worker.policy_changed.notify_waiters();
+        worker.policy_changed.ring();
         worker.opened.ask_again(&worker);
         worker.outside.sweep(worker.mesh().egress().as_deref());
         worker.sweep_pools();

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,12 +38,19 @@ type Made = (u64, Arc<ClientConfig>);
 type Peer = (SpiffeId, MeshProtocol, bool);
 
 /// What connections have in common that serve the same.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Key {
     pub destination: Arc<Destination>,
     pub protocol: MeshProtocol,
     /// Of the identity that they rest on; 0 where they rest on none.
     pub generation: u64,
+}
+
+impl Hash for Key {
+    // Few generations are in use at once, and one destination is spoken to in few ways.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.destination.hash(state);
+    }
 }
 
 impl Key {

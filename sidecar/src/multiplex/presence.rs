@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Framing, Mover};
+use crate::bell::Word;
 
 /// How long a connection may be silent before whoever uses it asks whether its other end is still there.
 const SILENT: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ pub(super) struct Presence {
     /// How long an answer may take; none where nobody is asked.
     patience: Option<Duration>,
     /// It is asked just now, or a stream begins.
-    asking: Notify,
+    asking: Word,
     /// It answers.
     answered: Notify,
 }
@@ -30,7 +31,7 @@ pub(super) struct Presence {
 impl Presence {
     pub(super) fn new(patience: Option<Duration>) -> Self {
         let patience = patience.map(|patience| patience.min(LONGEST));
-        let (asking, answered) = (Notify::new(), Notify::new());
+        let (asking, answered) = (Word::default(), Notify::new());
         Self { heard: Cell::new(Instant::now()), asked: Cell::new(None), patience, asking, answered }
     }
 
@@ -73,14 +74,14 @@ impl<F: Framing> Mover<F> {
         if patience.is_some() && asked.get().is_none() && heard.get().elapsed() >= SILENT {
             asked.set(Some(Instant::now()));
             self.framing().ping();
-            asking.notify_one();
+            asking.say();
         }
     }
 
     /// A stream has begun, of which the other end is to hear.
     pub fn began(&self) {
         if self.presence.patience.is_some() {
-            self.presence.asking.notify_one();
+            self.presence.asking.say();
         }
     }
 
@@ -100,7 +101,7 @@ impl<F: Framing> Mover<F> {
     /// broken off. The others go on, for as long as the kernel believes in the connection. Never resolves.
     pub async fn watch(&self) {
         loop {
-            self.presence.asking.notified().await;
+            self.presence.asking.heard().await;
             loop {
                 if let Some(until) = self.presence.until() {
                     tokio::time::sleep_until(until).await;

@@ -43,7 +43,7 @@ pub async fn http2(worker: &Rc<Worker>, stream: Rc<Stream>, http: Rc<Http>) {
     let (drain, fresh) = if worker.is_draining() { (&worker.shared.closing, true) } else { (&worker.shared.draining, false) };
     let drained = async {
         drain.cancelled().await;
-        end_of_waiting(drain, fresh && !connection.has_begun()).await;
+        end_of_waiting(std::future::ready(()), fresh && !connection.has_begun()).await;
     };
     let mut leaving = pin!(async {
         tokio::select! {

@@ -2,14 +2,16 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 use weft_core::failure::{Failure, Reason, Retryable, Side};
 
 use super::{Framing, Limits};
+use crate::alarm::Alarm;
 use crate::http::Chunk;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::hop;
@@ -39,13 +41,15 @@ pub struct Reader {
     side: Side,
     /// How long the next piece of a body may take.
     stall: Option<Duration>,
+    /// Looks after how long a client is silent between requests.
+    idle: Alarm,
 }
 
 impl Reader {
     pub(super) fn new(stream: Rc<Stream>, side: Side) -> Self {
         // An answer may stream with long pauses; a request body that stalls is given up.
         let stall = (side != Side::Upstream).then_some(BODY_STALL);
-        Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side, stall }
+        Self { stream, buf: BytesMut::new(), seen: 0, limits: Limits::default(), side, stall, idle: Alarm::default() }
     }
 
     /// Bytes that were read beyond what was asked for.
@@ -87,17 +91,22 @@ impl Reader {
     /// The next request head; none if the client ends between requests or idles for `idle`.
     pub async fn request(&mut self, idle: Duration, whole: Duration) -> Result<Option<RequestHead>, Failure> {
         if self.buf.is_empty() {
-            match tokio::time::timeout(idle, self.fill(READ)).await {
-                Err(_) | Ok(Ok(0)) => return Ok(None),
-                Ok(Ok(_)) => {}
-                Ok(Err(e)) => return Err(self.broken(&e)),
+            let mut alarm = std::mem::take(&mut self.idle);
+            let filled = alarm.unless(idle, pin!(self.fill(READ))).await;
+            self.idle = alarm;
+            match filled {
+                None | Some(Ok(0)) => return Ok(None),
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return Err(self.broken(&e)),
             }
         }
-        let deadline = tokio::time::Instant::now() + whole;
+        let mut deadline = None;
         loop {
             if let Some(head) = weft_http::h1::request(&mut self.buf, &mut self.seen, &self.limits)? {
                 return Ok(Some(head));
             }
+            // Most heads come whole, and nobody looks at the clock for them.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + whole);
             match tokio::time::timeout_at(deadline, self.fill(READ)).await {
                 Err(_) => return Err(Failure::downstream(Reason::RequestTimeout)),
                 Ok(Ok(0)) if self.buf.is_empty() => return Ok(None),
