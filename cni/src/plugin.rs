@@ -124,10 +124,6 @@ fn ask(socket: &str, question: &Question, netns: &str) -> Result<Answer, CniErro
         stream.set_write_timeout(Some(PATIENCE))?;
         wire::ask(&stream, question, file.as_fd())
     });
-    if question.task == Task::Add && matches!(asked, Ok(Answer::InForce)) {
-        // The agent's container may not write it, and the redirect works without it: `weft check` tells where that does harm.
-        let _ = weft_redirect::within(file.as_fd(), weft_redirect::plain_timestamps);
-    }
     asked.map_err(|error| {
         let message = format!(
             "weft's agent on this node does not answer at {socket} ({error}), and without it no pod that may be in the mesh starts: \

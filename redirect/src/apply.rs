@@ -52,8 +52,8 @@ pub struct Script {
 }
 
 /// Puts the rules in place with the first back end that takes them all, and removes what an earlier run with
-/// another back end or configuration left. Applying twice leaves what applying once does. TCP timestamps of the
-/// namespace are plain from then on ([`crate::plain_timestamps`]), with the rules and without.
+/// another back end or configuration left. Applying twice leaves what applying once does. Timestamps that
+/// are to be plain stay so, with the rules and without.
 pub fn apply(config: &RedirectConfig, backend: Backend) -> Result<Applied, RedirectError> {
     config.check().map_err(RedirectError::Invalid)?;
     let (families, mut notes) = families(config.ipv6)?;
@@ -64,7 +64,7 @@ pub fn apply(config: &RedirectConfig, backend: Backend) -> Result<Applied, Redir
         match attempt(tool, config, &families)? {
             Attempt::Applied => {
                 notes.extend(attempts.iter().map(|refusal| format!("a back end refused: {refusal}")));
-                notes.extend(timestamps::plain_or_note());
+                notes.extend(config.plain_timestamps.then(timestamps::plain_or_note).flatten());
                 return Ok(Applied { back_end: tool.name, families, notes });
             }
             Attempt::Refused(refusal) => attempts.push(refusal),

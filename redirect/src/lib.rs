@@ -23,7 +23,6 @@ pub use apply::{Applied, Removed, Script, Shown, apply, apply_verified, remove, 
 pub use error::{RedirectError, Refusal, VerifyError};
 pub use netns::within;
 pub use plan::{Exempt, Family, InvalidPortRange, Ipv6, PortRange, RedirectConfig};
-pub use timestamps::plain_timestamps;
 pub use tools::Backend;
 pub use verify::{Directions, PROBE_PEER, PeerProgram, Verified, probe_peer, verify};
 

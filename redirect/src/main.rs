@@ -26,8 +26,6 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Put the rules in place; again is the same as once.
-    ///
-    /// Sets `net.ipv4.tcp_timestamps` to 2, where it was 1, so that no connection waits for one to another service that is over; that stays.
     Apply {
         #[command(flatten)]
         rules: RuleFlags,
@@ -111,6 +109,11 @@ struct RuleFlags {
     /// The sidecar's port for what the pod asks of DNS, over UDP and TCP; without it, that is not caught.
     #[arg(long, env = "WEFT_REDIRECT_DNS_PORT", value_name = "PORT")]
     dns_port: Option<u16>,
+    /// Set `net.ipv4.tcp_timestamps` to 2, which stays: a program that opens thousands of connections to several services does not wait a second for some (WEFT-C037).
+    ///
+    /// Every connection of the network namespace then has timestamps that tell how long the machine has run, and that two pods are on one.
+    #[arg(long, env = "WEFT_REDIRECT_PLAIN_TIMESTAMPS")]
+    plain_timestamps: bool,
 }
 
 fn mark(text: &str) -> Result<u32, String> {
@@ -138,6 +141,7 @@ impl RuleFlags {
             skip_uids: self.skip_uids,
             dns_port: self.dns_port,
             ipv6: self.ipv6,
+            plain_timestamps: self.plain_timestamps,
         }
     }
 }

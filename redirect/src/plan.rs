@@ -32,6 +32,8 @@ pub struct RedirectConfig {
     pub dns_port: Option<u16>,
     /// What to do about IPv6.
     pub ipv6: Ipv6,
+    /// Whether TCP timestamps of the network namespace are to be plain: `timestamps.rs` says what that gives and costs.
+    pub plain_timestamps: bool,
 }
 
 impl Default for RedirectConfig {
@@ -46,6 +48,7 @@ impl Default for RedirectConfig {
             skip_uids: Vec::new(),
             dns_port: None,
             ipv6: Ipv6::Auto,
+            plain_timestamps: false,
         }
     }
 }

@@ -1,26 +1,29 @@
-//! TCP timestamps without an offset for each destination.
+//! TCP timestamps without offsets.
 //!
 //! With the redirect, whatever a program calls it reaches at the sidecar's one address and port. A source port that is known there already is another one to the sidecar, which the
 //! kernel takes at random: it may be that of a connection that rests in TIME-WAIT, and was to another service. The new one begins at once only if its timestamp is newer (RFC 6191,
-//! section 2), which is chance where timestamps have an offset for each destination (`net.ipv4.tcp_timestamps = 1`, the default); else it is held up for a second. Without offsets
-//! (2) it is always newer.
+//! section 2), which is chance where timestamps have an offset for each destination, or, since Linux 6.18.17, for each connection (`net.ipv4.tcp_timestamps = 1`, the default); else
+//! it is held up for a second. Without offsets (2) it is newer.
+//!
+//! Offsets keep to oneself how long the machine has run and which pods share it, and are part of what hides ports from a guesser off the path. So they are left out only where somebody asks
+//! for it: a program that opens thousands of connections a minute to several services notices, and no other.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_timestamps";
-/// With an offset for each destination.
+/// With offsets.
 const OFFSET: &str = "1";
 /// Without.
 const PLAIN: &str = "2";
 
-/// Has this thread's network namespace use plain timestamps. Where timestamps are off, they stay so.
+/// Has this thread's network namespace use timestamps without offsets (see the module `timestamps` for the price). Where timestamps are off, they stay so.
 ///
 /// # Errors
 ///
 /// The setting cannot be written, as in a container without privileges. The redirect works without it.
-pub fn plain_timestamps() -> io::Result<()> {
+fn plain_timestamps() -> io::Result<()> {
     set(Path::new(SETTING))
 }
 
@@ -31,7 +34,7 @@ fn set(setting: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// [`plain_timestamps`], and what the user should know.
+/// [`plain_timestamps`]; what the user should know where that is not to be had.
 pub(crate) fn plain_or_note() -> Option<String> {
     let error = plain_timestamps().err()?;
     Some(format!(

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::multiplex::{note, wake};
 
-/// Places that are kept when nobody waits.
+/// Places that are kept, whoever waits.
 const KEPT: usize = 64;
 
 /// It rings for all who wait.
@@ -25,6 +25,14 @@ impl Bell {
         self.rings.set(self.rings.get() + 1);
         for (_, waiting) in &*self.waiting.borrow() {
             waiting.wake_by_ref();
+        }
+    }
+
+    /// Gives back room that many took who wait no more. It goes through all.
+    pub fn tidy(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.capacity() > KEPT && waiting.len() < waiting.capacity() / 4 {
+            waiting.shrink_to_fit();
         }
     }
 
@@ -70,11 +78,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            let mut waiting = self.bell.waiting.borrow_mut();
-            waiting.remove(place);
-            if waiting.is_empty() && waiting.capacity() > KEPT {
-                waiting.shrink_to_fit();
-            }
+            self.bell.waiting.borrow_mut().remove(place);
         }
     }
 }
@@ -142,6 +146,11 @@ mod tests {
         assert!(bell.next().poll(&context).is_pending(), "it is to ring again");
         drop(waiting);
         assert!(bell.waiting.borrow().is_empty(), "who goes is forgotten");
+        let mut many: Vec<_> = (0..10 * KEPT).map(|_| bell.next()).collect();
+        assert!(many.iter_mut().all(|waiting| waiting.poll(&context).is_pending()));
+        many.truncate(3);
+        bell.tidy();
+        assert!(bell.waiting.borrow().capacity() <= KEPT, "and so is the room");
     }
 
     #[test]

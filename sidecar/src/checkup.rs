@@ -148,7 +148,7 @@ async fn here(shared: &Shared) -> Value {
         }),
         "connections": {"held": shared.capacity.open(), "limit": shared.capacity.most()},
         "conntrack": kernel::conntrack(),
-        "held_up": kernel::held_up(),
+        "refused": kernel::refused(),
         "listening": kernel::listening(),
         "name_servers": kernel::name_servers(&config.net.resolv_conf),
     })

@@ -413,6 +413,9 @@ async fn sweep(worker: Rc<Worker>) {
         worker.metrics.sweep();
         worker.server_first.borrow_mut().sweep();
         worker.flows.sweep();
+        for bell in [&worker.closing, &worker.cut, &worker.policy_changed] {
+            bell.tidy();
+        }
     }
 }
 

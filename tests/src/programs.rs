@@ -41,7 +41,7 @@ pub fn weft(name: &str) -> PathBuf {
 }
 
 /// A directory of weft's programs in which a shell script stands in the place of one, and the `weft` in it. In the script
-/// `@SIDECAR@` and `@CONTROL_PLANE@` stand for the real ones.
+/// `@SIDECAR@`, `@CONTROL_PLANE@` and `@REDIRECT@` stand for the real ones.
 pub(crate) fn with_script(directory: &Path, program: &str, script: &str) -> PathBuf {
     fs::create_dir(directory).expect("a fresh directory takes another");
     for name in ["weft-control-plane", "weft-redirect", "weft-sidecar"].into_iter().filter(|name| *name != program) {
@@ -52,7 +52,10 @@ pub(crate) fn with_script(directory: &Path, program: &str, script: &str) -> Path
     fs::hard_link(weft("weft"), &own).or_else(|_| fs::copy(weft("weft"), &own).map(drop)).expect("a program can be copied");
     let instead = directory.join(program);
     let real = |name: &str| format!("'{}'", weft(name).display());
-    let script = script.replace("@SIDECAR@", &real("weft-sidecar")).replace("@CONTROL_PLANE@", &real("weft-control-plane"));
+    let script = script
+        .replace("@SIDECAR@", &real("weft-sidecar"))
+        .replace("@CONTROL_PLANE@", &real("weft-control-plane"))
+        .replace("@REDIRECT@", &real("weft-redirect"));
     fs::write(&instead, format!("#!/bin/sh\nset -eu\n{}\n", script.trim())).expect("a fresh directory takes a file");
     fs::set_permissions(&instead, fs::Permissions::from_mode(0o755)).expect("it is ours");
     own

@@ -68,6 +68,12 @@ impl World {
         Self::launch(yaml, Some(("weft-sidecar", script)), prepare)
     }
 
+    /// The same, with a shell script in the place of the redirect, which becomes that in the end: `exec @REDIRECT@ "$@"`.
+    #[track_caller]
+    pub fn up_with_redirect(yaml: &str, script: &str) -> Self {
+        Self::launch(yaml, Some(("weft-redirect", script)), |_| {})
+    }
+
     #[track_caller]
     fn launch(yaml: &str, script: Option<(&str, &str)>, prepare: impl FnOnce(&Path)) -> Self {
         programs::require(&["curl"]);

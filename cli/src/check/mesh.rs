@@ -38,7 +38,7 @@ struct Told {
     certificate: Option<Certificate>,
     connections: Option<Room>,
     conntrack: Option<Conntrack>,
-    held_up: Option<u64>,
+    refused: Option<Refused>,
     listening: Vec<Listening>,
     name_servers: Vec<String>,
 }
@@ -81,6 +81,12 @@ struct Room {
 struct Conntrack {
     count: u64,
     max: u64,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+struct Refused {
+    packets: u64,
+    accepted: u64,
 }
 
 #[derive(Deserialize, Debug, Clone, PartialEq, Eq)]

@@ -23,15 +23,21 @@ pub(super) fn conntrack() -> Value {
     }
 }
 
-/// Connections that were held up because their ports were those of one in TIME-WAIT with a newer timestamp (`PAWSTimewait`, Linux 6.14), while timestamps have
-/// an offset for each destination; null where they have none, or the kernel does not count.
-pub(super) fn held_up() -> Value {
-    let has_offsets = fs::read_to_string("/proc/sys/net/ipv4/tcp_timestamps").is_ok_and(|mode| mode.trim() == "1");
-    let counted = fs::read_to_string("/proc/self/net/netstat").ok().and_then(|text| counter(&text, "TcpExt:", "PAWSTimewait"));
-    counted.filter(|_| has_offsets).map_or(Value::Null, |count| json!(count))
+/// Packets that connections in TIME-WAIT refused for their old timestamps (`PAWSTimewait`, counted since Linux 6.14), and connections that were accepted, since the network
+/// namespace was made; null where timestamps have no offsets, or the kernel does not count.
+pub(super) fn refused() -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    if read("/proc/sys/net/ipv4/tcp_timestamps").trim() != "1" {
+        return Value::Null;
+    }
+    let refused = counter(&read("/proc/self/net/netstat"), "TcpExt:", "PAWSTimewait");
+    match (refused, counter(&read("/proc/self/net/snmp"), "Tcp:", "PassiveOpens")) {
+        (Some(refused), Some(accepted)) => json!({"packets": refused, "accepted": accepted}),
+        _ => Value::Null,
+    }
 }
 
-/// A counter of `/proc/net/netstat`, where a line of names goes before each line of numbers.
+/// A counter of `/proc/net/netstat` or `snmp`, where a line of names goes before each line of numbers.
 fn counter(text: &str, group: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let at = lines.next()?.split_whitespace().position(|word| word == name)?;

@@ -339,6 +339,9 @@ fn dns(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
     }
 }
 
+/// One connection of so many that is held up is told.
+const HELD_UP: u64 = 1_000;
+
 fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
     let pod = &sidecar.pod;
     let mut findings = Vec::new();
@@ -355,15 +358,15 @@ fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
         );
         findings.extend(judged(Code::Conntrack, percent(c.count, c.max), what, "raise it on the node (sysctl net.netfilter.nf_conntrack_max), or find who opens so many connections: weft edges -o wide"));
     }
-    if let Some(count @ 1..) = told.held_up {
-        findings.push(
-            Finding::warning(
-                Code::HeldUp,
-                format!("{count} connections that {pod} opened took a second longer: their ports at the sidecar were still those of connections to other services"),
-                "set net.ipv4.tcp_timestamps=2 in the pod's network namespace, as weft-redirect and the CNI plugin do where they may: docs/checks.md",
-            )
-            .of(pod),
+    if let Some(r) = &told.refused
+        && r.packets.saturating_mul(HELD_UP) > r.accepted
+    {
+        let (packets, accepted) = (r.packets, r.accepted);
+        let what = format!(
+            "{pod}: beside {accepted} connections that began, {packets} packets were refused by others that had ended: a program that opens many may wait a second for some"
         );
+        let remedy = "have the program keep its connections, or set net.ipv4.tcp_timestamps=2 in the pod: docs/checks.md says how, and what it costs";
+        findings.push(Finding::warning(Code::HeldUp, what, remedy).of(pod));
     }
     if let Some(r) = &told.connections {
         let what = format!("the sidecar of {pod} holds {} connections, of {} that it may: beyond that it sheds", r.held, r.limit);
