@@ -339,8 +339,9 @@ fn dns(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
     }
 }
 
-/// One connection of so many that is held up is told.
+/// One connection of so many that is held up is told, and not before there are [`A_FEW`].
 const HELD_UP: u64 = 1_000;
+const A_FEW: u64 = 10;
 
 fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
     let pod = &sidecar.pod;
@@ -359,6 +360,7 @@ fn room(sidecar: &Sidecar, told: &Told) -> Vec<Finding> {
         findings.extend(judged(Code::Conntrack, percent(c.count, c.max), what, "raise it on the node (sysctl net.netfilter.nf_conntrack_max), or find who opens so many connections: weft edges -o wide"));
     }
     if let Some(r) = &told.refused
+        && r.packets >= A_FEW
         && r.packets.saturating_mul(HELD_UP) > r.accepted
     {
         let (packets, accepted) = (r.packets, r.accepted);
