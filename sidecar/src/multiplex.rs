@@ -9,9 +9,10 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
+
 use crate::bell::Word;
 use crate::stream::Stream;
-use bytes::{Buf, BytesMut};
 
 mod outgoing;
 mod presence;
