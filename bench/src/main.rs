@@ -6,6 +6,7 @@
 #[cfg(feature = "kubernetes")]
 mod cluster_scale;
 mod control_plane;
+mod floor;
 mod hot;
 mod metrics;
 mod policy;
@@ -30,6 +31,8 @@ enum Command {
     ControlPlane(control_plane::Args),
     /// What a decision costs with few and with many policies, and with a short and a long deny list
     Policy(policy::Args),
+    /// One process of a pair that moves bytes and does nothing else: what `bench/compare` calls the floor
+    Floor(floor::Args),
     /// Does one pure hot part many times, for `bench/instructions` to count what it takes
     Hot(hot::Args),
     /// What it costs to record a request, and to answer `/metrics` in each format
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::ControlPlane(args) => runtime.block_on(control_plane::run(args)),
         Command::Policy(args) => policy::run(&args),
+        Command::Floor(args) => floor::run(&args),
         Command::Hot(args) => hot::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Telemetry(args) => telemetry::run(&args),
