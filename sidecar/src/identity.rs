@@ -52,12 +52,19 @@ pub struct Keeper {
 }
 
 /// A renewal that the control plane asked for, because it issues under another anchor now.
-#[derive(Default)]
 struct Asked {
     /// The anchor that it named last.
     anchor: String,
     /// When this sidecar's turn is.
     due: Option<Instant>,
+    /// Another replica than the one that asked may answer, and not have the new anchor yet.
+    again: Backoff,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { anchor: String::new(), due: None, again: Backoff::new(Duration::from_secs(2), Duration::from_secs(600)) }
+    }
 }
 
 impl Asked {
@@ -74,6 +81,14 @@ impl Asked {
         let spread = Duration::from_secs(issuing.spread_seconds.min(LONGEST_SPREAD).into());
         let fraction = (random >> 11) as f64 / (1_u64 << 53) as f64;
         self.due = (issuing.anchor != serving).then(|| now + spread.mul_f64(fraction));
+        self.again.reset();
+    }
+
+    /// Notes what a renewal brought: where it does not lead to the anchor that was named, it is asked for again, ever more seldom. True where it does.
+    fn answered(&mut self, serving: &str, random: u64, now: Instant) -> bool {
+        let is_it = self.anchor.is_empty() || self.anchor == serving;
+        self.due = (!is_it).then(|| now + self.again.next_wait(random));
+        is_it
     }
 }
 
@@ -156,7 +171,6 @@ impl Keeper {
                 Ok((svid, bundle)) => {
                     failing_since = None;
                     backoff.reset();
-                    self.asked.due = None;
                     self.rejoin = false;
                     self.mesh.renewal_failing_since.store(0, Relaxed);
                     // What the stream said last may be newer than what another replica answers, and is not said again.
@@ -165,6 +179,10 @@ impl Keeper {
                         self.mesh.connected.load(Relaxed) && told.vouching(svid.chain(), UnixTime::now()).is_some()
                     });
                     self.adopt(svid, told.unwrap_or(bundle));
+                    let serving = self.current.borrow().as_ref().map(|i| i.anchor.clone()).unwrap_or_default();
+                    if !self.asked.answered(&serving, random(), Instant::now()) {
+                        tracing::info!(%serving, asked = %self.asked.anchor, "the new certificate leads to another anchor than was asked for: who issued it is a replica that has not heard yet");
+                    }
                 }
                 Err(e) => {
                     self.rejoin = !self.rejoin && self.doubts();
@@ -264,6 +282,13 @@ impl Keeper {
             Err(e) => Err(e.into()),
         };
         match issued {
+            // It would not outlive the rotation that the replica that answers has not heard of yet.
+            Ok((svid, bundle))
+                if !self.asked.anchor.is_empty()
+                    && bundle.vouching(svid.chain(), UnixTime::now()).is_none_or(|anchor| anchor != self.asked.anchor) =>
+            {
+                self.hand_at = Instant::now() + self.hand_again.next_wait(random());
+            }
             Ok((svid, _)) => {
                 tracing::info!(serial = %svid.info().serial, "the application has a certificate of its own");
                 self.mesh.handing.svid.send_replace(Some(svid));
@@ -401,13 +426,20 @@ mod tests {
         assert!((49..=50).contains(&due.as_secs()), "{due:?}");
         asked.hear(Some(&issuing("new")), "old", 0, now);
         assert_eq!(asked.due.map(|d| d - now), Some(due), "the moment stays");
-        asked.due = None;
-        asked.hear(Some(&issuing("new")), "old", 0, now);
-        assert_eq!(asked.due, None, "it was done, whatever came of it");
+        assert!(!asked.answered("old", u64::MAX, now), "a replica that has not heard of it yet has issued it");
+        let again = asked.due.expect("it is asked for again") - now;
+        assert!(Duration::from_secs(1) < again && again <= Duration::from_secs(2), "{again:?}");
+        assert!(!asked.answered("old", u64::MAX, now));
+        assert!(asked.due.is_some_and(|due| due - now > again), "later and later");
+        assert!(asked.answered("new", 0, now));
+        assert_eq!(asked.due, None);
+        asked.hear(Some(&issuing("new")), "new", 0, now);
+        assert_eq!(asked.due, None, "it was done");
         asked.hear(Some(&issuing("old")), "new", 0, now);
         assert_eq!(asked.due, Some(now), "the control plane went back");
         asked.hear(None, "new", 0, now);
         assert_eq!(asked.due, None);
+        assert!(asked.answered("new", 0, now), "nobody asks for anything");
         let forever = v1::Issuing { anchor: "new".into(), spread_seconds: u32::MAX };
         asked.hear(Some(&forever), "old", u64::MAX, now);
         assert!(asked.due.is_some_and(|d| d - now <= Duration::from_secs(3600)), "within a certificate's life");
