@@ -10,7 +10,7 @@ import socket
 import sys
 
 HOST, PORT, NAME = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
-TIMEOUT = 10
+TIMEOUT = 60
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 KEY_SHARE = 51
 

@@ -106,12 +106,12 @@ const OTHER_GROUPS: [u64; 10] = [24, 25, 30, 256, 257, 25497, 4587, 4589, 513, 5
 /// compression. `--openssl` has it say what the port is reached by, where it uses a real client.
 fn testssl(world: &World, at: &str, openssl: &Path, report: &Path) -> Running {
     let limit = SCAN.as_secs().to_string();
-    // It sends hellos that nobody answers, and waits for each; on loopback, two seconds are long.
-    let command =
-        ["env", "MAX_WAITSOCK=2", "HEADER_MAXSLEEP=1", "timeout", "--kill-after=5", &limit, "testssl", "--quiet", "--color", "0"];
-    let options = "--warnings batch --sneaky --nodns none --connect-timeout 5 --openssl-timeout 5 -p -f -S -R -C";
+    // A machine that stands still for seconds is no answer either.
+    let patience = ["MAX_WAITSOCK=10", "MAX_SOCKET_FAIL=20", "MAX_OSSL_FAIL=20", "HEADER_MAXSLEEP=1"];
+    let command = ["timeout", "--kill-after=5", &limit, "testssl", "--quiet", "--color", "0"];
+    let options = "--warnings batch --sneaky --nodns none --connect-timeout 20 --openssl-timeout 20 -p -f -S -R -C";
     let (openssl, report) = (openssl.display().to_string(), report.display().to_string());
-    let mut words: Vec<&str> = command.into_iter().chain(options.split(' ')).collect();
+    let mut words: Vec<&str> = ["env"].into_iter().chain(patience).chain(command).chain(options.split(' ')).collect();
     words.extend(["--openssl", &openssl, "--jsonfile", &report, at]);
     world.spawn(VISITOR, &words)
 }
@@ -151,9 +151,9 @@ fn is_the_posture(found: &BTreeMap<String, (String, String)>, identity: &str) {
 
 /// What `nmap` sees of TLS at a port; nothing where it sees none.
 fn nmap(world: &World, at: &str, port: &str) -> String {
-    let command = "timeout --kill-after=5 50 nmap -Pn -n --script +ssl-enum-ciphers,+ssl-cert --script-timeout 30 -p";
+    let command = "timeout --kill-after=5 200 nmap -Pn -n --script +ssl-enum-ciphers,+ssl-cert --script-timeout 180 -p";
     let words: Vec<&str> = command.split(' ').chain([port, at]).collect();
-    let said = world.exec(VISITOR, &words).good();
+    let said = world.spawn(VISITOR, &words).wait(SCAN).good();
     assert!(said.contains(&format!("{port}/tcp open")), "{said}");
     said
 }
