@@ -1,5 +1,5 @@
 # One short target per habit.
-.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down bench bench-scaling bench-soak instructions clean help
+.PHONY: demo up test check fmt lint docs agreement phoenix deny fuzz cluster-up cluster-test cluster-down guided bench bench-scaling bench-soak instructions clean help
 
 CARGO ?= cargo
 # What needs a cluster is left out of the demo, which builds sooner without. Programs are built together with the tests: without them, what others wrote would have fewer features, and be
@@ -51,11 +51,13 @@ fuzz:            ## every parser of hostile bytes, SECONDS=30 each, TARGETS="det
 	@scripts/need fuzz
 	@fuzz/run $(SECONDS) $(TARGETS)
 
-bench:           ## measure the sidecar beside real proxies (root); figures and pictures go to target/bench
-	@$(CARGO) build --profile ship --bins -p weft -p weft-sidecar -p weft-control-plane -p weft-redirect -p weft-bench
+guided:          ## what ships, the sidecar built by what it was seen to do (root): target/guided/ship
+	@bench/guided
+
+bench: guided    ## measure the sidecar beside real proxies (root); figures and pictures go to target/bench
 	@mkdir -p target/bench
 	@target/ship/weft-bench control-plane
-	@bench/compare --json target/bench/compare.json $(ARGS)
+	@bench/compare --weft target/guided/ship --json target/bench/compare.json $(ARGS)
 	@bench/plot costs target/bench/compare.json target/bench/costs.svg
 	@bench/plot latency target/bench/compare.json target/bench/latency.svg
 
