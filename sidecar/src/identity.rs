@@ -63,7 +63,7 @@ struct Asked {
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { anchor: String::new(), due: None, again: Backoff::new(Duration::from_secs(2), Duration::from_secs(600)) }
+        Self { anchor: String::new(), due: None, again: Backoff::new(Duration::from_secs(2), Duration::from_secs(3600)) }
     }
 }
 
