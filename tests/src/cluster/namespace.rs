@@ -46,6 +46,12 @@ impl Namespace {
         &self.name
     }
 
+    /// Has it deleted, without waiting: several go at the same time, and whoever drops one waits for it.
+    #[track_caller]
+    pub fn begin_to_go(&self) {
+        must(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+
     /// The identity of one of its service accounts.
     pub fn identity(&self, account: &str) -> String {
         format!("spiffe://cluster.local/ns/{}/sa/{account}", self.name)

@@ -25,6 +25,8 @@ pub(crate) fn leaves_nothing(mesh: Mesh<'_>, before: &Inventory) {
     let seen = shop.curl(&client, &["http://echo/seen"]);
     assert_eq!(callers(&seen), [shop.identity("client")], "{seen}");
 
+    shop.begin_to_go();
+    plain.begin_to_go();
     drop((shop, plain));
     soon("the cluster is as it was", || {
         let differences = before.differences(&Inventory::take());

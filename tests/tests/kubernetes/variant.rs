@@ -235,6 +235,8 @@ pub(crate) fn leaves_what_is_not_its_own(mesh: Mesh<'_>, before: &Inventory) {
     assert!(found.is_empty(), "{said}");
 
     let Mesh { shop, plain, installed, .. } = mesh;
+    shop.begin_to_go();
+    plain.begin_to_go();
     drop((shop, plain));
     // The namespace was the user's, and so it is to delete.
     drop(installed);
