@@ -19,7 +19,7 @@ demo:            ## a whole mesh on this machine: no root, no cluster
 test:            ## all tests, in namespaces of their own
 	@scripts/need demo test
 	@$(CARGO) build --workspace --bins --tests $(CLUSTER)
-	@$(CARGO) test --workspace $(CLUSTER) --no-fail-fast -- --test-threads=3 2>&1 | scripts/count
+	@$(CARGO) test --workspace $(CLUSTER) --no-fail-fast -- --test-threads=2 2>&1 | scripts/count
 
 check:           ## does it compile
 	@$(CARGO) check --workspace --all-targets $(CLUSTER),weft-tests/cluster,weft-tests/phoenix

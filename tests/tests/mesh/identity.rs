@@ -101,6 +101,10 @@ fn denied_by_an_operator(world: &World) {
     assert!(said.contains("nobody is denied"), "{said}");
     eventually("it calls again", || (status(world, WEB) == "200").then_some(()));
     eventually("it is called again", || (world.status(JOB, "http://web.shop:8091/name") == "200").then_some(()));
+    eventually("it is let in again where it was cut off", || {
+        let said = world.peer(WEB, &["raw.py", "talk", "raw.shop", "7000", "hello"]);
+        (said["data"] == "hello").then_some(())
+    });
     assert_eq!(other.stdout(), "", "what others had open stayed open");
     let refused = weft(world, "deny add spiffe://cluster.local/ns/weft-system/sa/weft-control-plane").wait(PATIENCE);
     assert!(!refused.status.success() && refused.stderr.contains("control plane's"), "{}", refused.stderr);
